@@ -1,0 +1,31 @@
+"""The list of nodes this pack gives to ComfyUI."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .folders import register_folders
+from .loaders import T2MVLoadLoRA, T2MVLoadModel
+from .sampling import T2MVSampleStandard, T2MVSampleZMV
+from .scoring import T2MVLoadReward, T2MVScoreViews
+from .view import T2MVCreateCameraRig, T2MVCreateContactSheet
+
+NODE_CLASSES: tuple[type[io.ComfyNode], ...] = (
+    T2MVLoadModel,
+    T2MVLoadLoRA,
+    T2MVCreateCameraRig,
+    T2MVSampleStandard,
+    T2MVSampleZMV,
+    T2MVLoadReward,
+    T2MVScoreViews,
+    T2MVCreateContactSheet,
+)
+
+
+class T2MVExtension(ComfyExtension):
+    """What ComfyUI asks for its nodes."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Every node class, in menu order; the folders that their inputs list are registered first."""
+        register_folders()
+        return list(NODE_CLASSES)

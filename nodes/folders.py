@@ -1,0 +1,60 @@
+"""Names in a workflow to files in ComfyUI's folders, and back: only what ComfyUI lists can be named."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import folder_paths
+
+ADAPTER_FOLDER = "mvadapter"
+SAFE_EXTENSION = ".safetensors"
+_MODEL_INDEX = "model_index.json"
+
+
+def register_folders() -> None:
+    """Make `models/mvadapter` known to ComfyUI; paths from extra_model_paths.yaml stay as they are."""
+    folder_paths.add_model_folder_path(ADAPTER_FOLDER, os.path.join(folder_paths.models_dir, ADAPTER_FOLDER))
+    paths, _ = folder_paths.folder_names_and_paths[ADAPTER_FOLDER]
+    folder_paths.folder_names_and_paths[ADAPTER_FOLDER] = (paths, {SAFE_EXTENSION})
+
+
+def list_files(folder: str) -> list[str]:
+    """The safetensors files of one of ComfyUI's model folders; others can hold programs and are left out."""
+    return [name for name in folder_paths.get_filename_list(folder) if name.lower().endswith(SAFE_EXTENSION)]
+
+
+def find_file(folder: str, name: str) -> Path:
+    """The file behind a listed name.
+
+    Raises:
+        ValueError: the name is not in the list (also when it tries to leave the folder).
+    """
+    if name not in list_files(folder):
+        raise ValueError(
+            f"{name!r} is not a safetensors file in ComfyUI's {folder!r} folder; put it there and refresh."
+        )
+    return Path(folder_paths.get_full_path_or_raise(folder, name))
+
+
+def list_diffusers_folders() -> dict[str, Path]:
+    """Models in diffusers' folder format under ComfyUI's `diffusers` folders: name -> folder."""
+    found: dict[str, Path] = {}
+    for search_dir in folder_paths.get_folder_paths("diffusers"):
+        for parent, children, files in os.walk(search_dir, followlinks=True):
+            children.sort()
+            if _MODEL_INDEX in files:
+                children.clear()  # a model's own parts hold no further models
+                found.setdefault(Path(parent).relative_to(search_dir).as_posix(), Path(parent))
+    return found
+
+
+def fingerprint(path: Path) -> str:
+    """Identity of a file or folder: name, size and time of change of everything in it."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    parts = []
+    for file in files:
+        if file.is_file():
+            status = file.stat()
+            parts.append(f"{file}:{status.st_size}:{status.st_mtime_ns}")
+    return "|".join(parts) or f"{path}: missing"

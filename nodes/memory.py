@@ -1,0 +1,100 @@
+"""Weights under ComfyUI's memory management: loaded before use, offloaded when others need the room."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import comfy.model_management as model_management
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import nn
+
+
+class _Resident(nn.Module):
+    """Carries one module: ComfyUI sets `device` on what it manages, which diffusers does not allow."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+class _WholePatcher(ModelPatcher):
+    """Moves a module as a whole: layers of diffusers and transformers cannot run half offloaded."""
+
+    def load(
+        self,
+        device_to: torch.device | None = None,
+        lowvram_model_memory: int = 0,
+        force_patch_weights: bool = False,
+        full_load: bool = False,
+        **newer: Any,
+    ) -> Any:
+        return super().load(device_to, lowvram_model_memory, force_patch_weights, full_load=True, **newer)
+
+    def partially_unload(self, *args: Any, **newer: Any) -> int:
+        return 0  # nothing freed in part: ComfyUI then unloads the whole module
+
+
+class Residency:
+    """The modules of one model, each known to ComfyUI's memory manager by a patcher of its own.
+
+    Attributes:
+        owner: what the modules belong to, as it was loaded (a ModelBundle without LoRAs, or a reward).
+    """
+
+    def __init__(self, owner: Any, modules: Mapping[str, nn.Module]) -> None:
+        """Register modules by name; they stay where they are until `load`."""
+        self.owner = owner
+        device, offload = model_management.get_torch_device(), model_management.unet_offload_device()
+        self._patchers = {
+            name: _WholePatcher(_Resident(module), device, offload) for name, module in modules.items()
+        }
+
+    def load(self, *names: str) -> torch.device:
+        """Bring modules to the compute device (all of them when no name is given); others may have to leave.
+
+        Returns:
+            The compute device.
+        """
+        patchers = [self._patchers[name] for name in names or self._patchers]
+        model_management.load_models_gpu(patchers, force_full_load=True)
+        for patcher in patchers:
+            # A LoRA that was added after the first load lies where it was read: bring it along.
+            patcher.model.to(patcher.load_device)
+        return patchers[0].load_device
+
+    def size_bytes(self, name: str) -> int:
+        """Bytes of a module's weights."""
+        return int(self._patchers[name].model_size())
+
+
+# What is in use in some workflow; an entry goes with its last user, so the cache itself holds no memory.
+_IN_USE: weakref.WeakValueDictionary[Hashable, Residency] = weakref.WeakValueDictionary()
+
+
+def load_once(identity: Hashable, load: Callable[[], tuple[Any, Mapping[str, nn.Module]]]) -> Residency:
+    """Load something, or give what is in use already under the same identity.
+
+    Args:
+        identity: equal exactly when the same files would be loaded in the same way.
+        load: gives the owner and its modules by name; called outside ComfyUI's inference mode, whose tensors
+            could never be used for training or changed in place later.
+    """
+    residency = _IN_USE.get(identity)
+    if residency is None:
+        with torch.inference_mode(False), torch.no_grad():
+            residency = Residency(*load())
+        _IN_USE[identity] = residency
+    return residency
+
+
+def preferred_dtype() -> torch.dtype:
+    """The floating-point type that ComfyUI's settings and this device ask for."""
+    return model_management.unet_dtype(model_management.get_torch_device())
+
+
+def check_cancelled() -> None:
+    """Raise ComfyUI's interrupt when the user pressed cancel; never caught in this pack."""
+    model_management.throw_exception_if_processing_interrupted()

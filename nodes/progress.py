@@ -1,0 +1,59 @@
+"""Progress, live previews and cancelling: once per UNet evaluation, zags included."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import comfy.utils
+import torch
+
+from .memory import check_cancelled
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from ..t2mv_core.samplers import StepEvent
+    from .sockets import ModelHandle
+
+# A preview must cost far less than an evaluation: the toybox's VAE (2 MB) does, SDXL's (160 MB) does not.
+MAX_PREVIEW_VAE_BYTES = 32 * 2**20
+PREVIEW_PX = 512
+PREVIEW_CELL_PX = 96
+
+
+class SamplingProgress:
+    """The sampler's `on_step`: moves the bar, shows a contact sheet of all views, raises when cancelled."""
+
+    def __init__(self, model: ModelHandle, total: int) -> None:
+        """Prepare a bar of `total` UNet evaluations."""
+        self._model = model
+        self._bar = comfy.utils.ProgressBar(total)
+
+    def __call__(self, event: StepEvent) -> None:
+        """Report one UNet evaluation."""
+        check_cancelled()
+        sheet = preview_sheet(self._model, event.denoised)
+        self._bar.update_absolute(event.index, preview=("JPEG", sheet, PREVIEW_PX))
+
+
+def preview_sheet(model: ModelHandle, denoised: Tensor) -> Image:
+    """A small contact sheet of predicted latents [B, V, C, H, W]: decoded if cheap, else approximated."""
+    from ..t2mv_core.images import contact_sheet, decode_latents
+
+    if model.residency.size_bytes("vae") <= MAX_PREVIEW_VAE_BYTES:
+        images = decode_latents(model.bundle.vae, denoised)
+    else:
+        images = approximate_images(denoised)
+    return contact_sheet(images.float().nan_to_num().clamp(0, 1).cpu(), cell_px=PREVIEW_CELL_PX)
+
+
+def approximate_images(latents: Tensor) -> Tensor:
+    """SDXL latents [B, V, 4, H, W] as small pictures [B, V, 3, H, W] in [0, 1], by ComfyUI's linear map."""
+    from comfy.latent_formats import SDXL
+
+    latent_format = SDXL()
+    factors = torch.tensor(latent_format.latent_rgb_factors, device=latents.device)
+    bias = torch.tensor(latent_format.latent_rgb_factors_bias, device=latents.device)
+    rgb = torch.einsum("bvchw,cr->bvrhw", latents.float(), factors) + bias[:, None, None]
+    return ((rgb + 1) / 2).clamp(0, 1)

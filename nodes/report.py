@@ -1,0 +1,45 @@
+"""Scores as a readable report and as JSON. Needs neither ComfyUI nor torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class ScoredSet:
+    """The scores of one prompt's views.
+
+    Attributes:
+        prompt: what the views should show.
+        view_scores: reward name -> one score per view.
+        joint_scores: reward name -> one score of the whole set.
+        details: reward name -> named parts of the joint score.
+    """
+
+    prompt: str
+    view_scores: dict[str, list[float]] = field(default_factory=dict)
+    joint_scores: dict[str, float] = field(default_factory=dict)
+    details: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def to_json(sets: Sequence[ScoredSet]) -> str:
+    """All scores as a JSON list, one object per prompt."""
+    return json.dumps([vars(scored) for scored in sets], ensure_ascii=False, allow_nan=False)
+
+
+def to_text(sets: Sequence[ScoredSet]) -> str:
+    """All scores as lines to read; higher is better, comparable only within one reward and prompt."""
+    return "\n\n".join("\n".join(_lines(scored)) for scored in sets)
+
+
+def _lines(scored: ScoredSet) -> list[str]:
+    lines = [f"“{scored.prompt}”"]
+    for name, scores in scored.view_scores.items():
+        each = "  ".join(f"{score:.3f}" for score in scores)
+        lines.append(f"{name} (per view): mean {sum(scores) / len(scores):.3f}   [{each}]")
+    for name, score in scored.joint_scores.items():
+        parts = "  ".join(f"{part} {value:.3f}" for part, value in scored.details.get(name, {}).items())
+        lines.append(f"{name} (all views): {score:.3f}" + (f"   [{parts}]" if parts else ""))
+    return lines

@@ -1,0 +1,58 @@
+"""The socket types of this pack, what travels on them, and schema extras of newer ComfyUI versions."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from comfy_api.latest import io
+
+if TYPE_CHECKING:
+    from ..t2mv_core.bundle import ModelBundle
+    from ..t2mv_core.rewards.base import Reward
+    from .memory import Residency
+
+Model = io.Custom("T2MV_MODEL")
+Rig = io.Custom("T2MV_RIG")
+Rewards = io.Custom("T2MV_REWARD")
+
+
+@dataclass(frozen=True)
+class ModelHandle:
+    """A model on a T2MV_MODEL socket: light, never changed; a LoRA gives a new handle over the same weights.
+
+    Attributes:
+        bundle: the model and its active LoRAs.
+        residency: ComfyUI's memory management of the (shared) weights.
+    """
+
+    bundle: ModelBundle
+    residency: Residency
+
+
+@dataclass(frozen=True)
+class RewardHandle:
+    """One reward; a T2MV_REWARD socket carries a tuple of them.
+
+    Attributes:
+        reward: the scorer.
+        residency: ComfyUI's memory management of its weights.
+    """
+
+    reward: Reward
+    residency: Residency
+
+
+def make_schema(*, search_aliases: list[str], **fields: Any) -> io.Schema:
+    """A node schema; search aliases are left out where this ComfyUI does not know them (before 0.4)."""
+    known = {field.name for field in dataclasses.fields(io.Schema)}
+    if "search_aliases" in known:
+        fields["search_aliases"] = search_aliases
+    return io.Schema(**fields)
+
+
+def advanced(widget: io.WidgetInput) -> io.WidgetInput:
+    """Hide an input behind the node's "Show advanced"; older frontends show it as usual."""
+    widget.extra_dict = {**(widget.extra_dict or {}), "advanced": True}
+    return widget

@@ -1,0 +1,75 @@
+"""The MV-Adapter file: camera encoder and multiview attention weights, in the published key layout.
+
+One flat dict (METHOD.md section 9): the multiview attention under the UNet's own names
+(`down_blocks.1.….attn1.processor.to_q_mv.weight`), the camera encoder's T2IAdapter keys (`adapter.*`) beside them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from .attention import multiview_state_dict
+from .files import read_safetensors, write_safetensors
+
+if TYPE_CHECKING:
+    from diffusers import T2IAdapter, UNet2DConditionModel
+
+CAMERA_CHANNELS = 6
+CAMERA_KEY_PREFIX = "adapter."
+
+
+def create_camera_encoder(unet: UNet2DConditionModel, vae_scale_factor: int) -> T2IAdapter:
+    """Create the T2I-Adapter (`full_adapter_xl`) that fits a UNet's block widths; weights newly initialised.
+
+    Args:
+        unet: the UNet whose down and mid blocks take the residuals.
+        vae_scale_factor: pixels per latent pixel; the encoder reduces by twice that before its first block.
+    """
+    from diffusers import T2IAdapter
+
+    widths = list(unet.config["block_out_channels"])
+    return T2IAdapter(
+        in_channels=CAMERA_CHANNELS,
+        channels=[*widths, widths[-1]],
+        num_res_blocks=2,
+        downscale_factor=2 * vae_scale_factor,
+        adapter_type="full_adapter_xl",
+    )
+
+
+def adapter_state_dict(unet: UNet2DConditionModel, camera_encoder: T2IAdapter) -> dict[str, Tensor]:
+    """All weights of the MV-Adapter in the published layout."""
+    return {**multiview_state_dict(unet), **camera_encoder.state_dict()}
+
+
+def save_adapter(unet: UNet2DConditionModel, camera_encoder: T2IAdapter, path: Path) -> None:
+    """Write the MV-Adapter file (safetensors), atomically."""
+    write_safetensors(adapter_state_dict(unet, camera_encoder), path, {"format": "mv-adapter"})
+
+
+def load_adapter(unet: UNet2DConditionModel, camera_encoder: T2IAdapter, path: Path) -> None:
+    """Fill multiview attention and camera encoder from an MV-Adapter file, strictly.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged, lacks a weight, has a foreign one, or one of another shape.
+    """
+    loaded, _ = read_safetensors(path)
+    own = adapter_state_dict(unet, camera_encoder)
+    missing, foreign = sorted(own.keys() - loaded.keys()), sorted(loaded.keys() - own.keys())
+    if missing or foreign:
+        what = f"lacks {missing[0]!r}" if missing else f"has {foreign[0]!r}, which this model does not know"
+        raise ValueError(
+            f"{path} is not an MV-Adapter for this UNet: it {what} ({len(missing)} missing, {len(foreign)} "
+            "foreign). Use the adapter that was trained for this base model."
+        )
+    for name, tensor in loaded.items():
+        if tensor.shape != own[name].shape:
+            raise ValueError(
+                f"{path}: {name!r} has shape {tuple(tensor.shape)}, this UNet needs {tuple(own[name].shape)}; "
+                "use the adapter that was trained for this base model."
+            )
+        own[name].copy_(tensor)

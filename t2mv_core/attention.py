@@ -1,0 +1,179 @@
+"""Row-wise multiview attention: how the views of one object see each other.
+
+Every self-attention (`attn1`) of the UNet gets a second attention with its own projections. A query at
+(view, row, column) attends to the same row of all views; the result, times `mv_scale`, is added to the ordinary
+self-attention's output before the residual is added (METHOD.md section 2; MV-Adapter, arXiv:2412.03632).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+    from diffusers.models.attention_processor import Attention
+
+
+def rowwise_multiview_attention(query: Tensor, key: Tensor, value: Tensor, num_views: int) -> Tensor:
+    """Attend from every position to the same image row of all views of its prompt.
+
+    A row's V·W keys are shared by its V·W queries, so the whole is one attention call over sequences of length
+    V·W with batch B·H: no key or value is repeated per view.
+
+    Args:
+        query: [B*V, heads, H, W, D].
+        key: [B*V, heads, H, W, D].
+        value: [B*V, heads, H, W, D].
+        num_views: V, views per prompt, contiguous in the batch.
+
+    Returns:
+        [B*V, heads, H, W, D].
+
+    Raises:
+        ValueError: the batch is not a multiple of `num_views`.
+    """
+    batch, _, height, _, _ = query.shape
+    if num_views < 1 or batch % num_views:
+        raise ValueError(
+            f"num_views={num_views} does not divide a batch of {batch} views; pass latents as [B*V, ...] with "
+            "the views of a prompt contiguous."
+        )
+    merged = [
+        rearrange(x, "(b v) a h w d -> (b h) a (v w) d", v=num_views).contiguous() for x in (query, key, value)
+    ]
+    out = F.scaled_dot_product_attention(*merged)
+    return rearrange(out, "(b h) a (v w) d -> (b v) a h w d", v=num_views, h=height)
+
+
+def rows_of_level(num_tokens: int, latent_size: tuple[int, int]) -> int:
+    """Return the number of rows of the UNet level that has `num_tokens` tokens.
+
+    Each level halves height and width, rounding up (stride-2 convolution, padding 1), so the level is found from
+    the latent's real size; a square root would be silently wrong for views that are not square.
+
+    Args:
+        num_tokens: H_level · W_level.
+        latent_size: (H, W) of the UNet's input.
+
+    Raises:
+        ValueError: no level of a latent of that size has so many tokens.
+    """
+    height, width = latent_size
+    while height * width > num_tokens:
+        height, width = (height + 1) // 2, (width + 1) // 2
+    if height * width != num_tokens:
+        raise ValueError(
+            f"{num_tokens} tokens do not belong to any UNet level of a latent of size {latent_size[0]}x"
+            f"{latent_size[1]}; pass latent_size=(H, W) of the latents given to the UNet."
+        )
+    return height
+
+
+class MultiviewSelfAttention(nn.Module):
+    """Processor of one `attn1`: ordinary self-attention plus decoupled row-wise multiview attention.
+
+    Its parameters carry MV-Adapter's published names (`to_q_mv`, `to_k_mv`, `to_v_mv`, `to_out_mv.0`).
+    """
+
+    def __init__(self, query_dim: int, inner_dim: int, mv_scale: float = 1.0) -> None:
+        """Create the multiview projections: `query_dim` is the width of the stream, `inner_dim` = heads·D."""
+        super().__init__()
+        self.mv_scale = mv_scale
+        self.to_q_mv = nn.Linear(query_dim, inner_dim, bias=False)
+        self.to_k_mv = nn.Linear(query_dim, inner_dim, bias=False)
+        self.to_v_mv = nn.Linear(query_dim, inner_dim, bias=False)
+        self.to_out_mv = nn.ModuleList([nn.Linear(inner_dim, query_dim), nn.Dropout(0.0)])
+
+    def __call__(  # diffusers reads this signature to know which arguments it may pass
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        num_views: int = 1,
+        latent_size: tuple[int, int] = (1, 1),
+    ) -> Tensor:
+        """Return self-attention(x) + mv_scale · multiview-attention(x), [B*V, H*W, C].
+
+        Args:
+            attn: the diffusers attention this processor serves; its projections are the ordinary ones.
+            hidden_states: normalised tokens x of one UNet level, [B*V, H*W, C], row-major.
+            encoder_hidden_states: must be None, this is a self-attention.
+            attention_mask: must be None, the UNet's self-attention has none.
+            temb: unused; part of diffusers' processor interface.
+            num_views: V.
+            latent_size: (H, W) of the latents given to the UNet.
+        """
+        if encoder_hidden_states is not None or attention_mask is not None:
+            raise ValueError("Multiview attention belongs on an unmasked self-attention (attn1) only.")
+        heads = attn.heads
+        query, key, value = (
+            rearrange(proj(hidden_states), "n l (a d) -> n a l d", a=heads)
+            for proj in (attn.to_q, attn.to_k, attn.to_v)
+        )
+        out = F.scaled_dot_product_attention(query, key, value)
+        out = attn.to_out[1](attn.to_out[0](rearrange(out, "n a l d -> n l (a d)")))
+        rows = rows_of_level(hidden_states.shape[1], latent_size)
+        return out + self.mv_scale * self._multiview(hidden_states, heads, num_views, rows)
+
+    def _multiview(self, hidden_states: Tensor, heads: int, num_views: int, rows: int) -> Tensor:
+        query, key, value = (
+            rearrange(proj(hidden_states), "n (h w) (a d) -> n a h w d", h=rows, a=heads)
+            for proj in (self.to_q_mv, self.to_k_mv, self.to_v_mv)
+        )
+        out = rowwise_multiview_attention(query, key, value, num_views)
+        out = self.to_out_mv[0](rearrange(out, "n a h w d -> n (h w) (a d)"))
+        return self.to_out_mv[1](out)
+
+
+def install_multiview_attention(unet: UNet2DConditionModel) -> None:
+    """Give every self-attention of a UNet its multiview attention, in place; weights are newly initialised.
+
+    The number of views is not stored here: it travels with each UNet call in `cross_attention_kwargs`
+    (`num_views`, `latent_size`), so one UNet serves any number of views at the same time.
+
+    Raises:
+        ValueError: the UNet already has multiview attention, or has no self-attention at all.
+    """
+    from diffusers.models.attention_processor import AttnProcessor2_0
+
+    class TextCrossAttention(AttnProcessor2_0):  # takes, and needs not, the arguments of the self-attentions
+        def __call__(
+            self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None,
+            attention_mask: Tensor | None = None, temb: Tensor | None = None,
+            num_views: int = 1, latent_size: tuple[int, int] = (1, 1),
+        ) -> Tensor:
+            return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+
+    if has_multiview_attention(unet):
+        raise ValueError("This UNet already has multiview attention; load a fresh one to install it again.")
+    processors: dict[str, Any] = {}
+    for name in unet.attn_processors:
+        attention = unet.get_submodule(name.removesuffix(".processor"))
+        if name.endswith("attn1.processor"):
+            processors[name] = MultiviewSelfAttention(attention.query_dim, attention.inner_dim)
+        else:
+            processors[name] = TextCrossAttention()
+    if not any(isinstance(processor, MultiviewSelfAttention) for processor in processors.values()):
+        raise ValueError("This UNet has no self-attention (attn1), so multiview attention cannot be installed.")
+    unet.set_attn_processor(processors)
+
+
+def has_multiview_attention(unet: UNet2DConditionModel) -> bool:
+    """Whether multiview attention is installed in this UNet."""
+    return any(isinstance(processor, MultiviewSelfAttention) for processor in unet.attn_processors.values())
+
+
+def multiview_state_dict(unet: UNet2DConditionModel) -> dict[str, Tensor]:
+    """The multiview projections under MV-Adapter's published names (`….attn1.processor.to_q_mv.weight`, …)."""
+    return {
+        f"{name}.{key}": tensor
+        for name, processor in unet.attn_processors.items()
+        if isinstance(processor, MultiviewSelfAttention)
+        for key, tensor in processor.state_dict().items()
+    }

@@ -1,0 +1,171 @@
+"""The denoiser ε_θ(x_t, t, c, π): guidance and camera features around the one place that calls the UNet."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+
+from .bundle import ModelBundle
+from .cameras import CameraRig
+from .lora import active_loras
+
+if TYPE_CHECKING:
+    from diffusers import T2IAdapter, UNet2DConditionModel
+
+    from .text import TextCondition
+
+
+@dataclass(frozen=True)
+class CameraFeatures:
+    """What the UNet gets to know of a rig: one residual per block, each [V, c, h, w].
+
+    They depend on the cameras alone: computed once per rig, not per prompt, step or sample.
+    """
+
+    residuals: tuple[Tensor, ...]
+
+    @property
+    def num_views(self) -> int:
+        """Number of views V."""
+        return len(self.residuals[0])
+
+
+def compute_camera_features(camera_encoder: T2IAdapter, rig: CameraRig, height_px: int, width_px: int) -> CameraFeatures:
+    """Run the camera encoder on the rig's 6-vectors, each broadcast over a picture of that size."""
+    parameter = next(camera_encoder.parameters())
+    embedding = rig.embedding().to(parameter.device, parameter.dtype)
+    return CameraFeatures(tuple(camera_encoder(repeat(embedding, "v c -> v c h w", h=height_px, w=width_px))))
+
+
+@torch.no_grad()
+def encode_cameras(bundle: ModelBundle, rig: CameraRig, height_px: int | None = None, width_px: int | None = None) -> CameraFeatures:
+    """Camera features of a rig for pictures of the bundle's (or the given) size, in pixels."""
+    return compute_camera_features(
+        bundle.camera_encoder, rig, height_px or bundle.image_px, width_px or bundle.image_px
+    )
+
+
+def guidance_embedding(guidance_scale: Tensor, dim: int) -> Tensor:
+    """Sinusoidal embedding of w - 1 that a latent consistency model takes instead of a second pass.
+
+        [sin(1000 (w - 1) f_i), cos(1000 (w - 1) f_i)],   f_i = 10000^(-i / (dim/2 - 1))
+
+    Source: LCM, arXiv:2310.04378, section 4.3.
+
+    Args:
+        guidance_scale: w, [n], >= 1 in training; 1 means no guidance.
+        dim: the UNet's `time_cond_proj_dim`, even.
+
+    Returns:
+        [n, dim], float32.
+    """
+    half = dim // 2
+    frequency = torch.exp(-math.log(10000.0) / (half - 1) * torch.arange(half, device=guidance_scale.device))
+    angle = 1000.0 * (guidance_scale.float() - 1.0)[:, None] * frequency[None]
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+def call_unet(
+    unet: UNet2DConditionModel,
+    x: Tensor,
+    timestep: Tensor,
+    condition: TextCondition,
+    cameras: CameraFeatures,
+    view_scale: float = 1.0,
+    guidance: Tensor | None = None,
+) -> Tensor:
+    """One UNet evaluation of all views together.
+
+    Args:
+        unet: SDXL-style UNet with multiview attention installed.
+        x: latents, [B, V, C, H, W].
+        timestep: [B], int64; the views of a prompt share it.
+        condition: of B prompts; its negative part is not looked at.
+        cameras: of V views.
+        view_scale: s, multiplies the camera features.
+        guidance: w of each prompt, [B], for UNets with a guidance embedding; else None.
+
+    Returns:
+        Predicted noise [B, V, C, H, W], in the UNet's dtype (float32 under autocast).
+
+    Raises:
+        ValueError: x, condition, timestep and cameras disagree about B or V.
+    """
+    num_prompts, num_views, _, height, width = x.shape
+    if len(condition) != num_prompts or len(timestep) != num_prompts or cameras.num_views != num_views:
+        raise ValueError(
+            f"Latents of {num_prompts} prompts x {num_views} views were given with {len(condition)} prompt "
+            f"conditions, {len(timestep)} timesteps and cameras of {cameras.num_views} views; they must agree."
+        )
+    per_view = (lambda y: y.repeat_interleave(num_views, dim=0)) if num_views > 1 else (lambda y: y)
+    dtype = next(unet.parameters()).dtype
+    embedding = None if guidance is None else guidance_embedding(guidance, unet.config["time_cond_proj_dim"]).to(dtype)
+    noise = unet(
+        rearrange(x, "b v c h w -> (b v) c h w").to(dtype),
+        per_view(timestep.to(x.device)),
+        encoder_hidden_states=per_view(condition.prompt_embeds.to(dtype)),
+        timestep_cond=None if embedding is None else per_view(embedding),
+        added_cond_kwargs={
+            "text_embeds": per_view(condition.pooled_embeds.to(dtype)),
+            "time_ids": per_view(condition.time_ids.to(dtype)),
+        },
+        cross_attention_kwargs={"num_views": num_views, "latent_size": (height, width)},
+        # diffusers adds these in place, and takes them from the list: hand over a fresh one.
+        down_intrablock_additional_residuals=[
+            repeat(view_scale * residual.to(dtype), "v c h w -> (b v) c h w", b=num_prompts)
+            for residual in cameras.residuals
+        ],
+        return_dict=False,
+    )[0]
+    return rearrange(noise, "(b v) c h w -> b v c h w", v=num_views)
+
+
+def predict_noise(
+    bundle: ModelBundle,
+    x: Tensor,
+    timestep: int | Tensor,
+    condition: TextCondition,
+    cameras: CameraFeatures,
+    guidance_scale: float,
+    view_scale: float = 1.0,
+) -> Tensor:
+    """Predict the noise in all views with text guidance w and view scale s, the bundle's LoRAs active.
+
+    A UNet with a guidance embedding gets w as an input. Any other gets classifier-free guidance,
+
+        ε = ε_negative + w (ε_prompt - ε_negative),
+
+    whose second pass is left out at w = 1, where it has no effect.
+
+    Args:
+        bundle: the model.
+        x: latents x_t, [B, V, C, H, W].
+        timestep: t, one number for all prompts or [B].
+        condition: of B prompts.
+        cameras: of V views.
+        guidance_scale: w; 1 is no guidance.
+        view_scale: s; 1 is as trained, 0 drops the view condition.
+
+    Returns:
+        ε, [B, V, C, H, W].
+
+    Raises:
+        ValueError: shapes disagree, or guidance needs a negative condition that is missing.
+    """
+    steps = torch.as_tensor(timestep, dtype=torch.long).expand(len(x))
+    with active_loras(bundle):
+        if bundle.has_guidance_embedding:
+            guidance = torch.full((len(x),), float(guidance_scale), device=x.device)
+            return call_unet(bundle.unet, x, steps, condition, cameras, view_scale, guidance)
+        if guidance_scale == 1.0:
+            return call_unet(bundle.unet, x, steps, condition, cameras, view_scale)
+        both = call_unet(
+            bundle.unet, torch.cat([x, x]), steps.repeat(2), condition.with_negative(), cameras, view_scale
+        )
+        prompt_noise, negative_noise = both.chunk(2)
+        return negative_noise + guidance_scale * (prompt_noise - negative_noise)

@@ -1,0 +1,52 @@
+"""Weights on disk: safetensors only, written to a temporary name and renamed, damage reported in a sentence."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_CHECKED_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write tensors so that `path` holds either the whole new file or what was there before.
+
+    Raises:
+        OSError: the folder cannot be written or the disk is full; `path` is then unchanged.
+    """
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, dict(metadata))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read all tensors and the metadata of a safetensors file, onto the CPU.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is not a readable safetensors file, or holds NaN or infinity.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no weights file at {path}; check the name and the folder.")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or not a safetensors file ({error}); download or save it again.") from error
+    for name, tensor in tensors.items():
+        if tensor.dtype in _CHECKED_DTYPES and not bool(tensor.isfinite().all()):
+            raise ValueError(f"{path}: weight {name!r} holds NaN or infinity; the file is unusable, fetch it again.")
+    return tensors, metadata

@@ -1,0 +1,235 @@
+"""LoRA: what training produces and sampling loads. Weights are shared; which LoRAs act is said by the bundle.
+
+A LoRA is attached to a UNet once and stays silent there; a `ModelBundle` lists the ones that act on it, with their
+strengths, and `active_loras` switches them on for one UNet call. So two bundles over the same UNet never disturb
+each other, and a bundle without LoRAs computes exactly what the UNet computed before any was attached.
+
+Files: safetensors, keys `<module path>.lora_A.weight` and `.lora_B.weight` (PEFT's names, METHOD.md section 9).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .files import read_safetensors, write_safetensors
+
+if TYPE_CHECKING:
+    from .bundle import ModelBundle
+
+FORMAT = "t2mv-lora"
+TARGET_MODULES = ("to_q", "to_k", "to_v", "to_out.0", "to_q_mv", "to_k_mv", "to_v_mv", "to_out_mv.0")
+_KNOWN_PREFIXES = ("base_model.model.", "unet.")
+_SUFFIXES = {".lora_A.weight": "lora_A", ".lora_B.weight": "lora_B"}
+
+
+@dataclass(frozen=True)
+class LoraHandle:
+    """One LoRA acting in a bundle.
+
+    Attributes:
+        name: under which its weights are attached to the UNet.
+        strength: factor on its effect; 1 is as trained, 0 none.
+        num_matched: modules of the UNet it changes.
+        unmatched: keys of its file this UNet has no place for.
+    """
+
+    name: str
+    strength: float = 1.0
+    num_matched: int = 0
+    unmatched: tuple[str, ...] = ()
+
+
+def add_lora(unet: nn.Module, rank: int, alpha: float, name: str = "default", init: str | bool = "gaussian") -> int:
+    """Attach a new, trainable LoRA to every attention projection, the multiview ones included.
+
+    Args:
+        unet: the UNet; its own weights are left as they are.
+        rank: of each LoRA, >= 1.
+        alpha: the effect is scaled by alpha / rank.
+        name: to find it again.
+        init: peft's `init_lora_weights`; either way the LoRA changes nothing at first.
+
+    Returns:
+        Number of modules it was attached to.
+
+    Raises:
+        ValueError: bad rank, or a name already in use.
+    """
+    from peft import LoraConfig
+
+    if rank < 1:
+        raise ValueError(f"rank={rank} must be at least 1.")
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(TARGET_MODULES), init_lora_weights=init)  # type: ignore[arg-type]
+    return _attach(unet, config, name)
+
+
+def save_lora(unet: nn.Module, path: Path, metadata: Mapping[str, Any], name: str = "default") -> None:
+    """Write a LoRA with its rank, alpha and the given facts as metadata, atomically."""
+    layers = dict(_lora_layers(unet, name))
+    if not layers:
+        raise ValueError(f"The UNet has no LoRA named {name!r}; attached are {attached_loras(unet)}.")
+    first = next(iter(layers.values()))
+    facts = {"format": FORMAT, "rank": first.r[name], "alpha": first.lora_alpha[name], **metadata}
+    write_safetensors(lora_state_dict(unet, name), path, {key: str(value) for key, value in facts.items()})
+
+
+def lora_state_dict(unet: nn.Module, name: str = "default") -> dict[str, Tensor]:
+    """The weights of one LoRA under their file names."""
+    return {
+        f"{path}{suffix}": getattr(layer, attribute)[name].weight
+        for path, layer in _lora_layers(unet, name)
+        for suffix, attribute in _SUFFIXES.items()
+    }
+
+
+def load_lora(bundle: ModelBundle, path: Path, strength: float = 1.0) -> ModelBundle:
+    """Return a bundle on which the LoRA of a file acts too; the given bundle is unchanged, weights are shared.
+
+    Args:
+        bundle: the model, possibly with LoRAs already.
+        path: safetensors file.
+        strength: factor on the LoRA's effect.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged, holds no LoRA, one for another model, or the strength is not finite.
+    """
+    if not abs(strength) < float("inf"):
+        raise ValueError(f"strength={strength} must be a finite number.")
+    identity = path.stat() if path.is_file() else None
+    name = "file_" + hashlib.sha256(f"{path.resolve()}|{identity}".encode()).hexdigest()[:16]
+    tensors, metadata = read_safetensors(path)
+    modules, unmatched = _match(bundle.unet, tensors)
+    if not modules:
+        raise ValueError(
+            f"{path} has no LoRA weights for this model (first key: {next(iter(tensors), 'none')!r}); "
+            "choose a LoRA that was trained on it."
+        )
+    if name not in attached_loras(bundle.unet):
+        _attach_file(bundle.unet, name, modules, metadata, path)
+    handle = LoraHandle(name, strength, len(modules), tuple(unmatched))
+    return replace(bundle, loras=(*bundle.loras, handle))
+
+
+def remove_lora(unet: nn.Module, name: str) -> None:
+    """Detach a LoRA and free its memory; bundles that still list it can no longer be used."""
+    for _, layer in _lora_layers(unet, name):
+        layer.delete_adapter(name)
+
+
+def attached_loras(unet: nn.Module) -> list[str]:
+    """Names of the LoRAs attached to a UNet, acting or not."""
+    return sorted({name for layer in _all_lora_layers(unet) for name in layer.lora_A})
+
+
+def trainable_parameters(unet: nn.Module, name: str = "default") -> list[nn.Parameter]:
+    """The parameters of one LoRA, in a fixed order."""
+    return [
+        getattr(layer, attribute)[name].weight
+        for _, layer in _lora_layers(unet, name)
+        for attribute in _SUFFIXES.values()
+    ]
+
+
+@contextmanager
+def active_loras(bundle: ModelBundle) -> Iterator[None]:
+    """Let exactly the bundle's LoRAs act on its UNet, with their strengths.
+
+    They stay switched on afterwards: gradient checkpointing runs the forward again during the backward pass. Every
+    UNet call goes through here, so nothing depends on what was active before.
+
+    Raises:
+        ValueError: the bundle lists a LoRA that was removed from the UNet.
+    """
+    layers = list(_all_lora_layers(bundle.unet))
+    wanted: dict[str, float] = {}
+    for handle in bundle.loras:
+        wanted[handle.name] = wanted.get(handle.name, 0.0) + handle.strength
+    known = {name for layer in layers for name in layer.lora_A}
+    if missing := sorted(wanted.keys() - known):
+        raise ValueError(f"LoRA {missing[0]!r} is no longer attached to this model; load it again.")
+    for layer in layers:
+        here = [name for name in wanted if name in layer.lora_A]
+        for name in here:
+            layer.set_scale(name, wanted[name])
+        # Not layer.set_adapter(): that also switches requires_grad, which is the trainer's business.
+        layer._active_adapter = here
+        layer._disable_adapters = not here
+    yield
+
+
+def _attach(unet: nn.Module, config: Any, name: str) -> int:
+    from peft import inject_adapter_in_model
+
+    if name in attached_loras(unet):
+        raise ValueError(f"The UNet already has a LoRA named {name!r}; remove it or choose another name.")
+    inject_adapter_in_model(config, unet, adapter_name=name)
+    return len(list(_lora_layers(unet, name)))
+
+
+def _attach_file(unet: nn.Module, name: str, modules: dict[str, dict[str, Tensor]], metadata: Mapping[str, str], path: Path) -> None:
+    from peft import LoraConfig
+
+    ranks = {module: parts["lora_A"].shape[0] for module, parts in modules.items()}
+    file_rank = next(iter(ranks.values()))
+    scale = float(metadata.get("alpha", file_rank)) / float(metadata.get("rank", file_rank))
+    config = LoraConfig(
+        r=file_rank,
+        lora_alpha=scale * file_rank,  # type: ignore[arg-type]
+        target_modules=list(ranks),
+        rank_pattern=ranks,
+        alpha_pattern={module: scale * rank for module, rank in ranks.items()},
+        inference_mode=True,
+    )
+    _attach(unet, config, name)
+    with torch.no_grad():
+        for module, layer in _lora_layers(unet, name):
+            for attribute, tensor in modules[module].items():
+                weight = getattr(layer, attribute)[name].weight
+                weight.requires_grad_(False)
+                if weight.shape != tensor.shape:
+                    remove_lora(unet, name)
+                    raise ValueError(
+                        f"{path}: {attribute} of {module!r} has shape {tuple(tensor.shape)}, this model needs "
+                        f"{tuple(weight.shape)}; choose a LoRA that was trained on it."
+                    )
+                weight.copy_(tensor)
+
+
+def _match(unet: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
+    """Sort a file's tensors by the module they belong to; modules that lack one of the two are unmatched."""
+    known = {name.replace(".base_layer", "") for name, module in unet.named_modules() if hasattr(module, "in_features")}
+    found: dict[str, dict[str, Tensor]] = {}
+    unmatched = []
+    for key, tensor in tensors.items():
+        path = key
+        for prefix in _KNOWN_PREFIXES:
+            path = path.removeprefix(prefix)
+        suffix = next((s for s in _SUFFIXES if path.endswith(s)), None)
+        if suffix is None or path.removesuffix(suffix) not in known:
+            unmatched.append(key)
+        else:
+            found.setdefault(path.removesuffix(suffix), {})[_SUFFIXES[suffix]] = tensor
+    whole = {module: parts for module, parts in found.items() if len(parts) == len(_SUFFIXES)}
+    unmatched += [module for module in found if module not in whole]
+    return whole, unmatched
+
+
+def _all_lora_layers(unet: nn.Module) -> Iterator[Any]:
+    if not hasattr(unet, "peft_config") and not any(hasattr(module, "lora_A") for module in unet.modules()):
+        return
+    yield from (module for module in unet.modules() if hasattr(module, "lora_A"))
+
+
+def _lora_layers(unet: nn.Module, name: str) -> Iterator[tuple[str, Any]]:
+    for path, module in unet.named_modules():
+        if hasattr(module, "lora_A") and name in module.lora_A:
+            yield path, module

@@ -1,0 +1,168 @@
+"""The multiview policy: one denoising step as a Gaussian over the next latents of all views (METHOD.md section 3).
+
+    p_θ(x_{t'} | s_t) = Π_v Normal(x_{t'}^v ; μ_θ^v(s_t), σ_t² I)
+
+Everything is computed in float32: in float16 a log-probability is off by 5e-4, far above the clip range of 1e-4.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .schedule import NoiseSchedule
+
+DDIM_ETA = 1.0
+MIN_VARIANCE = 1e-8
+
+Noise = Callable[[torch.Size], Tensor]
+"""Where randomness comes from: asked for a shape, gives standard normal numbers on the CPU, float32."""
+
+
+@dataclass(frozen=True)
+class StepDistribution:
+    """Normal(mean, std² I) over the next latents of all views.
+
+    Attributes:
+        mean: μ, [B, V, C, H, W], float32.
+        std: σ, [B, 1, 1, 1, 1], float32.
+        denoised: the clean latents the step believes in (LCM's f, DDIM's x̂_0), [B, V, C, H, W], float32.
+    """
+
+    mean: Tensor
+    std: Tensor
+    denoised: Tensor
+
+
+def denoise_step(
+    schedule: NoiseSchedule, noise_pred: Tensor, x: Tensor, timestep: int | Tensor, next_timestep: int | Tensor
+) -> StepDistribution:
+    """The policy's distribution for one step of the schedule's sampler.
+
+    Args:
+        schedule: alpha-bar and sampler.
+        noise_pred: ε_θ(x_t, t), [B, V, C, H, W].
+        x: x_t, same shape.
+        timestep: t, one number or [B].
+        next_timestep: t', one number or [B]; -1 is the end of a DDIM trajectory.
+    """
+    step = lcm_step if schedule.sampler == "lcm" else ddim_step
+    return step(schedule, noise_pred.float(), x.float(), timestep, next_timestep)
+
+
+def predict_clean(schedule: NoiseSchedule, noise_pred: Tensor, x: Tensor, timestep: int | Tensor) -> Tensor:
+    """x̂_0 = (x_t - √(1-ᾱ_t)·ε) / √ᾱ_t, clamped to the schedule's clip range where it has one."""
+    alpha_bar = _like(schedule.alpha_bar_at(timestep), x)
+    clean = (x - (1.0 - alpha_bar).sqrt() * noise_pred) / alpha_bar.sqrt()
+    return clean if schedule.clip_range is None else clean.clamp(-schedule.clip_range, schedule.clip_range)
+
+
+def consistency_output(schedule: NoiseSchedule, noise_pred: Tensor, x: Tensor, timestep: int | Tensor) -> Tensor:
+    """f = c_skip(t)·x_t + c_out(t)·x̂_0, the latent consistency model's clean latents (METHOD.md section 3)."""
+    c_skip, c_out = (_like(c, x) for c in schedule.boundary_scalings(timestep))
+    return c_skip * x + c_out * predict_clean(schedule, noise_pred, x, timestep)
+
+
+def lcm_step(
+    schedule: NoiseSchedule, noise_pred: Tensor, x: Tensor, timestep: int | Tensor, next_timestep: int | Tensor
+) -> StepDistribution:
+    """LCM policy: μ = √ᾱ_{t'}·f, σ² = 1 - ᾱ_{t'}.
+
+    At the last step t' = t, so that the action is still random and has a density; the picture is decoded from f.
+    """
+    denoised = consistency_output(schedule, noise_pred, x, timestep)
+    next_alpha_bar = _like(schedule.alpha_bar_at(next_timestep), x)
+    return StepDistribution(next_alpha_bar.sqrt() * denoised, (1.0 - next_alpha_bar).sqrt(), denoised)
+
+
+def ddim_step(
+    schedule: NoiseSchedule, noise_pred: Tensor, x: Tensor, timestep: int | Tensor, next_timestep: int | Tensor
+) -> StepDistribution:
+    """DDIM policy with η = 1; its variance is floored at 1e-8 where it is 0.
+
+        σ² = η² (1-ᾱ')/(1-ᾱ) (1 - ᾱ/ᾱ'),   μ = √ᾱ'·x̂_0 + √(1 - ᾱ' - σ²)·ε
+
+    Source: Song et al., arXiv:2010.02502, Eq. (12) and (16). ε is the one that belongs to the (clamped) x̂_0, as in
+    diffusers' `use_clipped_model_output=True`; without a clip range it is the prediction itself.
+    """
+    alpha_bar = _like(schedule.alpha_bar_at(timestep), x)
+    next_alpha_bar = _like(schedule.alpha_bar_at(next_timestep), x)
+    denoised = predict_clean(schedule, noise_pred, x, timestep)
+    noise = noise_pred if schedule.clip_range is None else _noise_of(x, denoised, alpha_bar)
+    variance = DDIM_ETA**2 * (1 - next_alpha_bar) / (1 - alpha_bar) * (1 - alpha_bar / next_alpha_bar)
+    variance = variance.clamp(min=0.0)
+    mean = next_alpha_bar.sqrt() * denoised + (1 - next_alpha_bar - variance).clamp(min=0.0).sqrt() * noise
+    return StepDistribution(mean, variance.clamp(min=MIN_VARIANCE).sqrt(), denoised)
+
+
+def invert_step(
+    schedule: NoiseSchedule, noise_pred: Tensor, x_next: Tensor, timestep: int | Tensor, next_timestep: int | Tensor
+) -> Tensor:
+    """The zag: go back deterministically from x_{t'} to x̃_t (METHOD.md section 4).
+
+        LCM:  x̃_t = √ᾱ_t·f(x_{t'}, ε, t') + √(1-ᾱ_t)·ε          DDIM:  the same with x̂_0 in place of f
+
+    Args:
+        schedule: alpha-bar and sampler.
+        noise_pred: ε predicted at (x_{t'}, t), the weakly guided one, [B, V, C, H, W].
+        x_next: x_{t'}, same shape.
+        timestep: t to return to, one number or [B].
+        next_timestep: t' of `x_next`, one number or [B].
+    """
+    noise_pred, x_next = noise_pred.float(), x_next.float()
+    alpha_bar = _like(schedule.alpha_bar_at(timestep), x_next)
+    clean = consistency_output if schedule.sampler == "lcm" else predict_clean
+    return alpha_bar.sqrt() * clean(schedule, noise_pred, x_next, next_timestep) + (1 - alpha_bar).sqrt() * noise_pred
+
+
+def act(
+    distribution: StepDistribution, action: Tensor | None = None, noise: Noise | None = None
+) -> tuple[Tensor, Tensor]:
+    """Sample an action when none is given, score the given one otherwise: one function for rollout and training.
+
+    Args:
+        distribution: of the step.
+        action: x_{t'}, [B, V, C, H, W], to score; None samples one.
+        noise: randomness, needed for sampling only.
+
+    Returns:
+        The action, and its log-probability as of `log_prob`, [B, V].
+
+    Raises:
+        ValueError: neither an action nor noise was given, or the action's shape is not the distribution's.
+    """
+    if action is None:
+        if noise is None:
+            raise ValueError("To sample an action give `noise`; to score one give `action`.")
+        drawn = noise(distribution.mean.shape).to(distribution.mean)
+        action = distribution.mean + distribution.std * drawn
+    return action, log_prob(distribution, action)
+
+
+def log_prob(distribution: StepDistribution, action: Tensor) -> Tensor:
+    """Mean (not sum) over C, H, W of the Gaussian log-density, [B, V], nats per latent element, float32.
+
+        log p = mean[ -(x - μ)²/(2σ²) - log σ - ½ log 2π ]
+    """
+    if action.shape != distribution.mean.shape:
+        raise ValueError(
+            f"The action has shape {tuple(action.shape)}, the distribution {tuple(distribution.mean.shape)}; "
+            "score actions with the states they were recorded with."
+        )
+    std = distribution.std
+    error = (action.float() - distribution.mean) / std
+    density = -0.5 * error.square() - std.log() - 0.5 * math.log(2.0 * math.pi)
+    return density.mean(dim=(-3, -2, -1))
+
+
+def _noise_of(x: Tensor, clean: Tensor, alpha_bar: Tensor) -> Tensor:
+    return (x - alpha_bar.sqrt() * clean) / (1 - alpha_bar).sqrt()
+
+
+def _like(scalar: Tensor, x: Tensor) -> Tensor:
+    """Bring a number per prompt (or one for all) to x's device, float32, shaped to broadcast over [B, V, C, H, W]."""
+    return scalar.to(device=x.device, dtype=torch.float32).reshape(-1, *([1] * (x.ndim - 1)))

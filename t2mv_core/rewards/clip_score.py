@@ -1,0 +1,157 @@
+"""CLIP score: the cosine of a picture's and its prompt's features, by any open_clip-style model.
+
+    score = cos(encode_image(x), encode_text(c))     (no logit scale)
+
+Source: METHOD.md section 8. The bundled scorer `toybox_clip` is this class with a small model of our own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .base import (
+    PromptCache,
+    PromptTokens,
+    RewardKind,
+    RewardResult,
+    Tokenize,
+    check_request,
+    load_strictly,
+    prepare_images,
+    read_reward_file,
+)
+
+if TYPE_CHECKING:
+    from open_clip.model import CLIP
+    from typing_extensions import Self
+
+ARCHITECTURE = "open_clip"
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class ClipSize:
+    """Sizes of a CLIP in OpenAI's state-dict layout; the defaults are ViT-B/16."""
+
+    embed_dim: int = 512
+    image_px: int = 224
+    patch_px: int = 16
+    vision_width: int = 768
+    vision_layers: int = 12
+    vision_heads: int = 12
+    vocab_size: int = 49408
+    context_length: int = 77
+    text_width: int = 512
+    text_layers: int = 12
+    text_heads: int = 8
+    quick_gelu: bool = True
+
+    def build(self) -> CLIP:
+        """An open_clip CLIP of these sizes with random weights."""
+        from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+        vision = CLIPVisionCfg(
+            layers=self.vision_layers,
+            width=self.vision_width,
+            head_width=self.vision_width // self.vision_heads,
+            patch_size=self.patch_px,
+            image_size=self.image_px,
+        )
+        text = CLIPTextCfg(
+            context_length=self.context_length,
+            vocab_size=self.vocab_size,
+            width=self.text_width,
+            heads=self.text_heads,
+            layers=self.text_layers,
+        )
+        return CLIP(self.embed_dim, vision, text, quick_gelu=self.quick_gelu)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], source: str) -> ClipSize:
+        """Sizes from a saved config.
+
+        Raises:
+            ValueError: the config names a size this class does not know.
+        """
+        unknown = sorted(set(config) - set(asdict(cls())))
+        if unknown:
+            raise ValueError(
+                f"{source}: config key {unknown[0]!r} is unknown; the file was made by another version."
+            )
+        return cls(**config)
+
+
+class ClipScore:
+    """View reward: cosine in [-1, 1] of each picture and its prompt; text features are cached per prompt."""
+
+    kind: RewardKind = "view"
+
+    def __init__(
+        self, model: CLIP, tokenize: Tokenize, image_px: int, name: str = "clip", chunk_size: int = 64
+    ) -> None:
+        """Wrap a model.
+
+        Args:
+            model: anything with open_clip's `encode_image`, `encode_text` and `context_length`.
+            tokenize: (prompts, max_length) -> token ids.
+            image_px: the side the model was trained on.
+            name: the name under which the reward is reported.
+            chunk_size: pictures per forward pass; bounds the memory.
+        """
+        self.model = model.eval().requires_grad_(False)
+        self.tokens = PromptTokens(tokenize, int(model.context_length), name)
+        self.image_px, self.name, self.chunk_size = image_px, name, chunk_size
+        self.cache = PromptCache()
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the model to a device; cached text features are dropped."""
+        self.model.to(device)
+        self.cache.clear()
+        return self
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> RewardResult:
+        """Score pictures [n, 3, H, W] in [0, 1] against n prompts.
+
+        Raises:
+            ValueError: pictures or prompts are not what a view reward takes.
+        """
+        check_request(images, prompts, self.kind)
+        device = self.model.logit_scale.device
+        with torch.inference_mode():
+            (text,) = self.cache.lookup(prompts, lambda new: self._encode_text(new, device))
+            chunks = images.split(self.chunk_size)
+            features = torch.cat([self._encode_images(chunk.to(device)) for chunk in chunks])
+            scores = (features * text).sum(dim=-1)
+        return RewardResult(scores.clone())  # a clone made outside is an ordinary tensor again
+
+    def _encode_text(self, prompts: list[str], device: torch.device) -> tuple[Tensor]:
+        tokens = self.tokens(prompts).to(device)
+        return (F.normalize(self.model.encode_text(tokens).float(), dim=-1),)
+
+    def _encode_images(self, images: Tensor) -> Tensor:
+        pixels = prepare_images(images, self.image_px, OPENAI_MEAN, OPENAI_STD)
+        return F.normalize(self.model.encode_image(pixels).float(), dim=-1)
+
+
+def load_clip_score(path: Path, name: str, device: torch.device | str = "cpu") -> ClipScore:
+    """Load a CLIP that this project trained and saved with its sizes in the metadata.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not such a file; the first wrong key or size is named.
+    """
+    from ..text import clip_tokenizer
+
+    tensors, config = read_reward_file(path, ARCHITECTURE)
+    size = ClipSize.from_config(config, str(path))
+    model = size.build()
+    load_strictly(model, tensors, str(path))
+    return ClipScore(model, clip_tokenizer(size.vocab_size), size.image_px, name).to(device)

@@ -1,0 +1,16 @@
+"""The samplers by name. Each: sample_<name>(bundle, condition, cameras, noise, settings, on_step) -> Trajectory."""
+
+from . import standard, zmv
+from .settings import OnStep, SamplingSettings, StepEvent
+from .standard import sample_standard
+from .zmv import sample_zmv
+
+__all__ = ["SAMPLERS", "OnStep", "SamplingSettings", "StepEvent", "count_evaluations", "sample_standard", "sample_zmv"]
+
+SAMPLERS = {"standard": sample_standard, "zmv": sample_zmv}
+_COUNTS = {"standard": standard.count_evaluations, "zmv": zmv.count_evaluations}
+
+
+def count_evaluations(name: str, settings: SamplingSettings) -> int:
+    """UNet evaluations of a sampler with these settings."""
+    return _COUNTS[name](settings)

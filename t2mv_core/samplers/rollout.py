@@ -1,0 +1,103 @@
+"""What samplers share: asking the model at a step, telling about it, recording state and action."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from ..denoiser import CameraFeatures, predict_noise
+from ..policy import Noise, StepDistribution, act, consistency_output, denoise_step, invert_step
+from ..trajectory import Trajectory
+from .settings import OnStep, SamplingSettings, StepEvent
+
+if TYPE_CHECKING:
+    from ..bundle import ModelBundle
+    from ..text import TextCondition
+
+
+class StepLoop:
+    """The state of one trajectory in the making; a sampler is the order in which it calls zig, zag and act."""
+
+    def __init__(
+        self,
+        bundle: ModelBundle,
+        condition: TextCondition,
+        cameras: CameraFeatures,
+        settings: SamplingSettings,
+        num_evaluations: int,
+        on_step: OnStep | None,
+    ) -> None:
+        """Look up the timesteps and prepare an empty record."""
+        self._bundle, self._condition, self._cameras, self._settings = bundle, condition, cameras, settings
+        self._timesteps = bundle.schedule.timesteps(settings.num_steps)
+        self._next_timesteps = bundle.schedule.next_timesteps(settings.num_steps)
+        self._num_evaluations, self._on_step, self._evaluations = num_evaluations, on_step, 0
+        self._states: list[Tensor] = []
+        self._actions: list[Tensor] = []
+        self._log_probs: list[Tensor] = []
+        self._denoised: Tensor | None = None
+
+    def initial_latents(self, noise: Noise) -> Tensor:
+        """x_T: standard normal, [B, V, C, H, W], float32 on the bundle's device."""
+        bundle = self._bundle
+        size = (bundle.latent_channels, bundle.latent_px, bundle.latent_px)
+        return noise(torch.Size((len(self._condition), self._cameras.num_views, *size))).to(bundle.device)
+
+    def zig(self, x: Tensor, step: int) -> StepDistribution:
+        """Denoise: the policy's distribution at a step, with the full guidance and view scale."""
+        settings, timestep = self._settings, int(self._timesteps[step])
+        noise_pred = self._predict(x, timestep, settings.guidance_scale, settings.view_scale)
+        distribution = denoise_step(self._bundle.schedule, noise_pred, x, timestep, int(self._next_timesteps[step]))
+        self._tell("zig", timestep, distribution.denoised)
+        return distribution
+
+    def zag(self, x_next: Tensor, step: int) -> Tensor:
+        """Invert: from x_{t'} back to x̃_t, with the weaker guidance and view scale."""
+        settings, timestep, next_timestep = self._settings, int(self._timesteps[step]), int(self._next_timesteps[step])
+        noise_pred = self._predict(
+            x_next, timestep, settings.inverse_guidance_scale, settings.inverse_view_scale
+        )
+        inverted = invert_step(self._bundle.schedule, noise_pred, x_next, timestep, next_timestep)
+        self._tell("zag", timestep, consistency_output(self._bundle.schedule, noise_pred, x_next, max(next_timestep, 0)))
+        return inverted
+
+    def act_and_record(self, x: Tensor, distribution: StepDistribution, noise: Noise) -> Tensor:
+        """Sample the action of a step and record it with its state; returns the action."""
+        action, log_probability = act(distribution, noise=noise)
+        self._states.append(x)
+        self._actions.append(action)
+        self._log_probs.append(log_probability)
+        self._denoised = distribution.denoised
+        return action
+
+    def trajectory(self) -> Trajectory:
+        """The finished record."""
+        if self._denoised is None:
+            raise ValueError("The trajectory has no step yet.")
+        return Trajectory(
+            states=torch.stack(self._states, dim=2),
+            actions=torch.stack(self._actions, dim=2),
+            log_probs=torch.stack(self._log_probs, dim=2),
+            timesteps=self._timesteps,
+            next_timesteps=self._next_timesteps,
+            denoised=self._denoised,
+        )
+
+    @torch.no_grad()
+    def _predict(self, x: Tensor, timestep: int, guidance_scale: float, view_scale: float) -> Tensor:
+        noise_pred = predict_noise(
+            self._bundle, x, timestep, self._condition, self._cameras, guidance_scale, view_scale
+        )
+        if not bool(noise_pred.isfinite().all()):
+            raise ValueError(
+                f"The UNet's prediction at timestep {timestep} holds NaN or infinity; the weights are damaged or the "
+                f"precision {self._bundle.dtype} is too low for them. Load the model in bfloat16 or float32."
+            )
+        return noise_pred.float()
+
+    def _tell(self, kind: Literal["zig", "zag"], timestep: int, denoised: Tensor) -> None:
+        self._evaluations += 1
+        if self._on_step is not None:
+            self._on_step(StepEvent(self._evaluations, self._num_evaluations, kind, timestep, denoised))

@@ -1,0 +1,52 @@
+"""Standard few-step sampling: the multiview MDP followed once, noisiest timestep to the picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..trajectory import Trajectory
+from .rollout import StepLoop
+from .settings import OnStep, SamplingSettings
+
+if TYPE_CHECKING:
+    from ..bundle import ModelBundle
+    from ..denoiser import CameraFeatures
+    from ..policy import Noise
+    from ..text import TextCondition
+
+
+def count_evaluations(settings: SamplingSettings) -> int:
+    """UNet evaluations of `sample_standard`: one per step."""
+    return settings.num_steps
+
+
+def sample_standard(
+    bundle: ModelBundle,
+    condition: TextCondition,
+    cameras: CameraFeatures,
+    noise: Noise,
+    settings: SamplingSettings,
+    on_step: OnStep | None = None,
+) -> Trajectory:
+    """Sample all views of B prompts with the policy of the bundle's schedule.
+
+    Args:
+        bundle: the model.
+        condition: text of B prompts.
+        cameras: features of V views.
+        noise: asked first for x_T, then once per step.
+        settings: the zigzag ones are ignored.
+        on_step: told of every UNet evaluation.
+
+    Returns:
+        Trajectory of T = `num_steps` steps on the bundle's device.
+
+    Raises:
+        ValueError: settings the schedule cannot follow, or a prediction that is not finite.
+    """
+    loop = StepLoop(bundle, condition, cameras, settings, count_evaluations(settings), on_step)
+    x = loop.initial_latents(noise)
+    for step in range(settings.num_steps):
+        distribution = loop.zig(x, step)
+        x = loop.act_and_record(x, distribution, noise)
+    return loop.trajectory()

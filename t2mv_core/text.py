@@ -1,0 +1,178 @@
+"""Text to condition: SDXL's two CLIP text encoders, their pooled output and the size numbers ("time ids")."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .bundle import ModelBundle
+
+MAX_PROMPT_CHARACTERS = 2000
+_NUM_BYTE_TOKENS = 512  # CLIP's BPE starts from 256 bytes, each also as the end of a word
+_NUM_SPECIAL_TOKENS = 2
+
+
+@dataclass(frozen=True)
+class TextCondition:
+    """Everything the UNet gets to know of B prompts.
+
+    Attributes:
+        prompt_embeds: token features of both encoders side by side, [B, L, D].
+        pooled_embeds: pooled feature of the second encoder, [B, P].
+        negative_embeds: the same for the negative prompt, [B, L, D]; None when no guidance by a second pass is used.
+        negative_pooled: [B, P] or None.
+        time_ids: original size, crop, target size in pixels, [B, 6].
+    """
+
+    prompt_embeds: Tensor
+    pooled_embeds: Tensor
+    time_ids: Tensor
+    negative_embeds: Tensor | None = None
+    negative_pooled: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Number of prompts B."""
+        return len(self.prompt_embeds)
+
+    def select(self, indices: Sequence[int] | Tensor) -> TextCondition:
+        """The condition of some of the prompts, in the given order."""
+        index = torch.as_tensor(indices, dtype=torch.long, device=self.prompt_embeds.device)
+        return TextCondition(*(None if x is None else x[index] for x in self._tensors()))  # type: ignore[arg-type]
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> TextCondition:
+        """A copy on a device, floating-point parts in `dtype`."""
+        return TextCondition(*(None if x is None else x.to(device, dtype) for x in self._tensors()))  # type: ignore[arg-type]
+
+    def with_negative(self) -> TextCondition:
+        """Prompts followed by their negatives, 2·B rows: what classifier-free guidance evaluates in one pass.
+
+        Raises:
+            ValueError: there is no negative condition.
+        """
+        if self.negative_embeds is None or self.negative_pooled is None:
+            raise ValueError("Classifier-free guidance needs a negative condition; encode the text with encode_text.")
+        return TextCondition(
+            torch.cat([self.prompt_embeds, self.negative_embeds]),
+            torch.cat([self.pooled_embeds, self.negative_pooled]),
+            torch.cat([self.time_ids, self.time_ids]),
+        )
+
+    def _tensors(self) -> tuple[Tensor | None, ...]:
+        return (self.prompt_embeds, self.pooled_embeds, self.time_ids, self.negative_embeds, self.negative_pooled)
+
+
+class ClipTokenizer:
+    """CLIP's byte-pair encoding, from the vocabulary that open_clip ships, optionally cut to its first merges.
+
+    Cutting keeps the encoding complete (any text still has ids) and lets a small model have a small embedding
+    table; `vocab_size` 49408 is CLIP's own, id for id.
+    """
+
+    def __init__(self, vocab_size: int = 49408, pads_with_end: bool = False) -> None:
+        """Create the encoding with ids below `vocab_size`, the last two being start and end of text.
+
+        Args:
+            vocab_size: number of ids.
+            pads_with_end: fill up with the end token, as SDXL's first encoder wants, not with 0 as its second.
+
+        Raises:
+            ValueError: `vocab_size` is below 514 or above 49408.
+        """
+        from open_clip.tokenizer import SimpleTokenizer
+
+        full = SimpleTokenizer()
+        if not _NUM_BYTE_TOKENS + _NUM_SPECIAL_TOKENS <= vocab_size <= full.vocab_size:
+            raise ValueError(f"vocab_size={vocab_size} must lie between 514 and {full.vocab_size}.")
+        num_merges = vocab_size - _NUM_BYTE_TOKENS - _NUM_SPECIAL_TOKENS
+        # open_clip's tokenizer reads its merges by rank: a merge that is not ranked is never applied.
+        full.bpe_ranks = {pair: rank for pair, rank in full.bpe_ranks.items() if rank < num_merges}
+        self._bpe = full
+        self.vocab_size = vocab_size
+        self.start_id, self.end_id = vocab_size - 2, vocab_size - 1
+        self.pad_id = self.end_id if pads_with_end else 0
+
+    def __call__(self, texts: Sequence[str], max_length: int) -> Tensor:
+        """Token ids [n, max_length]: start, text, end, padding; a longer text is cut so that the end stays."""
+        ids = torch.full((len(texts), max_length), self.pad_id)
+        for row, text in zip(ids, texts, strict=True):
+            body = self._bpe.encode(text)[: max_length - 2]
+            row[: len(body) + 2] = torch.tensor([self.start_id, *body, self.end_id])
+        return ids
+
+
+@lru_cache(maxsize=4)
+def clip_tokenizer(vocab_size: int = 49408, pads_with_end: bool = False) -> ClipTokenizer:
+    """The tokenizer of that size; built once per process."""
+    return ClipTokenizer(vocab_size, pads_with_end)
+
+
+def check_prompts(prompts: Sequence[str]) -> None:
+    """Refuse what no text encoder could use.
+
+    Raises:
+        ValueError: no prompt, an empty one, or one of more than 2,000 characters.
+    """
+    if not prompts:
+        raise ValueError("No prompt was given; give at least one sentence.")
+    for prompt in prompts:
+        if not prompt.strip():
+            raise ValueError("A prompt is empty; describe the object in a few words, for example 'a red mug'.")
+        if len(prompt) > MAX_PROMPT_CHARACTERS:
+            raise ValueError(
+                f"A prompt has {len(prompt)} characters; at most {MAX_PROMPT_CHARACTERS} are allowed, and the text "
+                "encoders read only the first 75 tokens. Shorten it."
+            )
+
+
+def encode_text(bundle: ModelBundle, prompts: Sequence[str], negative_prompt: str | None = None) -> TextCondition:
+    """Encode prompts with both text encoders (penultimate hidden states, as SDXL does).
+
+    Args:
+        bundle: the model.
+        prompts: B sentences.
+        negative_prompt: what classifier-free guidance steers away from; None or "" gives SDXL's zero condition.
+            Models with a guidance embedding do not use it.
+
+    Returns:
+        TextCondition with B rows on the bundle's device.
+
+    Raises:
+        ValueError: see `check_prompts`.
+    """
+    check_prompts(prompts)
+    embeds, pooled = _encode(bundle, prompts)
+    if negative_prompt:
+        check_prompts([negative_prompt])
+        negative, negative_pooled = (x.expand(len(prompts), *x.shape[1:]) for x in _encode(bundle, [negative_prompt]))
+    else:
+        negative, negative_pooled = torch.zeros_like(embeds), torch.zeros_like(pooled)
+    size = float(bundle.image_px)
+    time_ids = torch.tensor([[size, size, 0.0, 0.0, size, size]], device=embeds.device, dtype=embeds.dtype)
+    return TextCondition(embeds, pooled, time_ids.expand(len(prompts), -1), negative, negative_pooled)
+
+
+@torch.no_grad()
+def _encode(bundle: ModelBundle, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    hidden = []
+    pooled = None
+    for tokenizer, encoder in (
+        (bundle.tokenizer, bundle.text_encoder), (bundle.tokenizer_2, bundle.text_encoder_2),
+    ):
+        ids = tokenizer(prompts, encoder.config.max_position_embeddings).to(bundle.device)
+        out = encode_tokens(encoder, ids)
+        hidden.append(out[0])
+        pooled = out[1]
+    assert pooled is not None  # the loop ran; SDXL's pooled feature is the second encoder's
+    return torch.cat(hidden, dim=-1), pooled
+
+
+def encode_tokens(encoder: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Penultimate hidden states [n, L, D] and the encoder's pooled (projected, where it has one) feature [n, P]."""
+    out = encoder(ids, output_hidden_states=True)
+    return out.hidden_states[-2], out[0] if out[0].ndim == 2 else out.pooler_output

@@ -1,0 +1,324 @@
+"""A real ComfyUI for the tests: found on this machine, started on a free port, writing to a temporary folder.
+
+COMFYUI_DIR names its folder (default ~/comfy/ComfyUI), COMFYUI_PYTHON the Python that has its requirements
+(default: a `.venv` or `venv` in or beside that folder, else this Python). Without it the tests skip in words.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PACK_DIR = Path(__file__).parents[2]
+PACK_NAME = "ComfyUI-T2MV"
+START_TIMEOUT_S = 240
+RUN_TIMEOUT_S = 240
+PREVIEW_EVENTS = (1, 4)  # ComfyUI's binary messages: a preview picture, without and with metadata
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder needs ComfyUI."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.comfy)
+
+
+@dataclass(frozen=True)
+class ComfyInstall:
+    """Where ComfyUI is and which Python runs it."""
+
+    folder: Path
+    python: Path
+
+    def run_code(self, code: str, *args: str) -> str:
+        """Run code in a process like ComfyUI's, before any node is loaded; give what it prints."""
+        prelude = (
+            "import sys; sys.path.insert(0, sys.argv.pop(1))\n"
+            "from comfy.cli_args import args; args.cpu = True\n"
+        )
+        done = subprocess.run(
+            [str(self.python), "-c", prelude + code, str(self.folder), *args],
+            capture_output=True,
+            text=True,
+            timeout=RUN_TIMEOUT_S,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+
+class _WebSocket:
+    """The receiving half of RFC 6455 that the tests need, on a plain socket."""
+
+    def __init__(self, port: int, path: str) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=RUN_TIMEOUT_S)
+        key = base64.b64encode(os.urandom(16)).decode()
+        self._socket.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+        self._stream = self._socket.makefile("rb")
+        assert b"101" in self._stream.readline()
+        while self._stream.readline().strip():
+            pass
+
+    def receive(self) -> str | bytes:
+        """The next text or binary message."""
+        while True:
+            first, second = self._stream.read(2)
+            assert first & 0x80, "ComfyUI sends every message in one frame"
+            size = second & 0x7F
+            if size >= 126:
+                size = int.from_bytes(self._stream.read(2 if size == 126 else 8), "big")
+            body = self._stream.read(size)
+            if first & 0x0F in (1, 2):
+                return body.decode() if first & 0x0F == 1 else body
+
+    def close(self) -> None:
+        """Drop the connection."""
+        self._stream.close()
+        self._socket.close()
+
+
+@dataclass
+class Run:
+    """What came back while a workflow ran.
+
+    Attributes:
+        status: "success", "interrupted" or "error".
+        progress: (node id, value, max) of every progress message.
+        previews: pictures (JPEG or PNG bytes) shown during the run.
+        outputs: node id -> what the node showed (ComfyUI's "ui" output).
+        error: ComfyUI's error message, if any.
+    """
+
+    status: str = ""
+    progress: list[tuple[str, int, int]] = field(default_factory=list)
+    previews: list[bytes] = field(default_factory=list)
+    outputs: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+
+class ComfyServer:
+    """A running ComfyUI, spoken to over HTTP and WebSocket."""
+
+    def __init__(self, port: int, base_dir: Path, log: Path) -> None:
+        self.port, self.base_dir, self.log = port, base_dir, log
+        self.url = f"http://127.0.0.1:{port}"
+
+    def get(self, path: str) -> bytes:
+        """Body of a GET request."""
+        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
+            return answer.read()
+
+    def post(self, path: str, data: Any) -> tuple[int, Any]:
+        """Status and JSON body of a POST request."""
+        request = urllib.request.Request(
+            self.url + path, json.dumps(data).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                status, body = answer.status, answer.read()
+        except urllib.error.HTTPError as refused:
+            status, body = refused.code, refused.read()
+        return status, json.loads(body) if body else None
+
+    def refusal(self, workflow: dict[str, Any]) -> str:
+        """Queue a workflow that validation must refuse; give ComfyUI's answer as text."""
+        status, answer = self.post("/prompt", {"prompt": workflow})
+        assert status == 400, f"accepted: {answer}"
+        return json.dumps(answer["node_errors"], ensure_ascii=False)
+
+    def run(self, workflow: dict[str, Any], on_progress: Callable[[int], None] | None = None) -> Run:
+        """Queue a workflow and follow it to its end.
+
+        Args:
+            workflow: in API format.
+            on_progress: called after every progress message with the number of those so far.
+        """
+        client_id = uuid.uuid4().hex
+        connection = _WebSocket(self.port, f"/ws?clientId={client_id}")
+        try:
+            status, answer = self.post("/prompt", {"prompt": workflow, "client_id": client_id})
+            assert status == 200, answer
+            run = Run()
+            while not run.status:
+                self._take(connection.receive(), run, answer["prompt_id"], on_progress)
+            return run
+        finally:
+            connection.close()
+
+    def _take(
+        self, message: str | bytes, run: Run, prompt_id: str, on_progress: Callable[[int], None] | None
+    ) -> None:
+        if isinstance(message, bytes):
+            if struct.unpack(">I", message[:4])[0] in PREVIEW_EVENTS:
+                run.previews.append(message[8:])
+            return
+        kind, data = (parsed := json.loads(message))["type"], parsed["data"]
+        if data.get("prompt_id") != prompt_id:
+            return
+        if kind == "progress":
+            run.progress.append((data["node"], data["value"], data["max"]))
+            if on_progress:
+                on_progress(len(run.progress))
+        elif kind == "executed":
+            run.outputs[data["node"]] = data["output"]
+        elif kind.startswith("execution_") and kind.split("_")[1] in ("success", "interrupted", "error"):
+            run.status = kind.split("_")[1]
+            run.error = data.get("exception_message", "")
+
+    def picture(self, shown: dict[str, str]) -> bytes:
+        """The file of a picture that a node showed."""
+        query = f"filename={shown['filename']}&subfolder={shown['subfolder']}&type={shown['type']}"
+        return self.get(f"/view?{query}")
+
+    def forget(self) -> None:
+        """Drop ComfyUI's cached outputs and loaded models before the next run."""
+        self.post("/free", {"unload_models": True, "free_memory": True})
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def comfy_install() -> ComfyInstall:
+    """ComfyUI's folder and Python, or a skip that says what to install."""
+    folder = Path(os.environ.get("COMFYUI_DIR") or Path.home() / "comfy" / "ComfyUI")
+    if not (folder / "main.py").is_file():
+        pytest.skip(f"ComfyUI is not at {folder}; install it there or set COMFYUI_DIR to its folder.")
+    named = os.environ.get("COMFYUI_PYTHON")
+    venvs = [parent / name for parent in (folder, folder.parent) for name in (".venv", "venv")]
+    pythons = [Path(named)] if named else [venv / "bin" / "python" for venv in venvs] + [Path(sys.executable)]
+    python = next((python for python in pythons if python.is_file()), Path(sys.executable))
+    probe = subprocess.run([str(python), "-c", "import aiohttp, torch, av"], capture_output=True, check=False)
+    if probe.returncode:
+        pytest.skip(
+            f"{python} lacks ComfyUI's requirements; install them or set COMFYUI_PYTHON to one that has them."
+        )
+    return ComfyInstall(folder, python)
+
+
+def _write_tiny_model(folder: Path) -> None:
+    """A random few-step model of the production architecture, in diffusers' layout with its MV-Adapter."""
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    from t2mv_core.adapter import create_camera_encoder, save_adapter
+    from t2mv_core.attention import install_multiview_attention
+
+    torch.manual_seed(0)
+    text_config = CLIPTextConfig(
+        vocab_size=1024, hidden_size=32, intermediate_size=64, projection_dim=32, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=16, bos_token_id=1022, eos_token_id=1023, pad_token_id=0,
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=64,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=(2, 4), use_linear_projection=True, norm_num_groups=8, time_cond_proj_dim=32,
+        addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=80,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16, 16), down_block_types=("DownEncoderBlock2D",) * 3, latent_channels=4,
+        up_block_types=("UpDecoderBlock2D",) * 3, norm_num_groups=4, sample_size=32,
+    )  # fmt: skip
+    unet.save_pretrained(folder / "unet")
+    vae.save_pretrained(folder / "vae")
+    CLIPTextModel(text_config).save_pretrained(folder / "text_encoder")
+    CLIPTextModelWithProjection(text_config).save_pretrained(folder / "text_encoder_2")
+    install_multiview_attention(unet)
+    save_adapter(unet, create_camera_encoder(unet, vae_scale_factor=4), folder / "mvadapter.safetensors")
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "LCMScheduler"}')
+    (folder / "model_index.json").write_text("{}")
+
+
+def _write_tiny_lora(path: Path, model: Path) -> None:
+    """A LoRA with random weights for the tiny model, strong enough to be seen."""
+    import torch
+
+    from t2mv_core.bundle import load_bundle
+    from t2mv_core.lora import add_lora, save_lora, trainable_parameters
+
+    unet = load_bundle(str(model)).unet
+    add_lora(unet, rank=2, alpha=2, name="tiny")
+    with torch.no_grad():
+        for parameter in trainable_parameters(unet, "tiny"):
+            parameter.normal_(std=0.5)
+    save_lora(unet, path, {"base_model": "tiny", "step": 7}, name="tiny")
+
+
+@pytest.fixture(scope="session")
+def comfy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ComfyUI's base folder for the tests, with the pack linked into custom_nodes and a tiny model and LoRA."""
+    base = tmp_path_factory.mktemp("comfy base ü")  # spaces and non-ASCII characters on purpose
+    for name in ("custom_nodes", "input", "output", "user/default", "temp", "models/loras", "models/diffusers"):
+        (base / name).mkdir(parents=True)
+    _write_tiny_model(base / "models" / "diffusers" / "tiny")
+    _write_tiny_lora(base / "models" / "loras" / "tiny.safetensors", base / "models" / "diffusers" / "tiny")
+    (base / "models" / "loras" / "damaged.safetensors").write_bytes(b"not a safetensors file")
+    # A new user is greeted with a dialogue over the canvas; these tests are no new user.
+    (base / "user" / "default" / "comfy.settings.json").write_text('{"Comfy.TutorialCompleted": true}')
+    (base / "custom_nodes" / PACK_NAME).symlink_to(PACK_DIR, target_is_directory=True)
+    return base
+
+
+@pytest.fixture(scope="session")
+def server(comfy_install: ComfyInstall, comfy_base: Path) -> Iterator[ComfyServer]:
+    """A running ComfyUI with the pack; stopped at the end."""
+    port, log = _free_port(), comfy_base / "comfyui.log"
+    command = [
+        str(comfy_install.python),
+        "main.py",
+        "--cpu",
+        "--listen",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--base-directory",
+        str(comfy_base),
+        "--database-url",
+        "sqlite:///:memory:",
+        "--disable-api-nodes",
+    ]
+    with log.open("w") as output:
+        process = subprocess.Popen(command, cwd=comfy_install.folder, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            running = ComfyServer(port, comfy_base, log)
+            _wait_until_up(running, process)
+            yield running
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+
+
+def _wait_until_up(running: ComfyServer, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            running.get("/system_stats")
+            return
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.5)
+    raise RuntimeError(f"ComfyUI did not start:\n{running.log.read_text('utf-8')[-3000:]}")

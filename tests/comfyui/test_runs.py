@@ -1,0 +1,148 @@
+"""Workflows in a real ComfyUI: pictures, progress, cancelling, LoRA branches, reloading."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+if TYPE_CHECKING:
+    from conftest import ComfyServer
+
+Workflow = dict[str, dict[str, Any]]
+LOAD = {"class_type": "T2MVLoadModel",
+        "inputs": {"model": "diffusers/tiny", "adapter": "the model's own", "precision": "auto"}}  # fmt: skip
+SHEET_PX = (6 * 32, 16 + 32)  # six columns of 32 px, a line of angles above
+
+
+def sampler(name: str, model: list[Any], **changes: Any) -> dict[str, Any]:
+    """A sampler node with small settings."""
+    inputs = {"model": model, "prompt": "a red mug", "seed": 1, "steps": 2, "guidance": 7.0, "view_scale": 1.0}
+    if name == "ZMV":
+        inputs |= {"zigzag_steps": 1, "zigzag_repeats": 1, "inverse_guidance": 1.0, "inverse_view_scale": 1.0}
+    return {"class_type": f"T2MVSample{name}", "inputs": inputs | changes}
+
+
+def sheet(images: list[Any], **inputs: Any) -> dict[str, Any]:
+    """A contact sheet node."""
+    return {"class_type": "T2MVCreateContactSheet", "inputs": {"images": images, "cell_px": 32, **inputs}}
+
+
+def lora(model: list[Any], strength: float, name: str = "tiny.safetensors") -> dict[str, Any]:
+    """A LoRA node."""
+    return {"class_type": "T2MVLoadLoRA", "inputs": {"model": model, "lora": name, "strength": strength}}
+
+
+def pictures(server: ComfyServer, workflow: Workflow) -> dict[str, np.ndarray]:
+    """Run a workflow that must succeed; the picture each sheet node showed."""
+    run = server.run(workflow)
+    assert run.status == "success", run.error
+    return {
+        node: np.asarray(Image.open(io.BytesIO(server.picture(shown["images"][0]))))
+        for node, shown in run.outputs.items()
+        if "images" in shown
+    }
+
+
+def test_a_run_reports_every_evaluation_with_a_preview(server: ComfyServer) -> None:
+    workflow = {"1": LOAD, "2": sampler("ZMV", ["1", 0], steps=3), "3": sheet(["2", 0])}
+    server.forget()
+    run = server.run(workflow)
+    assert run.status == "success", run.error
+    # 3 steps and one zigzag: 3 + 2 UNet evaluations
+    assert [(value, total) for node, value, total in run.progress if node == "2"] == [(i, 5) for i in range(1, 6)]
+    assert len(run.previews) == 5
+    assert all(Image.open(io.BytesIO(preview)).format == "JPEG" for preview in run.previews)
+    shown = Image.open(io.BytesIO(server.picture(run.outputs["3"]["images"][0])))
+    assert shown.size == SHEET_PX
+
+
+def test_zmv_without_zigzag_is_standard_and_seeds_belong_to_lines(server: ComfyServer) -> None:
+    got = pictures(
+        server,
+        {
+            "1": LOAD,
+            "2": sampler("Standard", ["1", 0]),
+            "3": sampler("ZMV", ["1", 0], zigzag_steps=0),
+            "4": sampler("Standard", ["1", 0], prompt="a blue chair\na red mug", seed=0),
+            "12": sheet(["2", 0]),
+            "13": sheet(["3", 0]),
+            "14": sheet(["4", 0]),
+        },
+    )
+    assert np.array_equal(got["12"], got["13"])
+    assert got["14"].shape[0] == 16 + 2 * 32
+    # the mug is the second line of seed 0: the same noise as alone with seed 1; batching moves the last bits only
+    assert np.abs(got["14"][16 + 32 :].astype(int) - got["12"][16:]).max() <= 1
+
+
+def test_a_rig_chooses_views(server: ComfyServer) -> None:
+    rig = {"class_type": "T2MVCreateCameraRig", "inputs": {"azimuths": "0, 90, 180", "elevations": "0"}}
+    got = pictures(
+        server, {"1": LOAD, "5": rig, "2": sampler("Standard", ["1", 0], rig=["5", 0]), "3": sheet(["2", 0], rig=["5", 0])}
+    )
+    assert got["3"].shape[:2] == (SHEET_PX[1], 3 * 32)
+
+
+def test_lora_branches_do_not_disturb_each_other(server: ComfyServer) -> None:
+    base = {"1": LOAD, "2": sampler("Standard", ["1", 0]), "12": sheet(["2", 0])}
+    server.forget()
+    alone = pictures(server, base)["12"]
+    server.forget()
+    branches = base | {
+        "3": lora(["1", 0], 1.0),
+        "4": lora(["3", 0], -1.0),
+        "5": sampler("Standard", ["3", 0]),
+        "6": sampler("Standard", ["4", 0]),
+        "15": sheet(["5", 0]),
+        "16": sheet(["6", 0]),
+        "17": {"class_type": "PreviewAny", "inputs": {"source": ["3", 1]}},
+    }
+    run = server.run(branches)
+    assert run.status == "success", run.error
+    got = {
+        node: np.asarray(Image.open(io.BytesIO(server.picture(run.outputs[node]["images"][0]))))
+        for node in ("12", "15", "16")
+    }
+    assert np.array_equal(got["12"], alone)
+    assert not np.array_equal(got["15"], alone)
+    assert np.abs(got["16"].astype(int) - alone).max() <= 1  # 1 and -1 of the same LoRA cancel
+    assert "not matched: 0 keys" in run.outputs["17"]["text"][0]
+    assert "step: 7" in run.outputs["17"]["text"][0]
+
+
+def test_cancel_stops_within_one_evaluation_and_the_next_run_works(server: ComfyServer) -> None:
+    long_run = {"1": LOAD, "2": sampler("Standard", ["1", 0], steps=50, seed=2), "3": sheet(["2", 0])}
+
+    def cancel(num_reports: int) -> None:
+        if num_reports == 2:
+            server.post("/interrupt", {})
+
+    run = server.run(long_run, on_progress=cancel)
+    assert run.status == "interrupted"
+    assert len(run.progress) < 25  # messages already on their way are allowed, half of the run is not
+    assert server.run({**long_run, "2": sampler("Standard", ["1", 0], seed=2)}).status == "success"
+
+
+def test_the_same_workflow_again_is_cached_and_changing_a_prompt_loads_nothing(server: ComfyServer) -> None:
+    workflow = {"1": LOAD, "2": sampler("Standard", ["1", 0], seed=3), "3": sheet(["2", 0])}
+    assert server.run(workflow).progress
+    assert not server.run(workflow).progress
+    lines = server.log.read_text("utf-8").count("Requested to load")
+    assert server.run({**workflow, "2": sampler("Standard", ["1", 0], seed=3, prompt="a blue chair")}).progress
+    assert server.log.read_text("utf-8").count("Requested to load") == lines
+
+
+@pytest.mark.parametrize(
+    ("sampler_changes", "words"),
+    [({"steps": 51}, "num_steps=51 must lie between 1 and 50"), ({"seed": 4, "zigzag_steps": 3}, "zigzag_steps=3")],
+)
+def test_what_only_the_model_can_refuse_is_refused_in_words(
+    server: ComfyServer, sampler_changes: dict[str, Any], words: str
+) -> None:
+    run = server.run({"1": LOAD, "2": sampler("ZMV", ["1", 0], **sampler_changes), "3": sheet(["2", 0])})
+    assert run.status == "error"
+    assert words in run.error

@@ -1,0 +1,223 @@
+"""HyperScore recomputed naively, one token, patch and condition at a time, as METHOD.md section 8 words it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from t2mv_core.files import write_safetensors
+from t2mv_core.rewards.clip_score import ClipSize
+from t2mv_core.rewards.hyperscore import (
+    ARCHITECTURE,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    HyperScoreReward,
+    load_hyperscore,
+)
+from t2mv_core.rewards.hyperscore_network import (
+    HEADS,
+    HyperNetwork,
+    HyperScore,
+    HyperScoreSize,
+    load_hyperscore_weights,
+    weights_to_save,
+)
+from t2mv_core.text import clip_tokenizer
+
+CLIP_SIZE = ClipSize(
+    embed_dim=12, image_px=16, patch_px=8, vision_width=16, vision_layers=2, vision_heads=2,
+    vocab_size=600, context_length=32, text_width=16, text_layers=2, text_heads=2,
+)  # fmt: skip
+SIZE = HyperScoreSize(CLIP_SIZE, num_context=3, target_widths=(16, 8, 4, 2), condition_channels=6, condition_grid=2)
+PROMPTS = ["a red mug", "a blue car with metal wheels"]
+
+
+def build(size=SIZE, seed=0):
+    """A random network whose every tensor, zero-initialised ones included, is set."""
+    torch.manual_seed(seed)
+    model = HyperScore(size, clip_tokenizer(600))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.prompt_learner.read_embedding(model.clip_model)
+    return model.eval()
+
+
+def naive_text(model, embedded, end):
+    """End-of-text feature and all token features of one embedded prompt [L, w]."""
+    clip = model.clip_model
+    hidden = clip.transformer((embedded + clip.positional_embedding)[None], attn_mask=clip.attn_mask)[0]
+    features = torch.stack([clip.ln_final(token) @ clip.text_projection for token in hidden])
+    return features[end], features
+
+
+def naive_condition_prompt(model, head):
+    """Start token, class name, context, rest: assembled from the tokenizer's ids."""
+    learner, tokenize = model.prompt_learner, clip_tokenizer(600)
+    name = tokenize([f"{HEADS[head]} quality"], 32)[0]
+    name = name[1 : int(name.argmax())]
+    full = tokenize(["X X X " + f"{HEADS[head]} quality."], 32)[0]
+    table = model.clip_model.token_embedding.weight
+    rest = full[1 + 3 + len(name) :]
+    prompt = torch.cat([table[full[:1]], table[name], learner.ctx[head], table[rest]])
+    return prompt, int(full.argmax())
+
+
+def naive_scores(model, pixels, prompt):
+    """Four scores of one set of views [V, 3, px, px]."""
+    clip = model.clip_model
+    inside = clip.visual.forward_intermediates(pixels, indices=1, normalize_intermediates=True, output_fmt="NLC")
+    patches = [patch @ clip.visual.proj for view in inside["image_intermediates"][-1] for patch in view]
+    ids = clip_tokenizer(600)([prompt], 32)[0]
+    end, tokens = naive_text(model, clip.token_embedding.weight[ids], int(ids.argmax()))
+    scores = []
+    for head in range(4):
+        condition, _ = naive_text(model, *naive_condition_prompt(model, head))
+        logits = []
+        for patch in patches:
+            pairs = [F.cosine_similarity(t, condition, dim=0) * F.cosine_similarity(t, patch, dim=0) for t in tokens]
+            logits.append(math.fsum(float(pair) for pair in pairs))
+        weights = torch.tensor(logits).softmax(dim=0)
+        fused = sum(w * patch for w, patch in zip(weights, patches, strict=True)) * end
+        scores.append(float(naive_target_network(model, condition, model.fc_quality(fused))))
+    return scores
+
+
+def naive_target_network(model, condition, quality):
+    """The hypernetwork's four layers applied to one quality feature [16]."""
+    net = model.hypernet
+    grid = model.fc_condition(condition).reshape(1, 6, 2, 2)
+    pooled = grid.mean(dim=(2, 3))[0]
+    weights = [
+        F.conv2d(grid, net.fc1w_conv.weight, net.fc1w_conv.bias, padding=1).reshape(8, 16),
+        F.conv2d(grid, net.fc2w_conv.weight, net.fc2w_conv.bias, padding=1).reshape(4, 8),
+        F.conv2d(grid, net.fc3w_conv.weight, net.fc3w_conv.bias, padding=1).reshape(2, 4),
+        net.fc4w_fc(pooled).reshape(1, 2),
+    ]
+    biases = [net.fc1b_fc(pooled), net.fc2b_fc(pooled), net.fc3b_fc(pooled), net.fc4b_fc(pooled)]
+    hidden = quality
+    for layer in range(3):
+        hidden = torch.relu(weights[layer] @ hidden + biases[layer])
+    return weights[3] @ hidden + biases[3]
+
+
+@torch.no_grad()
+def test_scores_are_those_of_the_naive_recomputation():
+    model, images = build(), torch.rand(6, 3, 16, 16)
+    pixels = (images - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    expected = torch.tensor([naive_scores(model, pixels[3 * b : 3 * b + 3], PROMPTS[b]) for b in range(2)])
+    result = HyperScoreReward(model, clip_tokenizer(600))(images, PROMPTS)
+    assert expected.std(dim=0).min() > 1e-4  # otherwise the comparison would say nothing
+    for index, head in enumerate(HEADS):
+        assert torch.allclose(result.details[head], expected[:, index], atol=1e-4)
+    assert torch.equal(result.scores, result.details["overall"])
+
+
+@torch.no_grad()
+def test_the_end_of_text_feature_is_open_clips():
+    model = build()
+    ids = clip_tokenizer(600)(PROMPTS, 32)
+    assert torch.allclose(model.encode_prompts(ids)[0], model.clip_model.encode_text(ids), atol=1e-5)
+
+
+@torch.no_grad()
+def test_without_view_embeddings_the_views_are_a_set_and_with_them_they_are_not():
+    images = torch.rand(3, 3, 16, 16)
+    for num_views, is_same in ((0, True), (3, False)):
+        reward = HyperScoreReward(build(replace(SIZE, num_views=num_views)), clip_tokenizer(600))
+        first, swapped = reward(images, PROMPTS[:1]).scores, reward(images[[1, 0, 2]], PROMPTS[:1]).scores
+        assert torch.allclose(first, swapped, atol=1e-5) == is_same
+
+
+def test_a_batch_of_sets_equals_the_sets_one_by_one():
+    reward = HyperScoreReward(build(replace(SIZE, num_views=3)), clip_tokenizer(600), chunk_size=2)
+    images = torch.rand(9, 3, 16, 16)
+    together = reward(images, [*PROMPTS, "a tree"]).scores
+    alone = [reward(images[3 * b : 3 * b + 3], [[*PROMPTS, "a tree"][b]]).scores for b in range(3)]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-5)
+
+
+def test_another_number_of_views_than_learned_is_refused():
+    reward = HyperScoreReward(build(replace(SIZE, num_views=3)), clip_tokenizer(600))
+    with pytest.raises(ValueError, match="2 views per prompt; hyperscore scores sets of exactly 3 views"):
+        reward(torch.rand(4, 3, 16, 16), PROMPTS)
+
+
+def test_prompts_and_conditions_are_encoded_once(monkeypatch):
+    model = build()
+    reward = HyperScoreReward(model, clip_tokenizer(600))
+    lengths = []
+    encode = model.text_encoder.forward
+    monkeypatch.setattr(model.text_encoder, "forward", lambda *args: lengths.append(len(args[1])) or encode(*args))
+    for _ in range(2):
+        reward(torch.rand(4, 3, 16, 16), PROMPTS)
+    assert lengths == [2, 4]  # two prompts, four conditions, nothing in the second call
+
+
+def test_the_state_dict_has_the_published_names():
+    names = set(build().state_dict())
+    assert {name.split(".")[0] for name in names} == {
+        "clip_model", "prompt_learner", "text_encoder", "fc_quality", "fc_condition", "hypernet",
+    }  # fmt: skip
+    assert {n for n in names if n.startswith("prompt_learner.")} == {
+        f"prompt_learner.{part}" for part in ("ctx", "token_prefix", "token_suffix")
+    }
+    layers = ("fc1w_conv", "fc1b_fc", "fc2w_conv", "fc2b_fc", "fc3w_conv", "fc3b_fc", "fc4w_fc", "fc4b_fc")
+    assert {n.rsplit(".", 1)[0] for n in names if n.startswith("hypernet.")} == {f"hypernet.{n}" for n in layers}
+
+
+def test_the_published_hypernetwork_has_the_stated_shapes():
+    net = HyperNetwork(HyperScoreSize())
+    shapes = {name: tuple(t.shape) for name, t in net.named_parameters() if name.endswith("weight")}
+    assert shapes == {
+        "fc1w_conv.weight": (512, 112, 3, 3), "fc2w_conv.weight": (128, 112, 3, 3), "fc3w_conv.weight": (32, 112, 3, 3),
+        "fc4w_fc.weight": (28, 112), "fc1b_fc.weight": (112, 112), "fc2b_fc.weight": (56, 112),
+        "fc3b_fc.weight": (28, 112), "fc4b_fc.weight": (1, 112),
+    }  # fmt: skip
+
+
+def test_widths_that_do_not_fit_the_grid_are_refused():
+    with pytest.raises(ValueError, match="do not divide into condition_grid² = 9 cells"):
+        HyperNetwork(replace(SIZE, condition_grid=3))
+
+
+def test_a_saved_scorer_loads_and_scores_the_same(tmp_path):
+    model, path = build(replace(SIZE, num_views=3)), tmp_path / "hyperscore.safetensors"
+    write_safetensors(weights_to_save(model), path, {"architecture": ARCHITECTURE, "config": model.size.to_json()})
+    loaded = load_hyperscore(path, "toybox_hyperscore")
+    images = torch.rand(6, 3, 16, 16)
+    expected = HyperScoreReward(model, clip_tokenizer(600))(images, PROMPTS)
+    assert torch.equal(loaded(images, PROMPTS).scores, expected.scores)
+    assert loaded.model.size == model.size
+
+
+def test_the_published_layout_with_both_names_of_the_text_tower_loads():
+    source, target = build(), build(seed=1)
+    load_hyperscore_weights(target, {name: t.clone() for name, t in source.state_dict().items()}, "model.pth")
+    assert all(torch.equal(source.state_dict()[name], t) for name, t in target.state_dict().items())
+
+
+def test_two_names_with_different_values_are_refused():
+    weights = {name: t.clone() for name, t in build().state_dict().items()}
+    weights["text_encoder.ln_final.bias"] += 1
+    with pytest.raises(ValueError, match="'text_encoder.ln_final.bias' differs from 'clip_model.ln_final.bias'"):
+        load_hyperscore_weights(build(), weights, "model.pth")
+
+
+def test_a_missing_weight_is_named():
+    weights = weights_to_save(build())
+    del weights["hypernet.fc4b_fc.bias"]
+    with pytest.raises(ValueError, match=r"'hypernet.fc4b_fc.bias' is missing: model\.pth"):
+        load_hyperscore_weights(build(), weights, "model.pth")
+
+
+def test_a_config_of_another_version_is_refused():
+    config = json.loads(json.dumps(asdict(SIZE)))
+    with pytest.raises(ValueError, match="'num_heads' is unknown"):
+        HyperScoreSize.from_config({**config, "num_heads": 5}, "file")
+    assert HyperScoreSize.from_config(config, "file") == SIZE

@@ -1,0 +1,72 @@
+"""The pack as a whole: what ComfyUI and its users look for in the folder."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+PACK_DIR = Path(__file__).parents[2]
+NODE_IDS = sorted(
+    match
+    for path in (PACK_DIR / "nodes").glob("*.py")
+    for match in re.findall(r'node_id="(\w+)"', path.read_text("utf-8"))
+)
+
+
+def test_entry_point_is_v3_only(pack: ModuleType) -> None:
+    assert inspect.iscoroutinefunction(pack.comfy_entrypoint)
+    assert not hasattr(pack, "NODE_CLASS_MAPPINGS")  # ComfyUI would then ignore the entry point
+    assert (PACK_DIR / pack.WEB_DIRECTORY).is_dir()
+
+
+def test_without_comfyui_only_the_entry_point_fails(pack: ModuleType) -> None:
+    if "comfy_api" in sys.modules:
+        pytest.skip("ComfyUI is loaded in this process")
+    with pytest.raises(ModuleNotFoundError, match="comfy_api"):
+        asyncio.run(pack.comfy_entrypoint())
+
+
+def test_importing_the_folder_imports_nothing_heavy() -> None:
+    heavy = {"torch", "diffusers", "transformers"}
+    code = f"import sys, runpy; runpy.run_path(sys.argv[1]); print({heavy} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(PACK_DIR / "__init__.py")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("node_id", NODE_IDS)
+def test_every_node_has_a_prefix_a_help_page_and_a_translation(node_id: str) -> None:
+    assert node_id.startswith("T2MV")
+    page = (PACK_DIR / "web" / "docs" / f"{node_id}.md").read_text("utf-8")
+    assert page.startswith("# ")
+    assert json.loads((PACK_DIR / "locales/zh/nodeDefs.json").read_text("utf-8"))[node_id]["display_name"]
+
+
+def test_no_help_page_or_translation_is_left_over() -> None:
+    assert sorted(page.stem for page in (PACK_DIR / "web" / "docs").glob("*.md")) == NODE_IDS
+    assert sorted(json.loads((PACK_DIR / "locales/zh/nodeDefs.json").read_text("utf-8"))) == NODE_IDS
+
+
+def test_workflows_have_a_picture_and_an_api_version() -> None:
+    workflows = list((PACK_DIR / "example_workflows").glob("*.json"))
+    assert workflows
+    for workflow in workflows:
+        assert workflow.with_suffix(".jpg").is_file()
+        api = json.loads((PACK_DIR / "docs" / "api" / workflow.name).read_text("utf-8"))
+        shown = json.loads(workflow.read_text("utf-8"))
+        types = sorted(
+            node["type"] for node in shown["nodes"] if node["type"] not in ("Note", "MarkdownNote")
+        )
+        assert types == sorted(node["class_type"] for node in api.values())

@@ -1,0 +1,29 @@
+"""Scores as text and JSON."""
+
+from __future__ import annotations
+
+import json
+from types import ModuleType
+
+import pytest
+
+
+def test_report_and_json_hold_every_score(report: ModuleType) -> None:
+    scored = report.ScoredSet("a mug", {"clip": [0.1, 0.3]}, {"hyper": 2.5}, {"hyper": {"geometry": 1.25}})
+    text = report.to_text([scored, scored])
+    assert text.count("“a mug”") == 2
+    assert "clip (per view): mean 0.200   [0.100  0.300]" in text  # (0.1 + 0.3) / 2
+    assert "hyper (all views): 2.500   [geometry 1.250]" in text
+    assert json.loads(report.to_json([scored])) == [
+        {
+            "prompt": "a mug",
+            "view_scores": {"clip": [0.1, 0.3]},
+            "joint_scores": {"hyper": 2.5},
+            "details": {"hyper": {"geometry": 1.25}},
+        }
+    ]
+
+
+def test_json_refuses_nan(report: ModuleType) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        report.to_json([report.ScoredSet("a mug", {"clip": [float("nan")]})])

@@ -1,0 +1,118 @@
+"""A tiny random model of real diffusers classes in a folder, rewards that are plain arithmetic, small run settings."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory) -> Path:
+    """A model folder with a few thousand random weights: 8 px latents, 16 px pictures, LCM."""
+    import torch
+    from diffusers import AutoencoderKL, LCMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    from t2mv_core.adapter import create_camera_encoder, save_adapter
+    from t2mv_core.attention import install_multiview_attention
+
+    folder = tmp_path_factory.mktemp("tiny-model")
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(8, 8, 16),
+        layers_per_block=1,
+        transformer_layers_per_block=1,
+        attention_head_dim=(1, 1, 2),
+        cross_attention_dim=16,
+        use_linear_projection=True,
+        norm_num_groups=4,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=8 + 6 * 4,
+        time_cond_proj_dim=8,
+    )
+    unet.save_pretrained(folder / "unet")
+    AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=16,
+        mid_block_add_attention=False,
+    ).save_pretrained(folder / "vae")
+    text = CLIPTextConfig(
+        vocab_size=600,
+        hidden_size=8,
+        intermediate_size=8,
+        projection_dim=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=12,
+        bos_token_id=598,
+        eos_token_id=599,
+        pad_token_id=0,
+    )
+    CLIPTextModel(text).save_pretrained(folder / "text_encoder")
+    CLIPTextModelWithProjection(text).save_pretrained(folder / "text_encoder_2")
+    LCMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").save_pretrained(folder / "scheduler")
+    install_multiview_attention(unet)
+    for name, parameter in unet.named_parameters():
+        if "to_out_mv" in name:  # zero at first in a new adapter: then views would not see each other
+            torch.nn.init.normal_(parameter, std=0.2)
+    save_adapter(unet, create_camera_encoder(unet, 2), folder / "mvadapter.safetensors")
+    return folder
+
+
+@pytest.fixture
+def tiny_bundle(tiny_model_dir):
+    """The tiny model, freshly loaded."""
+    from t2mv_core.bundle import load_bundle
+
+    return load_bundle(str(tiny_model_dir))
+
+
+@pytest.fixture(scope="session")
+def plain_rewards():
+    """View reward: mean red. Joint reward: minus the views' spread of mean blue."""
+    from t2mv_core.rewards.base import RewardResult
+
+    from training.rollout import Rewards
+
+    def redness(images, prompts):
+        assert len(images) == len(prompts)
+        return RewardResult(images[:, 0].mean(dim=(1, 2)))
+
+    def agreement(images, prompts):
+        blue = images[:, 2].mean(dim=(1, 2)).reshape(len(prompts), -1)
+        spread = blue.std(dim=1, correction=0)
+        return RewardResult(-spread, {"overall": -spread})
+
+    return Rewards(redness, agreement)
+
+
+@pytest.fixture
+def tiny_config(tmp_path) -> Callable:
+    """Builds the configuration of a run of seconds; sections are overridden by keyword."""
+    from training.config import config_from_dict
+
+    values = {
+        "sampling": {"prompts": "animals", "prompts_per_iteration": 4, "batch_size": 2, "num_steps": 2},
+        "model": {"name": "tiny", "lora_rank": 2, "lora_alpha": 2, "device": "cpu"},
+        "optim": {"lr": 1e-2, "prompts_per_update": 2},
+        "run": {"epochs": 2, "iterations_per_epoch": 2, "sheet_prompts": 1, "out_dir": str(tmp_path / "run")},
+    }
+    values["sampling"]["azimuths_deg"] = [0, 90]
+
+    def build(objective="mvc_zigal", **sections):
+        merged = {name: {**values.get(name, {}), **sections.get(name, {})} for name in {*values, *sections}}
+        return config_from_dict({"objective": objective, **merged})
+
+    return build

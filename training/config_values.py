@@ -1,0 +1,98 @@
+"""Plain YAML values into nested frozen dataclasses and back, with every mistake reported in a sentence."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any, TypeVar
+
+Record = TypeVar("Record")
+TYPE_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+
+
+def build_record(kind: type[Record], values: Any, prefix: str = "") -> Record:
+    """Build a dataclass from nested plain values.
+
+    Args:
+        kind: the dataclass; its fields are dataclasses, bool, int, float, str, tuples of these, or optional.
+        values: what YAML read.
+        prefix: key of the block, for messages.
+
+    Raises:
+        ValueError: an unknown key (the nearest valid one is named), or a value of the wrong type.
+    """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{prefix or 'The configuration'} must be a block of `key: value` lines, not {values!r}.")
+    hints = typing.get_type_hints(kind)
+    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.0)[0]
+            raise ValueError(f"{prefix}{key} is not a setting; did you mean {prefix}{near}? Known: {', '.join(names)}.")
+    return kind(**{key: _convert(hints[key], value, f"{prefix}{key}") for key, value in values.items()})
+
+
+def plain_values(record: Any) -> dict[str, Any]:
+    """Nested dicts and lists, as YAML writes and `build_record` reads them."""
+    return {key: _plain(value) for key, value in asdict(record).items()}
+
+
+def apply_override(values: dict[str, Any], word: str, parse: Callable[[str], Any]) -> None:
+    """Set `section.key=value` in nested plain values.
+
+    Args:
+        values: changed in place.
+        word: what stood on the command line.
+        parse: reads the part after the equals sign (YAML).
+
+    Raises:
+        ValueError: no equals sign, or a section that is a value.
+    """
+    key, equals, text = word.partition("=")
+    if not (equals and key):
+        raise ValueError(f"{word!r} is not an override; write section.key=value, such as optim.lr=1e-4.")
+    *sections, name = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ValueError(f"{key}: {section!r} is a value, not a section.")
+    values[name] = parse(text)
+
+
+def _convert(hint: Any, value: Any, key: str) -> Any:
+    origin = typing.get_origin(hint)
+    if is_dataclass(hint):
+        return build_record(typing.cast(type, hint), value, f"{key}.")
+    if origin in (typing.Union, types.UnionType):
+        inner = next(a for a in typing.get_args(hint) if a is not type(None))
+        return None if value is None else _convert(inner, value, key)
+    if origin is tuple:
+        return _convert_tuple(typing.get_args(hint), value, key)
+    return _convert_scalar(hint, value, key)
+
+
+def _convert_tuple(arguments: tuple[Any, ...], value: Any, key: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{key}={value!r} must be a list, such as [0, 90].")
+    if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+        raise ValueError(f"{key}={value!r} must have {len(arguments)} entries.")
+    return tuple(_convert(arguments[0], item, key) for item in value)
+
+
+def _convert_scalar(hint: type, value: Any, key: str) -> Any:
+    allowed = {float: (float, int, str), str: (str, int, float)}.get(hint, (hint,))
+    if type(value) in allowed:
+        try:
+            return hint(value)  # YAML 1.1 reads 3e-4 as a word: float() gets its say
+        except ValueError:
+            pass
+    raise ValueError(f"{key}={value!r} must be {TYPE_WORDS[hint]}.")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

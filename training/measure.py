@@ -1,0 +1,169 @@
+"""Measuring one variant of a model: sample, score and judge every prompt with every seed, with equal noise for all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from t2mv_core.bundle import ModelBundle
+from t2mv_core.denoiser import encode_cameras
+from t2mv_core.lora import load_lora
+from t2mv_core.samplers import OnStep, SamplingSettings, count_evaluations
+from t2mv_core.text import encode_text
+from torch import Tensor
+
+from .rollout import Policy, Rewards, ScoredSets, paired_noise, sample_and_score
+from .setup import camera_rig
+
+if TYPE_CHECKING:
+    from .toybox.captions import PromptSpec
+    from .toybox.judge import Judge
+
+
+@dataclass(frozen=True)
+class Instruments:
+    """What measures.
+
+    Attributes:
+        rewards: the scorers.
+        judge: the independent judge; none when prompts have no specs.
+    """
+
+    rewards: Rewards
+    judge: Judge | None = None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the report.
+
+    Attributes:
+        name: for people.
+        sampler: name of the sampler.
+        settings: steps, guidance, zigzag.
+        lora: LoRA file, or none for the base model.
+    """
+
+    name: str
+    sampler: str
+    settings: SamplingSettings
+    lora: Path | None = None
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What every variant is asked, with equal noise for all of them.
+
+    Attributes:
+        prompts: P sentences.
+        seeds: S seeds.
+        batch_size: prompts in one forward pass.
+        specs: what each prompt asks for, for the judge; none where the judge has no classes for it.
+    """
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    batch_size: int = 10
+    specs: tuple[PromptSpec, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one variant scored.
+
+    Attributes:
+        variant: which.
+        values: measure -> [P, S]; NaN where a measure does not apply (azimuth of a symmetric family).
+        images: pictures of the first seed, [P, V, 3, H, W], uint8.
+        seconds_per_set: wall time of sampling, decoding and scoring, divided by the number of sets.
+        evaluations_per_set: UNet evaluations, counted by the sampler.
+    """
+
+    variant: Variant
+    values: dict[str, Tensor]
+    images: Tensor
+    seconds_per_set: float
+    evaluations_per_set: int
+
+
+def measure(
+    bundle: ModelBundle,
+    azimuths_deg: Sequence[float],
+    instruments: Instruments,
+    variant: Variant,
+    questions: Questions,
+    on_step: OnStep | None = None,
+) -> Measurement:
+    """Sample, score and judge every prompt with every seed.
+
+    Args:
+        bundle: the base model; the variant's LoRA is loaded on top and does not stay.
+        azimuths_deg: the cameras.
+        instruments: rewards and judge.
+        variant: what is measured.
+        questions: prompts and seeds.
+        on_step: called after every UNet evaluation.
+    """
+    if variant.lora is not None:
+        bundle = load_lora(bundle, variant.lora, 1.0)
+    with torch.no_grad():
+        policy = Policy(bundle, encode_cameras(bundle, camera_rig(azimuths_deg)))
+    started = time.monotonic()
+    columns: list[dict[str, Tensor]] = []
+    pictures: list[Tensor] = []
+    for seed in questions.seeds:
+        batches = [
+            _measure_batch(policy, instruments, variant, questions, (seed, start), on_step)
+            for start in range(0, len(questions.prompts), questions.batch_size)
+        ]
+        columns.append({name: torch.cat([values[name] for _, values in batches]) for name in batches[0][1]})
+        if seed == questions.seeds[0]:
+            pictures = [scored.images for scored, _ in batches]
+    num_sets = len(questions.prompts) * len(questions.seeds)
+    return Measurement(
+        variant,
+        {name: torch.stack([column[name] for column in columns], dim=1) for name in columns[0]},
+        torch.cat(pictures),
+        (time.monotonic() - started) / num_sets,
+        count_evaluations(variant.sampler, variant.settings),
+    )
+
+
+def _measure_batch(
+    policy: Policy,
+    instruments: Instruments,
+    variant: Variant,
+    questions: Questions,
+    place: tuple[int, int],
+    on_step: OnStep | None,
+) -> tuple[ScoredSets, dict[str, Tensor]]:
+    """One batch of prompts with one seed: the sets, and measure -> [b]."""
+    seed, start = place
+    rows = range(start, min(start + questions.batch_size, len(questions.prompts)))
+    prompts = [questions.prompts[row] for row in rows]
+    noise = paired_noise(seed, 0, rows, 0)
+    batch = (prompts, encode_text(policy.bundle, prompts))
+    scored = sample_and_score(policy, instruments.rewards, variant.sampler, batch, noise, variant.settings, on_step)
+    values = {"view_reward": scored.scores.view.mean(dim=1), "joint_reward": scored.scores.joint}
+    values |= {f"joint_{name}": part for name, part in scored.scores.details.items()}
+    if instruments.judge is not None and questions.specs is not None:
+        values |= judge_sets(instruments.judge, scored.images / 255, [questions.specs[row] for row in rows])
+    return scored, values
+
+
+def judge_sets(judge: Judge, images: Tensor, specs: Sequence[PromptSpec]) -> dict[str, Tensor]:
+    """The judge's verdicts per set, as shares in [0, 1], [B] each; azimuth is NaN for symmetric families."""
+    from .toybox.scenes import FAMILIES
+
+    verdict = judge.judge_views(images, specs)
+    is_asymmetric = torch.tensor([FAMILIES[spec.family].is_asymmetric for spec in specs])
+    azimuth = verdict.azimuth.float().mean(dim=1)
+    return {
+        "judge_family": verdict.family.float(),
+        "judge_colour": verdict.colour.float(),
+        "judge_azimuth": torch.where(is_asymmetric, azimuth, torch.nan),
+    }

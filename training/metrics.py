@@ -1,0 +1,84 @@
+"""The record of a run: one JSON line per iteration, and the line a person reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+METRICS = {
+    "iteration": "number of the iteration, from 1",
+    "loss": "mean clipped regression loss over all pairs of the iteration",
+    "grad_norm": "mean norm of the gradient before it is clipped",
+    "approx_kl": "mean rho^2/2 per latent element, old against updated policy, while updating",
+    "clip_fraction": "share of log ratios beyond the clip range",
+    "view_reward_standard": "mean single-view reward of the first (standard) trajectories",
+    "view_reward_zmv": "mean single-view reward of the second trajectories (ZMV; standard for reward_difference)",
+    "joint_reward_standard": "mean joint-view reward of the first trajectories",
+    "joint_reward_zmv": "mean joint-view reward of the second trajectories",
+    "advantage_gap": "mean advantage, first minus second trajectories; negative while ZMV is ahead",
+    "lambda": "multiplier of the joint-view constraint after this iteration's dual step",
+    "threshold": "self-paced threshold of the joint reward",
+    "rollout_seconds": "time for sampling, decoding and scoring",
+    "update_seconds": "time for the policy update",
+}
+
+
+class MetricsLog:
+    """Appends iterations to `metrics.jsonl`; a line is on disk when `append` returns.
+
+    Args:
+        path: the file; its folder exists.
+        last_iteration: when a run resumes, later lines belong to iterations that are computed again: they go.
+    """
+
+    def __init__(self, path: Path, last_iteration: int = 0) -> None:
+        self.path = path
+        kept = [record for record in read_metrics(path) if record["iteration"] <= last_iteration]
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text("".join(_line(record) for record in kept), encoding="utf-8")
+        temporary.replace(path)
+
+    def append(self, record: Mapping[str, float]) -> None:
+        """Write one iteration.
+
+        Raises:
+            ValueError: a name that METRICS does not explain, or a missing one.
+        """
+        if set(record) != set(METRICS):
+            raise ValueError(f"metrics {sorted(set(record) ^ set(METRICS))} are unknown or missing; see METRICS.")
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_line(record))
+
+    def means(self, count: int) -> dict[str, float]:
+        """Mean of every metric over the last `count` iterations; empty before the first."""
+        records = read_metrics(self.path)[-count:]
+        return {name: sum(r[name] for r in records) / len(records) for name in METRICS} if records else {}
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """All iterations in a metrics file; none when there is no file. A torn last line (a kill while writing) is left out."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    records = []
+    for line in lines:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def console_line(record: Mapping[str, float], num_iterations: int, seconds_left: float) -> str:
+    """One iteration in one line for people."""
+    minutes, seconds = divmod(round(seconds_left), 60)
+    return (
+        f"iteration {record['iteration']:.0f}/{num_iterations}  "
+        f"view {record['view_reward_standard']:.4f} (zmv {record['view_reward_zmv']:.4f})  "
+        f"joint {record['joint_reward_standard']:.4f} (zmv {record['joint_reward_zmv']:.4f})  "
+        f"lambda {record['lambda']:.3f}  threshold {record['threshold']:.4f}  loss {record['loss']:.4f}  "
+        f"kl {record['approx_kl']:.1e}  clipped {record['clip_fraction']:.0%}  left {minutes}:{seconds:02d}"
+    )
+
+
+def _line(record: Mapping[str, float]) -> str:
+    return json.dumps(dict(record)) + "\n"

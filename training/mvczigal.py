@@ -1,0 +1,90 @@
+"""Train a LoRA by reinforcement learning.
+
+    python -m training.mvczigal --preset demo run.out_dir=runs/demo --resume auto
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+
+from .config import TrainConfig, load_config, preset_names
+
+logger = logging.getLogger(__name__)
+
+EXIT_INTERRUPTED = 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m training.mvczigal", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--preset", default="toybox", help=f"one of {', '.join(preset_names())}, or the path of a YAML file"
+    )
+    parser.add_argument(
+        "--resume",
+        choices=("auto", "never"),
+        default="never",
+        help="auto: continue the run in run.out_dir when there is one; never: refuse a folder that holds a run",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that differ from the preset")
+    return parser
+
+
+def train(config: TrainConfig, resume: bool) -> bool:
+    """Load model and rewards, train, and save on interruption.
+
+    Returns:
+        Whether the run reached its end.
+
+    Raises:
+        ValueError, OSError: bad input or a folder that cannot be used, in a sentence.
+        NonFiniteError: training had to stop.
+    """
+    from accelerate import Accelerator
+    from t2mv_core.bundle import ModelSources, load_bundle
+    from t2mv_core.rewards import load_reward
+
+    from .rollout import Rewards
+    from .setup import TORCH_DTYPES
+    from .trainer import Trainer
+
+    model = config.model
+    accelerator = Accelerator(cpu=model.device == "cpu")
+    device = accelerator.device if model.device == "auto" else model.device
+    sources = ModelSources(model.name, model.adapter, allow_download=model.allow_download)
+    bundle = load_bundle(sources, device, TORCH_DTYPES[model.dtype])
+    rewards = Rewards(load_reward(config.reward.view, device), load_reward(config.reward.joint, device))
+    trainer = Trainer(config, bundle, rewards, accelerator, resume)
+
+    def stop(number: int, _: object) -> None:
+        logger.info("Stopping; the state is being saved. A second %s ends at once.", signal.Signals(number).name)
+        signal.signal(number, signal.SIG_DFL)
+        trainer.request_stop()
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    is_done = trainer.run()
+    state = "finished" if is_done else "was stopped and saved; continue it with --resume auto"
+    logger.info("The run in %s %s (iteration %d).", config.run.out_dir, state, trainer.iteration)
+    return is_done
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Entry point: 0 when done, 130 when interrupted, 1 with a sentence on stderr when something was wrong."""
+    parser = build_parser()
+    arguments = parser.parse_intermixed_args(words)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        is_done = train(load_config(arguments.preset, arguments.overrides), arguments.resume == "auto")
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"mvczigal: {error}", file=sys.stderr)  # noqa: T201 - a command line
+        return 1
+    return 0 if is_done else EXIT_INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

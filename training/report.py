@@ -1,0 +1,127 @@
+"""Reports of measurements: tables with intervals, differences with equal noise, contact sheets; Markdown and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .intervals import Interval, bootstrap
+from .measure import Measurement, Questions
+
+SHEET_PROMPTS = 10
+
+
+def summarize(measurements: Sequence[Measurement]) -> dict[str, dict[str, Interval]]:
+    """Variant -> measure -> mean with interval over prompts."""
+    return {m.variant.name: {name: bootstrap(values) for name, values in m.values.items()} for m in measurements}
+
+
+def differences(measurement: Measurement, reference: Measurement) -> dict[str, Interval]:
+    """Paired differences, prompt by prompt and seed by seed: both variants were given the same noise.
+
+    Raises:
+        ValueError: the two were asked different questions.
+    """
+    pairs = {name: (values, reference.values[name]) for name, values in measurement.values.items()}
+    if any(ours.shape != theirs.shape for ours, theirs in pairs.values()):
+        raise ValueError(
+            f"{measurement.variant.name!r} and {reference.variant.name!r} were measured on different prompts or seeds; "
+            "measure them in one run."
+        )
+    return {name: bootstrap(ours - theirs) for name, (ours, theirs) in pairs.items()}
+
+
+def write_report(
+    measurements: Sequence[Measurement], questions: Questions, out_dir: Path, command: str, remarks: Sequence[str] = ()
+) -> Path:
+    """Write report.md, report.json and one contact sheet of all variants.
+
+    Args:
+        measurements: at least one; the others are compared to the first.
+        questions: what they were asked.
+        out_dir: created when needed.
+        command: what made the report.
+        remarks: sentences put above the tables.
+
+    Returns:
+        Path of report.md.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    content = {
+        "command": command,
+        "prompts": list(questions.prompts),
+        "seeds": list(questions.seeds),
+        "variants": [_variant_record(m, measurements[0]) for m in measurements],
+    }
+    (out_dir / "report.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_sheet(measurements, questions, out_dir / "sheet.png")
+    path = out_dir / "report.md"
+    path.write_text(_markdown(measurements, questions, command, remarks), encoding="utf-8")
+    return path
+
+
+def write_sheet(measurements: Sequence[Measurement], questions: Questions, path: Path) -> None:
+    """Pictures of the first prompts and the first seed: for each prompt one row per variant."""
+    from t2mv_core.images import contact_sheet
+
+    count = min(SHEET_PROMPTS, len(questions.prompts))
+    images = torch.stack([m.images[:count] for m in measurements], dim=1).flatten(0, 1)
+    labels = [f"{prompt} | {m.variant.name}" for prompt in questions.prompts[:count] for m in measurements]
+    contact_sheet(images / 255, row_labels=labels).save(path)
+
+
+def markdown_table(rows: Mapping[str, Mapping[str, Interval]], first: str) -> str:
+    """A row per name and a column per measure, "mean [low, high]"."""
+    columns = list(dict.fromkeys(name for values in rows.values() for name in values))
+    lines = [f"| {first} | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
+    for name, values in rows.items():
+        cells = [f"{i.mean:.4f} [{i.low:.4f}, {i.high:.4f}]" for i in (values[column] for column in columns)]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _variant_record(measurement: Measurement, reference: Measurement) -> dict[str, Any]:
+    variant = measurement.variant
+    return {
+        "name": variant.name,
+        "sampler": variant.sampler,
+        "settings": asdict(variant.settings),
+        "lora": None if variant.lora is None else str(variant.lora),
+        "seconds_per_set": measurement.seconds_per_set,
+        "evaluations_per_set": measurement.evaluations_per_set,
+        "measures": {name: asdict(bootstrap(values)) for name, values in measurement.values.items()},
+        "difference_to_first": {name: asdict(i) for name, i in differences(measurement, reference).items()},
+    }
+
+
+def _markdown(
+    measurements: Sequence[Measurement], questions: Questions, command: str, remarks: Sequence[str]
+) -> str:
+    reference = measurements[0]
+    gaps = {m.variant.name: differences(m, reference) for m in measurements[1:]}
+    cost = [
+        f"| {m.variant.name} | {m.evaluations_per_set} | {m.seconds_per_set:.3f} |" for m in measurements
+    ]
+    parts = [
+        "# Evaluation",
+        f"Command: `{command}`",
+        *remarks,
+        f"{len(questions.prompts)} prompts, seeds {', '.join(map(str, questions.seeds))}; mean and 95 % interval "
+        "(bootstrap over prompts). Every variant was given the same noise.",
+        markdown_table(summarize(measurements), "variant"),
+    ]
+    if gaps:
+        parts += [
+            f"Differences to **{reference.variant.name}**, paired; an interval without 0 is a difference that is there.",
+            markdown_table(gaps, "difference"),
+        ]
+    parts += ["\n".join(["| variant | UNet evaluations per set | seconds per set |", "|---|---|---|", *cost])]
+    return "\n\n".join([*parts, "![samples](sheet.png)"]) + "\n"

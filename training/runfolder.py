@@ -1,0 +1,71 @@
+"""The run folder: where everything of a run lies, and the files a person looks at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .curves import draw_curves
+from .metrics import read_metrics
+from .rollout import Rollout
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run.
+
+    Attributes:
+        root: the run folder: config.yaml, metrics.jsonl, curves.png, samples/, lora/, last/.
+    """
+
+    root: Path
+
+    @property
+    def metrics_path(self) -> Path:
+        """One JSON line per iteration."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def curves_path(self) -> Path:
+        """The curves picture."""
+        return self.root / "curves.png"
+
+    def lora_path(self, epoch: int) -> Path:
+        """The LoRA as it was after an epoch, from 1."""
+        return self.root / "lora" / f"epoch_{epoch:04d}.safetensors"
+
+    def sheet_path(self, epoch: int) -> Path:
+        """Samples of the last iteration of an epoch."""
+        return self.root / "samples" / f"epoch_{epoch:04d}.png"
+
+    def write_config(self, values: dict[str, Any]) -> None:
+        """Save the resolved configuration as YAML.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        import yaml
+
+        self.root.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        (self.root / "config.yaml").write_text(text, encoding="utf-8")
+
+    def write_curves(self) -> None:
+        """Draw the metrics so far."""
+        draw_curves(read_metrics(self.metrics_path), self.curves_path)
+
+    def write_sheet(self, epoch: int, rollout: Rollout, num_prompts: int) -> None:
+        """Save the pictures of the first prompts of a rollout: a row per set, the sets of a prompt together."""
+        from t2mv_core.images import contact_sheet
+
+        count = min(num_prompts, len(rollout.prompts))
+        if not count:
+            return
+        images = torch.stack([scored.images[:count] for scored in rollout.sets], dim=1).flatten(0, 1)
+        labels = [f"{scored.sampler}: {prompt}" for prompt in rollout.prompts[:count] for scored in rollout.sets]
+        path = self.sheet_path(epoch)
+        path.parent.mkdir(exist_ok=True)
+        contact_sheet(images / 255, row_labels=labels).save(path)

@@ -1,0 +1,120 @@
+"""From a configuration to the parts of a run: policy with its LoRA, optimizer, dual variable, plan of updates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from t2mv_core.bundle import ModelBundle
+from t2mv_core.cameras import CameraRig
+from t2mv_core.denoiser import encode_cameras
+from t2mv_core.lora import LoraHandle, add_lora, lora_state_dict, trainable_parameters
+from t2mv_core.samplers import SamplingSettings
+from torch import Tensor, nn
+
+from .config import ConstraintConfig, OptimConfig, SamplingConfig, TrainConfig
+from .constraint import DualVariable
+from .rollout import Policy
+from .seeds import derive_seed
+from .updates import Update, plan_updates
+
+LORA_NAME = "trained"
+"""The name of the LoRA in training on its UNet."""
+TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Words of `model.dtype`."""
+
+
+def sampling_settings(config: SamplingConfig) -> SamplingSettings:
+    """The samplers' settings of a run."""
+    return SamplingSettings(
+        num_steps=config.num_steps,
+        guidance_scale=config.guidance_scale,
+        view_scale=config.view_scale,
+        zigzag_steps=config.zigzag_steps,
+        zigzag_repeats=config.zigzag_repeats,
+        inverse_guidance_scale=config.inverse_guidance_scale,
+        inverse_view_scale=config.inverse_view_scale,
+    )
+
+
+def camera_rig(azimuths_deg: Sequence[float]) -> CameraRig:
+    """A ring of cameras at elevation 0."""
+    return CameraRig(tuple(azimuths_deg), (0.0,) * len(azimuths_deg))
+
+
+def make_policy(config: TrainConfig, bundle: ModelBundle) -> Policy:
+    """Add a LoRA whose initial values derive from the seed, let it act, and encode the cameras once.
+
+    The model's own weights are frozen already (`load_bundle` does that).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.run.seed, "lora"))
+        num_modules = add_lora(bundle.unet, config.model.lora_rank, config.model.lora_alpha, LORA_NAME)
+    for parameter in trainable_parameters(bundle.unet, LORA_NAME):
+        parameter.data = parameter.data.float()  # METHOD.md section 7: LoRA in fp32 over a half-precision base
+        parameter.requires_grad_(True)
+    policy_bundle = replace(bundle, loras=(*bundle.loras, LoraHandle(LORA_NAME, num_matched=num_modules)))
+    cameras = encode_cameras(bundle, camera_rig(config.sampling.azimuths_deg))
+    return Policy(policy_bundle, cameras, config.optim.mixed_precision == "bf16")
+
+
+def restore_lora(policy: Policy, tensors: Mapping[str, Tensor]) -> None:
+    """Copy saved values into the policy's LoRA.
+
+    Raises:
+        ValueError: they are of another model, or of a LoRA of another rank.
+    """
+    own = lora_state_dict(policy.bundle.unet, LORA_NAME)
+    wrong = sorted(own.keys() ^ tensors.keys()) or [k for k in own if own[k].shape != tensors[k].shape]
+    if wrong:
+        raise ValueError(
+            f"The saved LoRA does not fit: {wrong[0]!r} differs in name or shape; resume with the model.name and "
+            "model.lora_rank the run was started with."
+        )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])
+
+
+def make_optimizer(config: OptimConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.AdamW:
+    """AdamW over the LoRA."""
+    return torch.optim.AdamW(
+        parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
+    )
+
+
+def make_dual(config: ConstraintConfig) -> DualVariable:
+    """The dual variable before the first iteration."""
+    return DualVariable(
+        violated_lr=config.violated_lr,
+        satisfied_lr=config.satisfied_lr,
+        maximum=config.lambda_max,
+        threshold_decay=config.threshold_decay,
+        initial_lambda=config.lambda_init,
+        initial_threshold=config.threshold_init,
+    )
+
+
+def iteration_updates(config: TrainConfig, slots: Sequence[int], iteration: int) -> list[Update]:
+    """The optimizer steps of an iteration: `inner_epochs` passes, each with its own random order of steps.
+
+    Args:
+        config: the run's configuration.
+        slots: places in the iteration whose prompts this process sampled.
+        iteration: its number; with the seed it fixes the orders.
+    """
+    optim, sampling = config.optim, config.sampling
+    return [
+        update
+        for epoch in range(optim.inner_epochs)
+        for update in plan_updates(
+            sampling.prompts_per_iteration,
+            sampling.num_steps,
+            optim.prompts_per_update or sampling.prompts_per_iteration,
+            optim.steps_per_update or sampling.num_steps,
+            optim.micro_batch,
+            slots,
+            derive_seed(config.run.seed, "update", iteration, epoch),
+        )
+    ]
