@@ -2,7 +2,7 @@
 
 Shape letters used in every docstring of this package:
     B  prompts in a batch          V  views of one prompt       T  denoising steps
-    C  latent channels             H, W  latent height, width   n  pictures, n = B·V (views of a prompt contiguous)
+    C  latent channels             H, W  latent height, width   n  pictures, n = B·V (views contiguous)
 
 Pictures are float tensors [n, 3, H, W] in [0, 1]. Importing this package imports nothing heavy.
 """

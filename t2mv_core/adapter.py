@@ -1,7 +1,8 @@
 """The MV-Adapter file: camera encoder and multiview attention weights, in the published key layout.
 
 One flat dict (METHOD.md section 9): the multiview attention under the UNet's own names
-(`down_blocks.1.….attn1.processor.to_q_mv.weight`), the camera encoder's T2IAdapter keys (`adapter.*`) beside them.
+(`down_blocks.1.….attn1.processor.to_q_mv.weight`), the camera encoder's T2IAdapter keys (`adapter.*`) beside
+them.
 """
 
 from __future__ import annotations
@@ -9,16 +10,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from .attention import multiview_state_dict
 from .files import read_safetensors, write_safetensors
 
 if TYPE_CHECKING:
     from diffusers import T2IAdapter, UNet2DConditionModel
 
 CAMERA_CHANNELS = 6
-CAMERA_KEY_PREFIX = "adapter."
 
 
 def create_camera_encoder(unet: UNet2DConditionModel, vae_scale_factor: int) -> T2IAdapter:
@@ -38,6 +37,16 @@ def create_camera_encoder(unet: UNet2DConditionModel, vae_scale_factor: int) -> 
         downscale_factor=2 * vae_scale_factor,
         adapter_type="full_adapter_xl",
     )
+
+
+def multiview_state_dict(unet: UNet2DConditionModel) -> dict[str, Tensor]:
+    """The multiview projections under their published names, `….attn1.processor.to_q_mv.weight` etc."""
+    return {
+        f"{name}.{key}": tensor
+        for name, processor in unet.attn_processors.items()
+        if isinstance(processor, nn.Module)  # the others have no weights
+        for key, tensor in processor.state_dict().items()
+    }
 
 
 def adapter_state_dict(unet: UNet2DConditionModel, camera_encoder: T2IAdapter) -> dict[str, Tensor]:
@@ -69,7 +78,7 @@ def load_adapter(unet: UNet2DConditionModel, camera_encoder: T2IAdapter, path: P
     for name, tensor in loaded.items():
         if tensor.shape != own[name].shape:
             raise ValueError(
-                f"{path}: {name!r} has shape {tuple(tensor.shape)}, this UNet needs {tuple(own[name].shape)}; "
-                "use the adapter that was trained for this base model."
+                f"{path}: {name!r} has shape {tuple(tensor.shape)}, this UNet needs "
+                f"{tuple(own[name].shape)}; use the adapter that was trained for this base model."
             )
         own[name].copy_(tensor)

@@ -1,8 +1,8 @@
 """Row-wise multiview attention: how the views of one object see each other.
 
 Every self-attention (`attn1`) of the UNet gets a second attention with its own projections. A query at
-(view, row, column) attends to the same row of all views; the result, times `mv_scale`, is added to the ordinary
-self-attention's output before the residual is added (METHOD.md section 2; MV-Adapter, arXiv:2412.03632).
+(view, row, column) attends to the same row of all views; the result, times `mv_scale`, is added to the
+ordinary self-attention's output before the residual is added (METHOD.md section 2; arXiv:2412.03632).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def rowwise_multiview_attention(query: Tensor, key: Tensor, value: Tensor, num_views: int) -> Tensor:
     """Attend from every position to the same image row of all views of its prompt.
 
-    A row's V·W keys are shared by its V·W queries, so the whole is one attention call over sequences of length
-    V·W with batch B·H: no key or value is repeated per view.
+    A row's V·W keys are shared by its V·W queries, so the whole is one attention call over sequences of
+    length V·W with batch B·H: no key or value is repeated per view.
 
     Args:
         query: [B*V, heads, H, W, D].
@@ -39,11 +39,12 @@ def rowwise_multiview_attention(query: Tensor, key: Tensor, value: Tensor, num_v
     batch, _, height, _, _ = query.shape
     if num_views < 1 or batch % num_views:
         raise ValueError(
-            f"num_views={num_views} does not divide a batch of {batch} views; pass latents as [B*V, ...] with "
-            "the views of a prompt contiguous."
+            f"num_views={num_views} does not divide a batch of {batch} views; pass latents as [B*V, ...] "
+            "with the views of a prompt contiguous."
         )
     merged = [
-        rearrange(x, "(b v) a h w d -> (b h) a (v w) d", v=num_views).contiguous() for x in (query, key, value)
+        rearrange(x, "(b v) a h w d -> (b h) a (v w) d", v=num_views).contiguous()
+        for x in (query, key, value)
     ]
     out = F.scaled_dot_product_attention(*merged)
     return rearrange(out, "(b h) a (v w) d -> (b v) a h w d", v=num_views, h=height)
@@ -52,8 +53,8 @@ def rowwise_multiview_attention(query: Tensor, key: Tensor, value: Tensor, num_v
 def rows_of_level(num_tokens: int, latent_size: tuple[int, int]) -> int:
     """Return the number of rows of the UNet level that has `num_tokens` tokens.
 
-    Each level halves height and width, rounding up (stride-2 convolution, padding 1), so the level is found from
-    the latent's real size; a square root would be silently wrong for views that are not square.
+    Each level halves height and width, rounding up (stride-2 convolution, padding 1), so the level is found
+    from the latent's real size; a square root would be silently wrong for views that are not square.
 
     Args:
         num_tokens: H_level · W_level.
@@ -63,7 +64,7 @@ def rows_of_level(num_tokens: int, latent_size: tuple[int, int]) -> int:
         ValueError: no level of a latent of that size has so many tokens.
     """
     height, width = latent_size
-    while height * width > num_tokens:
+    while height * width > max(num_tokens, 1):
         height, width = (height + 1) // 2, (width + 1) // 2
     if height * width != num_tokens:
         raise ValueError(
@@ -144,9 +145,14 @@ def install_multiview_attention(unet: UNet2DConditionModel) -> None:
 
     class TextCrossAttention(AttnProcessor2_0):  # takes, and needs not, the arguments of the self-attentions
         def __call__(
-            self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None,
-            attention_mask: Tensor | None = None, temb: Tensor | None = None,
-            num_views: int = 1, latent_size: tuple[int, int] = (1, 1),
+            self,
+            attn: Any,
+            hidden_states: Tensor,
+            encoder_hidden_states: Tensor | None = None,
+            attention_mask: Tensor | None = None,
+            temb: Tensor | None = None,
+            num_views: int = 1,
+            latent_size: tuple[int, int] = (1, 1),
         ) -> Tensor:
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
 
@@ -160,20 +166,10 @@ def install_multiview_attention(unet: UNet2DConditionModel) -> None:
         else:
             processors[name] = TextCrossAttention()
     if not any(isinstance(processor, MultiviewSelfAttention) for processor in processors.values()):
-        raise ValueError("This UNet has no self-attention (attn1), so multiview attention cannot be installed.")
+        raise ValueError("This UNet has no self-attention (attn1) that multiview attention could join.")
     unet.set_attn_processor(processors)
 
 
 def has_multiview_attention(unet: UNet2DConditionModel) -> bool:
     """Whether multiview attention is installed in this UNet."""
     return any(isinstance(processor, MultiviewSelfAttention) for processor in unet.attn_processors.values())
-
-
-def multiview_state_dict(unet: UNet2DConditionModel) -> dict[str, Tensor]:
-    """The multiview projections under MV-Adapter's published names (`….attn1.processor.to_q_mv.weight`, …)."""
-    return {
-        f"{name}.{key}": tensor
-        for name, processor in unet.attn_processors.items()
-        if isinstance(processor, MultiviewSelfAttention)
-        for key, tensor in processor.state_dict().items()
-    }

@@ -1,4 +1,4 @@
-"""The model as one value: where its parts come from (`ModelSources`), and the loaded parts (`ModelBundle`)."""
+"""The model as one value: where its parts come from (`ModelSources`), and those parts (`ModelBundle`)."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def load_bundle(
         dtype: precision of all parts.
 
     Raises:
-        FileNotFoundError: a folder or file is missing, or a Hub id is not in the cache and may not be downloaded.
+        FileNotFoundError: a folder or file is missing, or a Hub id is not cached and may not be downloaded.
         ValueError: a file is damaged, holds NaN, or does not fit.
     """
     if isinstance(sources, str):
@@ -194,8 +194,8 @@ def _adapter_beside(model: Path) -> Path:
         if candidate.is_file():
             return candidate
     raise FileNotFoundError(
-        f"No MV-Adapter was named and there is no mvadapter.safetensors in or beside {model}; name the adapter's "
-        "file (for SDXL: mvadapter_t2mv_sdxl.safetensors of huanngzh/mv-adapter)."
+        f"No MV-Adapter was named and there is no mvadapter.safetensors in or beside {model}; name the "
+        "adapter's file (for SDXL: mvadapter_t2mv_sdxl.safetensors of huanngzh/mv-adapter)."
     )
 
 
@@ -206,8 +206,8 @@ def _folder(name: str, allow_download: bool) -> Path:
     looks_like_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
     if not looks_like_hub_id:
         raise FileNotFoundError(
-            f"There is no model folder {name!r}; use one of {', '.join(PRESETS)}, a local folder in diffusers' "
-            "layout, or a Hub id such as 'stabilityai/stable-diffusion-xl-base-1.0'."
+            f"There is no model folder {name!r}; use one of {', '.join(PRESETS)}, a local folder in "
+            "diffusers' layout, or a Hub id such as 'stabilityai/stable-diffusion-xl-base-1.0'."
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -216,8 +216,8 @@ def _folder(name: str, allow_download: bool) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=not allow_download))
     except LocalEntryNotFoundError as error:
-        cure = "check the name and the network" if allow_download else "allow downloads, or give a local folder"
-        raise FileNotFoundError(f"{name!r} is neither a local folder nor in the Hub cache; {cure}.") from error
+        cure = "check name and network" if allow_download else "allow downloads, or give a local folder"
+        raise FileNotFoundError(f"{name!r} is no local folder and not in the Hub cache; {cure}.") from error
 
 
 def _existing(path: Path) -> Path:
@@ -244,7 +244,8 @@ def _load_text_encoders(model: Path) -> tuple[CLIPTextModel, CLIPTextModelWithPr
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     encoders = []
-    for encoder_class, name in ((CLIPTextModel, "text_encoder"), (CLIPTextModelWithProjection, "text_encoder_2")):
+    classes = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+    for name, encoder_class in classes.items():
         config = json.loads(_existing(model / name / "config.json").read_text())
         encoder = encoder_class(CLIPTextConfig(**config))
         _load_strictly(encoder, _weights_file(model / name))
@@ -253,7 +254,7 @@ def _load_text_encoders(model: Path) -> tuple[CLIPTextModel, CLIPTextModelWithPr
 
 
 def _load_strictly(model: nn.Module, path: Path) -> None:
-    """Fill a module; published files and transformers disagree about a `text_model.` prefix, both are taken."""
+    """Fill a module; files and transformers disagree about a `text_model.` prefix, both are taken."""
     tensors, _ = read_safetensors(path)
     own = model.state_dict()
     tensors.pop("text_model.embeddings.position_ids", None)  # a constant that older transformers saved
@@ -267,7 +268,7 @@ def _load_strictly(model: nn.Module, path: Path) -> None:
         first = (missing or foreign or sorted(wrong))[0]
         what = "is missing" if missing else "is not known to the model" if foreign else "has the wrong shape"
         raise ValueError(
-            f"{path} does not fit its config.json: {first!r} {what} ({len(missing)} missing, {len(foreign)} foreign, "
-            f"{len(wrong)} of another shape). Fetch the folder again."
+            f"{path} does not fit its config.json: {first!r} {what} ({len(missing)} missing, "
+            f"{len(foreign)} foreign, {len(wrong)} of another shape). Fetch the folder again."
         )
     model.load_state_dict(fitted)

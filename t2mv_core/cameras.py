@@ -18,7 +18,7 @@ class CameraRig:
     """A set of orthographic cameras around the object (METHOD.md section 2; z is up).
 
     Attributes:
-        azimuths_deg: azimuth of each view as users say it, degrees; 0 is the front, 90 the object's right (+x).
+        azimuths_deg: azimuth of each view as users say it, degrees; 0 is the front, 90 is seen from +x.
         elevations_deg: elevation of each view, degrees in [-90, 90]; published checkpoints know 0 only.
         distance: distance of every camera from the origin, world units.
         frustum: half-width of the orthographic picture, world units.

@@ -35,7 +35,9 @@ class CameraFeatures:
         return len(self.residuals[0])
 
 
-def compute_camera_features(camera_encoder: T2IAdapter, rig: CameraRig, height_px: int, width_px: int) -> CameraFeatures:
+def compute_camera_features(
+    camera_encoder: T2IAdapter, rig: CameraRig, height_px: int, width_px: int
+) -> CameraFeatures:
     """Run the camera encoder on the rig's 6-vectors, each broadcast over a picture of that size."""
     parameter = next(camera_encoder.parameters())
     embedding = rig.embedding().to(parameter.device, parameter.dtype)
@@ -43,7 +45,9 @@ def compute_camera_features(camera_encoder: T2IAdapter, rig: CameraRig, height_p
 
 
 @torch.no_grad()
-def encode_cameras(bundle: ModelBundle, rig: CameraRig, height_px: int | None = None, width_px: int | None = None) -> CameraFeatures:
+def encode_cameras(
+    bundle: ModelBundle, rig: CameraRig, height_px: int | None = None, width_px: int | None = None
+) -> CameraFeatures:
     """Camera features of a rig for pictures of the bundle's (or the given) size, in pixels."""
     return compute_camera_features(
         bundle.camera_encoder, rig, height_px or bundle.image_px, width_px or bundle.image_px
@@ -100,11 +104,14 @@ def call_unet(
     if len(condition) != num_prompts or len(timestep) != num_prompts or cameras.num_views != num_views:
         raise ValueError(
             f"Latents of {num_prompts} prompts x {num_views} views were given with {len(condition)} prompt "
-            f"conditions, {len(timestep)} timesteps and cameras of {cameras.num_views} views; they must agree."
+            f"conditions, {len(timestep)} timesteps and cameras of {cameras.num_views} views; "
+            "they must agree."
         )
     per_view = (lambda y: y.repeat_interleave(num_views, dim=0)) if num_views > 1 else (lambda y: y)
     dtype = next(unet.parameters()).dtype
-    embedding = None if guidance is None else guidance_embedding(guidance, unet.config["time_cond_proj_dim"]).to(dtype)
+    embedding = None
+    if guidance is not None:
+        embedding = guidance_embedding(guidance, unet.config["time_cond_proj_dim"]).to(dtype)
     noise = unet(
         rearrange(x, "b v c h w -> (b v) c h w").to(dtype),
         per_view(timestep.to(x.device)),

@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors only, written to a temporary name and renamed, damage reported in a sentence."""
+"""Weights on disk: safetensors only, written to a temporary name and renamed; damage gives a sentence."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mappi
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, dict(metadata))
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, temporary, dict(metadata))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -45,8 +46,10 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or not a safetensors file ({error}); download or save it again.") from error
+        raise ValueError(
+            f"{path} is damaged or not a safetensors file ({error}); download or save it again."
+        ) from error
     for name, tensor in tensors.items():
         if tensor.dtype in _CHECKED_DTYPES and not bool(tensor.isfinite().all()):
-            raise ValueError(f"{path}: weight {name!r} holds NaN or infinity; the file is unusable, fetch it again.")
+            raise ValueError(f"{path}: weight {name!r} holds NaN or infinity; the file is unusable.")
     return tensors, metadata

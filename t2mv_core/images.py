@@ -95,6 +95,7 @@ def contact_sheet(
         if row_labels:
             draw.text((3, top + 2), row_labels[row], fill="black")
         for column in range(columns):
-            picture = Image.fromarray(pixels[row, column]).resize((cell_width, cell_px), Image.Resampling.LANCZOS)
-            sheet.paste(picture, (column * cell_width, top + label))
+            picture = Image.fromarray(pixels[row, column])
+            resized = picture.resize((cell_width, cell_px), Image.Resampling.LANCZOS)
+            sheet.paste(resized, (column * cell_width, top + label))
     return sheet

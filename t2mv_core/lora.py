@@ -1,10 +1,11 @@
 """LoRA: what training produces and sampling loads. Weights are shared; which LoRAs act is said by the bundle.
 
-A LoRA is attached to a UNet once and stays silent there; a `ModelBundle` lists the ones that act on it, with their
-strengths, and `active_loras` switches them on for one UNet call. So two bundles over the same UNet never disturb
-each other, and a bundle without LoRAs computes exactly what the UNet computed before any was attached.
+A LoRA is attached to a UNet once and stays silent there; a `ModelBundle` lists the ones that act on it, with
+their strengths, and `active_loras` switches them on for one UNet call. So two bundles over the same UNet
+never disturb each other, and a bundle without LoRAs computes exactly what the UNet computed before any was
+attached.
 
-Files: safetensors, keys `<module path>.lora_A.weight` and `.lora_B.weight` (PEFT's names, METHOD.md section 9).
+Files: safetensors, keys `<module path>.lora_A.weight` and `.lora_B.weight` (PEFT's, METHOD.md section 9).
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ class LoraHandle:
     unmatched: tuple[str, ...] = ()
 
 
-def add_lora(unet: nn.Module, rank: int, alpha: float, name: str = "default", init: str | bool = "gaussian") -> int:
+def add_lora(
+    unet: nn.Module, rank: int, alpha: float, name: str = "default", init: str | bool = "gaussian"
+) -> int:
     """Attach a new, trainable LoRA to every attention projection, the multiview ones included.
 
     Args:
@@ -91,7 +94,7 @@ def lora_state_dict(unet: nn.Module, name: str = "default") -> dict[str, Tensor]
 
 
 def load_lora(bundle: ModelBundle, path: Path, strength: float = 1.0) -> ModelBundle:
-    """Return a bundle on which the LoRA of a file acts too; the given bundle is unchanged, weights are shared.
+    """Return a bundle on which the LoRA of a file acts too; the given one is unchanged, weights are shared.
 
     Args:
         bundle: the model, possibly with LoRAs already.
@@ -143,8 +146,8 @@ def trainable_parameters(unet: nn.Module, name: str = "default") -> list[nn.Para
 def active_loras(bundle: ModelBundle) -> Iterator[None]:
     """Let exactly the bundle's LoRAs act on its UNet, with their strengths.
 
-    They stay switched on afterwards: gradient checkpointing runs the forward again during the backward pass. Every
-    UNet call goes through here, so nothing depends on what was active before.
+    They stay switched on afterwards: gradient checkpointing runs the forward again during the backward pass.
+    Every UNet call goes through here, so nothing depends on what was active before.
 
     Raises:
         ValueError: the bundle lists a LoRA that was removed from the UNet.
@@ -175,7 +178,13 @@ def _attach(unet: nn.Module, config: Any, name: str) -> int:
     return len(list(_lora_layers(unet, name)))
 
 
-def _attach_file(unet: nn.Module, name: str, modules: dict[str, dict[str, Tensor]], metadata: Mapping[str, str], path: Path) -> None:
+def _attach_file(
+    unet: nn.Module,
+    name: str,
+    modules: dict[str, dict[str, Tensor]],
+    metadata: Mapping[str, str],
+    path: Path,
+) -> None:
     from peft import LoraConfig
 
     ranks = {module: parts["lora_A"].shape[0] for module, parts in modules.items()}
@@ -198,15 +207,16 @@ def _attach_file(unet: nn.Module, name: str, modules: dict[str, dict[str, Tensor
                 if weight.shape != tensor.shape:
                     remove_lora(unet, name)
                     raise ValueError(
-                        f"{path}: {attribute} of {module!r} has shape {tuple(tensor.shape)}, this model needs "
-                        f"{tuple(weight.shape)}; choose a LoRA that was trained on it."
+                        f"{path}: {attribute} of {module!r} has shape {tuple(tensor.shape)}, this model "
+                        f"needs {tuple(weight.shape)}; choose a LoRA that was trained on it."
                     )
                 weight.copy_(tensor)
 
 
 def _match(unet: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
     """Sort a file's tensors by the module they belong to; modules that lack one of the two are unmatched."""
-    known = {name.replace(".base_layer", "") for name, module in unet.named_modules() if hasattr(module, "in_features")}
+    linear = (name for name, module in unet.named_modules() if hasattr(module, "in_features"))
+    known = {name.replace(".base_layer", "") for name in linear}
     found: dict[str, dict[str, Tensor]] = {}
     unmatched = []
     for key, tensor in tensors.items():

@@ -1,8 +1,8 @@
-"""The multiview policy: one denoising step as a Gaussian over the next latents of all views (METHOD.md section 3).
+"""The multiview policy: one denoising step as a Gaussian over the next latents of all views (METHOD.md 3).
 
     p_θ(x_{t'} | s_t) = Π_v Normal(x_{t'}^v ; μ_θ^v(s_t), σ_t² I)
 
-Everything is computed in float32: in float16 a log-probability is off by 5e-4, far above the clip range of 1e-4.
+All is computed in float32: in float16 a log-probability is off by 5e-4, far above the clip range of 1e-4.
 """
 
 from __future__ import annotations
@@ -39,7 +39,11 @@ class StepDistribution:
 
 
 def denoise_step(
-    schedule: NoiseSchedule, noise_pred: Tensor, x: Tensor, timestep: int | Tensor, next_timestep: int | Tensor
+    schedule: NoiseSchedule,
+    noise_pred: Tensor,
+    x: Tensor,
+    timestep: int | Tensor,
+    next_timestep: int | Tensor,
 ) -> StepDistribution:
     """The policy's distribution for one step of the schedule's sampler.
 
@@ -61,18 +65,25 @@ def predict_clean(schedule: NoiseSchedule, noise_pred: Tensor, x: Tensor, timest
     return clean if schedule.clip_range is None else clean.clamp(-schedule.clip_range, schedule.clip_range)
 
 
-def consistency_output(schedule: NoiseSchedule, noise_pred: Tensor, x: Tensor, timestep: int | Tensor) -> Tensor:
-    """f = c_skip(t)·x_t + c_out(t)·x̂_0, the latent consistency model's clean latents (METHOD.md section 3)."""
+def consistency_output(
+    schedule: NoiseSchedule, noise_pred: Tensor, x: Tensor, timestep: int | Tensor
+) -> Tensor:
+    """f = c_skip(t)·x_t + c_out(t)·x̂_0, the latent consistency model's clean latents (METHOD.md 3)."""
     c_skip, c_out = (_like(c, x) for c in schedule.boundary_scalings(timestep))
     return c_skip * x + c_out * predict_clean(schedule, noise_pred, x, timestep)
 
 
 def lcm_step(
-    schedule: NoiseSchedule, noise_pred: Tensor, x: Tensor, timestep: int | Tensor, next_timestep: int | Tensor
+    schedule: NoiseSchedule,
+    noise_pred: Tensor,
+    x: Tensor,
+    timestep: int | Tensor,
+    next_timestep: int | Tensor,
 ) -> StepDistribution:
     """LCM policy: μ = √ᾱ_{t'}·f, σ² = 1 - ᾱ_{t'}.
 
-    At the last step t' = t, so that the action is still random and has a density; the picture is decoded from f.
+    At the last step t' = t, so that the action is still random and has a density; the picture is decoded
+    from f.
     """
     denoised = consistency_output(schedule, noise_pred, x, timestep)
     next_alpha_bar = _like(schedule.alpha_bar_at(next_timestep), x)
@@ -80,14 +91,18 @@ def lcm_step(
 
 
 def ddim_step(
-    schedule: NoiseSchedule, noise_pred: Tensor, x: Tensor, timestep: int | Tensor, next_timestep: int | Tensor
+    schedule: NoiseSchedule,
+    noise_pred: Tensor,
+    x: Tensor,
+    timestep: int | Tensor,
+    next_timestep: int | Tensor,
 ) -> StepDistribution:
     """DDIM policy with η = 1; its variance is floored at 1e-8 where it is 0.
 
         σ² = η² (1-ᾱ')/(1-ᾱ) (1 - ᾱ/ᾱ'),   μ = √ᾱ'·x̂_0 + √(1 - ᾱ' - σ²)·ε
 
-    Source: Song et al., arXiv:2010.02502, Eq. (12) and (16). ε is the one that belongs to the (clamped) x̂_0, as in
-    diffusers' `use_clipped_model_output=True`; without a clip range it is the prediction itself.
+    Source: Song et al., arXiv:2010.02502, Eq. (12) and (16). ε is the one that belongs to the (clamped) x̂_0,
+    as in diffusers' `use_clipped_model_output=True`; without a clip range it is the prediction itself.
     """
     alpha_bar = _like(schedule.alpha_bar_at(timestep), x)
     next_alpha_bar = _like(schedule.alpha_bar_at(next_timestep), x)
@@ -100,7 +115,11 @@ def ddim_step(
 
 
 def invert_step(
-    schedule: NoiseSchedule, noise_pred: Tensor, x_next: Tensor, timestep: int | Tensor, next_timestep: int | Tensor
+    schedule: NoiseSchedule,
+    noise_pred: Tensor,
+    x_next: Tensor,
+    timestep: int | Tensor,
+    next_timestep: int | Tensor,
 ) -> Tensor:
     """The zag: go back deterministically from x_{t'} to x̃_t (METHOD.md section 4).
 
@@ -116,13 +135,14 @@ def invert_step(
     noise_pred, x_next = noise_pred.float(), x_next.float()
     alpha_bar = _like(schedule.alpha_bar_at(timestep), x_next)
     clean = consistency_output if schedule.sampler == "lcm" else predict_clean
-    return alpha_bar.sqrt() * clean(schedule, noise_pred, x_next, next_timestep) + (1 - alpha_bar).sqrt() * noise_pred
+    denoised = clean(schedule, noise_pred, x_next, next_timestep)
+    return alpha_bar.sqrt() * denoised + (1 - alpha_bar).sqrt() * noise_pred
 
 
 def act(
     distribution: StepDistribution, action: Tensor | None = None, noise: Noise | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Sample an action when none is given, score the given one otherwise: one function for rollout and training.
+    """Sample an action when none is given, else score the given one: one function for rollout and training.
 
     Args:
         distribution: of the step.
@@ -147,6 +167,8 @@ def log_prob(distribution: StepDistribution, action: Tensor) -> Tensor:
     """Mean (not sum) over C, H, W of the Gaussian log-density, [B, V], nats per latent element, float32.
 
         log p = mean[ -(x - μ)²/(2σ²) - log σ - ½ log 2π ]
+
+    Source: METHOD.md section 3.
     """
     if action.shape != distribution.mean.shape:
         raise ValueError(
@@ -164,5 +186,5 @@ def _noise_of(x: Tensor, clean: Tensor, alpha_bar: Tensor) -> Tensor:
 
 
 def _like(scalar: Tensor, x: Tensor) -> Tensor:
-    """Bring a number per prompt (or one for all) to x's device, float32, shaped to broadcast over [B, V, C, H, W]."""
+    """Bring a number per prompt (or one for all) to x's device, float32, so that it broadcasts over x."""
     return scalar.to(device=x.device, dtype=torch.float32).reshape(-1, *([1] * (x.ndim - 1)))

@@ -20,7 +20,7 @@ SNR_SHIFT_SCALE = 8.0
 
 
 def scaled_linear_alpha_bar(beta_start: float, beta_end: float, num_train_steps: int) -> Tensor:
-    """ᾱ_t = Π (1 - β), β from the square of a linear ramp between the roots of its ends, [num_train_steps], float64."""
+    """ᾱ_t = Π (1 - β), β the square of a linear ramp between its ends' roots, [num_train_steps], float64."""
     root = torch.linspace(math.sqrt(beta_start), math.sqrt(beta_end), num_train_steps, dtype=torch.float64)
     return torch.cumprod(1.0 - root.square(), dim=0)
 
@@ -66,7 +66,9 @@ class NoiseSchedule:
         if self.sampler not in ("lcm", "ddim"):
             raise ValueError(f"sampler={self.sampler!r} is unknown; use 'lcm' or 'ddim'.")
         if self.timestep_spacing not in ("leading", "trailing"):
-            raise ValueError(f"timestep_spacing={self.timestep_spacing!r} is unknown; use 'leading' or 'trailing'.")
+            raise ValueError(
+                f"timestep_spacing={self.timestep_spacing!r} is unknown; use 'leading' or 'trailing'."
+            )
 
     @property
     def num_train_steps(self) -> int:
@@ -83,7 +85,9 @@ class NoiseSchedule:
         """
         limit = LCM_ORIGINAL_STEPS if self.sampler == "lcm" else self.num_train_steps
         if not 1 <= num_steps <= limit:
-            raise ValueError(f"num_steps={num_steps} must lie between 1 and {limit} for the {self.sampler} sampler.")
+            raise ValueError(
+                f"num_steps={num_steps} must lie between 1 and {limit} for the {self.sampler} sampler."
+            )
         if self.sampler == "lcm":
             stride = self.num_train_steps // LCM_ORIGINAL_STEPS
             original = torch.arange(LCM_ORIGINAL_STEPS, 0, -1) * stride - 1
@@ -93,7 +97,8 @@ class NoiseSchedule:
         if self.timestep_spacing == "trailing":
             ratio = self.num_train_steps / num_steps
             return torch.round(self.num_train_steps - torch.arange(num_steps) * ratio).long() - 1
-        return (torch.arange(num_steps - 1, -1, -1) * stride + self.steps_offset).clamp(max=self.num_train_steps - 1)
+        leading = torch.arange(num_steps - 1, -1, -1) * stride + self.steps_offset
+        return leading.clamp(max=self.num_train_steps - 1)
 
     def next_timesteps(self, num_steps: int) -> Tensor:
         """The timestep each action belongs to, [num_steps], int64; -1 stands for the end (final ᾱ).
@@ -109,8 +114,8 @@ class NoiseSchedule:
     def alpha_bar_at(self, timestep: int | Tensor) -> Tensor:
         """ᾱ at one timestep or at one per prompt, float64, scalar or [B]; below zero the final ᾱ."""
         index = torch.as_tensor(timestep, dtype=torch.long, device="cpu")
-        return torch.where(index < 0, torch.tensor(self.final_alpha_bar, dtype=torch.float64),
-                           self.alpha_bar[index.clamp(min=0)])
+        final = torch.tensor(self.final_alpha_bar, dtype=torch.float64)
+        return torch.where(index < 0, final, self.alpha_bar[index.clamp(min=0)])
 
     def boundary_scalings(self, timestep: int | Tensor) -> tuple[Tensor, Tensor]:
         """LCM's (c_skip, c_out) at a timestep: σ²/((10t)²+σ²) and 10t/√((10t)²+σ²), σ = 0.5, float64.
@@ -125,19 +130,23 @@ class NoiseSchedule:
 def schedule_from_config(config: Mapping[str, Any]) -> NoiseSchedule:
     """Read a diffusers scheduler configuration (LCM or DDIM-like) and apply the multiview SNR shift.
 
-    The shift is part of MV-Adapter, not of the scheduler's file, hence always applied unless the configuration
-    says `"t2mv_snr_shift": 1.0`.
+    The shift is part of MV-Adapter, not of the scheduler's file, hence always applied unless the
+    configuration says `"t2mv_snr_shift": 1.0`.
 
     Raises:
         ValueError: a prediction type, beta schedule or sampler this project has no equations for.
     """
     if config.get("prediction_type", "epsilon") != "epsilon":
-        raise ValueError(f"prediction_type={config['prediction_type']!r} is not supported; use an epsilon model.")
+        raise ValueError(
+            f"prediction_type={config['prediction_type']!r} is not supported; use an epsilon model."
+        )
     if config.get("beta_schedule", "scaled_linear") != "scaled_linear":
         raise ValueError(f"beta_schedule={config['beta_schedule']!r} is not supported; use 'scaled_linear'.")
     num_train_steps = int(config.get("num_train_timesteps", 1000))
     alpha_bar = shift_snr(
-        scaled_linear_alpha_bar(config.get("beta_start", 0.00085), config.get("beta_end", 0.012), num_train_steps),
+        scaled_linear_alpha_bar(
+            config.get("beta_start", 0.00085), config.get("beta_end", 0.012), num_train_steps
+        ),
         float(config.get("t2mv_snr_shift", SNR_SHIFT_SCALE)),
     )
     is_lcm = "LCM" in str(config.get("_class_name", ""))

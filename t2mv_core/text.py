@@ -25,7 +25,7 @@ class TextCondition:
     Attributes:
         prompt_embeds: token features of both encoders side by side, [B, L, D].
         pooled_embeds: pooled feature of the second encoder, [B, P].
-        negative_embeds: the same for the negative prompt, [B, L, D]; None when no guidance by a second pass is used.
+        negative_embeds: the same for the negative prompt, [B, L, D]; None when there is no second pass.
         negative_pooled: [B, P] or None.
         time_ids: original size, crop, target size in pixels, [B, 6].
     """
@@ -56,7 +56,7 @@ class TextCondition:
             ValueError: there is no negative condition.
         """
         if self.negative_embeds is None or self.negative_pooled is None:
-            raise ValueError("Classifier-free guidance needs a negative condition; encode the text with encode_text.")
+            raise ValueError("Classifier-free guidance needs a negative condition; use encode_text.")
         return TextCondition(
             torch.cat([self.prompt_embeds, self.negative_embeds]),
             torch.cat([self.pooled_embeds, self.negative_pooled]),
@@ -64,11 +64,12 @@ class TextCondition:
         )
 
     def _tensors(self) -> tuple[Tensor | None, ...]:
-        return (self.prompt_embeds, self.pooled_embeds, self.time_ids, self.negative_embeds, self.negative_pooled)
+        positive = (self.prompt_embeds, self.pooled_embeds, self.time_ids)
+        return (*positive, self.negative_embeds, self.negative_pooled)
 
 
 class ClipTokenizer:
-    """CLIP's byte-pair encoding, from the vocabulary that open_clip ships, optionally cut to its first merges.
+    """CLIP's byte-pair encoding, from the vocabulary open_clip ships, optionally cut to its first merges.
 
     Cutting keeps the encoding complete (any text still has ids) and lets a small model have a small embedding
     table; `vocab_size` 49408 is CLIP's own, id for id.
@@ -79,7 +80,7 @@ class ClipTokenizer:
 
         Args:
             vocab_size: number of ids.
-            pads_with_end: fill up with the end token, as SDXL's first encoder wants, not with 0 as its second.
+            pads_with_end: fill up with the end token, as SDXL's first encoder wants, not with 0.
 
         Raises:
             ValueError: `vocab_size` is below 514 or above 49408.
@@ -98,7 +99,7 @@ class ClipTokenizer:
         self.pad_id = self.end_id if pads_with_end else 0
 
     def __call__(self, texts: Sequence[str], max_length: int) -> Tensor:
-        """Token ids [n, max_length]: start, text, end, padding; a longer text is cut so that the end stays."""
+        """Token ids [n, max_length]: start, text, end, padding; a longer text is cut, its end stays."""
         ids = torch.full((len(texts), max_length), self.pad_id)
         for row, text in zip(ids, texts, strict=True):
             body = self._bpe.encode(text)[: max_length - 2]
@@ -122,21 +123,23 @@ def check_prompts(prompts: Sequence[str]) -> None:
         raise ValueError("No prompt was given; give at least one sentence.")
     for prompt in prompts:
         if not prompt.strip():
-            raise ValueError("A prompt is empty; describe the object in a few words, for example 'a red mug'.")
+            raise ValueError("A prompt is empty; describe the object, for example 'a red mug'.")
         if len(prompt) > MAX_PROMPT_CHARACTERS:
             raise ValueError(
-                f"A prompt has {len(prompt)} characters; at most {MAX_PROMPT_CHARACTERS} are allowed, and the text "
-                "encoders read only the first 75 tokens. Shorten it."
+                f"A prompt has {len(prompt)} characters; at most {MAX_PROMPT_CHARACTERS} are allowed, and "
+                "the text encoders read only the first 75 tokens. Shorten it."
             )
 
 
-def encode_text(bundle: ModelBundle, prompts: Sequence[str], negative_prompt: str | None = None) -> TextCondition:
+def encode_text(
+    bundle: ModelBundle, prompts: Sequence[str], negative_prompt: str | None = None
+) -> TextCondition:
     """Encode prompts with both text encoders (penultimate hidden states, as SDXL does).
 
     Args:
         bundle: the model.
         prompts: B sentences.
-        negative_prompt: what classifier-free guidance steers away from; None or "" gives SDXL's zero condition.
+        negative_prompt: what classifier-free guidance steers away from; None or "" gives SDXL's zeros.
             Models with a guidance embedding do not use it.
 
     Returns:
@@ -149,7 +152,8 @@ def encode_text(bundle: ModelBundle, prompts: Sequence[str], negative_prompt: st
     embeds, pooled = _encode(bundle, prompts)
     if negative_prompt:
         check_prompts([negative_prompt])
-        negative, negative_pooled = (x.expand(len(prompts), *x.shape[1:]) for x in _encode(bundle, [negative_prompt]))
+        encoded = _encode(bundle, [negative_prompt])
+        negative, negative_pooled = (x.expand(len(prompts), *x.shape[1:]) for x in encoded)
     else:
         negative, negative_pooled = torch.zeros_like(embeds), torch.zeros_like(pooled)
     size = float(bundle.image_px)
@@ -162,7 +166,8 @@ def _encode(bundle: ModelBundle, prompts: Sequence[str]) -> tuple[Tensor, Tensor
     hidden = []
     pooled = None
     for tokenizer, encoder in (
-        (bundle.tokenizer, bundle.text_encoder), (bundle.tokenizer_2, bundle.text_encoder_2),
+        (bundle.tokenizer, bundle.text_encoder),
+        (bundle.tokenizer_2, bundle.text_encoder_2),
     ):
         ids = tokenizer(prompts, encoder.config.max_position_embeddings).to(bundle.device)
         out = encode_tokens(encoder, ids)
@@ -173,6 +178,6 @@ def _encode(bundle: ModelBundle, prompts: Sequence[str]) -> tuple[Tensor, Tensor
 
 
 def encode_tokens(encoder: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Penultimate hidden states [n, L, D] and the encoder's pooled (projected, where it has one) feature [n, P]."""
+    """Penultimate hidden states [n, L, D] and the encoder's (if it can, projected) pooled feature [n, P]."""
     out = encoder(ids, output_hidden_states=True)
     return out.hidden_states[-2], out[0] if out[0].ndim == 2 else out.pooler_output

@@ -34,7 +34,8 @@ class Trajectory:
     def __post_init__(self) -> None:
         """Refuse parts that do not belong together."""
         shape = self.states.shape
-        if self.actions.shape != shape or self.log_probs.shape != shape[:3] or len(self.timesteps) != shape[2]:
+        belongs = self.actions.shape == shape and self.log_probs.shape == shape[:3]
+        if not belongs or len(self.timesteps) != shape[2]:
             raise ValueError(
                 f"A trajectory's parts disagree: states {tuple(shape)}, actions {tuple(self.actions.shape)}, "
                 f"log_probs {tuple(self.log_probs.shape)}, {len(self.timesteps)} timesteps."
@@ -81,7 +82,7 @@ def concat(trajectories: Sequence[Trajectory]) -> Trajectory:
         raise ValueError("There is no trajectory to join; give at least one.")
     first = trajectories[0]
     if any(not torch.equal(first.timesteps, other.timesteps) for other in trajectories[1:]):
-        raise ValueError("Trajectories of different timesteps cannot be joined; use the same number of steps.")
+        raise ValueError("Trajectories of different timesteps cannot be joined; use equal numbers of steps.")
     return replace(
         first,
         **{
@@ -92,7 +93,7 @@ def concat(trajectories: Sequence[Trajectory]) -> Trajectory:
 
 
 class SeededNoise:
-    """Standard normal numbers from one CPU generator per prompt, so a prompt's noise never depends on its batch."""
+    """Standard normal numbers, one CPU generator per prompt: a prompt's noise never depends on its batch."""
 
     def __init__(self, seeds: Sequence[int]) -> None:
         """One seed per prompt, each in [0, 2**64)."""
@@ -101,7 +102,9 @@ class SeededNoise:
     def __call__(self, shape: torch.Size) -> Tensor:
         """Draw [B, ...]; B must be the number of seeds."""
         if shape[0] != len(self._generators):
-            raise ValueError(f"Noise for {shape[0]} prompts was asked of {len(self._generators)} seeds; give one each.")
+            raise ValueError(
+                f"Noise for {shape[0]} prompts was asked of {len(self._generators)} seeds; give one each."
+            )
         return torch.stack([torch.randn(shape[1:], generator=generator) for generator in self._generators])
 
 
@@ -118,5 +121,7 @@ class RecordedNoise:
             raise ValueError("The recorded noise is used up; record as many tensors as the sampler draws.")
         tensor = self._remaining.pop(0)
         if tensor.shape != shape:
-            raise ValueError(f"Recorded noise has shape {tuple(tensor.shape)}, the sampler needs {tuple(shape)}.")
+            raise ValueError(
+                f"Recorded noise has shape {tuple(tensor.shape)}, the sampler needs {tuple(shape)}."
+            )
         return tensor

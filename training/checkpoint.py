@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from t2mv_core.files import read_safetensors, write_safetensors
 from torch import Tensor
+
+from t2mv_core.files import read_safetensors, write_safetensors
 
 STATE_NAME = "last"
 
@@ -42,8 +43,8 @@ class Checkpoint:
 def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> None:
     """Write `last/`, with the state of the random generators as it is now.
 
-    The new folder is complete before the old one moves away; at every moment `last`, `last.new` or `last.old` holds
-    a whole state, and `load_checkpoint` knows where to look.
+    The new folder is complete before the old one moves away; at every moment `last`, `last.new` or
+    `last.old` holds a whole state, and `load_checkpoint` knows where to look.
 
     Raises:
         OSError: the folder cannot be written or the disk is full; the previous state is untouched.

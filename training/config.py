@@ -96,7 +96,9 @@ class SamplingConfig:
             num_steps=self.num_steps,
             zigzag_repeats=self.zigzag_repeats,
         )
-        _require(len(self.azimuths_deg) > 0, "sampling.azimuths_deg is empty; give at least one angle in degrees.")
+        _require(
+            len(self.azimuths_deg) > 0, "sampling.azimuths_deg is empty; give at least one angle in degrees."
+        )
         _require(
             0 <= self.zigzag_steps <= self.num_steps,
             f"sampling.zigzag_steps={self.zigzag_steps} must lie between 0 and sampling.num_steps={self.num_steps}.",
@@ -185,8 +187,13 @@ class OptimConfig:
             prompts_per_update=self.prompts_per_update or 1,
             steps_per_update=self.steps_per_update or 1,
         )
-        _require(self.prompts_per_update != 0, "optim.prompts_per_update=0; give a number of prompts, or null for all.")
-        _require(self.steps_per_update != 0, "optim.steps_per_update=0; give a number of steps, or null for all.")
+        _require(
+            self.prompts_per_update != 0,
+            "optim.prompts_per_update=0; give a number of prompts, or null for all.",
+        )
+        _require(
+            self.steps_per_update != 0, "optim.steps_per_update=0; give a number of steps, or null for all."
+        )
         _require(self.weight_decay >= 0, f"optim.weight_decay={self.weight_decay} must not be negative.")
         _require(all(0 <= b < 1 for b in self.betas), f"optim.betas={self.betas} must lie in [0, 1).")
         _require_choice("optim.mixed_precision", self.mixed_precision, ("no", "bf16"))
@@ -212,7 +219,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         _require_positive(
-            "run", epochs=self.epochs, iterations_per_epoch=self.iterations_per_epoch, save_every=self.save_every
+            "run",
+            epochs=self.epochs,
+            iterations_per_epoch=self.iterations_per_epoch,
+            save_every=self.save_every,
         )
         _require(self.sheet_prompts >= 0, f"run.sheet_prompts={self.sheet_prompts} must not be negative.")
 
@@ -276,7 +286,9 @@ def load_config(preset: str, overrides: Sequence[str] = ()) -> TrainConfig:
         for word in overrides:
             apply_override(values, word, yaml.safe_load)
     except yaml.YAMLError as error:
-        raise ValueError(f"{path.name} or an override is not valid YAML: {str(error).splitlines()[0]}.") from error
+        raise ValueError(
+            f"{path.name} or an override is not valid YAML: {str(error).splitlines()[0]}."
+        ) from error
     _require(isinstance(values, dict), f"{path} must hold `section:` blocks with `key: value` lines.")
     values.setdefault("preset", path.stem)
     return config_from_dict(values)

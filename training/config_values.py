@@ -25,13 +25,17 @@ def build_record(kind: type[Record], values: Any, prefix: str = "") -> Record:
         ValueError: an unknown key (the nearest valid one is named), or a value of the wrong type.
     """
     if not isinstance(values, Mapping):
-        raise ValueError(f"{prefix or 'The configuration'} must be a block of `key: value` lines, not {values!r}.")
+        raise ValueError(
+            f"{prefix or 'The configuration'} must be a block of `key: value` lines, not {values!r}."
+        )
     hints = typing.get_type_hints(kind)
     names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
     for key in values:
         if key not in names:
             near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.0)[0]
-            raise ValueError(f"{prefix}{key} is not a setting; did you mean {prefix}{near}? Known: {', '.join(names)}.")
+            raise ValueError(
+                f"{prefix}{key} is not a setting; did you mean {prefix}{near}? Known: {', '.join(names)}."
+            )
     return kind(**{key: _convert(hints[key], value, f"{prefix}{key}") for key, value in values.items()})
 
 

@@ -12,10 +12,12 @@ class DualVariable:
         b ← J at the first step, afterwards b ← d·b + (1 - d)·J
         λ ← clip(λ - η·(J - b), 0, λ_max),   η = violated_lr if J < b else satisfied_lr
 
-    Source: METHOD.md section 6 (d = 0.99, η = 0.1 and a tenth of it, λ_0 = 0, λ_max = 5). J is the mean joint reward
+    Source: METHOD.md section 6 (d = 0.99, η = 0.1 and a tenth of it, λ_0 = 0, λ_max = 5). J is the mean
+        joint reward
     of all trajectories of the iteration; the threshold moves before λ does.
 
-    Invariant: 0 <= λ <= λ_max, and λ never falls while J < b. The threshold is None until the first step: a number
+    Invariant: 0 <= λ <= λ_max, and λ never falls while J < b. The threshold is None until the first step: a
+        number
     such as "zero means unset" would break with rewards below zero.
 
     Args:
@@ -63,11 +65,14 @@ class DualVariable:
             ValueError: J is not finite; nothing has changed.
         """
         if not math.isfinite(joint_reward_mean):
-            raise ValueError(f"The mean joint reward is {joint_reward_mean}; the constraint needs a finite number.")
+            raise ValueError(
+                f"The mean joint reward is {joint_reward_mean}; the constraint needs a finite number."
+            )
         if self.threshold is None:
             self.threshold = joint_reward_mean
         else:
-            # J + d·(b - J), not d·b + (1-d)·J: exact when b = J, so that rounding never counts as a violation.
+            # J + d·(b - J), not d·b + (1-d)·J: exact when b = J, so that rounding never counts as a
+            # violation.
             self.threshold = joint_reward_mean + self.threshold_decay * (self.threshold - joint_reward_mean)
         slack = joint_reward_mean - self.threshold
         rate = self.violated_lr if slack < 0 else self.satisfied_lr

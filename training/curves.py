@@ -1,46 +1,87 @@
-"""The curves picture of a run: rewards, multiplier, threshold and loss over iterations."""
+"""The curves picture of a run: rewards, multiplier, threshold and loss over iterations, drawn with Pillow alone."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from PIL import Image
 
-PANELS = (
+PANEL_PX = (520, 300)
+MARGIN_PX = (64, 34, 16, 30)  # left, top, right, bottom
+SCALE = 2  # drawn larger and reduced: Pillow's lines have no antialiasing
+COLOURS = ("#1f5fbf", "#d9652b", "#6b6b6b")
+PANELS: tuple[tuple[str, dict[str, str]], ...] = (
     ("single-view reward", {"view_reward_standard": "standard", "view_reward_zmv": "ZMV"}),
-    ("joint-view reward", {"joint_reward_standard": "standard", "joint_reward_zmv": "ZMV", "threshold": "threshold"}),
+    (
+        "joint-view reward",
+        {"joint_reward_standard": "standard", "joint_reward_zmv": "ZMV", "threshold": "threshold"},
+    ),
     ("multiplier lambda", {"lambda": "lambda"}),
     ("loss", {"loss": "loss"}),
 )
 
 
 def draw_curves(records: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draw a run's metrics as a PNG.
-
-    Nothing is drawn (and a warning logged) when matplotlib is not installed: training does not depend on it.
+    """Draw a run's metrics as a PNG, two by two panels.
 
     Args:
         records: at least one iteration, as `metrics.read_metrics` returns.
         path: the picture, replaced atomically.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        logger.warning("No curves picture: matplotlib is not installed (pip install matplotlib).")
-        return
-    figure = Figure(figsize=(10, 6.5), layout="constrained")
-    iterations = [record["iteration"] for record in records]
-    for axis, (title, series) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
-        for name, label in series.items():
-            style = "--" if name == "threshold" else "-"
-            axis.plot(iterations, [record[name] for record in records], style, label=label)
-        axis.set_title(title)
-        axis.set_xlabel("iteration")
-        axis.grid(alpha=0.3)
-        if len(series) > 1:
-            axis.legend()
+    from PIL import Image
+
+    width, height = (SCALE * size for size in PANEL_PX)
+    picture = Image.new("RGB", (2 * width, 2 * height), "white")
+    for number, (title, series) in enumerate(PANELS):
+        curves = {label: [float(record[name]) for record in records] for name, label in series.items()}
+        panel = draw_panel(title, [float(record["iteration"]) for record in records], curves)
+        picture.paste(panel, (number % 2 * width, number // 2 * height))
     temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", dpi=110)
+    picture.resize((2 * PANEL_PX[0], 2 * PANEL_PX[1]), Image.Resampling.LANCZOS).save(temporary, format="PNG")
     temporary.replace(path)
+
+
+def draw_panel(title: str, xs: Sequence[float], curves: Mapping[str, Sequence[float]]) -> Image.Image:
+    """One diagram with its title, scales and legend, SCALE times as large as it will be shown."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    left, top, right, bottom = (SCALE * margin for margin in MARGIN_PX)
+    width, height = (SCALE * size for size in PANEL_PX)
+    panel = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(panel)
+    font = ImageFont.load_default(size=SCALE * 12)
+    low, high = _limits([y for ys in curves.values() for y in ys])
+    first, last = xs[0], max(xs[-1], xs[0] + 1)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = left + (x - first) / (last - first) * (width - left - right)
+        return across, height - bottom - (y - low) / (high - low) * (height - top - bottom)
+
+    for part in range(5):
+        y = low + (high - low) * part / 4
+        draw.line([place(first, y), place(last, y)], fill="#dddddd", width=SCALE)
+        draw.text((left - 6 * SCALE, place(first, y)[1]), f"{y:.4g}", fill="black", font=font, anchor="rm")
+    for x in (xs[0], xs[-1]):
+        draw.text(
+            (place(x, low)[0], height - bottom + 4 * SCALE), f"{x:.0f}", fill="black", font=font, anchor="mt"
+        )
+    draw.text((left, 10 * SCALE), title, fill="black", font=font)
+    legend = width - right
+    for colour, (label, ys) in reversed(list(zip(COLOURS, curves.items(), strict=False))):
+        draw.line(
+            [place(x, y) for x, y in zip(xs, ys, strict=True)], fill=colour, width=2 * SCALE, joint="curve"
+        )
+        if len(curves) > 1:
+            draw.text((legend, 10 * SCALE), label, fill=colour, font=font, anchor="ra")
+            legend -= round(draw.textlength(label, font=font)) + 12 * SCALE
+    return panel
+
+
+def _limits(ys: Sequence[float]) -> tuple[float, float]:
+    """The range of the values with a little room, never empty."""
+    low, high = min(ys), max(ys)
+    room = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
+    return low - room, high + room

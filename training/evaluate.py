@@ -1,6 +1,6 @@
 """Measure models, samplers and LoRAs on held-out prompts: rewards, the independent judge, intervals, pictures.
 
-    python -m training.evaluate --model toybox --lora run/lora/epoch_0005.safetensors --samplers standard zmv \
+python -m training.evaluate --model toybox --lora run/lora/epoch_0005.safetensors --samplers standard zmv \
         --prompts heldout --num-prompts 100 --seeds 0 1 2 --out evaluation
 """
 
@@ -14,11 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+from tqdm import tqdm
+
 from t2mv_core.bundle import ModelBundle, ModelSources, load_bundle
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.rewards import load_reward
 from t2mv_core.samplers import SAMPLERS, SamplingSettings, StepEvent, count_evaluations
-from tqdm import tqdm
 
 from .measure import Instruments, Measurement, Questions, Variant, measure
 from .prompts import load_prompts
@@ -73,7 +75,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--model", default="toybox", help="toybox, toybox-teacher, a diffusers folder or a Hub id")
     add("--lora", type=Path, nargs="*", default=[], help="LoRA files; the base model is always measured too")
     add("--samplers", nargs="+", choices=sorted(SAMPLERS), default=["standard", "zmv"])
-    add("--steps", type=int, nargs="+", default=[4], help="denoising steps; several numbers give several rows")
+    add(
+        "--steps", type=int, nargs="+", default=[4], help="denoising steps; several numbers give several rows"
+    )
     add("--prompts", default="heldout", help="a prompt set (heldout, dev, toybox, animals) or a text file")
     add("--num-prompts", type=int, default=100, help="how many of them, at even distances")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -94,25 +98,39 @@ def build_parser() -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> Path:
     """Measure what the command line asks for and write the report; returns its path."""
     from .report import write_report
-    from .toybox.judge import load_judge
 
     for name in ("num_prompts", "batch_size"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')}={getattr(arguments, name)} must be at least 1.")
     prompts = tuple(spread(load_prompts(arguments.prompts), arguments.num_prompts))
     specs = find_specs(prompts)
-    bundle = load_bundle(ModelSources(arguments.model, allow_download=arguments.allow_download), arguments.device)
-    rewards = Rewards(
-        load_reward(arguments.view_reward, arguments.device), load_reward(arguments.joint_reward, arguments.device)
+    bundle = load_bundle(
+        ModelSources(arguments.model, allow_download=arguments.allow_download), arguments.device
     )
-    judge = load_judge().to(arguments.device) if specs is not None else None
-    instruments = Instruments(rewards, judge)
+    instruments = load_instruments(
+        arguments.view_reward, arguments.joint_reward, arguments.device, specs is not None
+    )
     questions = Questions(prompts, tuple(arguments.seeds), arguments.batch_size, specs)
     measurements = [
         measure_with_progress(bundle, instruments, variant, questions) for variant in make_variants(arguments)
     ]
     command = "python -m training.evaluate " + " ".join(sys.argv[1:])
     return write_report(measurements, questions, arguments.out, command)
+
+
+def load_instruments(
+    view_reward: str, joint_reward: str, device: torch.device | str, has_judge: bool
+) -> Instruments:
+    """Load the two rewards by name, and the bundled judge when prompts have specs for it.
+
+    Raises:
+        ValueError: an unknown reward, or a damaged file.
+        FileNotFoundError: weights that are not on this machine.
+    """
+    from .toybox.judge import load_judge
+
+    rewards = Rewards(load_reward(view_reward, device), load_reward(joint_reward, device))
+    return Instruments(rewards, load_judge().to(device) if has_judge else None)
 
 
 def measure_with_progress(

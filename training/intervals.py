@@ -38,7 +38,8 @@ def bootstrap(values: Tensor, seed: int = 0) -> Interval:
     Prompts are resampled, not pictures: pictures of one prompt are not independent of each other.
 
     Args:
-        values: [P, S], one row per prompt (seeds are averaged first); rows with NaN do not apply and are left out.
+        values: [P, S], one row per prompt (seeds are averaged first); rows with NaN do not apply and are
+            left out.
         seed: of the resampling, so that a report is reproducible.
 
     Raises:
@@ -52,5 +53,7 @@ def bootstrap(values: Tensor, seed: int = 0) -> Interval:
         raise ValueError("No prompt has a value for this measure; there is nothing to average.")
     generator = torch.Generator().manual_seed(seed)
     picks = torch.randint(len(means), (NUM_RESAMPLES, len(means)), generator=generator)
-    low, high = torch.quantile(means[picks].mean(dim=1), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    low, high = torch.quantile(
+        means[picks].mean(dim=1), torch.tensor([0.025, 0.975], dtype=torch.float64)
+    ).tolist()
     return Interval(float(means.mean()), low, high, len(means))

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor, nn
+
 from t2mv_core.denoiser import predict_noise
 from t2mv_core.policy import act, denoise_step
 from t2mv_core.samplers import SamplingSettings
 from t2mv_core.trajectory import Trajectory
-from torch import Tensor, nn
 
 from .objectives import approximate_kl, clip_fraction, zigal_loss
 from .rollout import NonFiniteError, Policy, Rollout
@@ -32,8 +33,8 @@ class UpdateStats:
 class Learner:
     """Turns scored trajectories into optimizer steps.
 
-    Each loss is divided by the number of pairs of its update over *all* processes and the gradients are summed, so
-    an update is the same whatever the micro-batch and the number of processes.
+    Each loss is divided by the number of pairs of its update over *all* processes and the gradients are
+    summed, so an update is the same whatever the micro-batch and the number of processes.
 
     Args:
         policy: the policy whose LoRA is trained.
@@ -85,7 +86,9 @@ class Learner:
         for update in updates:
             update_sums = torch.zeros(3, dtype=torch.float64)
             for micro_step in update.micro_steps:
-                update_sums += self._accumulate(rollout, advantage_gap, micro_step, update.num_terms, sampling)
+                update_sums += self._accumulate(
+                    rollout, advantage_gap, micro_step, update.num_terms, sampling
+                )
                 on_micro_step()
             norms.append(self._step(float(update_sums[0])))
             sums += update_sums
@@ -94,7 +97,12 @@ class Learner:
         return UpdateStats(means[0], means[1], means[2], sum(norms) / len(norms))
 
     def _accumulate(
-        self, rollout: Rollout, advantage_gap: Tensor, micro_step: MicroStep, num_terms: int, sampling: SamplingSettings
+        self,
+        rollout: Rollout,
+        advantage_gap: Tensor,
+        micro_step: MicroStep,
+        num_terms: int,
+        sampling: SamplingSettings,
     ) -> Tensor:
         """Add one micro-step's gradient; return its summed loss, KL and clip fraction, without graph."""
         rows, steps = micro_step.prompts, micro_step.steps
@@ -130,7 +138,9 @@ class Learner:
             return
         gradients = [parameter.grad for parameter in self.parameters]
         flat = self.accelerator.reduce(torch.cat([g.flatten() for g in gradients if g is not None]), "sum")
-        for parameter, part in zip(self.parameters, flat.split([p.numel() for p in self.parameters]), strict=True):
+        for parameter, part in zip(
+            self.parameters, flat.split([p.numel() for p in self.parameters]), strict=True
+        ):
             parameter.grad = part.view_as(parameter)
 
 
@@ -155,7 +165,9 @@ def recorded_log_probs(
     """
     bundle, rows, steps = policy.bundle, micro_step.prompts, micro_step.steps
     first = trajectories[0]
-    timestep, next_timestep = (x[steps].repeat(len(trajectories)) for x in (first.timesteps, first.next_timesteps))
+    timestep, next_timestep = (
+        x[steps].repeat(len(trajectories)) for x in (first.timesteps, first.next_timesteps)
+    )
     # Advanced indices around a slice: [B, V, T, ...][rows, :, steps] is [b, V, ...].
     states, actions, old = (
         torch.cat([getattr(t, name)[rows, :, steps] for t in trajectories]).to(bundle.device)

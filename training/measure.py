@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
+
 from t2mv_core.bundle import ModelBundle
 from t2mv_core.denoiser import encode_cameras
 from t2mv_core.lora import load_lora
 from t2mv_core.samplers import OnStep, SamplingSettings, count_evaluations
 from t2mv_core.text import encode_text
-from torch import Tensor
 
 from .rollout import Policy, Rewards, ScoredSets, paired_noise, sample_and_score
 from .setup import camera_rig
@@ -147,7 +148,9 @@ def _measure_batch(
     prompts = [questions.prompts[row] for row in rows]
     noise = paired_noise(seed, 0, rows, 0)
     batch = (prompts, encode_text(policy.bundle, prompts))
-    scored = sample_and_score(policy, instruments.rewards, variant.sampler, batch, noise, variant.settings, on_step)
+    scored = sample_and_score(
+        policy, instruments.rewards, variant.sampler, batch, noise, variant.settings, on_step
+    )
     values = {"view_reward": scored.scores.view.mean(dim=1), "joint_reward": scored.scores.joint}
     values |= {f"joint_{name}": part for name, part in scored.scores.details.items()}
     if instruments.judge is not None and questions.specs is not None:

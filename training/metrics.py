@@ -46,7 +46,9 @@ class MetricsLog:
             ValueError: a name that METRICS does not explain, or a missing one.
         """
         if set(record) != set(METRICS):
-            raise ValueError(f"metrics {sorted(set(record) ^ set(METRICS))} are unknown or missing; see METRICS.")
+            raise ValueError(
+                f"metrics {sorted(set(record) ^ set(METRICS))} are unknown or missing; see METRICS."
+            )
         with self.path.open("a", encoding="utf-8") as file:
             file.write(_line(record))
 

@@ -1,6 +1,6 @@
 """Train a LoRA by reinforcement learning.
 
-    python -m training.mvczigal --preset demo run.out_dir=runs/demo --resume auto
+python -m training.mvczigal --preset demo run.out_dir=runs/demo --resume auto
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import argparse
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from .config import TrainConfig, load_config, preset_names
 
@@ -30,7 +31,9 @@ def build_parser() -> argparse.ArgumentParser:
         default="never",
         help="auto: continue the run in run.out_dir when there is one; never: refuse a folder that holds a run",
     )
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that differ from the preset")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="settings that differ from the preset"
+    )
     return parser
 
 
@@ -45,6 +48,7 @@ def train(config: TrainConfig, resume: bool) -> bool:
         NonFiniteError: training had to stop.
     """
     from accelerate import Accelerator
+
     from t2mv_core.bundle import ModelSources, load_bundle
     from t2mv_core.rewards import load_reward
 
@@ -60,17 +64,31 @@ def train(config: TrainConfig, resume: bool) -> bool:
     rewards = Rewards(load_reward(config.reward.view, device), load_reward(config.reward.joint, device))
     trainer = Trainer(config, bundle, rewards, accelerator, resume)
 
-    def stop(number: int, _: object) -> None:
-        logger.info("Stopping; the state is being saved. A second %s ends at once.", signal.Signals(number).name)
-        signal.signal(number, signal.SIG_DFL)
-        trainer.request_stop()
-
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
-    is_done = trainer.run()
+    with stopping_on_signals(trainer.request_stop):
+        is_done = trainer.run()
     state = "finished" if is_done else "was stopped and saved; continue it with --resume auto"
     logger.info("The run in %s %s (iteration %d).", config.run.out_dir, state, trainer.iteration)
     return is_done
+
+
+@contextmanager
+def stopping_on_signals(request_stop: Callable[[], None]) -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into a request to stop; a second one ends the process at once."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def stop(number: int, _: object) -> None:
+        logger.info(
+            "Stopping; the state is being saved. A second %s ends at once.", signal.Signals(number).name
+        )
+        signal.signal(number, signal.SIG_DFL)
+        request_stop()
+
+    previous = [signal.signal(number, stop) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, previous, strict=True):
+            signal.signal(number, handler)
 
 
 def main(words: Sequence[str] | None = None) -> int:

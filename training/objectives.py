@@ -1,7 +1,7 @@
 """What a policy update optimises: pure functions of rewards and log-probabilities, and the table of objectives.
 
-ρ = log π_θ(action | state) - log π_old(action | state), one number per view and step, where log π is the *mean* of
-the Gaussian log-density over the latent's channels and pixels (METHOD.md section 3).
+ρ = log π_θ(action | state) - log π_old(action | state), one number per view and step, where log π is the
+*mean* of the Gaussian log-density over the latent's channels and pixels (METHOD.md section 3).
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ class Objective:
     """Which two trajectories a prompt gets, and how the two rewards become one advantage.
 
     Attributes:
-        samplers: names of the two samplers of `t2mv_core.samplers`, compared by `zigal_loss`; first minus second.
-        fixed_lambda: multiplier of the joint advantage; None takes the dual variable's, `math.inf` means the joint
-            reward alone.
+        samplers: names of the two samplers of `t2mv_core.samplers`, compared by `zigal_loss`; first minus
+            second.
+        fixed_lambda: multiplier of the joint advantage; None takes the dual variable's, `math.inf` means the
+            joint reward alone.
         summary: one line for people.
     """
 
@@ -32,11 +33,19 @@ class Objective:
 
 
 OBJECTIVES: dict[str, Objective] = {
-    "mvc_zigal": Objective(("standard", "zmv"), None, "fidelity subject to the self-paced joint-view constraint"),
+    "mvc_zigal": Objective(
+        ("standard", "zmv"), None, "fidelity subject to the self-paced joint-view constraint"
+    ),
     "zigal_view": Objective(("standard", "zmv"), 0.0, "zigzag advantage in the single-view reward alone"),
-    "zigal_joint": Objective(("standard", "zmv"), math.inf, "zigzag advantage in the joint-view reward alone"),
-    "zigal_weighted": Objective(("standard", "zmv"), 1.0, "zigzag advantage in the mean of both, fixed weights"),
-    "reward_difference": Objective(("standard", "standard"), None, "mvc_zigal's loss on two standard samples"),
+    "zigal_joint": Objective(
+        ("standard", "zmv"), math.inf, "zigzag advantage in the joint-view reward alone"
+    ),
+    "zigal_weighted": Objective(
+        ("standard", "zmv"), 1.0, "zigzag advantage in the mean of both, fixed weights"
+    ),
+    "reward_difference": Objective(
+        ("standard", "standard"), None, "mvc_zigal's loss on two standard samples"
+    ),
 }
 
 
@@ -45,7 +54,8 @@ def normalize_advantages(rewards: Tensor, population: Tensor) -> Tensor:
 
         A = (R - mean) / (std + 1e-8)
 
-    Source: METHOD.md section 5. In float64: with nearly equal rewards, float32 rounding of the mean would be blown
+    Source: METHOD.md section 5. In float64: with nearly equal rewards, float32 rounding of the mean would be
+        blown
     up to advantages of order one.
 
     Args:
@@ -57,7 +67,9 @@ def normalize_advantages(rewards: Tensor, population: Tensor) -> Tensor:
     """
     reference = population.to(torch.float64)
     deviation = reference.std(correction=0)
-    return ((rewards.to(torch.float64) - reference.mean()) / (deviation + ADVANTAGE_EPSILON)).to(torch.float32)
+    return ((rewards.to(torch.float64) - reference.mean()) / (deviation + ADVANTAGE_EPSILON)).to(
+        torch.float32
+    )
 
 
 def combine_advantages(view_advantage: Tensor, joint_advantage: Tensor, lambda_: float) -> Tensor:

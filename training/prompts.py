@@ -81,8 +81,8 @@ def load_prompts(source: str) -> list[str]:
 class PromptSampler:
     """Draws prompts pass by pass: each pass shuffles the whole list, so that every prompt comes equally often.
 
-    The order of a pass derives from the seed and the number of the pass; two counters are the whole state. All
-    processes of a run draw the same prompts and keep their own share.
+    The order of a pass derives from the seed and the number of the pass; two counters are the whole state.
+    All processes of a run draw the same prompts and keep their own share.
 
     Args:
         prompts: at least one.

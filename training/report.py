@@ -18,7 +18,9 @@ SHEET_PROMPTS = 10
 
 def summarize(measurements: Sequence[Measurement]) -> dict[str, dict[str, Interval]]:
     """Variant -> measure -> mean with interval over prompts."""
-    return {m.variant.name: {name: bootstrap(values) for name, values in m.values.items()} for m in measurements}
+    return {
+        m.variant.name: {name: bootstrap(values) for name, values in m.values.items()} for m in measurements
+    }
 
 
 def differences(measurement: Measurement, reference: Measurement) -> dict[str, Interval]:
@@ -37,7 +39,11 @@ def differences(measurement: Measurement, reference: Measurement) -> dict[str, I
 
 
 def write_report(
-    measurements: Sequence[Measurement], questions: Questions, out_dir: Path, command: str, remarks: Sequence[str] = ()
+    measurements: Sequence[Measurement],
+    questions: Questions,
+    out_dir: Path,
+    command: str,
+    remarks: Sequence[str] = (),
 ) -> Path:
     """Write report.md, report.json and one contact sheet of all variants.
 
@@ -107,9 +113,7 @@ def _markdown(
 ) -> str:
     reference = measurements[0]
     gaps = {m.variant.name: differences(m, reference) for m in measurements[1:]}
-    cost = [
-        f"| {m.variant.name} | {m.evaluations_per_set} | {m.seconds_per_set:.3f} |" for m in measurements
-    ]
+    cost = [f"| {m.variant.name} | {m.evaluations_per_set} | {m.seconds_per_set:.3f} |" for m in measurements]
     parts = [
         "# Evaluation",
         f"Command: `{command}`",

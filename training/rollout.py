@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
 from t2mv_core.bundle import ModelBundle
 from t2mv_core.denoiser import CameraFeatures
 from t2mv_core.images import decode_latents
@@ -15,7 +17,6 @@ from t2mv_core.samplers import SAMPLERS, OnStep, SamplingSettings
 from t2mv_core.text import TextCondition, encode_text
 from t2mv_core.trajectory import SeededNoise, Trajectory
 from t2mv_core.trajectory import concat as concat_trajectories
-from torch import Tensor
 
 from .seeds import derive_seed
 
@@ -71,9 +72,13 @@ class Rewards:
             bad = ~scores.isfinite().reshape(len(prompts), -1).all(dim=1)
             if bad.any():
                 prompt = prompts[int(bad.nonzero()[0])]
-                raise NonFiniteError(f"The {name} reward of {prompt!r} is not a finite number; look at its pictures.")
+                raise NonFiniteError(
+                    f"The {name} reward of {prompt!r} is not a finite number; look at its pictures."
+                )
         details = {name: part.float().cpu() for name, part in joint.details.items()}
-        return Scores(view.float().cpu().reshape(len(prompts), num_views), joint.scores.float().cpu(), details)
+        return Scores(
+            view.float().cpu().reshape(len(prompts), num_views), joint.scores.float().cpu(), details
+        )
 
 
 @dataclass(frozen=True)
@@ -149,8 +154,8 @@ class Rollout:
 def paired_noise(seed: int, iteration: int, slots: Sequence[int], number: int) -> Noise:
     """Noise of the trajectories number `number` of some prompts: the first draw is shared by all numbers.
 
-    The first draw is a sampler's initial noise, which METHOD.md section 5 wants equal for the trajectories of a
-    prompt; later draws (the steps' noise) are each trajectory's own.
+    The first draw is a sampler's initial noise, which METHOD.md section 5 wants equal for the trajectories
+    of a prompt; later draws (the steps' noise) are each trajectory's own.
 
     Args:
         seed: the run's seed.
@@ -224,6 +229,9 @@ def _concat(parts: Sequence[ScoredSets]) -> ScoredSets:
         Scores(
             torch.cat([part.scores.view for part in parts]),
             torch.cat([part.scores.joint for part in parts]),
-            {name: torch.cat([part.scores.details[name] for part in parts]) for name in parts[0].scores.details},
+            {
+                name: torch.cat([part.scores.details[name] for part in parts])
+                for name in parts[0].scores.details
+            },
         ),
     )

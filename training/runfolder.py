@@ -65,7 +65,9 @@ class RunFolder:
         if not count:
             return
         images = torch.stack([scored.images[:count] for scored in rollout.sets], dim=1).flatten(0, 1)
-        labels = [f"{scored.sampler}: {prompt}" for prompt in rollout.prompts[:count] for scored in rollout.sets]
+        labels = [
+            f"{scored.sampler}: {prompt}" for prompt in rollout.prompts[:count] for scored in rollout.sets
+        ]
         path = self.sheet_path(epoch)
         path.parent.mkdir(exist_ok=True)
         contact_sheet(images / 255, row_labels=labels).save(path)

@@ -8,8 +8,8 @@ import hashlib
 def derive_seed(seed: int, *purpose: int | str) -> int:
     """Hash a run's seed with a purpose to a generator seed in [0, 2^63).
 
-    The noise of a prompt is derived from (seed, "noise", iteration, slot), so it depends neither on the batch it is
-    sampled in, nor on the process that samples it, nor on whether the run was interrupted before.
+    The noise of a prompt is derived from (seed, "noise", iteration, slot), so it depends neither on the
+    batch it is sampled in, nor on the process that samples it, nor on whether the run was interrupted before.
 
     Args:
         seed: the run's seed.

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor, nn
+
 from t2mv_core.bundle import ModelBundle
 from t2mv_core.cameras import CameraRig
 from t2mv_core.denoiser import encode_cameras
 from t2mv_core.lora import LoraHandle, add_lora, lora_state_dict, trainable_parameters
 from t2mv_core.samplers import SamplingSettings
-from torch import Tensor, nn
 
 from .config import ConstraintConfig, OptimConfig, SamplingConfig, TrainConfig
 from .constraint import DualVariable
@@ -52,7 +53,9 @@ def make_policy(config: TrainConfig, bundle: ModelBundle) -> Policy:
         torch.manual_seed(derive_seed(config.run.seed, "lora"))
         num_modules = add_lora(bundle.unet, config.model.lora_rank, config.model.lora_alpha, LORA_NAME)
     for parameter in trainable_parameters(bundle.unet, LORA_NAME):
-        parameter.data = parameter.data.float()  # METHOD.md section 7: LoRA in fp32 over a half-precision base
+        parameter.data = (
+            parameter.data.float()
+        )  # METHOD.md section 7: LoRA in fp32 over a half-precision base
         parameter.requires_grad_(True)
     policy_bundle = replace(bundle, loras=(*bundle.loras, LoraHandle(LORA_NAME, num_matched=num_modules)))
     cameras = encode_cameras(bundle, camera_rig(config.sampling.azimuths_deg))

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
+from tqdm import tqdm
+
 from t2mv_core.bundle import ModelBundle
 from t2mv_core.lora import lora_state_dict, save_lora, trainable_parameters
 from t2mv_core.samplers import StepEvent, count_evaluations
-from torch import Tensor
-from tqdm import tqdm
 
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .config import TrainConfig, config_to_dict
@@ -45,9 +46,10 @@ class RolloutCancelled(Exception):  # noqa: N818 - not an error
 class Trainer:
     """One training run.
 
-    State: the LoRA and its optimizer, the dual variable, the prompt sampler and the number of iterations done. All
-    of it is in the run folder's `last/`, and every random draw derives from (seed, iteration, slot), so that a
-    resumed run continues bit for bit on the CPU.
+    State: the LoRA and its optimizer, the dual variable, the prompt sampler and the number of iterations
+        done. All
+    of it is in the run folder's `last/`, and every random draw derives from (seed, iteration, slot), so that
+    a resumed run continues bit for bit on the CPU.
 
     Args:
         config: everything the run depends on.
@@ -58,7 +60,8 @@ class Trainer:
 
     Raises:
         FileExistsError: the run folder holds a run and `resume` is false.
-        ValueError: the saved state does not fit this configuration, or the prompts do not divide among processes.
+        ValueError: the saved state does not fit this configuration, or the prompts do not divide among
+            processes.
     """
 
     def __init__(
@@ -147,7 +150,11 @@ class Trainer:
         config = self.config.sampling
         drawn = self.prompts.draw(config.prompts_per_iteration)
         settings = RolloutSettings(
-            self.objective.samplers, self.sampling, config.batch_size, self.config.run.seed, config.negative_prompt
+            self.objective.samplers,
+            self.sampling,
+            config.batch_size,
+            self.config.run.seed,
+            config.negative_prompt,
         )
         num_batches = -(-len(self.slots) // settings.batch_size)
         evaluations = num_batches * sum(count_evaluations(name, self.sampling) for name in settings.samplers)
@@ -184,7 +191,9 @@ class Trainer:
 
     def _update(self, iteration: int, rollout: Rollout, gap: Tensor) -> UpdateStats:
         updates = iteration_updates(self.config, self.slots, iteration)
-        with self._progress(sum(len(u.micro_steps) for u in updates), f"iteration {iteration}: update") as progress:
+        with self._progress(
+            sum(len(u.micro_steps) for u in updates), f"iteration {iteration}: update"
+        ) as progress:
             return self.learner.apply(rollout, gap, updates, self.sampling, progress.update)
 
     def _report(self, record: Mapping[str, float], rollout: Rollout, seconds_left: float) -> None:
@@ -195,7 +204,9 @@ class Trainer:
             logger.info("%s", console_line(record, self.num_iterations, seconds_left))
             if self.iteration % run.iterations_per_epoch == 0:
                 epoch = self.iteration // run.iterations_per_epoch
-                save_lora(self.policy.bundle.unet, self.folder.lora_path(epoch), self._lora_metadata(), LORA_NAME)
+                save_lora(
+                    self.policy.bundle.unet, self.folder.lora_path(epoch), self._lora_metadata(), LORA_NAME
+                )
                 self.folder.write_curves()
                 self.folder.write_sheet(epoch, rollout, run.sheet_prompts)
         if self.iteration % run.save_every == 0:

@@ -29,7 +29,8 @@ class Update:
     """One optimizer step.
 
     Attributes:
-        micro_steps: the passes of this process whose gradients accumulate; may be empty where others have work.
+        micro_steps: the passes of this process whose gradients accumulate; may be empty where others have
+            work.
         num_terms: (prompt, step) pairs of the update over all processes: what the summed loss is divided by.
     """
 
@@ -54,8 +55,8 @@ def plan_updates(
 ) -> list[Update]:
     """Cut one pass over an iteration's trajectories into optimizer steps, remainders included.
 
-    The cut is made over all processes together and every update's loss is a plain mean over its pairs, so neither
-    the micro-batch nor the number of processes changes what is optimised.
+    The cut is made over all processes together and every update's loss is a plain mean over its pairs, so
+    neither the micro-batch nor the number of processes changes what is optimised.
 
     Args:
         num_prompts: prompts of the iteration over all processes; slots 0 .. num_prompts-1.
@@ -76,7 +77,9 @@ def plan_updates(
         for start in range(0, num_steps, steps_per_update):
             positions = range(start, min(start + steps_per_update, num_steps))
             micro_steps = tuple(
-                MicroStep(torch.tensor([rows[s] for s in chunk]), torch.tensor([orders[s][position] for s in chunk]))
+                MicroStep(
+                    torch.tensor([rows[s] for s in chunk]), torch.tensor([orders[s][position] for s in chunk])
+                )
                 for chunk in chunks
                 for position in positions
             )

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 RewardKind = Literal["view", "joint"]
 Tokenize = Callable[[list[str], int], Tensor]
-"""(prompts, max_length) -> token ids [n, max_length]: start, words, end, zeros; a cut prompt keeps its end."""
+"""(prompts, max_length) -> ids [n, max_length]: start, words, end, zeros; a cut prompt keeps its end."""
 
 # Pictures decoded in half precision leave [0, 1] by rounding; anything further out is another range.
 RANGE_TOLERANCE = 1e-3

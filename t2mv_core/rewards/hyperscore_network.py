@@ -92,7 +92,7 @@ class TextTower(nn.Module):
 
     def forward(self, embedded: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
         """Embedded tokens [n, L, w] with the end token at `end` [n] -> features ([n, d], [n, L, d])."""
-        hidden = self.transformer(embedded + self.positional_embedding, attn_mask=self.attn_mask)
+        hidden = _transform(self.transformer, embedded + self.positional_embedding, self.attn_mask)
         features = self.ln_final(hidden) @ self.text_projection
         return features[torch.arange(len(end), device=end.device), end], features
 
@@ -195,7 +195,7 @@ class HyperScore(nn.Module):
         hidden = torch.cat([class_token, hidden], dim=1) + visual.positional_embedding
         if self.view_embedding is not None:
             hidden = hidden + self.view_embedding.repeat(num_sets, 1)[:, None]
-        hidden = visual.transformer(visual.ln_pre(hidden))
+        hidden = _transform(visual.transformer, visual.ln_pre(hidden))
         patches = visual.ln_post(hidden[:, 1:]) @ visual.proj
         return patches.reshape(num_sets, num_views * patches.shape[1], -1)
 
@@ -229,6 +229,13 @@ class HyperScore(nn.Module):
         for index, (weight, bias) in enumerate(layers):
             hidden = torch.einsum("bki,koi->bko", hidden.relu() if index else hidden, weight) + bias
         return hidden[..., 0]
+
+
+def _transform(transformer: nn.Module, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Run an open_clip transformer on [n, L, w]; before open_clip 2.27 it took the sequence first."""
+    if transformer.resblocks[0].attn.batch_first:
+        return transformer(hidden, attn_mask=mask)
+    return transformer(hidden.transpose(0, 1), attn_mask=mask).transpose(0, 1)
 
 
 def weights_to_save(model: HyperScore) -> dict[str, Tensor]:

@@ -1,11 +1,19 @@
-"""The samplers by name. Each: sample_<name>(bundle, condition, cameras, noise, settings, on_step) -> Trajectory."""
+"""The samplers by name: sample_<name>(bundle, condition, cameras, noise, settings, on_step) -> Trajectory."""
 
 from . import standard, zmv
 from .settings import OnStep, SamplingSettings, StepEvent
 from .standard import sample_standard
 from .zmv import sample_zmv
 
-__all__ = ["SAMPLERS", "OnStep", "SamplingSettings", "StepEvent", "count_evaluations", "sample_standard", "sample_zmv"]
+__all__ = [
+    "SAMPLERS",
+    "OnStep",
+    "SamplingSettings",
+    "StepEvent",
+    "count_evaluations",
+    "sample_standard",
+    "sample_zmv",
+]
 
 SAMPLERS = {"standard": sample_standard, "zmv": sample_zmv}
 _COUNTS = {"standard": standard.count_evaluations, "zmv": zmv.count_evaluations}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class StepLoop:
-    """The state of one trajectory in the making; a sampler is the order in which it calls zig, zag and act."""
+    """The state of one trajectory in the making; a sampler is the order in which it calls zig, zag, act."""
 
     def __init__(
         self,
@@ -49,18 +49,21 @@ class StepLoop:
         """Denoise: the policy's distribution at a step, with the full guidance and view scale."""
         settings, timestep = self._settings, int(self._timesteps[step])
         noise_pred = self._predict(x, timestep, settings.guidance_scale, settings.view_scale)
-        distribution = denoise_step(self._bundle.schedule, noise_pred, x, timestep, int(self._next_timesteps[step]))
+        next_timestep = int(self._next_timesteps[step])
+        distribution = denoise_step(self._bundle.schedule, noise_pred, x, timestep, next_timestep)
         self._tell("zig", timestep, distribution.denoised)
         return distribution
 
     def zag(self, x_next: Tensor, step: int) -> Tensor:
         """Invert: from x_{t'} back to x̃_t, with the weaker guidance and view scale."""
-        settings, timestep, next_timestep = self._settings, int(self._timesteps[step]), int(self._next_timesteps[step])
+        settings, schedule = self._settings, self._bundle.schedule
+        timestep, next_timestep = int(self._timesteps[step]), int(self._next_timesteps[step])
         noise_pred = self._predict(
             x_next, timestep, settings.inverse_guidance_scale, settings.inverse_view_scale
         )
-        inverted = invert_step(self._bundle.schedule, noise_pred, x_next, timestep, next_timestep)
-        self._tell("zag", timestep, consistency_output(self._bundle.schedule, noise_pred, x_next, max(next_timestep, 0)))
+        inverted = invert_step(schedule, noise_pred, x_next, timestep, next_timestep)
+        denoised = consistency_output(schedule, noise_pred, x_next, max(next_timestep, 0))
+        self._tell("zag", timestep, denoised)
         return inverted
 
     def act_and_record(self, x: Tensor, distribution: StepDistribution, noise: Noise) -> Tensor:
@@ -92,8 +95,9 @@ class StepLoop:
         )
         if not bool(noise_pred.isfinite().all()):
             raise ValueError(
-                f"The UNet's prediction at timestep {timestep} holds NaN or infinity; the weights are damaged or the "
-                f"precision {self._bundle.dtype} is too low for them. Load the model in bfloat16 or float32."
+                f"The UNet's prediction at timestep {timestep} holds NaN or infinity; the weights are "
+                f"damaged or the precision {self._bundle.dtype} is too low for them. Load the model in "
+                "bfloat16 or float32."
             )
         return noise_pred.float()
 

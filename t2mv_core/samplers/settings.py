@@ -37,9 +37,13 @@ class SamplingSettings:
         if self.num_steps < 1:
             raise ValueError(f"num_steps={self.num_steps} must be at least 1.")
         if not 0 <= self.zigzag_steps <= self.num_steps:
-            raise ValueError(f"zigzag_steps={self.zigzag_steps} must lie between 0 and num_steps={self.num_steps}.")
+            raise ValueError(
+                f"zigzag_steps={self.zigzag_steps} must lie between 0 and num_steps={self.num_steps}."
+            )
         if self.zigzag_repeats < 1:
-            raise ValueError(f"zigzag_repeats={self.zigzag_repeats} must be at least 1; use zigzag_steps=0 for none.")
+            raise ValueError(
+                f"zigzag_repeats={self.zigzag_repeats} must be at least 1; use zigzag_steps=0 for none."
+            )
         for name in ("guidance_scale", "view_scale", "inverse_guidance_scale", "inverse_view_scale"):
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0:

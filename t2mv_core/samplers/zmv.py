@@ -40,7 +40,7 @@ def sample_zmv(
 ) -> Trajectory:
     """Sample all views of B prompts, the first `zigzag_steps` steps with zigzag.
 
-    Arguments, result and errors as of `sample_standard`; with `zigzag_steps=0` it is `sample_standard`, bit for bit.
+    Arguments, result and errors as of `sample_standard`; with `zigzag_steps=0` it is the same, bit for bit.
     """
     loop = StepLoop(bundle, condition, cameras, settings, count_evaluations(settings), on_step)
     x = loop.initial_latents(noise)

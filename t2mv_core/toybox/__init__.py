@@ -17,7 +17,7 @@ def toybox_path(part: str) -> Path:
     path = TOYBOX_DIR / part
     if not path.exists():
         raise FileNotFoundError(
-            f"The toybox has no {part!r} in {TOYBOX_DIR}; the checkout is incomplete. Clone it again, or make the "
-            "weights with `python -m training.toybox all`."
+            f"The toybox has no {part!r} in {TOYBOX_DIR}; the checkout is incomplete. Clone it again, or "
+            "make the weights with `python -m training.toybox all`."
         )
     return path

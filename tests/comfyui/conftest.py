@@ -26,7 +26,7 @@ import pytest
 
 PACK_DIR = Path(__file__).parents[2]
 PACK_NAME = "ComfyUI-T2MV"
-START_TIMEOUT_S = 240
+START_TIMEOUT_S = 600
 RUN_TIMEOUT_S = 240
 PREVIEW_EVENTS = (1, 4)  # ComfyUI's binary messages: a preview picture, without and with metadata
 
@@ -228,7 +228,8 @@ def _write_tiny_model(folder: Path) -> None:
     torch.manual_seed(0)
     text_config = CLIPTextConfig(
         vocab_size=1024, hidden_size=32, intermediate_size=64, projection_dim=32, num_hidden_layers=2,
-        num_attention_heads=2, max_position_embeddings=16, bos_token_id=1022, eos_token_id=1023, pad_token_id=0,
+        num_attention_heads=2, max_position_embeddings=16, bos_token_id=1022, eos_token_id=1023,
+        pad_token_id=0,
     )  # fmt: skip
     unet = UNet2DConditionModel(
         sample_size=8, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=64,
@@ -269,9 +270,9 @@ def _write_tiny_lora(path: Path, model: Path) -> None:
 
 @pytest.fixture(scope="session")
 def comfy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ComfyUI's base folder for the tests, with the pack linked into custom_nodes and a tiny model and LoRA."""
+    """ComfyUI's base folder for the tests: the pack in custom_nodes, a tiny model and a tiny LoRA."""
     base = tmp_path_factory.mktemp("comfy base ü")  # spaces and non-ASCII characters on purpose
-    for name in ("custom_nodes", "input", "output", "user/default", "temp", "models/loras", "models/diffusers"):
+    for name in ("custom_nodes", "user/default", "models/loras", "models/diffusers"):
         (base / name).mkdir(parents=True)
     _write_tiny_model(base / "models" / "diffusers" / "tiny")
     _write_tiny_lora(base / "models" / "loras" / "tiny.safetensors", base / "models" / "diffusers" / "tiny")
@@ -280,6 +281,24 @@ def comfy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (base / "user" / "default" / "comfy.settings.json").write_text('{"Comfy.TutorialCompleted": true}')
     (base / "custom_nodes" / PACK_NAME).symlink_to(PACK_DIR, target_is_directory=True)
     return base
+
+
+@pytest.fixture(scope="session")
+def toybox() -> Path:
+    """The folder of the toybox's weights, or a skip when this checkout has none yet."""
+    from t2mv_core.toybox import TOYBOX_DIR, toybox_path
+
+    for part in (
+        "model",
+        "mvadapter.safetensors",
+        "rewards/clip.safetensors",
+        "rewards/hyperscore.safetensors",
+    ):
+        try:
+            toybox_path(part)
+        except FileNotFoundError as missing:
+            pytest.skip(str(missing))
+    return TOYBOX_DIR
 
 
 @pytest.fixture(scope="session")

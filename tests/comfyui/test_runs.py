@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from conftest import ComfyServer
 
+PACK_DIR = Path(__file__).parents[2]
 Workflow = dict[str, dict[str, Any]]
 LOAD = {"class_type": "T2MVLoadModel",
         "inputs": {"model": "diffusers/tiny", "adapter": "the model's own", "precision": "auto"}}  # fmt: skip
@@ -20,7 +23,14 @@ SHEET_PX = (6 * 32, 16 + 32)  # six columns of 32 px, a line of angles above
 
 def sampler(name: str, model: list[Any], **changes: Any) -> dict[str, Any]:
     """A sampler node with small settings."""
-    inputs = {"model": model, "prompt": "a red mug", "seed": 1, "steps": 2, "guidance": 7.0, "view_scale": 1.0}
+    inputs = {
+        "model": model,
+        "prompt": "a red mug",
+        "seed": 1,
+        "steps": 2,
+        "guidance": 7.0,
+        "view_scale": 1.0,
+    }
     if name == "ZMV":
         inputs |= {"zigzag_steps": 1, "zigzag_repeats": 1, "inverse_guidance": 1.0, "inverse_view_scale": 1.0}
     return {"class_type": f"T2MVSample{name}", "inputs": inputs | changes}
@@ -53,7 +63,9 @@ def test_a_run_reports_every_evaluation_with_a_preview(server: ComfyServer) -> N
     run = server.run(workflow)
     assert run.status == "success", run.error
     # 3 steps and one zigzag: 3 + 2 UNet evaluations
-    assert [(value, total) for node, value, total in run.progress if node == "2"] == [(i, 5) for i in range(1, 6)]
+    assert [(value, total) for node, value, total in run.progress if node == "2"] == [
+        (i, 5) for i in range(1, 6)
+    ]
     assert len(run.previews) == 5
     assert all(Image.open(io.BytesIO(preview)).format == "JPEG" for preview in run.previews)
     shown = Image.open(io.BytesIO(server.picture(run.outputs["3"]["images"][0])))
@@ -75,15 +87,14 @@ def test_zmv_without_zigzag_is_standard_and_seeds_belong_to_lines(server: ComfyS
     )
     assert np.array_equal(got["12"], got["13"])
     assert got["14"].shape[0] == 16 + 2 * 32
-    # the mug is the second line of seed 0: the same noise as alone with seed 1; batching moves the last bits only
+    # The mug is the second line of seed 0: the noise it has alone with seed 1; a batch moves the last bits only.
     assert np.abs(got["14"][16 + 32 :].astype(int) - got["12"][16:]).max() <= 1
 
 
 def test_a_rig_chooses_views(server: ComfyServer) -> None:
     rig = {"class_type": "T2MVCreateCameraRig", "inputs": {"azimuths": "0, 90, 180", "elevations": "0"}}
-    got = pictures(
-        server, {"1": LOAD, "5": rig, "2": sampler("Standard", ["1", 0], rig=["5", 0]), "3": sheet(["2", 0], rig=["5", 0])}
-    )
+    drawn = sampler("Standard", ["1", 0], rig=["5", 0])
+    got = pictures(server, {"1": LOAD, "5": rig, "2": drawn, "3": sheet(["2", 0], rig=["5", 0])})
     assert got["3"].shape[:2] == (SHEET_PX[1], 3 * 32)
 
 
@@ -132,13 +143,33 @@ def test_the_same_workflow_again_is_cached_and_changing_a_prompt_loads_nothing(s
     assert server.run(workflow).progress
     assert not server.run(workflow).progress
     lines = server.log.read_text("utf-8").count("Requested to load")
-    assert server.run({**workflow, "2": sampler("Standard", ["1", 0], seed=3, prompt="a blue chair")}).progress
+    assert server.run(
+        {**workflow, "2": sampler("Standard", ["1", 0], seed=3, prompt="a blue chair")}
+    ).progress
     assert server.log.read_text("utf-8").count("Requested to load") == lines
+
+
+def test_the_example_workflow_runs_on_the_toybox(server: ComfyServer, toybox: Path) -> None:
+    run = server.run(json.loads((PACK_DIR / "docs" / "api" / "standard_vs_zmv.json").read_text("utf-8")))
+    assert run.status == "success", run.error
+    assert [value for node, value, _ in run.progress if node == "6"] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]  # 4 steps, one zigzag
+    assert all("toybox_hyperscore (all views)" in run.outputs[node]["text"][0] for node in ("11", "12"))
+    assert len(run.outputs["14"]["images"]) == 1
 
 
 @pytest.mark.parametrize(
     ("sampler_changes", "words"),
-    [({"steps": 51}, "num_steps=51 must lie between 1 and 50"), ({"seed": 4, "zigzag_steps": 3}, "zigzag_steps=3")],
+    [
+        ({"steps": 51}, "num_steps=51 must lie between 1 and 50"),
+        ({"seed": 4, "zigzag_steps": 3}, "zigzag_steps=3"),
+    ],
 )
 def test_what_only_the_model_can_refuse_is_refused_in_words(
     server: ComfyServer, sampler_changes: dict[str, Any], words: str

@@ -62,7 +62,9 @@ def tiny_model_dir(tmp_path_factory) -> Path:
     )
     CLIPTextModel(text).save_pretrained(folder / "text_encoder")
     CLIPTextModelWithProjection(text).save_pretrained(folder / "text_encoder_2")
-    LCMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").save_pretrained(folder / "scheduler")
+    LCMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").save_pretrained(
+        folder / "scheduler"
+    )
     install_multiview_attention(unet)
     for name, parameter in unet.named_parameters():
         if "to_out_mv" in name:  # zero at first in a new adapter: then views would not see each other
@@ -83,7 +85,6 @@ def tiny_bundle(tiny_model_dir):
 def plain_rewards():
     """View reward: mean red. Joint reward: minus the views' spread of mean blue."""
     from t2mv_core.rewards.base import RewardResult
-
     from training.rollout import Rewards
 
     def redness(images, prompts):

@@ -29,7 +29,9 @@ def test_every_preset_loads_and_survives_a_round_trip(preset):
 
 
 def test_overrides_replace_single_values():
-    config = load_config("demo", ["optim.lr=3e-5", "objective=zigal_view", "sampling.azimuths_deg=[0]", "run.seed=7"])
+    config = load_config(
+        "demo", ["optim.lr=3e-5", "objective=zigal_view", "sampling.azimuths_deg=[0]", "run.seed=7"]
+    )
     assert (config.optim.lr, config.objective, config.sampling.azimuths_deg, config.run.seed) == (
         3e-5,
         "zigal_view",
@@ -77,8 +79,8 @@ def test_an_unknown_preset_names_the_known_ones(tmp_path):
 
 
 def test_reading_the_configuration_imports_only_the_standard_library():
-    code = "import sys, training.config; print([m for m in ('torch', 'yaml', 'numpy', 'diffusers') if m in sys.modules])"
-    found = subprocess.run(
+    code = "import sys, training.config; print([m for m in ('torch', 'yaml', 'numpy', 'diffusers') if m in
+    sys.modules])" found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=TRAINING_DIR.parent
     )
     assert found.stdout.strip() == "[]"

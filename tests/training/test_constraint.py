@@ -81,7 +81,9 @@ def test_a_reward_that_is_no_number_changes_nothing(reward):
     assert dual.state_dict() == before
 
 
-@pytest.mark.parametrize("arguments", [{"violated_lr": 0.0}, {"maximum": 0.0}, {"threshold_decay": 1.1}, {"initial_lambda": 9.0}])
+@pytest.mark.parametrize(
+    "arguments", [{"violated_lr": 0.0}, {"maximum": 0.0}, {"threshold_decay": 1.1}, {"initial_lambda": 9.0}]
+)
 def test_values_out_of_range_are_refused(arguments):
     with pytest.raises(ValueError, match="must"):
         DualVariable(**arguments)

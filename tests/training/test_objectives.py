@@ -26,20 +26,23 @@ def test_loss_inside_the_clip_range_is_the_squared_regression_error():
     # view 1: 0.03 + 0.01 - 0.5 = -0.46; view 2: -0.02 - 0.05 + 0.25 = 0.18; mean of squares
     assert loss.item() == pytest.approx((0.46**2 + 0.18**2) / 2, abs=1e-12)
     loss.backward()
-    # d/d rho = 2·error/2 views, d/d rho_zmv the opposite. Both branches are equal here: the gradient is theirs.
+    # d/d rho = 2·error/2 views, d/d rho_zmv the opposite. Both branches are equal here: the gradient is
+    # theirs.
     torch.testing.assert_close(standard.grad, torch.tensor([[-0.46, 0.18]], dtype=torch.float64))
     torch.testing.assert_close(zmv.grad, torch.tensor([[0.46, -0.18]], dtype=torch.float64))
 
 
 def test_loss_beyond_the_clip_range_takes_the_worse_branch():
-    # c = 0.1, A = 1. View 1: rho = 0.3 runs towards the target; its clipped error (0.1 - 1)² is worse, so no gradient.
-    # View 2: rho = -0.3 runs away; its own error (-0.3 - 1)² is worse than the clipped (-0.1 - 1)², so it is pulled back.
+    # c = 0.1, A = 1. View 1: rho = 0.3 runs towards the target; its clipped error (0.1 - 1)² is worse, so no
+    # gradient. View 2: rho = -0.3 runs away; its own error (-0.3 - 1)² is worse than the clipped (-0.1 -
+    # 1)², so it is pulled back.
     standard, zmv = leaf(0.3, -0.3), leaf(0.0, 0.0)
     loss = zigal_loss(standard, zmv, torch.ones(1, 2, dtype=torch.float64), clip_range=0.1)
     assert loss.item() == pytest.approx((0.9**2 + 1.3**2) / 2, abs=1e-12)
     loss.backward()
     torch.testing.assert_close(standard.grad, torch.tensor([[0.0, -1.3]], dtype=torch.float64))
-    # The other trajectory is inside its range: clipping the first must not stop its own gradient, -error of the branch.
+    # The other trajectory is inside its range: clipping the first must not stop its own gradient, -error of
+    # the branch.
     torch.testing.assert_close(zmv.grad, torch.tensor([[0.9, 1.3]], dtype=torch.float64))
 
 

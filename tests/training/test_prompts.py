@@ -33,7 +33,11 @@ def test_a_file_gives_its_lines(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [(b"\n# nothing\n", "holds no prompt"), (b"x" * 10_000, "10000 characters"), (b"\xff\xfe\x00", "not UTF-8")],
+    [
+        (b"\n# nothing\n", "holds no prompt"),
+        (b"x" * 10_000, "10000 characters"),
+        (b"\xff\xfe\x00", "not UTF-8"),
+    ],
 )
 def test_an_unusable_file_gets_a_sentence(tmp_path, content, sentence):
     path = tmp_path / "bad.txt"

@@ -18,7 +18,9 @@ def pairs(updates, owned):
     ]
 
 
-@pytest.mark.parametrize(("per_update", "per_step", "micro"), [(6, 4, 1), (4, 4, 3), (5, 3, 2), (6, 1, 6), (1, 4, 4)])
+@pytest.mark.parametrize(
+    ("per_update", "per_step", "micro"), [(6, 4, 1), (4, 4, 3), (5, 3, 2), (6, 1, 6), (1, 4, 4)]
+)
 def test_every_pair_is_visited_exactly_once(per_update, per_step, micro):
     updates = plan_updates(6, 4, per_update, per_step, micro, range(6), seed=1)
     visited = pairs(updates, range(6))
@@ -30,7 +32,9 @@ def test_every_pair_is_visited_exactly_once(per_update, per_step, micro):
 
 def test_two_processes_share_the_updates_of_one():
     alone = pairs(plan_updates(6, 4, 4, 2, 2, range(6), seed=5), range(6))
-    shares = [pairs(plan_updates(6, 4, 4, 2, 2, owned, seed=5), owned) for owned in (range(0, 6, 2), range(1, 6, 2))]
+    shares = [
+        pairs(plan_updates(6, 4, 4, 2, 2, owned, seed=5), owned) for owned in (range(0, 6, 2), range(1, 6, 2))
+    ]
     assert [sorted(a + b) for a, b in zip(*shares, strict=True)] == [sorted(update) for update in alone]
 
 
@@ -42,6 +46,11 @@ def test_the_order_of_steps_is_the_prompts_own():
 
 
 def test_seeds_tell_purposes_apart():
-    seeds = {derive_seed(0, "a", 1, 11), derive_seed(0, "a", 11, 1), derive_seed(0, "a", "1", 11), derive_seed(1, "a", 1, 11)}
+    seeds = {
+        derive_seed(0, "a", 1, 11),
+        derive_seed(0, "a", 11, 1),
+        derive_seed(0, "a", "1", 11),
+        derive_seed(1, "a", 1, 11),
+    }
     assert len(seeds) == 4
     assert all(0 <= seed < 2**63 for seed in seeds)

@@ -1,7 +1,7 @@
 """Harmless changes of a picture: what a generator or a VAE may do to it without making it a worse answer.
 
-Scorers and the judge are trained on pictures changed like this, so that their verdict on a generated picture is
-about what it shows and not about how it was made.
+Scorers and the judge are trained on pictures changed like this, so that their verdict on a generated picture
+is about what it shows and not about how it was made.
 """
 
 from __future__ import annotations
@@ -52,7 +52,12 @@ def move(images: Tensor, strength: float, rng: torch.Generator) -> Tensor:
 
 
 def blur(images: Tensor, amount: Tensor) -> Tensor:
-    """Mix each picture [n, 3, H, W] with its Gaussian blur (sigma BLUR_SIGMA_PX); amount [n, 1, 1, 1] of 1 is all blur."""
+    """Mix each picture with its Gaussian blur.
+
+    Args:
+        images: [n, 3, H, W].
+        amount: [n, 1, 1, 1]; 0 keeps the picture, 1 is a blur of BLUR_SIGMA_PX.
+    """
     # Two matrix products: several times faster on CPU than a depthwise convolution of this size.
     rows, columns = (_blur_matrix(size) for size in images.shape[-2:])
     return torch.lerp(images, rows @ images @ columns.T, amount)

@@ -1,4 +1,4 @@
-"""Training of the bundled single-view scorer: contrastive, with several true and many nearly true captions a batch."""
+"""Training of the bundled single-view scorer: contrastive, with nearly true captions in every batch."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from t2mv_core.rewards.base import prepare_images
 from t2mv_core.rewards.clip_score import OPENAI_MEAN, OPENAI_STD, ClipSize
 from t2mv_core.text import clip_tokenizer
-from torch import Tensor
 
 from .augmentation import augment
 from .captions import PromptSpec
@@ -47,7 +48,7 @@ TOYBOX_CLIP = ClipSize(
 
 
 def train_clip(config: StageConfig, datasets: Sequence[Dataset]) -> CLIP:
-    """Train on renders (first dataset) and reconstructions (second, if there is one); resumes after a kill."""
+    """Train on renders (first dataset) and reconstructions (second, if any); resumes after a kill."""
     torch.manual_seed(config.seed)
     model = TOYBOX_CLIP.build().to(config.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.05)
@@ -75,7 +76,7 @@ def train_clip(config: StageConfig, datasets: Sequence[Dataset]) -> CLIP:
 def draw_batch(
     dataset: Dataset, count: int, rng: np.random.Generator
 ) -> tuple[Tensor, list[PromptSpec], list[Scene]]:
-    """Augmented views [n, 3, H, W] of n scenes, a true and a false description of each (2n), and the scenes."""
+    """Augmented views [n, 3, H, W] of n scenes, n true and n false descriptions, and the scenes."""
     chosen = rng.choice(len(dataset.scenes), count, replace=count > len(dataset.scenes))
     images = dataset.images[chosen, rng.integers(dataset.images.shape[1], size=count)]
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
@@ -87,12 +88,12 @@ def draw_batch(
 
 
 def contrastive_loss(logits: Tensor, is_true: Tensor) -> Tensor:
-    """InfoNCE in both directions with several positives: −log of the probability on all true pairs of a row.
+    """InfoNCE in both directions: −log of the probability on all true pairs of a row or column.
 
     Args:
         logits: scaled cosines, [pictures, captions].
-        is_true: whether the caption is true of the picture, same shape; each picture has a true caption. Captions
-            that are true of no picture count as negatives only.
+        is_true: whether the caption is true of the picture, same shape; each picture has a true caption.
+            Captions that are true of no picture count as negatives only.
     """
     kept = logits.masked_fill(~is_true, float("-inf"))
     by_picture = logits.logsumexp(dim=1) - kept.logsumexp(dim=1)

@@ -190,6 +190,7 @@ def create_student(teacher: Networks) -> Networks:
     missing, unexpected = student.load_state_dict(teacher.state_dict(), strict=False)
     if unexpected or any("cond_proj" not in name for name in missing):
         raise ValueError(f"The teacher does not fit the student: {[*missing, *unexpected][:3]}.")
+    nn.init.zeros_(student.unet.time_embedding.cond_proj.weight)
     return student.requires_grad_(False)
 
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from t2mv_core.rewards.base import prepare_images
 from t2mv_core.rewards.hyperscore import IMAGENET_MEAN, IMAGENET_STD
 from t2mv_core.rewards.hyperscore_network import HyperScore, HyperScoreSize
 from t2mv_core.text import clip_tokenizer
-from torch import Tensor
 
 from .augmentation import move
 from .clip_training import TOYBOX_CLIP
@@ -71,7 +72,7 @@ def train_hyperscore(
 
 
 def draw_sets(maker: SetMaker, num_scenes: int, rng: np.random.Generator) -> tuple[Tensor, list[str], Tensor]:
-    """Two differently damaged sets of each of some scenes: normalised [B, V, 3, H, W], prompts, targets [B, 4]."""
+    """Two differently damaged sets of each of some scenes: [B, V, 3, H, W], prompts, targets [B, 4]."""
     indices = rng.integers(len(maker.dataset.scenes), size=num_scenes).repeat(SETS_PER_SCENE)
     sets = [maker.make(int(index), rng) for index in indices]
     views = torch.stack([made.views for made in sets])
@@ -82,7 +83,7 @@ def draw_sets(maker: SetMaker, num_scenes: int, rng: np.random.Generator) -> tup
 
 
 def set_loss(scores: Tensor, targets: Tensor) -> Tensor:
-    """Squared error plus a logistic loss on the order of all pairs whose targets differ, per head; [B, 4] each."""
+    """Squared error plus a logistic loss on the order of all pairs, weighted by their gap; [B, 4] each."""
     gap = targets[:, None] - targets[None]
     answer = scores[:, None] - scores[None]
     wrong_order = F.softplus(-gap.sign() * answer / RANKING_SCALE)

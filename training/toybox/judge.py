@@ -1,7 +1,8 @@
 """The independent judge: which family, colour and azimuth does a picture show?
 
-A small convolutional network: neither the architecture (transformers) nor the seeds are the rewards'. It is never
-a reward; it says, after the fact, whether following the rewards led to better pictures or only to higher scores.
+A small convolutional network: neither the architecture (transformers) nor the seeds are the rewards'. It is
+never a reward; it says, after the fact, whether following the rewards led to better pictures or only to
+higher scores.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.files import write_safetensors
-from torch import Tensor, nn
 
 from .captions import PromptSpec
 
@@ -30,8 +32,8 @@ class JudgeResult:
     Attributes:
         family: the set shows the prompt's family, [B] bool.
         colour: the set's main colour is the prompt's, [B] bool.
-        azimuth: the view shows the object from its camera's azimuth, [B, V] bool. Only meaningful for families
-            with `is_asymmetric`.
+        azimuth: the view shows the object from its camera's azimuth, [B, V] bool. Only meaningful for
+            families with `is_asymmetric`.
         family_probability: of each family for the set, [B, families]; likewise the colour's.
         azimuth_probability: of each default azimuth for the view, [B, V, 6].
     """
@@ -92,8 +94,8 @@ class Judge(nn.Module):
     def judge_views(self, images: Tensor, specs: Sequence[PromptSpec]) -> JudgeResult:
         """Judge B sets of views against what their prompts ask for.
 
-        Family and colour are judged for the set, from the mean of the views' log-probabilities; the azimuth view
-        by view: view v must look like the default rig's azimuth v.
+        Family and colour are judged for the set, from the mean of the views' log-probabilities; the azimuth
+        view by view: view v must look like the default rig's azimuth v.
 
         Args:
             images: [B, V, 3, 64, 64] in [0, 1], V of the default rig.
@@ -148,6 +150,7 @@ def load_judge(path: Path | None = None) -> Judge:
         ValueError: the file does not hold a judge; the first wrong key is named.
     """
     from t2mv_core.rewards.base import load_strictly, read_reward_file
+
     if path is None:
         from t2mv_core.toybox import toybox_path
 

@@ -1,12 +1,12 @@
-"""What the toybox rewards learn from: true and false descriptions, and sets of views with graded, known damage.
+"""What the toybox rewards learn from: true and false descriptions, sets of views with graded, known damage.
 
 Every damage has a strength that is measured on the pictures or counted in the caption, so the targets of the
 joint-view scorer are known, not guessed:
 
-    alignment = 1 − min(1, 0.6·[wrong family] + 0.4·[wrong colour] + 0.25·[wrong part colour]), times
-                1 − 0.6·(visible share of views that show another object)
+    alignment = (1 − min(1, 0.6·[wrong family] + 0.4·[wrong colour] + 0.25·[wrong part colour]))
+                · (1 − 0.6·visible share of views that show another object)
     geometry  = 1 − sqrt(mean over views of the visible change against the true view)
-    texture   = (1 − blur)·(1 − noise)·(1 − drift)
+    texture   = 1 − strength of the blur, the noise or the colour drift
     overall   = 0.4·alignment + 0.4·geometry + 0.2·texture
 """
 
@@ -87,7 +87,7 @@ def truth_table(specs: Sequence[PromptSpec], scenes: Sequence[Scene]) -> Tensor:
 
 @dataclass(frozen=True)
 class DamagedSet:
-    """A set of views [V, 3, H, W] in [0, 1], a caption, what was done to them, and the four targets in [0, 1]."""
+    """A set of views [V, 3, H, W] in [0, 1], a caption, what was done to them, four targets in [0, 1]."""
 
     views: Tensor
     prompt: str
@@ -115,7 +115,7 @@ class SetMaker:
         Args:
             index: which scene.
             rng: draws kinds and strengths.
-            kinds: caption, view and texture damage to apply, each None for none; drawn at random when not given.
+            kinds: caption, view and texture damage to apply, each None for none; drawn when not given.
         """
         caption_kind, view_kind, texture_kind = kinds if kinds is not None else _draw_kinds(rng)
         scene = self.dataset.scenes[index]
@@ -173,7 +173,7 @@ class SetMaker:
 
 
 def damage_texture(views: Tensor, kind: str | None, rng: np.random.Generator) -> tuple[Tensor, float]:
-    """Blur, noise or per-view colour drift of a random strength s on [V, 3, H, W]; also 1 − s, the target."""
+    """Blur, noise or per-view colour drift of random strength s on [V, 3, H, W]; also 1 − s, the target."""
     strength = float(rng.uniform(0.05, 1.0)) if kind is not None else 0.0
     if kind == "blur":
         views = blur(views, torch.full((len(views), 1, 1, 1), strength))

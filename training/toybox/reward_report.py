@@ -7,9 +7,10 @@ from collections import defaultdict
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
 from t2mv_core.rewards.base import Reward
 from t2mv_core.rewards.hyperscore_network import HEADS
-from torch import Tensor
 
 from .captions import phrase
 from .dataset import Dataset
@@ -45,7 +46,7 @@ def pairwise_accuracy(scores: NDArray[np.float64], targets: NDArray[np.float64])
 
 
 def clip_figures(reward: Reward, dataset: Dataset, num_scenes: int) -> Figures:
-    """Share of (view, true caption, false caption) triples in which the true one scores higher, per kind of lie.
+    """Share of (view, true, false caption) triples in which the true one scores higher, per kind of lie.
 
     Also the accuracy of family and colour when the view is compared with all 220 plain sentences.
     """
@@ -78,7 +79,7 @@ def clip_figures(reward: Reward, dataset: Dataset, num_scenes: int) -> Figures:
 def hyperscore_figures(reward: Reward, dataset: Dataset, num_scenes: int, sets_per_scene: int = 6) -> Figures:
     """Rank correlation and within-scene pairwise accuracy of every head with its target.
 
-    `drop_<damage>` is the mean loss of the overall score by that damage alone, against the same scene undamaged.
+    `drop_<head>_<damage>`: how far that damage alone lowers the head; `seen_...`: how often "overall" falls.
     """
     maker, rows = SetMaker(dataset), range(min(num_scenes, len(dataset.scenes)))
     sets = [[maker.make(row, update_rng(2 + k, row)) for k in range(sets_per_scene)] for row in rows]

@@ -1,4 +1,4 @@
-"""Stage `rewards`: train the single-view and the joint-view scorer, export them, measure them on held-out scenes."""
+"""Stage `rewards`: train the single-view and the joint-view scorer, export and measure them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from torch import Tensor
+
 from t2mv_core.files import read_safetensors, write_safetensors
 from t2mv_core.rewards import clip_score, hyperscore
 from t2mv_core.rewards.hyperscore_network import weights_to_save
-from torch import Tensor
 
 from .clip_training import TOYBOX_CLIP, train_clip
 from .dataset import load_dataset
@@ -26,7 +27,7 @@ NUM_TEST_SCENES = 300
 
 
 def run(config: StageConfig) -> None:
-    """Train both scorers (each resumes by itself), write them as fp16 to `export/rewards` with their figures."""
+    """Train both scorers (each resumes by itself); write fp16 weights and figures to `export/rewards`."""
     rewards_dir = config.export_dir / "rewards"
     clip_path, hyperscore_path = rewards_dir / "clip.safetensors", rewards_dir / "hyperscore.safetensors"
     dataset = load_dataset(config.data_dir, limit=40 if config.quick else None)

@@ -72,7 +72,9 @@ def test_the_cache_encodes_each_prompt_once_and_keeps_the_order():
 
 def test_the_cache_is_bounded_even_within_one_call():
     cache = PromptCache(max_prompts=3)
-    (features,) = cache.lookup([str(i) for i in range(9)], lambda new: (torch.tensor([float(p) for p in new]),))
+    (features,) = cache.lookup(
+        [str(i) for i in range(9)], lambda new: (torch.tensor([float(p) for p in new]),)
+    )
     assert features.tolist() == list(range(9))
     assert len(cache) == 3
 
@@ -116,7 +118,10 @@ def test_a_prompt_beyond_the_context_is_cut_with_one_warning(caplog):
     [
         (lambda w: w.pop("1.bias"), "'1.bias' is missing: some.file"),
         (lambda w: w.update(extra=torch.zeros(1)), "'extra' is not part of the model: some.file"),
-        (lambda w: w.update({"0.weight": torch.zeros(2, 3)}), r"'0.weight' has shape \[2, 3\], the model needs \[3, 2\]"),
+        (
+            lambda w: w.update({"0.weight": torch.zeros(2, 3)}),
+            r"'0.weight' has shape \[2, 3\], the model needs \[3, 2\]",
+        ),
     ],
 )
 def test_the_first_wrong_weight_is_named(change, words):
@@ -133,5 +138,8 @@ def test_an_unknown_reward_lists_the_known_ones():
 
 
 def test_every_reward_says_what_it_is():
-    assert {name: spec.kind for name, spec in REWARDS.items()} == {"toybox_clip": "view", "toybox_hyperscore": "joint"}
+    assert {name: spec.kind for name, spec in REWARDS.items()} == {
+        "toybox_clip": "view",
+        "toybox_hyperscore": "joint",
+    }
     assert all(spec.summary for spec in REWARDS.values())

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from t2mv_core.files import write_safetensors
-from t2mv_core.rewards.clip_score import ARCHITECTURE, OPENAI_MEAN, OPENAI_STD, ClipScore, ClipSize, load_clip_score
+from t2mv_core.rewards.clip_score import (
+    ARCHITECTURE,
+    OPENAI_MEAN,
+    OPENAI_STD,
+    ClipScore,
+    ClipSize,
+    load_clip_score,
+)
 from t2mv_core.text import clip_tokenizer
 
 SIZE = ClipSize(
@@ -46,7 +53,9 @@ def test_scores_do_not_depend_on_the_chunks(scorer):
 def test_each_prompt_is_encoded_once(scorer, monkeypatch):
     encoded = []
     encode = scorer.model.encode_text
-    monkeypatch.setattr(scorer.model, "encode_text", lambda tokens: encoded.append(len(tokens)) or encode(tokens))
+    monkeypatch.setattr(
+        scorer.model, "encode_text", lambda tokens: encoded.append(len(tokens)) or encode(tokens)
+    )
     for _ in range(2):
         scorer(torch.rand(3, 3, 16, 16), PROMPTS)
     assert encoded == [2]

@@ -1,4 +1,4 @@
-"""HyperScore recomputed naively, one token, patch and condition at a time, as METHOD.md section 8 words it."""
+"""HyperScore recomputed naively: one token, patch and condition at a time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ CLIP_SIZE = ClipSize(
     embed_dim=12, image_px=16, patch_px=8, vision_width=16, vision_layers=2, vision_heads=2,
     vocab_size=600, context_length=32, text_width=16, text_layers=2, text_heads=2,
 )  # fmt: skip
-SIZE = HyperScoreSize(CLIP_SIZE, num_context=3, target_widths=(16, 8, 4, 2), condition_channels=6, condition_grid=2)
+SIZE = HyperScoreSize(
+    CLIP_SIZE, num_context=3, target_widths=(16, 8, 4, 2), condition_channels=6, condition_grid=2
+)
 PROMPTS = ["a red mug", "a blue car with metal wheels"]
 
 
@@ -48,12 +50,39 @@ def build(size=SIZE, seed=0):
     return model.eval()
 
 
+def naive_transformer(transformer, hidden, is_causal):
+    """A pre-norm transformer on one sequence [L, w], two heads, written out."""
+    length, width = hidden.shape
+    mask = torch.full((length, length), -math.inf).triu(1) if is_causal else torch.zeros(length, length)
+    for block in transformer.resblocks:
+        projected = F.linear(block.ln_1(hidden), block.attn.in_proj_weight, block.attn.in_proj_bias)
+        query, key, value = projected.reshape(length, 3, 2, width // 2).unbind(dim=1)
+        heads = [
+            ((query[:, h] @ key[:, h].T) / math.sqrt(width // 2) + mask).softmax(dim=1) @ value[:, h]
+            for h in (0, 1)
+        ]
+        hidden = hidden + block.attn.out_proj(torch.cat(heads, dim=1))
+        inner = block.mlp.c_fc(block.ln_2(hidden))
+        hidden = hidden + block.mlp.c_proj(inner * torch.sigmoid(1.702 * inner))
+    return hidden
+
+
 def naive_text(model, embedded, end):
     """End-of-text feature and all token features of one embedded prompt [L, w]."""
     clip = model.clip_model
-    hidden = clip.transformer((embedded + clip.positional_embedding)[None], attn_mask=clip.attn_mask)[0]
+    hidden = naive_transformer(clip.transformer, embedded + clip.positional_embedding, is_causal=True)
     features = torch.stack([clip.ln_final(token) @ clip.text_projection for token in hidden])
     return features[end], features
+
+
+def naive_patches(model, picture):
+    """Projected patch tokens of one normalised picture [3, 16, 16], cut into patches of 8 pixels."""
+    visual = model.clip_model.visual
+    cut = [picture[:, y : y + 8, x : x + 8] for y in (0, 8) for x in (0, 8)]
+    embedded = [visual.class_embedding, *((visual.conv1.weight * patch).sum(dim=(1, 2, 3)) for patch in cut)]
+    hidden = visual.ln_pre(torch.stack(embedded) + visual.positional_embedding)
+    hidden = naive_transformer(visual.transformer, hidden, is_causal=False)
+    return [visual.ln_post(token) @ visual.proj for token in hidden[1:]]
 
 
 def naive_condition_prompt(model, head):
@@ -71,8 +100,7 @@ def naive_condition_prompt(model, head):
 def naive_scores(model, pixels, prompt):
     """Four scores of one set of views [V, 3, px, px]."""
     clip = model.clip_model
-    inside = clip.visual.forward_intermediates(pixels, indices=1, normalize_intermediates=True, output_fmt="NLC")
-    patches = [patch @ clip.visual.proj for view in inside["image_intermediates"][-1] for patch in view]
+    patches = [patch for picture in pixels for patch in naive_patches(model, picture)]
     ids = clip_tokenizer(600)([prompt], 32)[0]
     end, tokens = naive_text(model, clip.token_embedding.weight[ids], int(ids.argmax()))
     scores = []
@@ -80,7 +108,10 @@ def naive_scores(model, pixels, prompt):
         condition, _ = naive_text(model, *naive_condition_prompt(model, head))
         logits = []
         for patch in patches:
-            pairs = [F.cosine_similarity(t, condition, dim=0) * F.cosine_similarity(t, patch, dim=0) for t in tokens]
+            pairs = [
+                F.cosine_similarity(t, condition, dim=0) * F.cosine_similarity(t, patch, dim=0)
+                for t in tokens
+            ]
             logits.append(math.fsum(float(pair) for pair in pairs))
         weights = torch.tensor(logits).softmax(dim=0)
         fused = sum(w * patch for w, patch in zip(weights, patches, strict=True)) * end
@@ -153,7 +184,9 @@ def test_prompts_and_conditions_are_encoded_once(monkeypatch):
     reward = HyperScoreReward(model, clip_tokenizer(600))
     lengths = []
     encode = model.text_encoder.forward
-    monkeypatch.setattr(model.text_encoder, "forward", lambda *args: lengths.append(len(args[1])) or encode(*args))
+    monkeypatch.setattr(
+        model.text_encoder, "forward", lambda *args: lengths.append(len(args[1])) or encode(*args)
+    )
     for _ in range(2):
         reward(torch.rand(4, 3, 16, 16), PROMPTS)
     assert lengths == [2, 4]  # two prompts, four conditions, nothing in the second call
@@ -168,16 +201,18 @@ def test_the_state_dict_has_the_published_names():
         f"prompt_learner.{part}" for part in ("ctx", "token_prefix", "token_suffix")
     }
     layers = ("fc1w_conv", "fc1b_fc", "fc2w_conv", "fc2b_fc", "fc3w_conv", "fc3b_fc", "fc4w_fc", "fc4b_fc")
-    assert {n.rsplit(".", 1)[0] for n in names if n.startswith("hypernet.")} == {f"hypernet.{n}" for n in layers}
+    assert {n.rsplit(".", 1)[0] for n in names if n.startswith("hypernet.")} == {
+        f"hypernet.{n}" for n in layers
+    }
 
 
 def test_the_published_hypernetwork_has_the_stated_shapes():
     net = HyperNetwork(HyperScoreSize())
     shapes = {name: tuple(t.shape) for name, t in net.named_parameters() if name.endswith("weight")}
     assert shapes == {
-        "fc1w_conv.weight": (512, 112, 3, 3), "fc2w_conv.weight": (128, 112, 3, 3), "fc3w_conv.weight": (32, 112, 3, 3),
-        "fc4w_fc.weight": (28, 112), "fc1b_fc.weight": (112, 112), "fc2b_fc.weight": (56, 112),
-        "fc3b_fc.weight": (28, 112), "fc4b_fc.weight": (1, 112),
+        "fc1w_conv.weight": (512, 112, 3, 3), "fc2w_conv.weight": (128, 112, 3, 3),
+        "fc3w_conv.weight": (32, 112, 3, 3), "fc4w_fc.weight": (28, 112), "fc1b_fc.weight": (112, 112),
+        "fc2b_fc.weight": (56, 112), "fc3b_fc.weight": (28, 112), "fc4b_fc.weight": (1, 112),
     }  # fmt: skip
 
 
@@ -188,7 +223,9 @@ def test_widths_that_do_not_fit_the_grid_are_refused():
 
 def test_a_saved_scorer_loads_and_scores_the_same(tmp_path):
     model, path = build(replace(SIZE, num_views=3)), tmp_path / "hyperscore.safetensors"
-    write_safetensors(weights_to_save(model), path, {"architecture": ARCHITECTURE, "config": model.size.to_json()})
+    write_safetensors(
+        weights_to_save(model), path, {"architecture": ARCHITECTURE, "config": model.size.to_json()}
+    )
     loaded = load_hyperscore(path, "toybox_hyperscore")
     images = torch.rand(6, 3, 16, 16)
     expected = HyperScoreReward(model, clip_tokenizer(600))(images, PROMPTS)
@@ -205,7 +242,9 @@ def test_the_published_layout_with_both_names_of_the_text_tower_loads():
 def test_two_names_with_different_values_are_refused():
     weights = {name: t.clone() for name, t in build().state_dict().items()}
     weights["text_encoder.ln_final.bias"] += 1
-    with pytest.raises(ValueError, match="'text_encoder.ln_final.bias' differs from 'clip_model.ln_final.bias'"):
+    with pytest.raises(
+        ValueError, match="'text_encoder.ln_final.bias' differs from 'clip_model.ln_final.bias'"
+    ):
         load_hyperscore_weights(build(), weights, "model.pth")
 
 

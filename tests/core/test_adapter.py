@@ -1,0 +1,90 @@
+import re
+
+import pytest
+import torch
+from t2mv_core.adapter import adapter_state_dict, create_camera_encoder, load_adapter, save_adapter
+from t2mv_core.files import read_safetensors
+
+
+@pytest.fixture
+def adapter_path(lcm_bundle, tmp_path):
+    path = tmp_path / "mvadapter.safetensors"
+    save_adapter(lcm_bundle.unet, lcm_bundle.camera_encoder, path)
+    return path
+
+
+def test_keys_are_the_published_ones(adapter_path):
+    tensors, _ = read_safetensors(adapter_path)
+    stem = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.processor."
+    multiview = {name.removeprefix(stem) for name in tensors if name.startswith(stem)}
+    # METHOD.md section 9: q, k, v without bias, the output projection with one.
+    expected = {"to_q_mv.weight", "to_k_mv.weight", "to_v_mv.weight", "to_out_mv.0.weight", "to_out_mv.0.bias"}
+    assert multiview == expected
+    others = [name for name in tensors if ".attn1.processor." not in name]
+    assert others
+    assert all(name.startswith("adapter.") for name in others)
+    assert not any(re.search(r"attn2|lora|base_layer", name) for name in tensors)
+
+
+def test_saved_adapter_comes_back_bit_for_bit(adapter_path, make_lcm_bundle, lcm_bundle):
+    other = make_lcm_bundle()
+    for tensor in adapter_state_dict(other.unet, other.camera_encoder).values():
+        tensor.zero_()
+    load_adapter(other.unet, other.camera_encoder, adapter_path)
+    for bundle_name in ("unet", "camera_encoder"):
+        expected = getattr(lcm_bundle, bundle_name).state_dict()
+        loaded = getattr(other, bundle_name).state_dict()
+        assert all(torch.equal(loaded[name], expected[name]) for name in expected)
+
+
+def test_camera_encoder_has_the_published_shape(lcm_bundle):
+    encoder = create_camera_encoder(lcm_bundle.unet, vae_scale_factor=8)
+    assert encoder.config["adapter_type"] == "full_adapter_xl"
+    assert (encoder.config["in_channels"], encoder.config["num_res_blocks"]) == (6, 2)
+    assert encoder.config["downscale_factor"] == 16
+    assert list(encoder.config["channels"]) == [32, 32, 32, 32]  # the block widths, the last one doubled up
+
+
+def test_half_precision_file_is_taken(adapter_path, edit_weights, make_lcm_bundle):
+    edit_weights(adapter_path, lambda x: x.update({name: tensor.half() for name, tensor in x.items()}))
+    bundle = make_lcm_bundle()
+    load_adapter(bundle.unet, bundle.camera_encoder, adapter_path)
+    assert {x.dtype for x in adapter_state_dict(bundle.unet, bundle.camera_encoder).values()} == {torch.float32}
+
+
+def drop_one(tensors):
+    tensors.pop(sorted(tensors)[0])
+
+
+def add_one(tensors):
+    tensors["image_encoder.weight"] = torch.ones(1)
+
+
+def shrink_one(tensors):
+    name = next(name for name in tensors if name.endswith("to_q_mv.weight"))
+    tensors[name] = tensors[name][:, :5]
+
+
+def poison_one(tensors):
+    next(iter(tensors.values())).view(-1)[0] = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (drop_one, r"is not an MV-Adapter for this UNet: it lacks 'adapter\..* \(1 missing, 0 foreign\)"),
+        (add_one, r"it has 'image_encoder.weight', which this model does not know \(0 missing, 1 foreign\)"),
+        (shrink_one, r"has shape \(32, 5\), this UNet needs \(32, 32\)"),
+        (poison_one, "holds NaN or infinity"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused_in_words(change, words, adapter_path, edit_weights, lcm_bundle):
+    # NaN passes write_safetensors: what wrote it may be broken, what reads it must notice.
+    edit_weights(adapter_path, change)
+    with pytest.raises(ValueError, match=words):
+        load_adapter(lcm_bundle.unet, lcm_bundle.camera_encoder, adapter_path)
+
+
+def test_missing_file_is_named(lcm_bundle, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no weights file at .*nowhere.safetensors"):
+        load_adapter(lcm_bundle.unet, lcm_bundle.camera_encoder, tmp_path / "nowhere.safetensors")

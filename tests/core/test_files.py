@@ -1,0 +1,84 @@
+import os
+import stat
+
+import pytest
+import torch
+from t2mv_core.files import read_safetensors, write_safetensors
+
+
+def test_tensors_and_metadata_come_back(tmp_path):
+    path = tmp_path / "deep" / "folder" / "weights.safetensors"
+    transposed = torch.arange(6.0).reshape(2, 3).T  # not contiguous: safetensors alone would refuse it
+    tensors = {"a": transposed, "b": torch.tensor([1, 2]), "c": torch.zeros(0), "d": torch.ones(2, dtype=torch.half)}
+    write_safetensors(tensors, path, {"rank": "4"})
+    loaded, metadata = read_safetensors(path)
+    assert metadata == {"rank": "4"}
+    assert loaded.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(loaded[name], tensor)
+        assert loaded[name].dtype == tensor.dtype
+
+
+def test_file_without_metadata_is_read(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.ones(1)}, tmp_path / "plain.safetensors")
+    assert read_safetensors(tmp_path / "plain.safetensors")[1] == {}
+
+
+def test_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+    path = tmp_path / "weights.safetensors"
+    write_safetensors({"a": torch.ones(1)}, path, {})
+
+    def full_disk(*_args):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, "replace", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_safetensors({"a": torch.zeros(1)}, path, {})
+    assert os.listdir(tmp_path) == ["weights.safetensors"]
+    assert float(read_safetensors(path)[0]["a"]) == 1.0
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
+def test_unwritable_folder_is_an_os_error(tmp_path):
+    tmp_path.chmod(stat.S_IREAD | stat.S_IEXEC)
+    with pytest.raises(OSError, match="ermission"):
+        write_safetensors({"a": torch.ones(1)}, tmp_path / "weights.safetensors", {})
+
+
+@pytest.mark.parametrize("name", ["missing.safetensors", ""])
+def test_missing_file_is_named(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match="There is no weights file at"):
+        read_safetensors(tmp_path / name)  # "" is the folder itself
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x00", b"not a safetensors file at all", b"\xff" * 64, b"PK\x03\x04" + b"\x00" * 100, b"\x80\x02}q\x00."],
+    ids=["empty", "one byte", "text", "huge header", "zip", "pickle"],
+)
+def test_foreign_files_give_a_sentence(tmp_path, content):
+    path = tmp_path / "foreign.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="damaged or not a safetensors file"):
+        read_safetensors(path)
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.95, 0.999])
+def test_cut_off_file_gives_a_sentence(tmp_path, kept):
+    path = tmp_path / "cut.safetensors"
+    write_safetensors({f"weight_{i}": torch.ones(50) for i in range(10)}, path, {"key": "value"})
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(ValueError, match="damaged or not a safetensors file"):
+        read_safetensors(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value, dtype):
+    path = tmp_path / "nan.safetensors"
+    write_safetensors({"good": torch.ones(2), "bad": torch.tensor([1.0, value], dtype=dtype)}, path, {})
+    with pytest.raises(ValueError, match="'bad' holds NaN or infinity"):
+        read_safetensors(path)

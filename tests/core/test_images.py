@@ -1,0 +1,88 @@
+import pytest
+import torch
+from t2mv_core.images import contact_sheet, decode_latents, encode_images, from_comfy, to_comfy
+
+
+@pytest.fixture
+def latents():
+    return torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def test_decoding_is_the_vaes_in_the_right_order(lcm_bundle, latents):
+    images = decode_latents(lcm_bundle.vae, latents)
+    assert images.shape == (2, 3, 3, 16, 16)
+    # The fixture's scaling factor is 0.5; the VAE gives [-1, 1].
+    expected = lcm_bundle.vae.decode(latents[1, 2][None] / 0.5).sample / 2 + 0.5
+    torch.testing.assert_close(images[1, 2], expected[0].clamp(0, 1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 4, 100])
+def test_chunks_do_not_change_the_pictures(lcm_bundle, latents, chunk_size):
+    expected = decode_latents(lcm_bundle.vae, latents)
+    torch.testing.assert_close(decode_latents(lcm_bundle.vae, latents, chunk_size), expected, atol=1e-5, rtol=0)
+    images = expected.flatten(0, 1)
+    torch.testing.assert_close(
+        encode_images(lcm_bundle.vae, images, chunk_size), encode_images(lcm_bundle.vae, images), atol=1e-5, rtol=0
+    )
+
+
+def test_pictures_stay_in_range(lcm_bundle, latents):
+    images = decode_latents(lcm_bundle.vae, 100.0 * latents)
+    assert 0.0 <= float(images.min()) <= float(images.max()) <= 1.0
+
+
+def test_encoding_gives_scaled_posterior_means(lcm_bundle):
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    expected = 0.5 * lcm_bundle.vae.encode(2 * images - 1).latent_dist.mean
+    torch.testing.assert_close(encode_images(lcm_bundle.vae, images), expected, atol=1e-5, rtol=0)
+
+
+def test_half_precision_latents_are_decoded_in_the_vaes_precision(lcm_bundle, latents):
+    images = decode_latents(lcm_bundle.vae, latents.half())
+    assert images.dtype == torch.float32
+    torch.testing.assert_close(images, decode_latents(lcm_bundle.vae, latents.half().float()))
+
+
+def test_pictures_that_are_not_finite_are_an_error_with_its_cure(make_lcm_bundle, latents):
+    vae = make_lcm_bundle().vae
+    vae.decoder.conv_out.bias[1] = float("nan")
+    with pytest.raises(ValueError, match="sdxl-vae-fp16-fix, or load the VAE in float32"):
+        decode_latents(vae, latents)
+
+
+def test_comfy_layout_and_back():
+    images = torch.rand(2, 3, 4, 5)
+    comfy = to_comfy(images)
+    assert comfy.shape == (2, 4, 5, 3)
+    assert comfy[1, 2, 3, 0] == images[1, 0, 2, 3]
+    assert torch.equal(from_comfy(comfy), images)
+    assert torch.equal(from_comfy(torch.cat([comfy, torch.ones(2, 4, 5, 1)], dim=-1)), images)
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 3), (1, 3, 4, 5), (1, 4, 5, 1)])
+def test_other_layouts_are_refused(shape):
+    with pytest.raises(ValueError, match=r"Pictures must be \[n, height, width, 3\]"):
+        from_comfy(torch.zeros(shape))
+
+
+def test_contact_sheet_has_a_row_per_prompt_and_a_column_per_view():
+    images = torch.zeros(2, 3, 3, 8, 8)
+    images[1, 2, 0] = 1.0  # the last picture is red
+    sheet = contact_sheet(images, cell_px=16)
+    assert sheet.size == (3 * 16, 2 * 16)
+    assert sheet.getpixel((40, 24)) == (255, 0, 0)
+    assert sheet.getpixel((24, 24)) == (0, 0, 0)
+    assert sheet.getpixel((40, 8)) == (0, 0, 0)
+
+
+def test_contact_sheet_with_labels_makes_room_for_them():
+    sheet = contact_sheet(torch.zeros(2, 3, 3, 8, 8), ["a red mug", "a chair"], ["0", "45", "90"], cell_px=16)
+    # 16 px for the column labels, and 16 px above each of the two rows.
+    assert sheet.size == (3 * 16, 16 + 2 * (16 + 16))
+    assert sheet.getpixel((8, 40)) == (0, 0, 0)  # the first picture begins at 32
+    label = sheet.crop((0, 16, 48, 32))
+    assert label.getextrema()[0][0] < 255  # something is written there
+
+
+def test_contact_sheet_keeps_the_pictures_proportions():
+    assert contact_sheet(torch.zeros(1, 2, 3, 10, 20), cell_px=30).size == (120, 30)

@@ -1,0 +1,321 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from t2mv_core.denoiser import encode_cameras, predict_noise
+from t2mv_core.files import read_safetensors, write_safetensors
+from t2mv_core.lora import (
+    LoraHandle,
+    active_loras,
+    add_lora,
+    attached_loras,
+    load_lora,
+    lora_state_dict,
+    remove_lora,
+    save_lora,
+    trainable_parameters,
+)
+from t2mv_core.text import encode_text
+
+LAYER = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+MV_LAYER = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.processor.to_q_mv"
+
+
+@pytest.fixture
+def base(make_lcm_bundle):
+    """A model of one's own: attaching changes the UNet's layers."""
+    return make_lcm_bundle()
+
+
+@pytest.fixture
+def predict(lcm_bundle, rig, prompts):
+    """A bundle's prediction on fixed inputs."""
+    x = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    condition, cameras = encode_text(lcm_bundle, prompts), encode_cameras(lcm_bundle, rig)
+    return lambda bundle: predict_noise(bundle, x, 500, condition, cameras, 4.0)
+
+
+@pytest.fixture
+def lora_file(make_lcm_bundle, tmp_path):
+    """Writes a LoRA with random weights, as training would."""
+
+    def write(name="a", rank=2, alpha=4.0, seed=0):
+        unet = make_lcm_bundle().unet
+        add_lora(unet, rank, alpha)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in trainable_parameters(unet):
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+        path = tmp_path / f"{name}.safetensors"
+        save_lora(unet, path, {"base_model": "tiny", "step": 3})
+        return path
+
+    return write
+
+
+def layer_output(bundle, path=LAYER):
+    """One adapted layer on a fixed input: exactly linear in the strengths, which the whole UNet is not."""
+    x = torch.randn(5, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad(), active_loras(bundle):
+        return bundle.unet.get_submodule(path)(x)
+
+
+def test_lora_goes_on_every_attention_projection(base):
+    # 7 transformer blocks: attn1 has 4 ordinary and 4 multiview projections, attn2 4.
+    assert add_lora(base.unet, 2, 2.0) == 7 * 12
+    names = {name.rsplit(".lora_", 1)[0] for name in lora_state_dict(base.unet)}
+    assert {LAYER, MV_LAYER, MV_LAYER.replace("to_q_mv", "to_out_mv.0"), LAYER.replace("attn1", "attn2")} <= names
+
+
+def test_new_lora_changes_nothing_and_is_all_that_learns(base, predict):
+    before = predict(base)
+    add_lora(base.unet, 2, 2.0)
+    acting = replace(base, loras=(LoraHandle("default"),))
+    assert torch.equal(predict(acting), before)  # B is zero at first
+    learning = {id(parameter) for parameter in base.unet.parameters() if parameter.requires_grad}
+    assert learning == {id(parameter) for parameter in trainable_parameters(base.unet)}
+    assert {parameter.dtype for parameter in trainable_parameters(base.unet)} == {torch.float32}
+
+
+def test_attached_lora_is_silent_until_a_bundle_lists_it(base, predict, lora_file):
+    before = predict(base)
+    acting = load_lora(base, lora_file())
+    assert torch.equal(predict(base), before)
+    assert float((predict(acting) - before).abs().max()) > 1e-2
+    assert torch.equal(predict(base), before)
+    assert torch.equal(predict(acting.without_loras()), before)
+
+
+def test_saved_lora_computes_the_same_in_a_fresh_model(base, make_lcm_bundle, predict, tmp_path):
+    add_lora(base.unet, 3, 1.5, name="policy")
+    with torch.no_grad():
+        for parameter in trainable_parameters(base.unet, "policy"):
+            parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(parameter.numel()))
+    trained = predict(replace(base, loras=(LoraHandle("policy"),)))
+    path = tmp_path / "lora.safetensors"
+    save_lora(base.unet, path, {"preset": "demo", "joint_reward_mean": -0.25}, "policy")
+    loaded = load_lora(make_lcm_bundle(), path)
+    torch.testing.assert_close(predict(loaded), trained, atol=1e-6, rtol=0)
+    (handle,) = loaded.loras
+    assert (handle.strength, handle.num_matched, handle.unmatched) == (1.0, 84, ())
+
+
+def test_file_holds_the_published_keys_and_the_facts(lora_file):
+    tensors, metadata = read_safetensors(lora_file(rank=2, alpha=4.0))
+    assert tensors[f"{LAYER}.lora_A.weight"].shape == (2, 32)
+    assert tensors[f"{MV_LAYER}.lora_B.weight"].shape == (32, 2)
+    assert len(tensors) == 2 * 84
+    expected = {"format": "t2mv-lora", "rank": "2", "alpha": "4.0", "base_model": "tiny", "step": "3"}
+    assert metadata == expected
+
+
+def test_effect_is_b_times_a_scaled_by_alpha_over_rank(base, lora_file):
+    path = lora_file(rank=2, alpha=4.0)
+    tensors, _ = read_safetensors(path)
+    x = torch.randn(5, 32, generator=torch.Generator().manual_seed(1))
+    delta = 4.0 / 2.0 * x @ tensors[f"{LAYER}.lora_A.weight"].T @ tensors[f"{LAYER}.lora_B.weight"].T
+    expected = layer_output(base) + delta
+    torch.testing.assert_close(layer_output(load_lora(base, path)), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, 2.0, -1.0])
+@pytest.mark.parametrize("path", [LAYER, MV_LAYER])
+def test_strength_is_linear(base, lora_file, strength, path):
+    file = lora_file()
+    plain = layer_output(base, path)
+    delta = layer_output(load_lora(base, file), path) - plain
+    scaled = layer_output(load_lora(base, file, strength), path)
+    torch.testing.assert_close(scaled, plain + strength * delta, atol=1e-5, rtol=1e-5)
+
+
+def test_loras_stack_in_any_order(base, predict, lora_file):
+    first, second = lora_file("first", seed=1), lora_file("second", rank=3, seed=2)
+    plain = layer_output(base)
+    deltas = [layer_output(load_lora(base, path)) - plain for path in (first, second)]
+    both = load_lora(load_lora(base, first, 0.5), second, -2.0)
+    torch.testing.assert_close(layer_output(both), plain + 0.5 * deltas[0] - 2.0 * deltas[1], atol=1e-4, rtol=1e-5)
+    other_way = load_lora(load_lora(base, second, -2.0), first, 0.5)
+    torch.testing.assert_close(predict(both), predict(other_way), atol=1e-4, rtol=1e-4)
+
+
+def test_same_file_twice_adds_up(base, lora_file):
+    path = lora_file()
+    twice = load_lora(load_lora(base, path, 0.5), path, 0.75)
+    torch.testing.assert_close(layer_output(twice), layer_output(load_lora(base, path, 1.25)), atol=1e-5, rtol=0)
+    assert len(attached_loras(base.unet)) == 1
+
+
+def test_bundles_over_one_unet_do_not_disturb_each_other(base, make_lcm_bundle, predict, lora_file):
+    first, second = lora_file("first", seed=1), lora_file("second", seed=2)
+    alone = [predict(load_lora(make_lcm_bundle(), path, 0.8)) for path in (first, second)]
+    before = predict(base)
+    bundles = [load_lora(base, path, 0.8) for path in (first, second)]
+    for _ in range(2):
+        assert torch.equal(predict(bundles[0]), alone[0])
+        assert torch.equal(predict(bundles[1]), alone[1])
+        assert torch.equal(predict(base), before)
+
+
+def test_removing_restores_the_output_exactly(base, predict, lora_file):
+    first, second = lora_file("first", seed=1), lora_file("second", seed=2)
+    before = predict(base)
+    one = load_lora(base, first)
+    with_one = predict(one)
+    both = load_lora(one, second)
+    predict(both)
+    remove_lora(base.unet, both.loras[1].name)
+    assert torch.equal(predict(one), with_one)
+    with pytest.raises(ValueError, match="no longer attached to this model; load it again"):
+        predict(both)
+    remove_lora(base.unet, one.loras[0].name)
+    assert torch.equal(predict(base), before)
+    assert attached_loras(base.unet) == []
+    assert torch.equal(predict(load_lora(base, first)), with_one)
+
+
+def test_loading_a_file_leaves_a_lora_in_training_alone(base, lora_file):
+    add_lora(base.unet, 2, 2.0, name="policy")
+    loaded = load_lora(base, lora_file())
+    assert all(parameter.requires_grad for parameter in trainable_parameters(base.unet, "policy"))
+    name = loaded.loras[0].name
+    assert not any(parameter.requires_grad for parameter in trainable_parameters(base.unet, name))
+
+
+def test_gradient_checkpointing_gives_the_same_gradients_at_any_strength(base, predict):
+    # METHOD.md, known traps: diffusers' own lora_scale is 9.5 % off here.
+    add_lora(base.unet, 2, 2.0)
+    acting = replace(base, loras=(LoraHandle("default", strength=0.5),))
+    parameters = trainable_parameters(base.unet)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(parameter.numel()))
+    gradients = []
+    for checkpointed in (False, True):
+        if checkpointed:
+            base.unet.enable_gradient_checkpointing()
+        loss = predict(acting).square().sum()
+        predict(base)  # another bundle uses the UNet between forward and backward of this one
+        with active_loras(acting):
+            gradients.append(torch.autograd.grad(loss, parameters))
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(checkpointed, plain, atol=1e-5, rtol=1e-4)
+    assert max(float(gradient.abs().max()) for gradient in gradients[0]) > 1e-3
+
+
+def test_ranks_may_differ_between_layers(base, lora_file, edit_weights):
+    path = lora_file(rank=2, alpha=2.0)
+    plain, x = layer_output(base, MV_LAYER), torch.randn(5, 32, generator=torch.Generator().manual_seed(1))
+    a, b = torch.randn(5, 32), torch.randn(32, 5)
+    edit_weights(path, lambda x: x.update({f"{MV_LAYER}.lora_A.weight": a, f"{MV_LAYER}.lora_B.weight": b}))
+    loaded = load_lora(base, path)
+    torch.testing.assert_close(layer_output(loaded, MV_LAYER), plain + x @ a.T @ b.T, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("prefix", ["", "unet.", "base_model.model."])
+def test_published_files_load_without_metadata(base, lora_file, tmp_path, prefix):
+    # METHOD.md section 9: possibly behind a prefix; alpha = rank when nothing says otherwise.
+    expected = layer_output(load_lora(base, lora_file(rank=2, alpha=2.0)))
+    tensors, _ = read_safetensors(lora_file(rank=2, alpha=2.0))
+    path = tmp_path / "published.safetensors"
+    write_safetensors({prefix + name: tensor for name, tensor in tensors.items()}, path, {})
+    loaded = load_lora(base, path)
+    torch.testing.assert_close(layer_output(loaded), expected, atol=1e-6, rtol=0)
+    assert loaded.loras[0].num_matched == 84
+
+
+def test_keys_without_a_place_are_reported_not_dropped_in_silence(base, lora_file, edit_weights):
+    path = lora_file()
+
+    def change(tensors):
+        tensors["text_encoder.layers.0.q_proj.lora_A.weight"] = torch.ones(2, 16)
+        del tensors[f"{LAYER}.lora_B.weight"]
+
+    edit_weights(path, change)
+    (handle,) = load_lora(base, path).loras
+    assert handle.num_matched == 83
+    assert sorted(handle.unmatched) == [LAYER, "text_encoder.layers.0.q_proj.lora_A.weight"]
+
+
+def wrong_shape(tensors):
+    tensors[f"{LAYER}.lora_A.weight"] = torch.ones(2, 48)
+
+
+def wrong_rank(tensors):
+    tensors[f"{LAYER}.lora_B.weight"] = torch.ones(32, 5)
+
+
+def not_a_matrix(tensors):
+    tensors[f"{LAYER}.lora_A.weight"] = torch.tensor(1.0)
+
+
+def nothing_known(tensors):
+    known = dict(tensors)
+    tensors.clear()
+    tensors.update({"blocks.0." + name: tensor for name, tensor in known.items()})
+
+
+def poisoned(tensors):
+    tensors[f"{LAYER}.lora_A.weight"][0, 0] = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (wrong_shape, r"lora_A of .* has shape \(2, 48\), this model needs \(2, 32\)"),
+        (wrong_rank, r"lora_B of .* has shape \(32, 5\), this model needs \(32, 2\)"),
+        (not_a_matrix, r"lora_A of .* has shape \(\)"),
+        (nothing_known, "has no LoRA weights for this model"),
+        (poisoned, "holds NaN or infinity"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused_and_leave_no_trace(base, predict, lora_file, edit_weights, change, words):
+    before, path = predict(base), lora_file()
+    edit_weights(path, change)
+    with pytest.raises(ValueError, match=words):
+        load_lora(base, path)
+    assert attached_loras(base.unet) == []
+    assert torch.equal(predict(base), before)
+
+
+@pytest.mark.parametrize("metadata", [{"alpha": "much"}, {"rank": "0", "alpha": "1"}, {"alpha": "nan"}])
+def test_nonsense_in_the_metadata_is_refused_in_words(base, lora_file, metadata):
+    path = lora_file()
+    write_safetensors(read_safetensors(path)[0], path, metadata)
+    with pytest.raises(ValueError, match=r"a\.safetensors: .*alpha"):
+        load_lora(base, path)
+    assert attached_loras(base.unet) == []
+
+
+def test_missing_and_foreign_files_give_a_sentence(base, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no weights file at"):
+        load_lora(base, tmp_path / "nowhere.safetensors")
+    (tmp_path / "pickle.safetensors").write_bytes(b"\x80\x02}q\x00.")
+    with pytest.raises(ValueError, match="damaged or not a safetensors file"):
+        load_lora(base, tmp_path / "pickle.safetensors")
+
+
+@pytest.mark.parametrize("strength", [float("nan"), float("inf"), float("-inf")])
+def test_strength_must_be_finite(base, lora_file, strength):
+    with pytest.raises(ValueError, match="must be a finite number"):
+        load_lora(base, lora_file(), strength)
+
+
+def test_a_file_written_anew_is_another_lora(base, lora_file):
+    first = load_lora(base, lora_file("same", seed=1))
+    before = layer_output(first)
+    second = load_lora(base, lora_file("same", seed=2))
+    assert not torch.allclose(layer_output(second), before, atol=1e-3)
+    assert torch.equal(layer_output(first), before)
+
+
+def test_bad_rank_and_used_name_are_refused(base):
+    with pytest.raises(ValueError, match="rank=0 must be at least 1"):
+        add_lora(base.unet, 0, 1.0)
+    add_lora(base.unet, 1, 1.0)
+    with pytest.raises(ValueError, match="already has a LoRA named 'default'"):
+        add_lora(base.unet, 1, 1.0)
+
+
+def test_saving_what_is_not_there_is_refused(base, tmp_path):
+    with pytest.raises(ValueError, match="has no LoRA named 'default'"):
+        save_lora(base.unet, tmp_path / "lora.safetensors", {})

@@ -1,0 +1,175 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from t2mv_core.schedule import NoiseSchedule, scaled_linear_alpha_bar, schedule_from_config, shift_snr
+
+
+@pytest.fixture(scope="module")
+def alpha_bar():
+    return scaled_linear_alpha_bar(0.00085, 0.012, 1000)
+
+
+def make_schedule(alpha_bar, sampler="lcm", **others):
+    return NoiseSchedule(alpha_bar, sampler, float(alpha_bar[0]), **others)
+
+
+def test_alpha_bar_is_the_scaled_linear_product():
+    # Two steps, betas 0.01 and 0.04 (roots 0.1 and 0.2): 0.99 and 0.99·0.96.
+    expected = torch.tensor([0.99, 0.99 * 0.96], dtype=torch.float64)
+    torch.testing.assert_close(scaled_linear_alpha_bar(0.01, 0.04, 2), expected)
+
+
+def test_alpha_bar_is_diffusers(alpha_bar):
+    from diffusers import DDIMScheduler
+
+    theirs = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").alphas_cumprod
+    torch.testing.assert_close(alpha_bar.float(), theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_snr_shift_is_the_interpolation_of_method_section_2(alpha_bar):
+    shifted = shift_snr(alpha_bar, 8.0)
+    snr = (alpha_bar / (1 - alpha_bar)).numpy()
+    new_snr = (shifted / (1 - shifted)).numpy()
+    t = np.arange(1000) / 999
+    expected = np.exp((1 - t) * np.log(snr) + t * np.log(snr / 8))
+    np.testing.assert_allclose(new_snr, expected, rtol=1e-9)
+    # Untouched at t = 0, exactly an eighth at t = 999.
+    assert new_snr[0] == pytest.approx(snr[0], rel=1e-9)
+    assert new_snr[-1] == pytest.approx(snr[-1] / 8, rel=1e-9)
+
+
+def test_snr_shift_of_one_changes_nothing(alpha_bar):
+    torch.testing.assert_close(shift_snr(alpha_bar, 1.0), alpha_bar, atol=1e-12, rtol=1e-12)
+
+
+def test_shifted_alpha_bar_falls(alpha_bar):
+    assert bool((shift_snr(alpha_bar).diff() < 0).all())
+
+
+def test_published_lcm_timesteps(alpha_bar):
+    # METHOD.md section 2, N = 8.
+    expected = [999, 879, 759, 639, 499, 379, 259, 139]
+    assert make_schedule(alpha_bar).timesteps(8).tolist() == expected
+
+
+@pytest.mark.parametrize("num_steps", range(1, 51))
+def test_lcm_timesteps_are_diffusers(alpha_bar, num_steps):
+    from diffusers import LCMScheduler
+
+    theirs = LCMScheduler(original_inference_steps=50)
+    theirs.set_timesteps(num_steps)
+    assert make_schedule(alpha_bar).timesteps(num_steps).tolist() == theirs.timesteps.tolist()
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+def test_ddim_timesteps_are_diffusers(alpha_bar, spacing):
+    from diffusers import DDIMScheduler
+
+    theirs = DDIMScheduler(timestep_spacing=spacing, steps_offset=1)
+    ours = make_schedule(alpha_bar, "ddim", timestep_spacing=spacing)
+    for num_steps in [*range(1, 101), 125, 200, 250, 333, 499, 500]:
+        theirs.set_timesteps(num_steps)
+        # [:N]: for some N numpy.arange's rounding gives diffusers one timestep too many, -1 at the end.
+        difference = (ours.timesteps(num_steps) - theirs.timesteps[:num_steps]).tolist()
+        # Trailing rounds 1000 - i·1000/N. Where that ends in exactly .5 (N = 48, i = 3: 937.5) diffusers' result
+        # depends on the rounding errors of numpy.arange, ours is the even neighbour: one timestep of 1000 apart.
+        ties = [spacing == "trailing" and 2000 * i % num_steps == 0 < 1000 * i % num_steps for i in range(num_steps)]
+        assert all(gap == 0 or (tie and abs(gap) == 1) for gap, tie in zip(difference, ties, strict=True)), num_steps
+
+
+def test_ddim_timesteps_of_round_step_counts_are_diffusers_exactly(alpha_bar):
+    # N that divide 1000 need no rounding at all; 25 is the teacher's.
+    for spacing, first in (("leading", 961), ("trailing", 999)):
+        steps = make_schedule(alpha_bar, "ddim", timestep_spacing=spacing).timesteps(25)
+        assert steps.tolist() == list(range(first, 0, -40))
+
+
+def test_lcm_next_timestep_of_the_last_step_is_itself(alpha_bar):
+    assert make_schedule(alpha_bar).next_timesteps(4).tolist() == [759, 499, 259, 259]
+
+
+def test_ddim_next_timestep_is_one_stride_below(alpha_bar):
+    # N = 4, leading: 751, 501, 251, 1, stride 250; 1 - 250 < 0 is the end.
+    schedule = make_schedule(alpha_bar, "ddim")
+    assert schedule.timesteps(4).tolist() == [751, 501, 251, 1]
+    assert schedule.next_timesteps(4).tolist() == [501, 251, 1, -1]
+
+
+@given(num_steps=st.integers(1, 1000), sampler=st.sampled_from(["lcm", "ddim"]), trailing=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_timesteps_fall_and_stay_in_range(num_steps, sampler, trailing):
+    num_steps = min(num_steps, 50) if sampler == "lcm" else num_steps
+    alpha_bar = torch.linspace(0.999, 0.001, 1000, dtype=torch.float64)
+    schedule = make_schedule(alpha_bar, sampler, timestep_spacing="trailing" if trailing else "leading")
+    steps, following = schedule.timesteps(num_steps), schedule.next_timesteps(num_steps)
+    assert len(steps) == len(following) == num_steps
+    assert bool((steps.diff() <= 0).all())
+    assert 0 <= int(steps.min()) <= int(steps.max()) <= 999
+    assert bool((following <= steps).all())
+    assert int(following.min()) >= -1
+
+
+def test_alpha_bar_at_takes_numbers_tensors_and_the_end(alpha_bar):
+    schedule = NoiseSchedule(alpha_bar, "ddim", final_alpha_bar=1.0)
+    assert float(schedule.alpha_bar_at(10)) == float(alpha_bar[10])
+    expected = torch.stack([alpha_bar[999], torch.tensor(1.0, dtype=torch.float64), alpha_bar[0]])
+    assert torch.equal(schedule.alpha_bar_at(torch.tensor([999, -1, 0])), expected)
+
+
+def test_boundary_scalings(alpha_bar):
+    # c_skip = 0.25/((10t)² + 0.25), c_out = 10t/sqrt((10t)² + 0.25): (1, 0) at t = 0; at t = 19, (10t)² = 36100.
+    c_skip, c_out = make_schedule(alpha_bar).boundary_scalings(torch.tensor([0, 19]))
+    assert c_skip.tolist() == pytest.approx([1.0, 0.25 / 36100.25], rel=1e-12)
+    assert c_out.tolist() == pytest.approx([0.0, 190.0 / math.sqrt(36100.25)], rel=1e-12)
+
+
+@pytest.mark.parametrize(("sampler", "num_steps"), [("lcm", 0), ("lcm", 51), ("ddim", -3), ("ddim", 1001)])
+def test_step_counts_nobody_can_follow_are_refused(alpha_bar, sampler, num_steps):
+    with pytest.raises(ValueError, match=f"num_steps={num_steps} must lie between 1 and"):
+        make_schedule(alpha_bar, sampler).timesteps(num_steps)
+
+
+def test_unknown_sampler_and_spacing_are_refused(alpha_bar):
+    with pytest.raises(ValueError, match="use 'lcm' or 'ddim'"):
+        make_schedule(alpha_bar, "euler")
+    with pytest.raises(ValueError, match="use 'leading' or 'trailing'"):
+        make_schedule(alpha_bar, timestep_spacing="linspace")
+
+
+def test_sdxl_configuration_is_read(alpha_bar):
+    config = {
+        "_class_name": "EulerDiscreteScheduler",
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "clip_sample": False,
+        "num_train_timesteps": 1000,
+        "prediction_type": "epsilon",
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+        "timestep_spacing": "leading",
+    }
+    schedule = schedule_from_config(config)
+    assert (schedule.sampler, schedule.timestep_spacing, schedule.steps_offset) == ("ddim", "leading", 1)
+    assert schedule.clip_range is None
+    torch.testing.assert_close(schedule.alpha_bar, shift_snr(alpha_bar, 8.0))
+    assert schedule.final_alpha_bar == float(schedule.alpha_bar[0])
+
+
+def test_configuration_chooses_sampler_clip_and_end():
+    config = {"_class_name": "LCMScheduler", "clip_sample": True, "clip_sample_range": 3, "set_alpha_to_one": True}
+    schedule = schedule_from_config({**config, "t2mv_snr_shift": 1.0})
+    assert (schedule.sampler, schedule.clip_range, schedule.final_alpha_bar) == ("lcm", 3.0, 1.0)
+    torch.testing.assert_close(schedule.alpha_bar, scaled_linear_alpha_bar(0.00085, 0.012, 1000))
+
+
+@pytest.mark.parametrize(
+    "config", [{"prediction_type": "v_prediction"}, {"beta_schedule": "linear"}, {"timestep_spacing": "linspace"}]
+)
+def test_foreign_configurations_are_refused(config):
+    with pytest.raises(ValueError, match=next(iter(config.values()))):
+        schedule_from_config(config)

@@ -1,0 +1,105 @@
+import pytest
+import torch
+from t2mv_core.trajectory import RecordedNoise, SeededNoise, Trajectory, concat
+
+SHAPE = torch.Size((2, 3, 4, 5, 6))  # B, V, C, H, W
+
+
+def make_trajectory(num_prompts=3, num_steps=2, seed=0, timesteps=(999, 499)):
+    generator = torch.Generator().manual_seed(seed)
+    states, actions = torch.randn(2, num_prompts, 2, num_steps, 1, 2, 2, generator=generator).unbind(0)
+    log_probs = torch.randn(num_prompts, 2, num_steps, generator=generator)
+    denoised = torch.randn(num_prompts, 2, 1, 2, 2, generator=generator)
+    steps = torch.tensor(timesteps)
+    return Trajectory(states, actions, log_probs, steps, torch.cat([steps[1:], steps[-1:]]), denoised)
+
+
+def tensors_of(trajectory):
+    return [trajectory.states, trajectory.actions, trajectory.log_probs, trajectory.denoised]
+
+
+def test_sizes():
+    trajectory = make_trajectory()
+    assert (len(trajectory), trajectory.num_steps) == (3, 2)
+
+
+@pytest.mark.parametrize("indices", [[2, 0], torch.tensor([2, 0])])
+def test_select_takes_prompts_in_order(indices):
+    trajectory = make_trajectory()
+    for whole, part in zip(tensors_of(trajectory), tensors_of(trajectory.select(indices)), strict=True):
+        assert torch.equal(part, whole[[2, 0]])
+
+
+def test_concat_undoes_select():
+    trajectory = make_trajectory()
+    joined = concat([trajectory.select([0]), trajectory.select([1, 2])])
+    assert all(map(torch.equal, tensors_of(joined), tensors_of(trajectory)))
+    assert torch.equal(joined.timesteps, trajectory.timesteps)
+
+
+def test_concat_refuses_other_timesteps_and_nothing():
+    with pytest.raises(ValueError, match="different timesteps"):
+        concat([make_trajectory(), make_trajectory(timesteps=(999, 479))])
+    with pytest.raises(ValueError, match="at least one"):
+        concat([])
+
+
+def test_to_keeps_log_probabilities_in_float32():
+    moved = make_trajectory().to("cpu", torch.float16)
+    assert (moved.states.dtype, moved.actions.dtype, moved.denoised.dtype) == (torch.float16,) * 3
+    assert moved.log_probs.dtype == torch.float32
+
+
+def test_parts_that_do_not_belong_together_are_refused():
+    trajectory = make_trajectory()
+    with pytest.raises(ValueError, match="parts disagree"):
+        Trajectory(
+            trajectory.states,
+            trajectory.actions[:, :1],
+            trajectory.log_probs,
+            trajectory.timesteps,
+            trajectory.next_timesteps,
+            trajectory.denoised,
+        )
+
+
+def test_seeded_noise_is_standard_normal_and_repeats():
+    first, second = SeededNoise([1, 2]), SeededNoise([1, 2])
+    draws = [first(SHAPE), first(SHAPE)]
+    assert torch.equal(draws[0], second(SHAPE))
+    assert torch.equal(draws[1], second(SHAPE))
+    assert not torch.equal(*draws)
+    many = SeededNoise([7])(torch.Size((1, 100_000)))
+    # Standard errors: 1/sqrt(1e5) = 0.003 of the mean, 0.002 of the standard deviation.
+    assert abs(float(many.mean())) < 0.015
+    assert abs(float(many.std()) - 1.0) < 0.015
+
+
+def test_a_prompts_noise_does_not_depend_on_its_batch():
+    both, alone = SeededNoise([5, 9]), SeededNoise([9])
+    for _ in range(3):
+        assert torch.equal(both(SHAPE)[1:], alone(torch.Size((1, *SHAPE[1:]))))
+
+
+@pytest.mark.parametrize("seed", [0, 2**63, 2**64 - 1, -1])
+def test_any_seed_a_user_can_type_works(seed):
+    SeededNoise([seed])(torch.Size((1, 2)))
+
+
+def test_seeded_noise_refuses_another_number_of_prompts():
+    with pytest.raises(ValueError, match="Noise for 2 prompts was asked of 3 seeds"):
+        SeededNoise([1, 2, 3])(SHAPE)
+
+
+def test_recorded_noise_replays_in_order_and_ends():
+    tensors = [torch.full(SHAPE, float(i)) for i in range(2)]
+    noise = RecordedNoise(tensors)
+    assert torch.equal(noise(SHAPE), tensors[0])
+    assert torch.equal(noise(SHAPE), tensors[1])
+    with pytest.raises(ValueError, match="used up"):
+        noise(SHAPE)
+
+
+def test_recorded_noise_refuses_another_shape():
+    with pytest.raises(ValueError, match="Recorded noise has shape"):
+        RecordedNoise([torch.zeros(1)])(SHAPE)

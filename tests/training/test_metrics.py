@@ -1,0 +1,54 @@
+"""The metrics file and the curves picture."""
+
+import pytest
+from PIL import Image
+
+from training.curves import PANELS, draw_curves
+from training.metrics import METRICS, MetricsLog, console_line, read_metrics
+
+
+def record(iteration: int) -> dict[str, float]:
+    return {**{name: float(iteration) for name in METRICS}, "iteration": iteration}
+
+
+def test_lines_are_appended_and_read_back(tmp_path):
+    log = MetricsLog(tmp_path / "m.jsonl")
+    for iteration in (1, 2, 3):
+        log.append(record(iteration))
+    assert read_metrics(log.path) == [record(1), record(2), record(3)]
+    assert log.means(2)["loss"] == 2.5
+
+
+def test_means_of_an_empty_file_are_empty(tmp_path):
+    assert MetricsLog(tmp_path / "m.jsonl").means(5) == {}
+
+
+def test_resuming_drops_iterations_that_are_computed_again(tmp_path):
+    log = MetricsLog(tmp_path / "m.jsonl")
+    for iteration in (1, 2, 3):
+        log.append(record(iteration))
+    with log.path.open("a") as file:
+        file.write('{"iteration": 4, "lo')  # killed while writing
+    log = MetricsLog(log.path, last_iteration=2)
+    log.append(record(3))
+    assert [r["iteration"] for r in read_metrics(log.path)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("wrong", [{"speed": 1.0}, {"iteration": 1}])
+def test_names_are_the_documented_ones(tmp_path, wrong):
+    values = {**record(1), **wrong} if "speed" in wrong else wrong
+    with pytest.raises(ValueError, match="unknown or missing"):
+        MetricsLog(tmp_path / "m.jsonl").append(values)
+
+
+def test_the_console_line_says_what_a_person_wants_to_know():
+    line = console_line(record(3), 10, seconds_left=125)
+    for part in ("iteration 3/10", "lambda 3.000", "threshold 3.0000", "left 2:05"):
+        assert part in line
+
+
+def test_curves_are_drawn_from_known_metrics(tmp_path):
+    assert {name for _, series in PANELS for name in series} <= set(METRICS)
+    draw_curves([record(1), record(2)], tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.width > 500

@@ -1,0 +1,163 @@
+"""The whole method on the bundled model in one command: sample, train by reinforcement learning, sample again, report.
+
+python -m training.demo --out demo
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from t2mv_core.bundle import ModelBundle, load_bundle
+from t2mv_core.images import contact_sheet
+
+from .config import TrainConfig, load_config
+from .evaluate import find_specs, load_instruments, measure_with_progress, spread
+from .intervals import Interval
+from .measure import Instruments, Measurement, Questions, Variant
+from .mvczigal import stopping_on_signals
+from .prompts import load_prompts
+from .report import SHEET_PROMPTS, differences, markdown_table, summarize, write_report
+from .setup import sampling_settings
+from .trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+SEEDS = (
+    1000,
+    1001,
+)  # far from the training seed, though the noise of training and measuring never coincides anyway
+GOALS = {
+    "view_reward": "single-view reward (trained on)",
+    "joint_reward": "joint-view reward (trained on, as a constraint)",
+    "judge_family": "judge: right family",
+    "judge_colour": "judge: right colour",
+    "judge_azimuth": "judge: right azimuth",
+}
+"""What the LoRA should improve, in words."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m training.demo", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of everything the demo writes")
+    parser.add_argument("--preset", default="demo", help="training preset")
+    parser.add_argument(
+        "--num-prompts", type=int, default=60, help="held-out prompts to measure on; ten are shown"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="settings that differ from the preset"
+    )
+    return parser
+
+
+def run(out_dir: Path, config: TrainConfig, num_prompts: int) -> Path | None:
+    """Measure, train, measure again and write the report.
+
+    Args:
+        out_dir: receives sheets, report and curves; the training run lies in `run/` below it.
+        config: the training run; its `run.out_dir` is below `out_dir`.
+        num_prompts: held-out prompts to measure on.
+
+    Returns:
+        Path of report.md; None when training was interrupted (the same command continues it).
+    """
+    started = time.monotonic()
+    prompts = tuple(spread(load_prompts("heldout"), num_prompts))
+    questions = Questions(prompts, SEEDS, specs=find_specs(prompts))
+    bundle = load_bundle(config.model.name)
+    instruments = load_instruments(config.reward.view, config.reward.joint, bundle.device, has_judge=True)
+    settings = sampling_settings(config.sampling)
+    steps = f"{settings.num_steps} steps"
+    before = _measure(
+        bundle, instruments, Variant(f"before: standard, {steps}", "standard", settings), questions
+    )
+    zmv = _measure(bundle, instruments, Variant(f"ZMV, {steps}", "zmv", settings), questions)
+    training_started = time.monotonic()
+    lora = train_lora(config, bundle, instruments)
+    if lora is None:
+        return None
+    training_seconds = time.monotonic() - training_started
+    variant = Variant(f"after: standard with the LoRA, {steps}", "standard", settings, lora)
+    after = _measure(bundle, instruments, variant, questions)
+    for name, measurement in (("before", before), ("zmv", zmv), ("after", after)):
+        write_single_sheet(measurement, prompts, out_dir / f"{name}.png")
+    (out_dir / "curves.png").write_bytes((lora.parent.parent / "curves.png").read_bytes())
+    remarks = [
+        "**What the LoRA changed**, standard sampling before and after with the same noise:",
+        "\n".join(f"* {line}" for line in verdicts(differences(after, before))),
+        "**What ZMV-Sampling changes without training** (it costs "
+        f"{zmv.evaluations_per_set} instead of {before.evaluations_per_set} UNet evaluations per set):",
+        "\n".join(f"* {line}" for line in verdicts(differences(zmv, before))),
+        f"Training took {training_seconds:.0f} s, everything {time.monotonic() - started:.0f} s. LoRA: `{lora}`.",
+        "![curves](curves.png)",
+    ]
+    path = write_report([before, zmv, after], questions, out_dir, "python -m training.demo", remarks)
+    logger.info("%s", markdown_table(summarize([before, zmv, after]), "variant"))
+    logger.info("\n%s", "\n".join(verdicts(differences(after, before))))
+    return path
+
+
+def train_lora(config: TrainConfig, bundle: ModelBundle, instruments: Instruments) -> Path | None:
+    """Train, continuing an interrupted demo; the last epoch's LoRA, or None when interrupted."""
+    trainer = Trainer(config, bundle, instruments.rewards, resume=True)
+    if trainer.iteration >= trainer.num_iterations:
+        logger.info(
+            "The run in %s is complete already; delete that folder to train again.", config.run.out_dir
+        )
+    with stopping_on_signals(trainer.request_stop):
+        is_done = trainer.run()
+    return trainer.folder.lora_path(config.run.epochs) if is_done else None
+
+
+def verdicts(changes: Mapping[str, Interval]) -> list[str]:
+    """One honest sentence per goal: better, worse, or not shown."""
+    lines = []
+    for name, words in GOALS.items():
+        if name not in changes:
+            continue
+        change = changes[name]
+        word = "not shown" if not change.excludes_zero else "better" if change.mean > 0 else "WORSE"
+        numbers = f"{change.mean:+.4f}, 95 % interval [{change.low:+.4f}, {change.high:+.4f}]"
+        lines.append(f"{words}: {word} ({numbers}, {change.count} prompts)")
+    return lines
+
+
+def write_single_sheet(measurement: Measurement, prompts: Sequence[str], path: Path) -> None:
+    """The first ten prompts of one variant, a row each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(measurement.images[:SHEET_PROMPTS] / 255, row_labels=list(prompts[:SHEET_PROMPTS])).save(
+        path
+    )
+
+
+def _measure(
+    bundle: ModelBundle, instruments: Instruments, variant: Variant, questions: Questions
+) -> Measurement:
+    logger.info("Measuring %s on %d held-out prompts ...", variant.name, len(questions.prompts))
+    return measure_with_progress(bundle, instruments, variant, questions)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Entry point: 0 when done, 130 when interrupted, 1 with a sentence on stderr when something was wrong."""
+    arguments = build_parser().parse_intermixed_args(words)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    overrides = [f"run.out_dir={arguments.out / 'run'}", *arguments.overrides]
+    try:
+        path = run(arguments.out, load_config(arguments.preset, overrides), arguments.num_prompts)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"demo: {error}", file=sys.stderr)  # noqa: T201 - a command line
+        return 1
+    if path is None:
+        print("Interrupted; the same command continues.", file=sys.stderr)  # noqa: T201
+        return 130
+    print(f"\nReport: {path}\nPictures: before.png, zmv.png, after.png, sheet.png, curves.png beside it")  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

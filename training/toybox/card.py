@@ -1,0 +1,131 @@
+"""The model card: written from the figures the stages measured, never by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .stage import StageConfig
+
+_TEXT = """# Model card: the toybox
+
+A text-to-multiview latent diffusion model of SDXL's and MV-Adapter's architecture, small enough for a CPU, trained
+from scratch by this project on pictures it renders itself (22 families of objects, 10 colours, 64 x 64 pixels, six
+orthographic views). It draws those objects and nothing else. No picture or text of anybody else is in it; the
+byte-pair vocabulary is CLIP's, read from the installed open_clip package. Licence: Apache-2.0, as the code.
+
+## Recipe
+
+`python -m training.toybox all && cp -r runs/toybox/export/. t2mv_core/toybox/` (seed {seed}; each stage resumes after
+a kill; on another machine the floating-point sums, and so the weights, differ slightly).
+
+| part | what it is | parameters |
+|---|---|---|
+{parts}
+
+## Measured
+
+Judge: a convolutional classifier with other seeds and another architecture than the rewards, never a reward.
+Held-out prompts: 100 whose (family, colour) pair or part colour never occurs in training, one seed.
+
+| model | steps | guidance | family | colour | azimuth (asymmetric families) |
+|---|---|---|---|---|---|
+{models}
+
+The judge itself, on {judge_scenes} held-out rendered scenes: family {judge_family:.1%}, colour {judge_colour:.1%},
+azimuth {judge_azimuth:.1%} on asymmetric families.
+
+VAE: {psnr:.1f} dB on held-out renders.
+
+### The student's use of guidance
+
+Accuracy on 100 development prompts, 4 steps, by guidance w:
+
+| w | family | colour | azimuth |
+|---|---|---|---|
+{sweep}
+
+How far the clean prediction moves from w = 1 to w = 7, relative to its size, at each visited timestep:
+{shift}.
+
+### Rewards
+
+Agreement with known damage on held-out scenes (see `rewards/metrics.json`):
+
+```json
+{rewards}
+```
+
+Colours and families the judge finds hardest: `judge/metrics.json`.
+"""
+
+
+def write_card(config: StageConfig) -> None:
+    """Write `export/MODEL_CARD.md` from the reports beside it."""
+    folder = config.export_dir
+    report, judge, rewards, vae = (
+        json.loads(path.read_text())
+        for path in (
+            folder / "report.json",
+            folder / "judge" / "metrics.json",
+            folder / "rewards" / "metrics.json",
+            config.out_dir / "vae" / "report.json",
+        )
+    )
+    models = [f"| {name} | {r['steps']} | {r['guidance']:g} | {_shares(r)} |" for name, r in _models(report)]
+    sweep = [f"| {w} | {_shares(figures)} |" for w, figures in report["student_by_guidance"].items()]
+    shift = ", ".join(f"{value:.3f} at t = {step}" for step, value in report["student_shift_w1_to_w7"].items())
+    card = _TEXT.format(
+        seed=config.seed,
+        parts="\n".join(_part_rows(folder)),
+        models="\n".join(models),
+        judge_scenes=judge["num_scenes"],
+        judge_family=judge["family"],
+        judge_colour=judge["colour"],
+        judge_azimuth=judge["azimuth_asymmetric"],
+        psnr=vae["psnr_db"],
+        sweep="\n".join(sweep),
+        shift=shift,
+        rewards=json.dumps(rewards, indent=1),
+    )
+    (folder / "MODEL_CARD.md").write_text(card)
+
+
+def _models(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [(name, report[name]) for name in ("teacher", "student")]
+
+
+def _shares(figures: dict[str, float]) -> str:
+    return " | ".join(f"{figures[name]:.1%}" for name in ("family", "colour", "azimuth"))
+
+
+def _part_rows(folder: Path) -> list[str]:
+    from safetensors import safe_open
+
+    parts = {
+        "model/unet": "student UNet, few-step, guidance embedding",
+        "teacher/unet": "teacher UNet, classifier-free guidance",
+        "mvadapter.safetensors": "multiview attention and camera encoder, shared",
+        "model/text_encoder": "first text encoder, shared",
+        "model/text_encoder_2": "second text encoder, shared",
+        "model/vae": "autoencoder, factor 4, 4 channels, shared",
+        "rewards/clip.safetensors": "single-view reward",
+        "rewards/hyperscore.safetensors": "joint-view reward",
+        "judge/judge.safetensors": "judge",
+    }
+    rows = []
+    for part, what in parts.items():
+        path = folder / part
+        file = path if path.is_file() else next(path.glob("*.safetensors"))
+        with safe_open(file, framework="np") as opened:
+            size = sum(_product(opened.get_slice(key).get_shape()) for key in opened.keys())
+        rows.append(f"| `{part}` | {what} | {size:,} |")
+    return rows
+
+
+def _product(shape: list[int]) -> int:
+    size = 1
+    for side in shape:
+        size *= side
+    return size
