@@ -2,8 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_DIR ?= demo
-# What pip is told to install torch with. A small build without CUDA libraries:
-#   make demo TORCH="torch torchvision --index-url https://download.pytorch.org/whl/cpu"
+# What pip is told to install torch with; set TORCH for a particular build.
 TORCH ?= torch torchvision
 
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
@@ -23,7 +22,7 @@ test: $(VENV)/installed
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
-	$(RUN) pytest -q -m "not gpu"
+	$(RUN) pytest -q
 
 # The stamp makes a second run quick; it is older than its requirements when those change.
 $(VENV)/installed: pyproject.toml requirements.txt

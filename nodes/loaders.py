@@ -22,6 +22,7 @@ DIFFUSERS_PREFIX = "diffusers/"
 OWN_ADAPTER = "the model's own"
 PRECISIONS = ["auto", "float32", "bfloat16", "float16"]
 MAX_LORA_STRENGTH = 10.0
+MAX_FACTS, MAX_FACT_CHARACTERS = 20, 100  # other trainers write whole configurations into their files
 
 
 def list_models() -> list[str]:
@@ -214,4 +215,5 @@ def _lora_report(lora: str, path: Path, handle: LoraHandle) -> str:
         f"matched: {handle.num_matched} modules",
         f"not matched: {len(handle.unmatched)} keys" + (f" ({unmatched})" if unmatched else ""),
     ]
-    return "\n".join(lines + [f"{name}: {value}" for name, value in sorted(facts.items())])
+    told = [f"{name}: {value[:MAX_FACT_CHARACTERS]}" for name, value in sorted(facts.items())]
+    return "\n".join(lines + told[:MAX_FACTS])

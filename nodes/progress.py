@@ -38,7 +38,7 @@ class SamplingProgress:
 
 
 def preview_sheet(model: ModelHandle, denoised: Tensor) -> Image:
-    """A small sheet of predicted latents [B, V, C, H, W], two rows per prompt: decoded if cheap, else approximated."""
+    """A small sheet of latents [B, V, C, H, W], two rows per prompt: decoded if cheap, else approximated."""
     from ..t2mv_core.images import contact_sheet, decode_latents
 
     if model.residency.size_bytes("vae") <= MAX_PREVIEW_VAE_BYTES:
@@ -46,7 +46,9 @@ def preview_sheet(model: ModelHandle, denoised: Tensor) -> Image:
     else:
         images = approximate_images(denoised)
     if images.shape[1] % 2:
-        images = torch.cat([images, torch.ones_like(images[:, :1])], dim=1)  # a white cell makes the rows even
+        images = torch.cat(
+            [images, torch.ones_like(images[:, :1])], dim=1
+        )  # a white cell makes the rows even
     halves = images.unflatten(1, (2, -1)).flatten(0, 1)
     return contact_sheet(halves, cell_px=PREVIEW_CELL_PX)
 

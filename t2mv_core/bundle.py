@@ -158,10 +158,8 @@ def load_bundle(
     camera_encoder = create_camera_encoder(unet, 2 ** (len(vae.config["block_out_channels"]) - 1))
     load_adapter(unet, camera_encoder, parts.adapter)
     text_encoder, text_encoder_2 = _load_text_encoders(parts.model)
-    config = json.loads(_existing(parts.scheduler / "scheduler_config.json").read_text())
-    bundle = ModelBundle(
-        unet, vae, text_encoder, text_encoder_2, camera_encoder, schedule_from_config(config), sources
-    )
+    schedule = schedule_from_config(_read_config(parts.scheduler / "scheduler_config.json"))
+    bundle = ModelBundle(unet, vae, text_encoder, text_encoder_2, camera_encoder, schedule, sources)
     for module in bundle.modules().values():
         module.to(device=device, dtype=dtype).eval().requires_grad_(False)
     return bundle
@@ -226,6 +224,13 @@ def _existing(path: Path) -> Path:
     return path
 
 
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(_existing(path).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:  # not JSON, not text, or JSON that is not a table
+        raise ValueError(f"{path} is not readable ({error}); fetch the folder again.") from error
+
+
 def _weights_file(folder: Path) -> Path:
     for name in _WEIGHT_NAMES:
         if (folder / name).is_file():
@@ -234,8 +239,7 @@ def _weights_file(folder: Path) -> Path:
 
 
 def _load_diffusers(model_class: Any, folder: Path) -> Any:
-    config = json.loads(_existing(folder / "config.json").read_text())
-    model = model_class.from_config(config)
+    model = model_class.from_config(_read_config(folder / "config.json"))
     _load_strictly(model, _weights_file(folder))
     return model
 
@@ -246,8 +250,7 @@ def _load_text_encoders(model: Path) -> tuple[CLIPTextModel, CLIPTextModelWithPr
     encoders = []
     classes = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
     for name, encoder_class in classes.items():
-        config = json.loads(_existing(model / name / "config.json").read_text())
-        encoder = encoder_class(CLIPTextConfig(**config))
+        encoder = encoder_class(CLIPTextConfig(**_read_config(model / name / "config.json")))
         _load_strictly(encoder, _weights_file(model / name))
         encoders.append(encoder)
     return encoders[0], encoders[1]

@@ -11,6 +11,7 @@ Files: safetensors, keys `<module path>.lora_A.weight` and `.lora_B.weight` (PEF
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -105,7 +106,7 @@ def load_lora(bundle: ModelBundle, path: Path, strength: float = 1.0) -> ModelBu
         FileNotFoundError: no such file.
         ValueError: the file is damaged, holds no LoRA, one for another model, or the strength is not finite.
     """
-    if not abs(strength) < float("inf"):
+    if not math.isfinite(strength):
         raise ValueError(f"strength={strength} must be a finite number.")
     identity = path.stat() if path.is_file() else None
     name = "file_" + hashlib.sha256(f"{path.resolve()}|{identity}".encode()).hexdigest()[:16]
@@ -187,9 +188,10 @@ def _attach_file(
 ) -> None:
     from peft import LoraConfig
 
-    ranks = {module: parts["lora_A"].shape[0] for module, parts in modules.items()}
+    # A tensor that is no matrix is given rank 1 here and refused below, where its shape is compared.
+    ranks = {module: (*parts["lora_A"].shape, 1)[0] for module, parts in modules.items()}
     file_rank = next(iter(ranks.values()))
-    scale = float(metadata.get("alpha", file_rank)) / float(metadata.get("rank", file_rank))
+    scale = _read_scale(metadata, file_rank, path)
     config = LoraConfig(
         r=file_rank,
         lora_alpha=scale * file_rank,  # type: ignore[arg-type]
@@ -211,6 +213,20 @@ def _attach_file(
                         f"needs {tuple(weight.shape)}; choose a LoRA that was trained on it."
                     )
                 weight.copy_(tensor)
+
+
+def _read_scale(metadata: Mapping[str, str], file_rank: int, path: Path) -> float:
+    """Alpha / rank as the file says; alpha = rank when it says nothing."""
+    alpha, rank = metadata.get("alpha", str(file_rank)), metadata.get("rank", str(file_rank))
+    try:
+        scale = float(alpha) / float(rank)
+    except (ValueError, ZeroDivisionError):
+        scale = math.nan
+    if not math.isfinite(scale):
+        raise ValueError(
+            f"{path}: alpha={alpha!r} and rank={rank!r} in its metadata must be numbers, rank not 0."
+        )
+    return scale
 
 
 def _match(unet: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], list[str]]:

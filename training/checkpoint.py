@@ -1,4 +1,4 @@
-"""The run folder's full state: written beside the old one and swapped in by renaming, so that a kill loses nothing."""
+"""The run folder's full state: written beside the old one and swapped in, so that a kill loses nothing."""
 
 from __future__ import annotations
 

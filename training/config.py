@@ -101,7 +101,8 @@ class SamplingConfig:
         )
         _require(
             0 <= self.zigzag_steps <= self.num_steps,
-            f"sampling.zigzag_steps={self.zigzag_steps} must lie between 0 and sampling.num_steps={self.num_steps}.",
+            f"sampling.zigzag_steps={self.zigzag_steps} must lie between 0 and "
+            f"sampling.num_steps={self.num_steps}.",
         )
 
 
@@ -130,7 +131,7 @@ class ConstraintConfig:
     threshold_decay: float = 0.99
     """Decay of the threshold's exponential mean per iteration, in [0, 1]; 1 keeps it fixed."""
     threshold_init: float | None = None
-    """Threshold before the first iteration, in units of the joint reward; none: the first mean joint reward."""
+    """Threshold before the first iteration, in joint reward; none: the first mean joint reward."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -279,7 +280,8 @@ def load_config(preset: str, overrides: Sequence[str] = ()) -> TrainConfig:
     path = PRESET_DIR / f"{preset}.yaml" if not preset.endswith((".yaml", ".yml")) else Path(preset)
     if not path.is_file():
         raise FileNotFoundError(
-            f"There is no preset {preset!r}; use one of {', '.join(preset_names())}, or the path of a YAML file."
+            f"There is no preset {preset!r}; use one of {', '.join(preset_names())}, "
+            "or the path of a YAML file."
         )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}

@@ -1,4 +1,4 @@
-"""The dual variable of the joint-view constraint: multiplier λ with projected steps, and its self-paced threshold b."""
+"""The dual variable of the joint-view constraint: multiplier λ and its self-paced threshold b."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class DualVariable:
     ) -> None:
         if not (violated_lr > 0 and satisfied_lr >= 0 and maximum > 0):
             raise ValueError(
-                f"violated_lr={violated_lr} and lambda_max={maximum} must be positive, satisfied_lr={satisfied_lr} "
-                "zero or positive."
+                f"violated_lr={violated_lr} and lambda_max={maximum} must be positive, "
+                f"satisfied_lr={satisfied_lr} zero or positive."
             )
         if not (0 <= threshold_decay <= 1 and 0 <= initial_lambda <= maximum):
             raise ValueError(

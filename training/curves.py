@@ -1,4 +1,4 @@
-"""The curves picture of a run: rewards, multiplier, threshold and loss over iterations, drawn with Pillow alone."""
+"""The curves picture of a run: rewards, multiplier, threshold and loss, drawn with Pillow alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole method on the bundled model in one command: sample, train by reinforcement learning, sample again, report.
+"""The whole method on the bundled model in one command: sample, train, sample again, report.
 
 python -m training.demo --out demo
 """
@@ -93,7 +93,8 @@ def run(out_dir: Path, config: TrainConfig, num_prompts: int) -> Path | None:
         "**What ZMV-Sampling changes without training** (it costs "
         f"{zmv.evaluations_per_set} instead of {before.evaluations_per_set} UNet evaluations per set):",
         "\n".join(f"* {line}" for line in verdicts(differences(zmv, before))),
-        f"Training took {training_seconds:.0f} s, everything {time.monotonic() - started:.0f} s. LoRA: `{lora}`.",
+        f"Training took {training_seconds:.0f} s, everything {time.monotonic() - started:.0f} s. "
+        f"LoRA: `{lora}`.",
         "![curves](curves.png)",
     ]
     path = write_report([before, zmv, after], questions, out_dir, "python -m training.demo", remarks)
@@ -143,7 +144,7 @@ def _measure(
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Entry point: 0 when done, 130 when interrupted, 1 with a sentence on stderr when something was wrong."""
+    """Entry point: 0 when done, 130 when interrupted, 1 with a sentence on stderr otherwise."""
     arguments = build_parser().parse_intermixed_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     overrides = [f"run.out_dir={arguments.out / 'run'}", *arguments.overrides]
@@ -155,7 +156,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if path is None:
         print("Interrupted; the same command continues.", file=sys.stderr)  # noqa: T201
         return 130
-    print(f"\nReport: {path}\nPictures: before.png, zmv.png, after.png, sheet.png, curves.png beside it")  # noqa: T201
+    pictures = "before.png, zmv.png, after.png, sheet.png, curves.png"
+    print(f"\nReport: {path}\nPictures beside it: {pictures}")  # noqa: T201
     return 0
 
 

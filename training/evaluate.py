@@ -1,4 +1,4 @@
-"""Measure models, samplers and LoRAs on held-out prompts: rewards, the independent judge, intervals, pictures.
+"""Measure models, samplers and LoRAs on held-out prompts: rewards, judge, intervals, pictures.
 
 python -m training.evaluate --model toybox --lora run/lora/epoch_0005.safetensors --samplers standard zmv \
         --prompts heldout --num-prompts 100 --seeds 0 1 2 --out evaluation
@@ -47,7 +47,7 @@ def spread(items: Sequence[str], count: int) -> list[str]:
 
 
 def make_variants(arguments: argparse.Namespace) -> list[Variant]:
-    """Base model and every LoRA, with every sampler and number of steps; the first one is what others are compared to."""
+    """Base model and every LoRA, with every sampler and number of steps; the first is the reference."""
     settings = SamplingSettings(
         guidance_scale=arguments.guidance_scale,
         zigzag_steps=arguments.zigzag_steps,
@@ -147,9 +147,9 @@ def measure_with_progress(
         return measure(bundle, DEFAULT_RIG.azimuths_deg, instruments, variant, questions, on_step)
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Entry point of the command line."""
-    arguments = build_parser().parse_args()
+    arguments = build_parser().parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         path = run(arguments)

@@ -1,4 +1,4 @@
-"""The policy update: score recorded steps under the current weights, regress the advantage gap, step the optimizer."""
+"""The policy update: score recorded steps, regress the advantage gap, step the optimizer."""
 
 from __future__ import annotations
 
@@ -123,8 +123,9 @@ class Learner:
         if not (math.isfinite(norm) and math.isfinite(loss_sum)):
             self.optimizer.zero_grad(set_to_none=True)
             raise NonFiniteError(
-                f"The loss ({loss_sum}) or its gradient (norm {norm}) is not a finite number; the step was not taken. "
-                "Resume from the last saved state with a lower optim.lr, or without mixed precision."
+                f"The loss ({loss_sum}) or its gradient (norm {norm}) is not a finite number; "
+                "the step was not taken. Resume from the last saved state with a lower optim.lr, or "
+                "without mixed precision."
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -151,7 +152,7 @@ def recorded_log_probs(
     micro_step: MicroStep,
     sampling: SamplingSettings,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of recorded actions now and when they were recorded; all trajectories in one forward pass.
+    """Log-probabilities of recorded actions, now and then; all trajectories in one forward pass.
 
     Args:
         policy: the policy with its current weights.

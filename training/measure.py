@@ -1,4 +1,4 @@
-"""Measuring one variant of a model: sample, score and judge every prompt with every seed, with equal noise for all."""
+"""Measuring one variant of a model: every prompt with every seed, with equal noise for all variants."""
 
 from __future__ import annotations
 

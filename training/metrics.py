@@ -13,7 +13,7 @@ METRICS = {
     "approx_kl": "mean rho^2/2 per latent element, old against updated policy, while updating",
     "clip_fraction": "share of log ratios beyond the clip range",
     "view_reward_standard": "mean single-view reward of the first (standard) trajectories",
-    "view_reward_zmv": "mean single-view reward of the second trajectories (ZMV; standard for reward_difference)",
+    "view_reward_zmv": "mean single-view reward of the second trajectories (ZMV, by most objectives)",
     "joint_reward_standard": "mean joint-view reward of the first trajectories",
     "joint_reward_zmv": "mean joint-view reward of the second trajectories",
     "advantage_gap": "mean advantage, first minus second trajectories; negative while ZMV is ahead",
@@ -59,7 +59,7 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """All iterations in a metrics file; none when there is no file. A torn last line (a kill while writing) is left out."""
+    """All iterations in a file, none when there is no file; a line torn by a kill is left out."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     records = []
     for line in lines:

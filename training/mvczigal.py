@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--resume",
         choices=("auto", "never"),
         default="never",
-        help="auto: continue the run in run.out_dir when there is one; never: refuse a folder that holds a run",
+        help="auto: continue the run in run.out_dir if there is one; never: refuse such a folder",
     )
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="settings that differ from the preset"
@@ -92,7 +92,7 @@ def stopping_on_signals(request_stop: Callable[[], None]) -> Iterator[None]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Entry point: 0 when done, 130 when interrupted, 1 with a sentence on stderr when something was wrong."""
+    """Entry point: 0 when done, 130 when interrupted, 1 with a sentence on stderr otherwise."""
     parser = build_parser()
     arguments = parser.parse_intermixed_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s")

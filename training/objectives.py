@@ -1,4 +1,4 @@
-"""What a policy update optimises: pure functions of rewards and log-probabilities, and the table of objectives.
+"""What a policy update optimises: pure functions of rewards and log-probabilities; the objectives.
 
 ρ = log π_θ(action | state) - log π_old(action | state), one number per view and step, where log π is the
 *mean* of the Gaussian log-density over the latent's channels and pixels (METHOD.md section 3).
@@ -92,8 +92,8 @@ def combine_advantages(view_advantage: Tensor, joint_advantage: Tensor, lambda_:
     """
     if view_advantage.ndim != 2 or joint_advantage.shape != view_advantage.shape[:1]:
         raise ValueError(
-            f"view advantages {list(view_advantage.shape)} and joint advantages {list(joint_advantage.shape)} "
-            "do not belong together; pass [B, V] and [B]."
+            f"view advantages {list(view_advantage.shape)} and joint advantages "
+            f"{list(joint_advantage.shape)} do not belong together; pass [B, V] and [B]."
         )
     if not lambda_ >= 0:
         raise ValueError(f"lambda={lambda_} must be zero or positive.")
@@ -134,7 +134,7 @@ def zigal_loss(log_ratio: Tensor, zmv_log_ratio: Tensor, advantage_gap: Tensor, 
 
 
 def approximate_kl(log_ratio: Tensor) -> Tensor:
-    """Second-order estimate of KL(old, new) per latent element: mean ρ²/2 over all elements; scalar without graph."""
+    """Second-order estimate of KL(old, new) per latent element: mean ρ²/2; scalar without graph."""
     return 0.5 * log_ratio.detach().square().mean()
 
 

@@ -1,4 +1,4 @@
-"""What the policy is trained on: built-in prompt sets, prompt files, and the order in which prompts are drawn."""
+"""What the policy is trained on: prompt sets, prompt files, and the order of drawing."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from t2mv_core.text import check_prompts
 from .seeds import derive_seed
 
 ANIMALS = (
-    "ant bat bear bee beetle bird butterfly camel cat chicken cow deer dog dolphin duck fish fly fox frog goat goose "
-    "gorilla hedgehog horse kangaroo lion lizard llama monkey mouse pig rabbit raccoon rat shark sheep snake spider "
-    "squirrel tiger turkey turtle whale wolf zebra"
+    "ant bat bear bee beetle bird butterfly camel cat chicken cow deer dog dolphin duck fish fly fox "
+    "frog goat goose gorilla hedgehog horse kangaroo lion lizard llama monkey mouse pig rabbit raccoon "
+    "rat shark sheep snake spider squirrel tiger turkey turtle whale wolf zebra"
 ).split()
 
 
@@ -24,7 +24,7 @@ def animal_prompts() -> list[str]:
 
 
 def toybox_prompts() -> list[str]:
-    """The toybox's seen (family, colour) pairs in plain words, without the sentences on which settings are chosen."""
+    """The toybox's seen (family, colour) pairs in plain words, without those settings are chosen on."""
     from .toybox.captions import DEV_PROMPTS, TRAIN_PROMPTS
 
     reserved = {spec.prompt for spec in DEV_PROMPTS}
@@ -54,7 +54,7 @@ PROMPT_SETS: dict[str, Callable[[], list[str]]] = {
 
 
 def load_prompts(source: str) -> list[str]:
-    """Prompts of a built-in set, or of a text file with one prompt a line (empty lines and `#` lines are skipped).
+    """Prompts of a built-in set, or of a text file: one a line, empty lines and `#` lines skipped.
 
     Raises:
         FileNotFoundError: neither a set nor a file.
@@ -79,7 +79,7 @@ def load_prompts(source: str) -> list[str]:
 
 
 class PromptSampler:
-    """Draws prompts pass by pass: each pass shuffles the whole list, so that every prompt comes equally often.
+    """Draws prompts pass by pass: each shuffles the whole list, so that every prompt comes equally often.
 
     The order of a pass derives from the seed and the number of the pass; two counters are the whole state.
     All processes of a run draw the same prompts and keep their own share.
@@ -114,8 +114,8 @@ class PromptSampler:
         """
         if state["fingerprint"] != self._fingerprint():
             raise ValueError(
-                f"The saved run was trained on other prompts than the {len(self.prompts)} given now; resume with the "
-                "same sampling.prompts and run.seed, or start a new run.out_dir."
+                f"The saved run was trained on other prompts than the {len(self.prompts)} given now; "
+                "resume with the same sampling.prompts and run.seed, or start a new run.out_dir."
             )
         self.num_drawn = int(state["num_drawn"])
 

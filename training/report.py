@@ -1,4 +1,4 @@
-"""Reports of measurements: tables with intervals, differences with equal noise, contact sheets; Markdown and JSON."""
+"""Reports of measurements: tables with intervals, paired differences, contact sheets; Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def differences(measurement: Measurement, reference: Measurement) -> dict[str, I
     pairs = {name: (values, reference.values[name]) for name, values in measurement.values.items()}
     if any(ours.shape != theirs.shape for ours, theirs in pairs.values()):
         raise ValueError(
-            f"{measurement.variant.name!r} and {reference.variant.name!r} were measured on different prompts or seeds; "
-            "measure them in one run."
+            f"{measurement.variant.name!r} and {reference.variant.name!r} were measured on different "
+            "prompts or seeds; measure them in one run."
         )
     return {name: bootstrap(ours - theirs) for name, (ours, theirs) in pairs.items()}
 
@@ -118,13 +118,13 @@ def _markdown(
         "# Evaluation",
         f"Command: `{command}`",
         *remarks,
-        f"{len(questions.prompts)} prompts, seeds {', '.join(map(str, questions.seeds))}; mean and 95 % interval "
-        "(bootstrap over prompts). Every variant was given the same noise.",
+        f"{len(questions.prompts)} prompts, seeds {', '.join(map(str, questions.seeds))}; mean and 95 % "
+        "interval (bootstrap over prompts). Every variant was given the same noise.",
         markdown_table(summarize(measurements), "variant"),
     ]
     if gaps:
         parts += [
-            f"Differences to **{reference.variant.name}**, paired; an interval without 0 is a difference that is there.",
+            f"Differences to **{reference.variant.name}**, paired; without 0 in its interval one is real.",
             markdown_table(gaps, "difference"),
         ]
     parts += ["\n".join(["| variant | UNet evaluations per set | seconds per set |", "|---|---|---|", *cost])]

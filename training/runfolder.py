@@ -58,7 +58,7 @@ class RunFolder:
         draw_curves(read_metrics(self.metrics_path), self.curves_path)
 
     def write_sheet(self, epoch: int, rollout: Rollout, num_prompts: int) -> None:
-        """Save the pictures of the first prompts of a rollout: a row per set, the sets of a prompt together."""
+        """Save the pictures of a rollout's first prompts: a row per set, the sets of a prompt together."""
         from t2mv_core.images import contact_sheet
 
         count = min(num_prompts, len(rollout.prompts))

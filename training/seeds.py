@@ -1,4 +1,4 @@
-"""One number per purpose: every random draw of a run is a function of (seed, what it is for), never of what ran before."""
+"""One number per purpose: a random draw depends on (seed, what it is for), never on what ran before."""
 
 from __future__ import annotations
 

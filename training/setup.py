@@ -1,4 +1,4 @@
-"""From a configuration to the parts of a run: policy with its LoRA, optimizer, dual variable, plan of updates."""
+"""From a configuration to the parts of a run: policy with LoRA, optimizer, dual variable, updates."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def restore_lora(policy: Policy, tensors: Mapping[str, Tensor]) -> None:
     wrong = sorted(own.keys() ^ tensors.keys()) or [k for k in own if own[k].shape != tensors[k].shape]
     if wrong:
         raise ValueError(
-            f"The saved LoRA does not fit: {wrong[0]!r} differs in name or shape; resume with the model.name and "
-            "model.lora_rank the run was started with."
+            f"The saved LoRA does not fit: {wrong[0]!r} differs in name or shape; resume with the "
+            "model.name and model.lora_rank the run was started with."
         )
     with torch.no_grad():
         for name, parameter in own.items():

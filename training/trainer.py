@@ -177,7 +177,7 @@ class Trainer:
         return self.accelerator.gather(view.to(device)).cpu(), self.accelerator.gather(joint.to(device)).cpu()
 
     def _advantage_gap(self, rollout: Rollout, view: Tensor, joint: Tensor) -> tuple[Tensor, float]:
-        """First minus second set's combined advantage, [B, V] of this process, and its mean over all processes."""
+        """First minus second set's combined advantage, [B, V] of this process; its mean over all."""
         lambda_ = self.dual.lambda_ if self.objective.fixed_lambda is None else self.objective.fixed_lambda
 
         def advantage(view_reward: Tensor, joint_reward: Tensor) -> Tensor:
@@ -213,7 +213,7 @@ class Trainer:
             self._save()
 
     def _lora_metadata(self) -> dict[str, str]:
-        """What a LoRA file says about itself; the reward means are the standard sampler's over the last epoch."""
+        """What a LoRA file says about itself; reward means are the standard sampler's, last epoch."""
         means = self.metrics.means(self.config.run.iterations_per_epoch)
         return {
             "rank": str(self.config.model.lora_rank),
@@ -222,6 +222,8 @@ class Trainer:
             "preset": self.config.preset,
             "objective": self.config.objective,
             "step": str(self.iteration),
+            "num_steps": str(self.sampling.num_steps),
+            "guidance_scale": str(self.sampling.guidance_scale),
             "view_reward_mean": str(means.get("view_reward_standard", "")),
             "joint_reward_mean": str(means.get("joint_reward_standard", "")),
         }
@@ -241,11 +243,12 @@ class Trainer:
 
     def _open_folder(self, resume: bool) -> None:
         """Resume or refuse a folder with a run in it; begin the record otherwise."""
-        checkpoint = load_checkpoint(self.folder.root)
+        with self.accelerator.main_process_first():  # loading may finish a swap that a kill interrupted
+            checkpoint = load_checkpoint(self.folder.root)
         if checkpoint is not None and not resume:
             raise FileExistsError(
-                f"{self.folder.root} holds a run at iteration {checkpoint.iteration}; continue it with --resume auto, "
-                "or choose another run.out_dir."
+                f"{self.folder.root} holds a run at iteration {checkpoint.iteration}; continue it with "
+                "--resume auto, or choose another run.out_dir."
             )
         if checkpoint is not None:
             self._restore(checkpoint)

@@ -1,4 +1,4 @@
-"""Which (prompt, step) pairs each optimizer step of an iteration uses, and in which micro-batches it computes them."""
+"""Which (prompt, step) pairs each optimizer step uses, and in which micro-batches it computes them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Update:
 
 
 def step_order(seed: int, slot: int, num_steps: int) -> list[int]:
-    """The random order in which one prompt's denoising steps are visited, the same for both of its trajectories."""
+    """The random order of one prompt's denoising steps, the same for both of its trajectories."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "steps", slot))
     return torch.randperm(num_steps, generator=generator).tolist()
 

@@ -124,21 +124,26 @@ class ClipScore:
             ValueError: pictures or prompts are not what a view reward takes.
         """
         check_request(images, prompts, self.kind)
-        device = self.model.logit_scale.device
-        with torch.inference_mode():
-            (text,) = self.cache.lookup(prompts, lambda new: self._encode_text(new, device))
-            chunks = images.split(self.chunk_size)
-            features = torch.cat([self._encode_images(chunk.to(device)) for chunk in chunks])
-            scores = (features * text).sum(dim=-1)
-        return RewardResult(scores.clone())  # a clone made outside is an ordinary tensor again
+        scores = (self.encode_images(images) * self.encode_prompts(prompts)).sum(dim=-1)
+        return RewardResult(scores.clone())  # a clone of an inference tensor is an ordinary one again
 
-    def _encode_text(self, prompts: list[str], device: torch.device) -> tuple[Tensor]:
-        tokens = self.tokens(prompts).to(device)
+    @torch.inference_mode()
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Unit text features [n, d]; prompts that are in the cache are not encoded again."""
+        return self.cache.lookup(prompts, self._encode_new_prompts)[0]
+
+    @torch.inference_mode()
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Unit picture features [n, d] of pictures [n, 3, H, W] in [0, 1], a chunk at a time."""
+        device, features = self.model.logit_scale.device, []
+        for chunk in images.split(self.chunk_size):
+            pixels = prepare_images(chunk.to(device), self.image_px, OPENAI_MEAN, OPENAI_STD)
+            features.append(F.normalize(self.model.encode_image(pixels).float(), dim=-1))
+        return torch.cat(features)
+
+    def _encode_new_prompts(self, prompts: list[str]) -> tuple[Tensor]:
+        tokens = self.tokens(prompts).to(self.model.logit_scale.device)
         return (F.normalize(self.model.encode_text(tokens).float(), dim=-1),)
-
-    def _encode_images(self, images: Tensor) -> Tensor:
-        pixels = prepare_images(images, self.image_px, OPENAI_MEAN, OPENAI_STD)
-        return F.normalize(self.model.encode_image(pixels).float(), dim=-1)
 
 
 def load_clip_score(path: Path, name: str, device: torch.device | str = "cpu") -> ClipScore:

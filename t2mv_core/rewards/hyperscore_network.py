@@ -82,6 +82,8 @@ class HyperScoreSize:
 class TextTower(nn.Module):
     """The text half of a CLIP on embedded tokens; its tensors are the CLIP's own, under a second name."""
 
+    attn_mask: Tensor
+
     def __init__(self, clip_model: CLIP) -> None:
         super().__init__()
         self.transformer = clip_model.transformer
@@ -231,7 +233,7 @@ class HyperScore(nn.Module):
         return hidden[..., 0]
 
 
-def _transform(transformer: nn.Module, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+def _transform(transformer: Any, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
     """Run an open_clip transformer on [n, L, w]; before open_clip 2.27 it took the sequence first."""
     if transformer.resblocks[0].attn.batch_first:
         return transformer(hidden, attn_mask=mask)

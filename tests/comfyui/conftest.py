@@ -27,7 +27,7 @@ import pytest
 PACK_DIR = Path(__file__).parents[2]
 PACK_NAME = "ComfyUI-T2MV"
 START_TIMEOUT_S = 600
-RUN_TIMEOUT_S = 240
+RUN_TIMEOUT_S = 600
 PREVIEW_EVENTS = (1, 4)  # ComfyUI's binary messages: a preview picture, without and with metadata
 
 

@@ -43,7 +43,7 @@ SHEET_PICTURE = """() => {
 
 
 @pytest.fixture(scope="module")
-def page(server: ComfyServer) -> Iterator[Any]:
+def page(toybox: Path, server: ComfyServer) -> Iterator[Any]:  # toybox first: without it, no server is needed
     """ComfyUI's page in headless Chromium, or a skip that says what to install."""
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="playwright is not installed; pip install playwright to drive a browser"

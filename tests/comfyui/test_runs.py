@@ -87,7 +87,7 @@ def test_zmv_without_zigzag_is_standard_and_seeds_belong_to_lines(server: ComfyS
     )
     assert np.array_equal(got["12"], got["13"])
     assert got["14"].shape[0] == 16 + 2 * 32
-    # The mug is the second line of seed 0: the noise it has alone with seed 1; a batch moves the last bits only.
+    # The mug is the second line of seed 0, so it has the noise of seed 1; batching moves the last bits only.
     assert np.abs(got["14"][16 + 32 :].astype(int) - got["12"][16:]).max() <= 1
 
 

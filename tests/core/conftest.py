@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from t2mv_core.adapter import create_camera_encoder, save_adapter
 from t2mv_core.attention import install_multiview_attention
 from t2mv_core.bundle import ModelBundle, ModelSources

@@ -2,6 +2,7 @@ import re
 
 import pytest
 import torch
+
 from t2mv_core.adapter import adapter_state_dict, create_camera_encoder, load_adapter, save_adapter
 from t2mv_core.files import read_safetensors
 
@@ -18,7 +19,13 @@ def test_keys_are_the_published_ones(adapter_path):
     stem = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.processor."
     multiview = {name.removeprefix(stem) for name in tensors if name.startswith(stem)}
     # METHOD.md section 9: q, k, v without bias, the output projection with one.
-    expected = {"to_q_mv.weight", "to_k_mv.weight", "to_v_mv.weight", "to_out_mv.0.weight", "to_out_mv.0.bias"}
+    expected = {
+        "to_q_mv.weight",
+        "to_k_mv.weight",
+        "to_v_mv.weight",
+        "to_out_mv.0.weight",
+        "to_out_mv.0.bias",
+    }
     assert multiview == expected
     others = [name for name in tensors if ".attn1.processor." not in name]
     assert others
@@ -49,7 +56,9 @@ def test_half_precision_file_is_taken(adapter_path, edit_weights, make_lcm_bundl
     edit_weights(adapter_path, lambda x: x.update({name: tensor.half() for name, tensor in x.items()}))
     bundle = make_lcm_bundle()
     load_adapter(bundle.unet, bundle.camera_encoder, adapter_path)
-    assert {x.dtype for x in adapter_state_dict(bundle.unet, bundle.camera_encoder).values()} == {torch.float32}
+    assert {x.dtype for x in adapter_state_dict(bundle.unet, bundle.camera_encoder).values()} == {
+        torch.float32
+    }
 
 
 def drop_one(tensors):

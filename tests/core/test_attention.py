@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from t2mv_core.attention import (
     MultiviewSelfAttention,
     has_multiview_attention,
@@ -12,7 +13,7 @@ from t2mv_core.attention import (
 
 
 def naive_rowwise_attention(query, key, value, num_views):
-    """Every (prompt, head, view, row, column) in a loop of its own: softmax(q·k/√D) over its row of all views."""
+    """Every (prompt, head, view, row, column) by itself: softmax(q·k/√D) over its row of all views."""
     batch, heads, height, width, dim = query.shape
     out = torch.zeros_like(query)
     for prompt in range(batch // num_views):

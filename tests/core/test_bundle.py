@@ -3,6 +3,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
+
 from t2mv_core.bundle import ModelSources, load_bundle
 from t2mv_core.denoiser import encode_cameras, predict_noise
 from t2mv_core.images import decode_latents
@@ -12,7 +13,9 @@ from t2mv_core.toybox import toybox_path
 
 def predict(bundle, rig, prompts):
     x = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    return predict_noise(bundle, x, 500, encode_text(bundle, prompts, "blurry"), encode_cameras(bundle, rig), 4.0)
+    return predict_noise(
+        bundle, x, 500, encode_text(bundle, prompts, "blurry"), encode_cameras(bundle, rig), 4.0
+    )
 
 
 @pytest.mark.parametrize("kind", ["lcm", "ddim"])
@@ -28,7 +31,12 @@ def test_loaded_model_computes_what_the_saved_one_did(kind, request, rig, prompt
 def test_facts_about_the_model(kind, has_embedding, clip_range, request):
     folder = request.getfixturevalue(f"{kind}_folder")
     bundle = load_bundle(str(folder))
-    assert (bundle.latent_px, bundle.latent_channels, bundle.vae_scale_factor, bundle.image_px) == (8, 4, 2, 16)
+    assert (bundle.latent_px, bundle.latent_channels, bundle.vae_scale_factor, bundle.image_px) == (
+        8,
+        4,
+        2,
+        16,
+    )
     assert bundle.has_guidance_embedding is has_embedding
     assert (bundle.schedule.sampler, bundle.schedule.clip_range) == (kind, clip_range)
     assert (bundle.name, bundle.loras) == (str(folder), ())
@@ -139,7 +147,10 @@ def poison_one(tensors):
     ("change", "words"),
     [
         (drop_one, r"'conv_in.weight' is missing \(1 missing, 0 foreign, 0 of another shape\)"),
-        (add_one, r"'model.diffusion_model.input_blocks.0.0.weight' is not known to the model \(0 missing, 1 for"),
+        (
+            add_one,
+            r"'model.diffusion_model.input_blocks.0.0.weight' is not known to the model \(0 missing, 1 for",
+        ),
         (widen_one, "'conv_in.weight' has the wrong shape"),
         (poison_one, "'conv_in.weight' holds NaN or infinity"),
     ],
@@ -170,7 +181,9 @@ def test_hub_id_that_is_not_cached_is_not_downloaded_unasked(monkeypatch):
         raise AssertionError("the network was asked")
 
     monkeypatch.setattr(socket.socket, "connect", no_network)
-    with pytest.raises(FileNotFoundError, match="not in the Hub cache; allow downloads, or give a local folder"):
+    with pytest.raises(
+        FileNotFoundError, match="not in the Hub cache; allow downloads, or give a local folder"
+    ):
         load_bundle("t2mv-tests/there-is-no-such-model")
 
 

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from t2mv_core.cameras import CameraRig
 from t2mv_core.denoiser import CameraFeatures, call_unet, encode_cameras, guidance_embedding, predict_noise
 from t2mv_core.text import TextCondition, encode_text

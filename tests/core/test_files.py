@@ -3,13 +3,19 @@ import stat
 
 import pytest
 import torch
+
 from t2mv_core.files import read_safetensors, write_safetensors
 
 
 def test_tensors_and_metadata_come_back(tmp_path):
     path = tmp_path / "deep" / "folder" / "weights.safetensors"
     transposed = torch.arange(6.0).reshape(2, 3).T  # not contiguous: safetensors alone would refuse it
-    tensors = {"a": transposed, "b": torch.tensor([1, 2]), "c": torch.zeros(0), "d": torch.ones(2, dtype=torch.half)}
+    tensors = {
+        "a": transposed,
+        "b": torch.tensor([1, 2]),
+        "c": torch.zeros(0),
+        "d": torch.ones(2, dtype=torch.half),
+    }
     write_safetensors(tensors, path, {"rank": "4"})
     loaded, metadata = read_safetensors(path)
     assert metadata == {"rank": "4"}
@@ -55,7 +61,14 @@ def test_missing_file_is_named(tmp_path, name):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\x00", b"not a safetensors file at all", b"\xff" * 64, b"PK\x03\x04" + b"\x00" * 100, b"\x80\x02}q\x00."],
+    [
+        b"",
+        b"\x00",
+        b"not a safetensors file at all",
+        b"\xff" * 64,
+        b"PK\x03\x04" + b"\x00" * 100,
+        b"\x80\x02}q\x00.",
+    ],
     ids=["empty", "one byte", "text", "huge header", "zip", "pickle"],
 )
 def test_foreign_files_give_a_sentence(tmp_path, content):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from t2mv_core.images import contact_sheet, decode_latents, encode_images, from_comfy, to_comfy
 
 
@@ -19,10 +20,15 @@ def test_decoding_is_the_vaes_in_the_right_order(lcm_bundle, latents):
 @pytest.mark.parametrize("chunk_size", [1, 4, 100])
 def test_chunks_do_not_change_the_pictures(lcm_bundle, latents, chunk_size):
     expected = decode_latents(lcm_bundle.vae, latents)
-    torch.testing.assert_close(decode_latents(lcm_bundle.vae, latents, chunk_size), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        decode_latents(lcm_bundle.vae, latents, chunk_size), expected, atol=1e-5, rtol=0
+    )
     images = expected.flatten(0, 1)
     torch.testing.assert_close(
-        encode_images(lcm_bundle.vae, images, chunk_size), encode_images(lcm_bundle.vae, images), atol=1e-5, rtol=0
+        encode_images(lcm_bundle.vae, images, chunk_size),
+        encode_images(lcm_bundle.vae, images),
+        atol=1e-5,
+        rtol=0,
     )
 
 
@@ -82,6 +88,11 @@ def test_contact_sheet_with_labels_makes_room_for_them():
     assert sheet.getpixel((8, 40)) == (0, 0, 0)  # the first picture begins at 32
     label = sheet.crop((0, 16, 48, 32))
     assert label.getextrema()[0][0] < 255  # something is written there
+
+
+def test_contact_sheet_takes_labels_in_any_script():
+    # The bitmap font of Pillow before 10.1 knows Latin letters only and raises.
+    contact_sheet(torch.zeros(1, 1, 3, 8, 8), ["红色的杯子 ☕"], ["спереди"], cell_px=16)
 
 
 def test_contact_sheet_keeps_the_pictures_proportions():

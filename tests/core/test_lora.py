@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from t2mv_core.denoiser import encode_cameras, predict_noise
 from t2mv_core.files import read_safetensors, write_safetensors
 from t2mv_core.lora import (
@@ -64,7 +65,12 @@ def test_lora_goes_on_every_attention_projection(base):
     # 7 transformer blocks: attn1 has 4 ordinary and 4 multiview projections, attn2 4.
     assert add_lora(base.unet, 2, 2.0) == 7 * 12
     names = {name.rsplit(".lora_", 1)[0] for name in lora_state_dict(base.unet)}
-    assert {LAYER, MV_LAYER, MV_LAYER.replace("to_q_mv", "to_out_mv.0"), LAYER.replace("attn1", "attn2")} <= names
+    assert {
+        LAYER,
+        MV_LAYER,
+        MV_LAYER.replace("to_q_mv", "to_out_mv.0"),
+        LAYER.replace("attn1", "attn2"),
+    } <= names
 
 
 def test_new_lora_changes_nothing_and_is_all_that_learns(base, predict):
@@ -133,7 +139,9 @@ def test_loras_stack_in_any_order(base, predict, lora_file):
     plain = layer_output(base)
     deltas = [layer_output(load_lora(base, path)) - plain for path in (first, second)]
     both = load_lora(load_lora(base, first, 0.5), second, -2.0)
-    torch.testing.assert_close(layer_output(both), plain + 0.5 * deltas[0] - 2.0 * deltas[1], atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(
+        layer_output(both), plain + 0.5 * deltas[0] - 2.0 * deltas[1], atol=1e-4, rtol=1e-5
+    )
     other_way = load_lora(load_lora(base, second, -2.0), first, 0.5)
     torch.testing.assert_close(predict(both), predict(other_way), atol=1e-4, rtol=1e-4)
 
@@ -141,7 +149,9 @@ def test_loras_stack_in_any_order(base, predict, lora_file):
 def test_same_file_twice_adds_up(base, lora_file):
     path = lora_file()
     twice = load_lora(load_lora(base, path, 0.5), path, 0.75)
-    torch.testing.assert_close(layer_output(twice), layer_output(load_lora(base, path, 1.25)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        layer_output(twice), layer_output(load_lora(base, path, 1.25)), atol=1e-5, rtol=0
+    )
     assert len(attached_loras(base.unet)) == 1
 
 
@@ -268,7 +278,9 @@ def poisoned(tensors):
         (poisoned, "holds NaN or infinity"),
     ],
 )
-def test_files_that_do_not_fit_are_refused_and_leave_no_trace(base, predict, lora_file, edit_weights, change, words):
+def test_files_that_do_not_fit_are_refused_and_leave_no_trace(
+    base, predict, lora_file, edit_weights, change, words
+):
     before, path = predict(base), lora_file()
     edit_weights(path, change)
     with pytest.raises(ValueError, match=words):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from t2mv_core.policy import (
     StepDistribution,
     act,
@@ -171,7 +172,9 @@ def test_ddim_step_is_diffusers(clip_range, final_alpha_bar, spacing, num_steps)
             torch.testing.assert_close(step.std.expand(SHAPE), raised - mean, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("sampler", "t", "t_next"), [("lcm", 999, 499), ("lcm", 259, 259), ("ddim", 751, 501)])
+@pytest.mark.parametrize(
+    ("sampler", "t", "t_next"), [("lcm", 999, 499), ("lcm", 259, 259), ("ddim", 751, 501)]
+)
 def test_inversion_undoes_a_step_when_the_true_noise_is_given(sampler, t, t_next):
     schedule = make_schedule(sampler)
     clean, noise = draw(0), draw(1)
@@ -179,7 +182,9 @@ def test_inversion_undoes_a_step_when_the_true_noise_is_given(sampler, t, t_next
     x_next = next_alpha_bar.sqrt() * clean + (1 - next_alpha_bar).sqrt() * noise
     # LCM: with the true noise x̂_0 is clean; c_skip(259) = 4e-8 and c_out = 1 - 2e-8 leave it so.
     expected = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
-    torch.testing.assert_close(invert_step(schedule, noise, x_next, t, t_next), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        invert_step(schedule, noise, x_next, t, t_next), expected, atol=1e-5, rtol=1e-5
+    )
 
 
 def test_inversion_of_an_lcm_step_keeps_the_clean_latents_and_takes_the_injected_noise():
@@ -187,10 +192,12 @@ def test_inversion_of_an_lcm_step_keeps_the_clean_latents_and_takes_the_injected
     x, noise_pred, injected = draw(0), draw(1), draw(2)
     step = denoise_step(schedule, noise_pred, x, 759, 499)
     x_next, _ = act(step, noise=RecordedNoise([injected]))
-    # The step made x' = sqrt(a')·f + sqrt(1 - a')·z; asked with the true z, the zag puts f and z together at t.
+    # The step made x' = sqrt(a')·f + sqrt(1 - a')·z; told the true z, the zag puts f and z together at t.
     alpha_bar = schedule.alpha_bar[759].float()
     expected = alpha_bar.sqrt() * step.denoised + (1 - alpha_bar).sqrt() * injected
-    torch.testing.assert_close(invert_step(schedule, injected, x_next, 759, 499), expected, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(
+        invert_step(schedule, injected, x_next, 759, 499), expected, atol=1e-4, rtol=1e-5
+    )
 
 
 def test_inversion_from_the_last_ddim_step_uses_the_final_alpha_bar():

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from t2mv_core.schedule import NoiseSchedule, scaled_linear_alpha_bar, schedule_from_config, shift_snr
 
 
@@ -75,10 +76,15 @@ def test_ddim_timesteps_are_diffusers(alpha_bar, spacing):
         theirs.set_timesteps(num_steps)
         # [:N]: for some N numpy.arange's rounding gives diffusers one timestep too many, -1 at the end.
         difference = (ours.timesteps(num_steps) - theirs.timesteps[:num_steps]).tolist()
-        # Trailing rounds 1000 - i·1000/N. Where that ends in exactly .5 (N = 48, i = 3: 937.5) diffusers' result
-        # depends on the rounding errors of numpy.arange, ours is the even neighbour: one timestep of 1000 apart.
-        ties = [spacing == "trailing" and 2000 * i % num_steps == 0 < 1000 * i % num_steps for i in range(num_steps)]
-        assert all(gap == 0 or (tie and abs(gap) == 1) for gap, tie in zip(difference, ties, strict=True)), num_steps
+        # Trailing rounds 1000 - i·1000/N. Where that ends in exactly .5 (N = 48, i = 3: 937.5) diffusers'
+        # result depends on the rounding errors of numpy.arange, ours is the even neighbour: one apart.
+        ties = [
+            spacing == "trailing" and 2000 * i % num_steps == 0 < 1000 * i % num_steps
+            for i in range(num_steps)
+        ]
+        assert all(gap == 0 or (tie and abs(gap) == 1) for gap, tie in zip(difference, ties, strict=True)), (
+            num_steps
+        )
 
 
 def test_ddim_timesteps_of_round_step_counts_are_diffusers_exactly(alpha_bar):
@@ -121,7 +127,7 @@ def test_alpha_bar_at_takes_numbers_tensors_and_the_end(alpha_bar):
 
 
 def test_boundary_scalings(alpha_bar):
-    # c_skip = 0.25/((10t)² + 0.25), c_out = 10t/sqrt((10t)² + 0.25): (1, 0) at t = 0; at t = 19, (10t)² = 36100.
+    # c_skip = 0.25/((10t)² + 0.25), c_out = 10t/sqrt((10t)² + 0.25): (1, 0) at 0; at 19, (10t)² = 36100.
     c_skip, c_out = make_schedule(alpha_bar).boundary_scalings(torch.tensor([0, 19]))
     assert c_skip.tolist() == pytest.approx([1.0, 0.25 / 36100.25], rel=1e-12)
     assert c_out.tolist() == pytest.approx([0.0, 190.0 / math.sqrt(36100.25)], rel=1e-12)
@@ -161,14 +167,20 @@ def test_sdxl_configuration_is_read(alpha_bar):
 
 
 def test_configuration_chooses_sampler_clip_and_end():
-    config = {"_class_name": "LCMScheduler", "clip_sample": True, "clip_sample_range": 3, "set_alpha_to_one": True}
+    config = {
+        "_class_name": "LCMScheduler",
+        "clip_sample": True,
+        "clip_sample_range": 3,
+        "set_alpha_to_one": True,
+    }
     schedule = schedule_from_config({**config, "t2mv_snr_shift": 1.0})
     assert (schedule.sampler, schedule.clip_range, schedule.final_alpha_bar) == ("lcm", 3.0, 1.0)
     torch.testing.assert_close(schedule.alpha_bar, scaled_linear_alpha_bar(0.00085, 0.012, 1000))
 
 
 @pytest.mark.parametrize(
-    "config", [{"prediction_type": "v_prediction"}, {"beta_schedule": "linear"}, {"timestep_spacing": "linspace"}]
+    "config",
+    [{"prediction_type": "v_prediction"}, {"beta_schedule": "linear"}, {"timestep_spacing": "linspace"}],
 )
 def test_foreign_configurations_are_refused(config):
     with pytest.raises(ValueError, match=next(iter(config.values()))):

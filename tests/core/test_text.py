@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from t2mv_core.text import TextCondition, check_prompts, clip_tokenizer, encode_text, encode_tokens
 
 TEXTS = ["a red mug", "A photo of a CAT, 4k!", "", "naïve café — ☕", "word " * 100]
@@ -10,7 +11,11 @@ TEXTS = ["a red mug", "A photo of a CAT, 4k!", "", "naïve café — ☕", "word
 def make_condition(num_prompts=3):
     values = torch.arange(float(num_prompts))[:, None]
     return TextCondition(
-        values[..., None].repeat(1, 2, 4), values, values.repeat(1, 6), -values[..., None].repeat(1, 2, 4), -values
+        values[..., None].repeat(1, 2, 4),
+        values,
+        values.repeat(1, 6),
+        -values[..., None].repeat(1, 2, 4),
+        -values,
     )
 
 
@@ -23,7 +28,9 @@ def test_full_vocabulary_is_clips_own():
 
 def test_known_ids():
     # CLIP's published ids: start 49406, "a" 320, "photo" 1125, "of" 539, "a" 320, "cat" 2368, end 49407.
-    assert clip_tokenizer()(["a photo of a cat"], 8).tolist() == [[49406, 320, 1125, 539, 320, 2368, 49407, 0]]
+    assert clip_tokenizer()(["a photo of a cat"], 8).tolist() == [
+        [49406, 320, 1125, 539, 320, 2368, 49407, 0]
+    ]
 
 
 def test_first_encoder_of_sdxl_pads_with_the_end():
@@ -44,8 +51,8 @@ def test_cut_vocabulary_spells_what_it_does_not_know(vocab_size):
 
 
 def test_smallest_vocabulary_is_the_bytes():
-    # No merges: m, u, and g as the end of a word. CLIP orders the bytes from "!" (id 0) on, so "m" is 109 - 33 = 76,
-    # "u" 84; ids + 256 are those that end a word: "g" 70 + 256.
+    # No merges: m, u, and g as the end of a word. CLIP orders the bytes from "!" (33, id 0) on, so "m" is
+    # 109 - 33 = 76 and "u" 84; ids + 256 are those that end a word: "g" 70 + 256.
     assert clip_tokenizer(514)(["mug"], 6).tolist() == [[512, 76, 84, 326, 513, 0]]
 
 

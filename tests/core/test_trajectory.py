@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from t2mv_core.trajectory import RecordedNoise, SeededNoise, Trajectory, concat
 
 SHAPE = torch.Size((2, 3, 4, 5, 6))  # B, V, C, H, W

@@ -1,4 +1,4 @@
-"""A tiny random model of real diffusers classes in a folder, rewards that are plain arithmetic, small run settings."""
+"""A tiny random model of real diffusers classes in a folder, rewards of plain arithmetic, small runs."""
 
 import os
 from collections.abc import Callable

@@ -35,7 +35,7 @@ def test_scoring_the_rollout_again_returns_its_log_probabilities(trainer, rollou
 
 
 def test_each_trajectory_pushes_its_own_action(trainer, rollout):
-    """The gradient of one update equals the one derived by hand from the two log-probabilities: 2·A·∇(log p_zmv - log p)."""
+    """At ρ = 0 the gradient is 2·A·∇(log p_zmv - log p), averaged over pairs and views."""
     gap = torch.tensor([[0.5, -1.0], [2.0, 0.0], [0.0, 1.0], [-1.5, 0.3]])
     updates = plan_updates(4, 2, 4, 2, 4, range(4), derive_seed(0, "test"))
     for micro_step in updates[0].micro_steps:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from t2mv_core.rewards.base import Reward
+from t2mv_core.rewards.clip_score import ClipScore
 from t2mv_core.rewards.hyperscore_network import HEADS
 
 from .captions import phrase
@@ -45,29 +46,30 @@ def pairwise_accuracy(scores: NDArray[np.float64], targets: NDArray[np.float64])
     return float((np.sign(gap) == np.sign(answer))[asked].mean()) if asked.any() else float("nan")
 
 
-def clip_figures(reward: Reward, dataset: Dataset, num_scenes: int) -> Figures:
+def clip_figures(reward: ClipScore, dataset: Dataset, num_scenes: int) -> Figures:
     """Share of (view, true, false caption) triples in which the true one scores higher, per kind of lie.
 
-    Also the accuracy of family and colour when the view is compared with all 220 plain sentences.
+    Also how often the best of all plain sentences ("a red mug", ...) names a view's family and its colour.
     """
     right: dict[str, list[float]] = defaultdict(list)
-    num_views = dataset.images.shape[1]
-    sentences = [phrase(family, colour) for family in FAMILIES for colour in COLOURS]
+    sentences = reward.encode_prompts([phrase(family, colour) for family in FAMILIES for colour in COLOURS])
     for index, scene in enumerate(dataset.scenes[:num_scenes]):
         rng = update_rng(1, index)
-        views = _to_pixels(dataset.images[index])
+        views = reward.encode_images(_to_pixels(dataset.images[index]))
         true = describe(scene, rng)
-        good = reward(views, [true.prompt] * num_views).scores
         for kind in CAPTION_DAMAGES:
             lie = falsify(true, kind, rng)
             if kind in ("part", "swap") and lie.part_colour == true.part_colour:
                 continue  # the scene has no part to lie about
-            bad = reward(views, [lie.prompt] * num_views).scores
+            good, bad = (views @ reward.encode_prompts([true.prompt, lie.prompt]).T).unbind(dim=1)
             right[f"pairwise_{kind}"].append(float((good > bad).float().mean()))
-        view = views[index % num_views]
-        best = int(reward(view.expand(len(sentences), -1, -1, -1), sentences).scores.argmax())
-        right["family_of_220"].append(float(list(FAMILIES)[best // len(COLOURS)] == scene.family))
-        right["colour_of_220"].append(float(list(COLOURS)[best % len(COLOURS)] == scene.colour))
+        best = (views @ sentences.T).argmax(dim=1).tolist()
+        right["family"].append(
+            float(np.mean([list(FAMILIES)[k // len(COLOURS)] == scene.family for k in best]))
+        )
+        right["colour"].append(
+            float(np.mean([list(COLOURS)[k % len(COLOURS)] == scene.colour for k in best]))
+        )
     figures = {name: float(np.mean(values)) for name, values in right.items()}
     lies = [value for kind in CAPTION_DAMAGES for value in right[f"pairwise_{kind}"]]
     return figures | {

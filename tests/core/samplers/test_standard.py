@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from t2mv_core.denoiser import encode_cameras, predict_noise
 from t2mv_core.policy import act, denoise_step
 from t2mv_core.samplers import SAMPLERS, SamplingSettings, count_evaluations, sample_standard
@@ -38,7 +39,9 @@ def test_trajectory_is_the_process(bundle, condition, cameras, settings):
 
 
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
-def test_replaying_states_and_actions_gives_the_recorded_log_probs(bundle, condition, cameras, settings, sampler):
+def test_replaying_states_and_actions_gives_the_recorded_log_probs(
+    bundle, condition, cameras, settings, sampler
+):
     trajectory = SAMPLERS[sampler](bundle, condition, cameras, SeededNoise([1, 2]), settings)
     for step in (2, 0, 1):  # in any order
         replayed = score(bundle, trajectory, condition, cameras, settings, step)
@@ -67,7 +70,9 @@ def test_same_noise_gives_the_same_trajectory_bit_for_bit(bundle, condition, cam
 
 
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
-def test_permuting_views_with_their_cameras_and_noise_permutes_the_trajectory(lcm_bundle, rig, prompts, sampler):
+def test_permuting_views_with_their_cameras_and_noise_permutes_the_trajectory(
+    lcm_bundle, rig, prompts, sampler
+):
     from t2mv_core.text import encode_text
 
     condition, order = encode_text(lcm_bundle, prompts), [1, 2, 0]
@@ -96,7 +101,7 @@ def test_every_evaluation_is_told(bundle, condition, cameras, settings, sampler)
 
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
 def test_raising_from_the_callback_cancels_at_once(bundle, condition, cameras, settings, sampler):
-    class Cancelled(Exception):
+    class CancelledError(Exception):
         pass
 
     told = []
@@ -104,16 +109,18 @@ def test_raising_from_the_callback_cancels_at_once(bundle, condition, cameras, s
     def cancel(event):
         told.append(event.index)
         if event.index == 2:
-            raise Cancelled
+            raise CancelledError
 
-    with pytest.raises(Cancelled):
+    with pytest.raises(CancelledError):
         SAMPLERS[sampler](bundle, condition, cameras, SeededNoise([1, 2]), settings, cancel)
     assert told == [1, 2]
     SAMPLERS[sampler](bundle, condition, cameras, SeededNoise([1, 2]), settings)  # the next run works
 
 
 def test_zigzag_settings_are_ignored(bundle, condition, cameras):
-    settings = [SamplingSettings(num_steps=2, zigzag_steps=k, inverse_guidance_scale=w) for k, w in ((0, 1), (2, 3))]
+    settings = [
+        SamplingSettings(num_steps=2, zigzag_steps=k, inverse_guidance_scale=w) for k, w in ((0, 1), (2, 3))
+    ]
     first, second = (sample_standard(bundle, condition, cameras, SeededNoise([1, 2]), s) for s in settings)
     assert torch.equal(first.actions, second.actions)
     assert [count_evaluations("standard", s) for s in settings] == [2, 2]

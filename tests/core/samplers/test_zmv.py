@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from t2mv_core.denoiser import predict_noise
 from t2mv_core.policy import denoise_step, invert_step
 from t2mv_core.samplers import SamplingSettings, count_evaluations, sample_standard, sample_zmv
@@ -82,7 +83,9 @@ def test_zigzag_changes_the_result(bundle, condition, cameras, settings):
         (2, 1, 2, ["zig", "zag", "zig", "zag", "zig", "zig"]),
     ],
 )
-def test_two_more_evaluations_per_zigzag_step_and_repeat(lcm_bundle, rig, prompts, num_steps, zigzag_steps, repeats, kinds):
+def test_two_more_evaluations_per_zigzag_step_and_repeat(
+    lcm_bundle, rig, prompts, num_steps, zigzag_steps, repeats, kinds
+):
     from t2mv_core.denoiser import encode_cameras
     from t2mv_core.text import encode_text
 

@@ -1,0 +1,75 @@
+"""The trainer's command line: sentences for bad input, signals, exit codes."""
+
+import os
+import signal
+
+import pytest
+
+import t2mv_core.rewards
+from t2mv_core.rewards import RewardSpec
+from training.metrics import read_metrics
+from training.mvczigal import main
+
+SMALL = [
+    "sampling.prompts=animals",
+    "sampling.prompts_per_iteration=2",
+    "sampling.num_steps=2",
+    "sampling.azimuths_deg=[0, 90]",
+    "optim.prompts_per_update=null",
+    "model.lora_rank=2",
+    "model.device=cpu",
+    "run.epochs=1",
+    "run.iterations_per_epoch=2",
+    "run.sheet_prompts=0",
+    "reward.view=plain_view",
+    "reward.joint=plain_joint",
+]
+
+
+@pytest.fixture
+def words(tiny_model_dir, plain_rewards, tmp_path, monkeypatch):
+    """A run of seconds with rewards of plain arithmetic."""
+    for role in ("view", "joint"):
+        spec = RewardSpec(role, lambda _, role=role: getattr(plain_rewards, role), "test")
+        monkeypatch.setitem(t2mv_core.rewards.REWARDS, f"plain_{role}", spec)
+    return ["--preset", "demo", *SMALL, f"model.name={tiny_model_dir}", f"run.out_dir={tmp_path / 'run'}"]
+
+
+def test_a_run_ends_with_zero_and_can_be_extended(words, tmp_path):
+    assert main(words) == 0
+    assert main([*words, "--resume", "auto", "run.epochs=2"]) == 0
+    assert [r["iteration"] for r in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert (tmp_path / "run" / "lora" / "epoch_0002.safetensors").exists()
+
+
+def test_sigint_saves_and_the_run_goes_on(words, tmp_path, monkeypatch, plain_rewards):
+    handler = signal.getsignal(signal.SIGINT)
+
+    def interrupt(images, prompts):
+        if len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return plain_rewards.view(images, prompts)
+
+    spec = RewardSpec("view", lambda _: interrupt, "test")
+    monkeypatch.setitem(t2mv_core.rewards.REWARDS, "interrupting", spec)
+    assert main([*words, "reward.view=interrupting"]) == 130
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert (tmp_path / "run" / "last" / "counters.json").exists()
+    assert main([*words, "--resume", "auto"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("extra", "sentence"),
+    [
+        (["optim.lrr=1"], "did you mean optim.lr?"),
+        (["--preset", "nothing"], "There is no preset 'nothing'"),
+        (["reward.view=beauty"], "There is no reward named 'beauty'"),
+        (["model.name=/nowhere"], "There is no model folder '/nowhere'"),
+        (["sampling.prompts=nowhere.txt"], "There is no prompt set or file 'nowhere.txt'"),
+    ],
+)
+def test_bad_input_gets_one_sentence(words, extra, sentence, capsys):
+    assert main([*words, *extra]) == 1
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert "Traceback" not in error
