@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -103,3 +104,27 @@ def test_batches_of_one_accumulated_four_times_equal_one_batch_of_four(train):
     four = train("four", optim={**shared, "micro_batch": 4}, sampling={"batch_size": 4}, run=short)
     for name, tensor in single[0].items():
         torch.testing.assert_close(tensor, four[0][name], atol=1e-6, rtol=0)
+
+
+def test_two_processes_train_the_lora_of_one(train, tiny_model_dir, tiny_config, tmp_path):
+    """Global advantages, dual steps and updates: 2 processes x 2 prompts are 1 x 4."""
+    optim = {"lr": 1e-4, "prompts_per_update": 3}  # 3 of 4: the second update is one process's alone
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    config = tiny_config(run={"sheet_prompts": 0, "out_dir": str(tmp_path / "two")}, optim=optim)
+    shared = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", DRIVER, str(tiny_model_dir), json.dumps(config_to_dict(config))],
+            cwd=ROOT,
+            env={**shared, "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"},
+        )
+        for rank in ("0", "1")
+    ]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    (two, two_records), (one, one_records) = outcome(tmp_path / "two"), train("one", optim=optim)
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=1e-5, rtol=0)
+    for ours, theirs in zip(two_records, one_records, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-6)

@@ -26,7 +26,9 @@ STAGES = {
 def main(arguments: list[str] | None = None) -> int:
     """Run one stage, or all of them; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m training.toybox", description=__doc__)
-    parser.add_argument("stage", choices=[*STAGES, "all"], help="what to do; every stage resumes where it stopped")
+    parser.add_argument(
+        "stage", choices=[*STAGES, "all"], help="what to do; every stage resumes where it stopped"
+    )
     parser.add_argument("--out", type=Path, default=StageConfig.out_dir, help="working folder")
     parser.add_argument("--quick", action="store_true", help="a tiny version in two minutes, for tests")
     parser.add_argument("--seed", type=int, default=0, help="seed of data and training")

@@ -10,15 +10,15 @@ from .stage import StageConfig
 
 _TEXT = """# Model card: the toybox
 
-A text-to-multiview latent diffusion model of SDXL's and MV-Adapter's architecture, small enough for a CPU, trained
-from scratch by this project on pictures it renders itself (22 families of objects, 10 colours, 64 x 64 pixels, six
-orthographic views). It draws those objects and nothing else. No picture or text of anybody else is in it; the
-byte-pair vocabulary is CLIP's, read from the installed open_clip package. Licence: Apache-2.0, as the code.
+A text-to-multiview latent diffusion model of SDXL's and MV-Adapter's architecture, small enough for a CPU.
+This project trained it from scratch on pictures it renders itself: 22 families of objects, 10 colours, 64 x 64
+pixels, six orthographic views. It draws those objects and nothing else. No picture or text of anybody else is in
+it; the byte-pair vocabulary is CLIP's, read from the installed open_clip package. Licence: Apache-2.0.
 
 ## Recipe
 
-`python -m training.toybox all && cp -r runs/toybox/export/. t2mv_core/toybox/` (seed {seed}; each stage resumes after
-a kill; on another machine the floating-point sums, and so the weights, differ slightly).
+`python -m training.toybox all && cp -r runs/toybox/export/. t2mv_core/toybox/` (seed {seed}; each stage
+resumes after a kill; on another machine the floating-point sums, and so the weights, differ slightly).
 
 | part | what it is | parameters |
 |---|---|---|
@@ -33,8 +33,8 @@ Held-out prompts: 100 whose (family, colour) pair or part colour never occurs in
 |---|---|---|---|---|---|
 {models}
 
-The judge itself, on {judge_scenes} held-out rendered scenes: family {judge_family:.1%}, colour {judge_colour:.1%},
-azimuth {judge_azimuth:.1%} on asymmetric families.
+The judge itself, on {judge_scenes} held-out rendered scenes: family {judge_family:.1%}, colour
+{judge_colour:.1%}, azimuth {judge_azimuth:.1%} on asymmetric families.
 
 VAE: {psnr:.1f} dB on held-out renders.
 
@@ -75,7 +75,9 @@ def write_card(config: StageConfig) -> None:
     )
     models = [f"| {name} | {r['steps']} | {r['guidance']:g} | {_shares(r)} |" for name, r in _models(report)]
     sweep = [f"| {w} | {_shares(figures)} |" for w, figures in report["student_by_guidance"].items()]
-    shift = ", ".join(f"{value:.3f} at t = {step}" for step, value in report["student_shift_w1_to_w7"].items())
+    shift = ", ".join(
+        f"{value:.3f} at t = {step}" for step, value in report["student_shift_w1_to_w7"].items()
+    )
     card = _TEXT.format(
         seed=config.seed,
         parts="\n".join(_part_rows(folder)),

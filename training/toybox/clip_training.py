@@ -19,7 +19,7 @@ from .dataset import Dataset
 from .model import IMAGE_PX, MAX_TOKENS, VOCAB_SIZE
 from .reward_data import describe, falsify, truth_table
 from .scenes import Scene
-from .stage import Checkpointer, StageConfig, cosine_lr, update_rng
+from .stage import Checkpointer, StageConfig, Stateful, cosine_lr, update_rng
 
 if TYPE_CHECKING:
     from open_clip.model import CLIP
@@ -52,7 +52,7 @@ def train_clip(config: StageConfig, datasets: Sequence[Dataset]) -> CLIP:
     torch.manual_seed(config.seed)
     model = TOYBOX_CLIP.build().to(config.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.05)
-    parts = {"model": model, "optimizer": optimizer}
+    parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer}
     total = 6 if config.quick else NUM_UPDATES
     for update in Checkpointer(config.out_dir / "rewards" / "clip_state.pt", parts).updates(total, "clip"):
         rng = update_rng(config.seed + 101, update)

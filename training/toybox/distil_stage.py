@@ -1,9 +1,10 @@
 """Stage `distil`: the few-step student, by latent consistency distillation with guidance embedding.
 
 A consistency function maps every point of the teacher's deterministic (probability-flow) trajectory to the
-trajectory's end, f_θ(x_t, t, w) = x_0(w). We know the trajectories themselves - the teacher is small - so f_θ is
-regressed on their ends directly, instead of on its own estimate at the next point: the target is exact at the
-noisiest timestep from the first update on, and depends on w there, which a student that bootstraps learns last.
+trajectory's end, f_θ(x_t, t, w) = x_0(w). We know the trajectories themselves - the teacher is small - so f_θ
+is regressed on their ends directly, instead of on its own estimate at the next point: the target is exact at
+the noisiest timestep from the first update on, and depends on w there, which a student that bootstraps learns
+last.
 
     L = pseudo-Huber( f_θ(x_t, t, w, c) , x_0 ),   x from DDIM (η = 0) with ε_∅ + w (ε_c - ε_∅),   w ~ U[1, 9]
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from t2mv_core.schedule import NoiseSchedule, schedule_from_config
 
 from .captions import caption
 from .dataset import load_dataset
-from .stage import Checkpointer, StageConfig, cosine_lr, seed_everything, update_rng
+from .stage import Checkpointer, StageConfig, Stateful, cosine_lr, seed_everything, update_rng
 from .unet_stage import TEACHER_SCHEDULER, Networks, create_average, fast_autocast
 
 if TYPE_CHECKING:
@@ -35,16 +36,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NUM_CHUNKS = 64
+NUM_CHUNKS = 28
 CHUNK_SCENES = 16
 SOLVER_STEPS = 16
-NUM_UPDATES = 1000
+NUM_UPDATES = 700
 BATCH_PAIRS = 16
 PEAK_LR = 4e-4
 MAX_GUIDANCE = 9.0
 UNGUIDED_SHARE = 0.15  # trajectories at exactly w = 1: what the zag asks for
 FROM_DATA_SHARE = 0.5  # trajectories that start from a noised render instead of from pure noise
 HUBER_SCALE = 0.03
+EMA_DECAY = 0.99
+GUIDANCE_LR_FACTOR = 5.0  # the guidance embedding starts from nothing, everything else from the teacher
 STUDENT_SCHEDULER = {**TEACHER_SCHEDULER, "_class_name": "LCMScheduler", "timestep_spacing": "leading"}
 
 
@@ -69,11 +72,12 @@ def load_teacher(config: StageConfig) -> Networks:
     teacher = Networks()
     average = create_average(teacher)
     average.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["parts"]["average"])
-    return average.module.to(config.device).eval().requires_grad_(False)
+    networks = cast(Networks, average.module)
+    return networks.to(config.device).eval().requires_grad_(False)
 
 
 def solve_trajectories(config: StageConfig, teacher: Networks, num_chunks: int) -> list[Path]:
-    """Write `num_chunks` shards of solved trajectories; existing ones are kept, chunk i depends on (seed, i) only."""
+    """Write shards of solved trajectories; existing ones are kept, chunk i depends on (seed, i) only."""
     from tqdm import tqdm
 
     folder = config.out_dir / "trajectories"
@@ -87,7 +91,9 @@ def solve_trajectories(config: StageConfig, teacher: Networks, num_chunks: int) 
         rng = update_rng(config.seed + 1, index)
         torch.manual_seed(int(rng.integers(2**62)))
         picked = np.sort(rng.integers(len(scenes), size=CHUNK_SCENES))
-        solved = solve_chunk(teacher, [scenes[i] for i in picked], torch.from_numpy(latents[picked]).float(), rng)
+        solved = solve_chunk(
+            teacher, [scenes[i] for i in picked], torch.from_numpy(latents[picked]).float(), rng
+        )
         temporary = path.with_suffix(".tmp.npz")
         np.savez(temporary, **solved)  # type: ignore[arg-type]
         temporary.replace(path)
@@ -101,7 +107,8 @@ def solve_chunk(
     """Follow the guided probability flow of a few scenes' captions down to clean latents.
 
     Returns:
-        states [S, B, V, C, H, W] and end [B, V, C, H, W] in float16, timesteps [S], guidance [B], captions [B].
+        states [S, B, V, C, H, W] and end [B, V, C, H, W] in float16, timesteps [S], guidance [B],
+        captions [B].
     """
     device = teacher.unet.device
     schedule = schedule_from_config(TEACHER_SCHEDULER)
@@ -137,7 +144,9 @@ def jittered_timesteps(schedule: NoiseSchedule, rng: np.random.Generator) -> lis
     return [schedule.num_train_steps - 1, *inner]
 
 
-def guided_noise(teacher: Networks, x: Tensor, timestep: int, captions: list[str], guidance: Tensor) -> Tensor:
+def guided_noise(
+    teacher: Networks, x: Tensor, timestep: int, captions: list[str], guidance: Tensor
+) -> Tensor:
     """ε_∅ + w (ε_c - ε_∅) with w per prompt, [B, V, C, H, W], float32."""
     steps = torch.full((2 * len(x),), timestep)
     condition = teacher.encode([*captions, *[""] * len(captions)])
@@ -162,18 +171,25 @@ def train_student(config: StageConfig, teacher: Networks, shards: list[Path], to
     learned = [p for name, p in student.unet.named_parameters() if ".processor." not in name]
     for parameter in learned:
         parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(learned, lr=PEAK_LR, betas=(0.9, 0.99), weight_decay=0.0)
-    average = create_average(student)
+    embedding = student.unet.time_embedding.cond_proj.weight
+    groups = [
+        {"params": [p for p in learned if p is not embedding], "factor": 1.0},
+        {"params": [embedding], "factor": GUIDANCE_LR_FACTOR},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=PEAK_LR, betas=(0.9, 0.99), weight_decay=0.0)
+    average = create_average(student, EMA_DECAY)
     schedule = schedule_from_config(STUDENT_SCHEDULER)
-    parts = {"networks": student, "average": average, "optimizer": optimizer}
+    parts: dict[str, Stateful] = {"networks": student, "average": average, "optimizer": optimizer}
     checkpointer = Checkpointer(config.out_dir / "distil" / "state.pt", parts)
     loaded = [dict(np.load(path)) for path in shards]
     losses: list[float] = []
     for update in checkpointer.updates(total, "distil"):
         for group in optimizer.param_groups:
-            group["lr"] = cosine_lr(update, total, PEAK_LR, warmup=30)
+            group["lr"] = group["factor"] * cosine_lr(update, total, PEAK_LR, warmup=30)
         with fast_autocast(config.device):
-            loss = consistency_loss(student, schedule, draw_pairs(loaded, update_rng(config.seed + 2, update)))
+            loss = consistency_loss(
+                student, schedule, draw_pairs(loaded, update_rng(config.seed + 2, update))
+            )
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(learned, 1.0)
@@ -194,7 +210,9 @@ def create_student(teacher: Networks) -> Networks:
     return student.requires_grad_(False)
 
 
-def draw_pairs(shards: list[dict[str, np.ndarray]], rng: np.random.Generator) -> dict[str, Tensor | list[str]]:
+def draw_pairs(
+    shards: list[dict[str, np.ndarray]], rng: np.random.Generator
+) -> dict[str, Tensor | list[str]]:
     """A batch of random points of random trajectories with their ends."""
     columns: dict[str, list] = {"state": [], "end": [], "timestep": [], "guidance": [], "caption": []}
     for _ in range(BATCH_PAIRS):

@@ -1,4 +1,4 @@
-"""Stage `evaluate`: what teacher and student can do, by the independent judge, on prompts no training has seen."""
+"""Stage `evaluate`: what teacher and student can do, by the independent judge, on held-out prompts."""
 
 from __future__ import annotations
 
@@ -37,12 +37,21 @@ def run(config: StageConfig) -> None:
     """Judge both models and the student's use of guidance; writes `export/report.json` and contact sheets."""
     folder = config.export_dir
     judge = load_judge(folder / "judge" / "judge.safetensors")
-    held_out, dev = (HELD_OUT_PROMPTS[:4], DEV_PROMPTS[:4]) if config.quick else (HELD_OUT_PROMPTS, DEV_PROMPTS)
+    held_out, dev = (
+        (HELD_OUT_PROMPTS[:4], DEV_PROMPTS[:4]) if config.quick else (HELD_OUT_PROMPTS, DEV_PROMPTS)
+    )
     student, teacher = load_models(folder)
     report: dict[str, object] = {}
-    for name, bundle, settings in (("teacher", teacher, TEACHER_SETTINGS), ("student", student, STUDENT_SETTINGS)):
+    for name, bundle, settings in (
+        ("teacher", teacher, TEACHER_SETTINGS),
+        ("student", student, STUDENT_SETTINGS),
+    ):
         images = sample_sets(bundle, held_out, settings)
-        report[name] = {"steps": settings.num_steps, "guidance": settings.guidance_scale, **accuracy(judge, images, held_out)}
+        report[name] = {
+            "steps": settings.num_steps,
+            "guidance": settings.guidance_scale,
+            **accuracy(judge, images, held_out),
+        }
         logger.info("%s on %d held-out prompts: %s", name, len(held_out), report[name])
         labels = [f"{azimuth:g} deg" for azimuth in DEFAULT_RIG.azimuths_deg]
         sheet = contact_sheet(images[:20], [spec.prompt for spec in held_out[:20]], labels, cell_px=64)
@@ -57,27 +66,37 @@ def run(config: StageConfig) -> None:
 def load_models(folder: Path) -> tuple[ModelBundle, ModelBundle]:
     """Student and teacher of an export folder."""
     model, own = str(folder / "model"), folder / "teacher"
-    return load_bundle(model), load_bundle(ModelSources(model, unet=str(own / "unet"), scheduler=str(own / "scheduler")))
+    return load_bundle(model), load_bundle(
+        ModelSources(model, unet=str(own / "unet"), scheduler=str(own / "scheduler"))
+    )
 
 
 def sample_sets(
-    bundle: ModelBundle, specs: Sequence[PromptSpec], settings: SamplingSettings, seed: int = 0, batch: int = 10
+    bundle: ModelBundle,
+    specs: Sequence[PromptSpec],
+    settings: SamplingSettings,
+    seed: int = 0,
+    batch: int = 10,
 ) -> Tensor:
     """Pictures of each prompt with its own seed, [B, V, 3, H, W] in [0, 1]."""
     from tqdm import tqdm
 
     cameras = encode_cameras(bundle, DEFAULT_RIG)
     sets = []
-    for start in tqdm(range(0, len(specs), batch), desc=f"sample {settings.num_steps} steps", mininterval=5.0):
+    for start in tqdm(
+        range(0, len(specs), batch), desc=f"sample {settings.num_steps} steps", mininterval=5.0
+    ):
         chunk = specs[start : start + batch]
         noise = SeededNoise([seed * 100_003 + start + row for row in range(len(chunk))])
         condition = encode_text(bundle, [spec.prompt for spec in chunk])
-        sets.append(decode_latents(bundle.vae, sample_standard(bundle, condition, cameras, noise, settings).denoised))
+        sets.append(
+            decode_latents(bundle.vae, sample_standard(bundle, condition, cameras, noise, settings).denoised)
+        )
     return torch.cat(sets)
 
 
 def accuracy(judge: Judge, images: Tensor, specs: Sequence[PromptSpec]) -> dict[str, float]:
-    """Share of sets with the right family and colour, and of views with the right azimuth (asymmetric families)."""
+    """Shares of sets with the right family and colour, of asymmetric views with the right azimuth."""
     result = judge.judge_views(images, specs)
     asymmetric = torch.tensor([FAMILIES[spec.family].is_asymmetric for spec in specs])
     return {
@@ -87,7 +106,9 @@ def accuracy(judge: Judge, images: Tensor, specs: Sequence[PromptSpec]) -> dict[
     }
 
 
-def guidance_sweep(student: ModelBundle, judge: Judge, specs: Sequence[PromptSpec]) -> dict[str, dict[str, float]]:
+def guidance_sweep(
+    student: ModelBundle, judge: Judge, specs: Sequence[PromptSpec]
+) -> dict[str, dict[str, float]]:
     """The student's accuracy for w = 1 … 8."""
     return {
         str(w): accuracy(judge, sample_sets(student, specs, SamplingSettings(4, float(w))), specs)
@@ -97,18 +118,22 @@ def guidance_sweep(student: ModelBundle, judge: Judge, specs: Sequence[PromptSpe
 
 @torch.no_grad()
 def guidance_shift(student: ModelBundle, specs: Sequence[PromptSpec]) -> dict[str, float]:
-    """How far the clean prediction moves from w = 1 to w = 7 at each visited timestep, relative to its own size.
+    """How far the clean prediction moves from w = 1 to w = 7 at each visited timestep, relative to its size.
 
-        ‖f(x_t, w=7) - f(x_t, w=1)‖ / ‖f(x_t, w=1)‖,   x_t from a standard trajectory at w = 7
+    ‖f(x_t, w=7) - f(x_t, w=1)‖ / ‖f(x_t, w=1)‖,   x_t from a standard trajectory at w = 7
     """
     cameras = encode_cameras(student, DEFAULT_RIG)
     condition = encode_text(student, [spec.prompt for spec in specs])
-    trajectory = sample_standard(student, condition, cameras, SeededNoise(range(len(specs))), STUDENT_SETTINGS)
+    trajectory = sample_standard(
+        student, condition, cameras, SeededNoise(range(len(specs))), STUDENT_SETTINGS
+    )
     shifts = {}
     for step, timestep in enumerate(trajectory.timesteps.tolist()):
         x = trajectory.states[:, :, step]
         weak, strong = (
-            consistency_output(student.schedule, predict_noise(student, x, timestep, condition, cameras, w), x, timestep)
+            consistency_output(
+                student.schedule, predict_noise(student, x, timestep, condition, cameras, w), x, timestep
+            )
             for w in (1.0, 7.0)
         )
         shifts[str(timestep)] = ((strong - weak).norm() / weak.norm()).item()

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ def load_student(config: StageConfig) -> Networks:
     average = create_average(student)
     state = torch.load(config.out_dir / "distil" / "state.pt", map_location="cpu", weights_only=True)
     average.load_state_dict(state["parts"]["average"])
-    return average.module.eval().requires_grad_(False)
+    return cast(Networks, average.module).eval().requires_grad_(False)
 
 
 def export_unet(networks: Networks, folder: Path, scheduler: Mapping[str, Any]) -> None:
@@ -90,7 +90,10 @@ def half(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def config_of(model: Any) -> dict[str, Any]:
     """A diffusers model's configuration without what is private to this machine."""
-    return {"_class_name": type(model).__name__, **{k: v for k, v in model.config.items() if not k.startswith("_")}}
+    return {
+        "_class_name": type(model).__name__,
+        **{k: v for k, v in model.config.items() if not k.startswith("_")},
+    }
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> None:

@@ -19,7 +19,7 @@ from .clip_training import TOYBOX_CLIP
 from .dataset import Dataset
 from .model import IMAGE_PX, MAX_TOKENS, VOCAB_SIZE
 from .reward_data import SetMaker
-from .stage import Checkpointer, StageConfig, cosine_lr, update_rng
+from .stage import Checkpointer, StageConfig, Stateful, cosine_lr, update_rng
 
 NUM_UPDATES = 640
 BATCH_SCENES = 8
@@ -51,7 +51,7 @@ def train_hyperscore(
     model.prompt_learner.read_embedding(model.clip_model)
     optimizer = _create_optimizer(model)
     makers = [SetMaker(dataset) for dataset in datasets]
-    parts = {"model": model, "optimizer": optimizer}
+    parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer}
     total = 4 if config.quick else NUM_UPDATES
     for update in Checkpointer(config.out_dir / "rewards" / "hyperscore_state.pt", parts).updates(
         total, "hyperscore"

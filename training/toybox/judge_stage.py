@@ -18,7 +18,7 @@ from .dataset import Dataset, load_dataset
 from .judge import Judge, load_judge, save_judge
 from .reconstructions import load_reconstructions
 from .scenes import COLOURS, FAMILIES
-from .stage import Checkpointer, StageConfig, cosine_lr, update_rng
+from .stage import Checkpointer, StageConfig, Stateful, cosine_lr, update_rng
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def train(config: StageConfig, datasets: Sequence[Dataset]) -> Judge:
         config.device, memory_format=torch.channels_last
     )
     optimizer = torch.optim.AdamW(judge.parameters(), lr=PEAK_LR, weight_decay=0.05)
-    parts = {"model": judge, "optimizer": optimizer}
+    parts: dict[str, Stateful] = {"model": judge, "optimizer": optimizer}
     total = 6 if config.quick else NUM_UPDATES
     labels = [scene_labels(dataset) for dataset in datasets]
     for update in Checkpointer(config.out_dir / "judge" / "state.pt", parts).updates(total, "judge"):

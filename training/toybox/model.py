@@ -52,7 +52,7 @@ def create_text_encoders() -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
 
 
 def create_unet(has_guidance_embedding: bool = False) -> UNet2DConditionModel:
-    """SDXL's UNet, small; with a guidance embedding (LCM) or without (teacher). Multiview attention not installed."""
+    """SDXL's UNet, small, without multiview attention; with (LCM) or without (teacher) guidance embedding."""
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(

@@ -16,4 +16,6 @@ def run(config: StageConfig) -> None:
     workers = min(8, os.cpu_count() or 1)
     num_train, num_test = (66, 44) if config.quick else (NUM_TRAIN_SCENES, NUM_TEST_SCENES)
     render_dataset(config.data_dir, num_train, seed=2 * config.seed, workers=workers)
-    render_dataset(config.test_data_dir, num_test, seed=2 * config.seed + 1, workers=workers, allow_held_out=True)
+    render_dataset(
+        config.test_data_dir, num_test, seed=2 * config.seed + 1, workers=workers, allow_held_out=True
+    )

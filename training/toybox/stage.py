@@ -53,7 +53,7 @@ class Stateful(Protocol):
         """Its state."""
         ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> Any:
+    def load_state_dict(self, state: dict[str, Any], /) -> Any:
         """Take a state."""
         ...
 
@@ -113,7 +113,7 @@ def seed_everything(seed: int) -> None:
 
 
 def update_rng(seed: int, update: int) -> np.random.Generator:
-    """The generator of one update: depends on nothing but seed and update, so a resumed run draws the same."""
+    """The generator of one update: depends on seed and update only, so a resumed run draws the same."""
     return np.random.default_rng([seed, update])
 
 
@@ -128,7 +128,7 @@ def cosine_lr(update: int, total: int, peak: float, warmup: int = 100) -> float:
 def trapezoid_lr(update: int, total: int, peak: float, warmup: int = 100, decay_share: float = 0.3) -> float:
     """Learning rate with linear warm-up, plateau and linear decay over the last share of the updates.
 
-    Unlike a cosine it does not know the total until the decay begins, so a run can be prolonged on its plateau.
+    Unlike a cosine it does not know the total until the decay begins: a run can be prolonged on its plateau.
     """
     decay = max(1.0, decay_share * total)
     return peak * min((update + 1) / warmup, 1.0, max(0.01, (total - update) / decay))

@@ -1,4 +1,4 @@
-"""Stage `unet`: the teacher. UNet, multiview attention, camera encoder and text encoders, trained together."""
+"""Stage `unet`: the teacher. UNet, multiview attention, camera and text encoders, trained together."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .captions import caption
 from .dataset import load_dataset
 from .model import IMAGE_PX, MAX_TOKENS, VOCAB_SIZE, create_camera_encoder, create_text_encoders, create_unet
 from .scenes import Scene
-from .stage import Checkpointer, StageConfig, seed_everything, trapezoid_lr, update_rng
+from .stage import Checkpointer, StageConfig, Stateful, seed_everything, trapezoid_lr, update_rng
 
 if TYPE_CHECKING:
     from diffusers import T2IAdapter, UNet2DConditionModel
@@ -32,7 +32,11 @@ logger = logging.getLogger(__name__)
 
 NUM_UPDATES = 3800
 BATCH_VIEWS = 72
-NARROW_VIEWS = (2, 3, 6)  # views of a scene in one update, in turn: more scenes and captions for the same time
+NARROW_VIEWS = (
+    2,
+    3,
+    6,
+)  # views of a scene in one update, in turn: more scenes and captions for the same time
 WIDE_SHARE = 0.15  # the last updates always see all views
 PEAK_LR = 1e-3
 EMA_DECAY = 0.998
@@ -83,7 +87,7 @@ class Networks(nn.Module):
 
 
 def run(config: StageConfig) -> None:
-    """Train the teacher; its running average is kept in `unet/ema.pt`."""
+    """Train the teacher; state and running average are kept in `unet/state.pt`."""
     seed_everything(config.seed)
     latents = np.load(config.out_dir / "latents.npy", mmap_mode="r")
     scenes = load_dataset(config.data_dir).scenes
@@ -92,7 +96,7 @@ def run(config: StageConfig) -> None:
     optimizer = torch.optim.AdamW(networks.parameters(), lr=PEAK_LR, betas=(0.9, 0.99), weight_decay=0.01)
     schedule = schedule_from_config(TEACHER_SCHEDULER)
     total = 4 if config.quick else NUM_UPDATES
-    parts = {"networks": networks, "average": average, "optimizer": optimizer}
+    parts: dict[str, Stateful] = {"networks": networks, "average": average, "optimizer": optimizer}
     checkpointer = Checkpointer(config.out_dir / "unet" / "state.pt", parts)
     losses: list[float] = []
     for update in checkpointer.updates(total, "unet"):
@@ -104,7 +108,9 @@ def run(config: StageConfig) -> None:
         captions = draw_captions([scenes[i] for i in picked], rng)
         clean = torch.from_numpy(latents[picked][:, views]).float().to(config.device)
         with fast_autocast(config.device):
-            loss = denoising_loss(networks, schedule, clean, networks.encode(captions), networks.cameras(views), rng)
+            loss = denoising_loss(
+                networks, schedule, clean, networks.encode(captions), networks.cameras(views), rng
+            )
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
@@ -115,9 +121,9 @@ def run(config: StageConfig) -> None:
             logger.info("update %d: loss %.4f", update + 1, float(np.mean(losses[-100:])))
 
 
-def create_average(networks: nn.Module) -> torch.optim.swa_utils.AveragedModel:
+def create_average(networks: nn.Module, decay: float = EMA_DECAY) -> torch.optim.swa_utils.AveragedModel:
     """Exponential moving average of all weights."""
-    average = torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY)
+    average = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
     return torch.optim.swa_utils.AveragedModel(networks, multi_avg_fn=average)
 
 
@@ -142,8 +148,9 @@ def denoising_loss(
 ) -> Tensor:
     """Noise-prediction loss weighted as velocity prediction, mean (ε_θ - ε)² / ᾱ_t.
 
-    Unweighted, the noisiest steps, which decide the colours, count for nothing: at t = 999 an error of 1 in x̂_0 is
-    one of 0.024 in ε. With 1/ᾱ the loss is that of v = √ᾱ·ε - √(1-ᾱ)·x_0 (Salimans & Ho, arXiv:2202.00512).
+    Unweighted, the noisiest steps, which decide the colours, count for nothing: at t = 999 an error of 1 in
+    x̂_0 is one of 0.024 in ε. With 1/ᾱ the loss is that of v = √ᾱ·ε - √(1-ᾱ)·x_0 (Salimans & Ho,
+    arXiv:2202.00512).
 
     Args:
         networks: in training.
@@ -163,7 +170,9 @@ def denoising_loss(
 
 @contextmanager
 def fast_autocast(device: str) -> Iterator[None]:
-    """bf16 autocast; on CPUs with the plain attention kernel, whose bf16 backward is 3x the fused one's speed here."""
-    backends = [SDPBackend.MATH] if torch.device(device).type == "cpu" else list(SDPBackend.__members__.values())
+    """bf16 autocast; on CPUs with the plain attention kernel, whose bf16 backward is quicker there."""
+    backends = (
+        [SDPBackend.MATH] if torch.device(device).type == "cpu" else list(SDPBackend.__members__.values())
+    )
     with sdpa_kernel(backends), torch.autocast(torch.device(device).type, torch.bfloat16):
         yield

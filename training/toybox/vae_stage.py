@@ -40,7 +40,9 @@ def run(config: StageConfig) -> None:
         rng = update_rng(config.seed, update)
         for group in optimizer.param_groups:
             group["lr"] = cosine_lr(update, total, PEAK_LR)
-        batch = images[rng.integers(len(images), size=BATCH_VIEWS), rng.integers(images.shape[1], size=BATCH_VIEWS)]
+        batch = images[
+            rng.integers(len(images), size=BATCH_VIEWS), rng.integers(images.shape[1], size=BATCH_VIEWS)
+        ]
         pixels = to_model_range(batch).to(config.device)
         loss = reconstruction_loss(vae, pixels)
         optimizer.zero_grad()
@@ -98,7 +100,9 @@ def report(vae: AutoencoderKL, config: StageConfig, num_scenes: int = 50) -> Non
     """Measure the reconstruction of held-out renders and write it beside the weights."""
     images = load_dataset(config.test_data_dir).images[:num_scenes]
     pixels = to_model_range(images.reshape(-1, *images.shape[2:])).to(vae.device)
-    decoded = torch.cat([vae.decode(vae.encode(x).latent_dist.mean).sample for x in pixels.split(60)]).clamp(-1, 1)
+    decoded = torch.cat([vae.decode(vae.encode(x).latent_dist.mean).sample for x in pixels.split(60)]).clamp(
+        -1, 1
+    )
     mse = F.mse_loss(decoded, pixels) / 4.0  # to the scale of [0, 1]
     figures = {"psnr_db": float(-10.0 * torch.log10(mse)), "scaling_factor": vae.config["scaling_factor"]}
     logger.info("held-out reconstruction: %s", figures)

@@ -17,10 +17,12 @@ def small_shards(monkeypatch):
 def test_round_trip_keeps_pictures_silhouettes_and_ground_truth(tmp_path, small_shards):
     render_dataset(tmp_path / "data", num_scenes=6, seed=3)
     loaded = load_dataset(tmp_path / "data")
-    assert loaded.images.shape == (6, 6, 64, 64, 3) and len(loaded.azimuths_deg) == 6
+    assert loaded.images.shape == (6, 6, 64, 64, 3)
+    assert len(loaded.azimuths_deg) == 6
     assert loaded.scenes == [dataset_scene(3, index) for index in range(6)]
     images, silhouettes = render_views(loaded.scenes[5])
-    assert np.array_equal(loaded.images[5], images) and np.array_equal(loaded.silhouettes[5], silhouettes)
+    assert np.array_equal(loaded.images[5], images)
+    assert np.array_equal(loaded.silhouettes[5], silhouettes)
     assert load_dataset(tmp_path / "data", limit=5).images.shape[0] == 5
 
 

@@ -3,10 +3,17 @@
 import numpy as np
 import torch
 from diffusers import DDIMScheduler
+
 from t2mv_core.denoiser import call_unet
 from t2mv_core.schedule import schedule_from_config
 from training.toybox import distil_stage
-from training.toybox.distil_stage import SOLVER_STEPS, create_student, flow_step, guided_noise, jittered_timesteps
+from training.toybox.distil_stage import (
+    SOLVER_STEPS,
+    create_student,
+    flow_step,
+    guided_noise,
+    jittered_timesteps,
+)
 from training.toybox.unet_stage import TEACHER_SCHEDULER, Networks
 
 
@@ -19,7 +26,9 @@ def test_flow_step_is_deterministic_ddim_with_clipping() -> None:
     x, noise = torch.randn(2, 3, 4, 4, 4), torch.randn(2, 3, 4, 4, 4)
     for timestep in (999, 599, 199):
         expected = reference.step(noise, timestep, x, eta=0.0, use_clipped_model_output=True).prev_sample
-        torch.testing.assert_close(flow_step(schedule, noise, x, timestep, timestep - 100), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            flow_step(schedule, noise, x, timestep, timestep - 100), expected, rtol=1e-4, atol=1e-4
+        )
 
 
 def test_jittered_timesteps_fall_from_the_noisiest_through_every_part() -> None:
@@ -49,6 +58,8 @@ def test_guidance_of_one_is_the_prompt_alone(monkeypatch) -> None:  # noqa: ANN0
     teacher = Networks().eval()
     outputs = torch.cat([torch.full((2, 6, 4, 16, 16), 2.0), torch.full((2, 6, 4, 16, 16), 1.0)])
     monkeypatch.setattr(distil_stage, "call_unet", lambda *rest: outputs)
-    noise = guided_noise(teacher, torch.zeros(2, 6, 4, 16, 16), 500, ["a mug", "a car"], torch.tensor([1.0, 3.0]))
+    noise = guided_noise(
+        teacher, torch.zeros(2, 6, 4, 16, 16), 500, ["a mug", "a car"], torch.tensor([1.0, 3.0])
+    )
     assert torch.equal(noise[0], torch.full_like(noise[0], 2.0))
     assert torch.equal(noise[1], torch.full_like(noise[1], 4.0))

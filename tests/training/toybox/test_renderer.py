@@ -24,8 +24,10 @@ def _flat_shading(monkeypatch):
 
 def test_shapes_of_the_result():
     images, silhouettes = render_views(sample_scene(0), (0.0, 90.0, 33.0), image_px=32)
-    assert images.shape == (3, 32, 32, 3) and images.dtype == np.uint8
-    assert silhouettes.shape == (3, 32, 32) and silhouettes.dtype == np.bool_
+    assert images.shape == (3, 32, 32, 3)
+    assert images.dtype == np.uint8
+    assert silhouettes.shape == (3, 32, 32)
+    assert silhouettes.dtype == np.bool_
 
 
 def test_sphere_covers_the_area_of_its_disc(monkeypatch):
@@ -93,12 +95,14 @@ def test_limbs_reach_from_point_to_point():
     part = limb((0, 0, 0), (0.2, 0, 0.2), 0.05)
     assert part.at == pytest.approx((0.1, 0, 0.1))
     axes = np.array(along((0.3, -0.2, 0.5)))
-    assert np.allclose(axes @ axes.T, np.eye(3), atol=1e-12) and np.linalg.det(axes) == pytest.approx(1)
+    assert np.allclose(axes @ axes.T, np.eye(3), atol=1e-12)
+    assert np.linalg.det(axes) == pytest.approx(1)
 
 
 def test_rendering_is_deterministic_bit_for_bit():
     first, again = (render_views(sample_scene(3, "boat", "purple", allow_held_out=True)) for _ in range(2))
-    assert np.array_equal(first[0], again[0]) and np.array_equal(first[1], again[1])
+    assert np.array_equal(first[0], again[0])
+    assert np.array_equal(first[1], again[1])
 
 
 def test_pictures_are_those_the_shipped_weights_were_trained_on():
@@ -112,7 +116,8 @@ def test_pictures_are_those_the_shipped_weights_were_trained_on():
 def test_object_fills_the_picture_and_stays_inside(name):
     for seed in (0, 1):
         _, silhouettes = render_views(sample_scene(seed, name))
-        assert not silhouettes[:, [0, -1]].any() and not silhouettes[:, :, [0, -1]].any()
+        assert not silhouettes[:, [0, -1]].any()
+        assert not silhouettes[:, :, [0, -1]].any()
         extent = max(silhouettes.any(axis=(0, 1)).sum(), silhouettes.any(axis=(0, 2)).sum())
         assert extent >= 44  # of 64 pixels
 

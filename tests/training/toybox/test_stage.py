@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+
 from training.toybox.stage import Checkpointer, trapezoid_lr, update_rng
 
 

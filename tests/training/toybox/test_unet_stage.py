@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from t2mv_core.schedule import schedule_from_config
 from training.toybox import unet_stage
 from training.toybox.unet_stage import TEACHER_SCHEDULER, Networks, denoising_loss
@@ -21,7 +22,9 @@ def test_an_empty_caption_is_the_zero_condition(networks: Networks) -> None:
     assert condition.pooled_embeds[1].abs().sum() == 0
 
 
-def test_loss_of_a_perfect_and_of_a_silent_network(networks: Networks, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loss_of_a_perfect_and_of_a_silent_network(
+    networks: Networks, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Predicting the true noise costs nothing; predicting 0 costs E[ε²/ᾱ] = mean 1/ᾱ, as ε has variance 1."""
     schedule = schedule_from_config(TEACHER_SCHEDULER)
     clean = torch.zeros(64, 6, 4, 16, 16)

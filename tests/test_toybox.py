@@ -1,0 +1,87 @@
+"""The shipped toybox: it is there, it fits its budget, and the whole path works on it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from t2mv_core.bundle import ModelBundle, load_bundle
+from t2mv_core.cameras import DEFAULT_RIG
+from t2mv_core.denoiser import encode_cameras
+from t2mv_core.images import decode_latents
+from t2mv_core.lora import load_lora
+from t2mv_core.samplers import SAMPLERS, SamplingSettings
+from t2mv_core.text import encode_text
+from t2mv_core.toybox import TOYBOX_DIR
+from t2mv_core.trajectory import SeededNoise
+from training.mvczigal import main
+from training.toybox.captions import DEV_PROMPTS, PromptSpec
+from training.toybox.judge import load_judge
+from training.toybox.scenes import FAMILIES
+
+SETTINGS = SamplingSettings(num_steps=4)
+
+
+@pytest.fixture(scope="module")
+def student() -> ModelBundle:
+    return load_bundle("toybox")
+
+
+def _sample(
+    bundle: ModelBundle, prompts: list[str], sampler: str = "standard", seed: int = 0
+) -> torch.Tensor:
+    noise = SeededNoise(range(seed, seed + len(prompts)))
+    cameras = encode_cameras(bundle, DEFAULT_RIG)
+    trajectory = SAMPLERS[sampler](bundle, encode_text(bundle, prompts), cameras, noise, SETTINGS)
+    return decode_latents(bundle.vae, trajectory.denoised)
+
+
+def test_shipped_weights_are_fp16_and_at_most_30_mb() -> None:
+    from safetensors import safe_open
+
+    files = sorted(TOYBOX_DIR.rglob("*.safetensors"))
+    assert len(files) == 9
+    assert sum(path.stat().st_size for path in files) <= 30e6
+    for path in files:
+        with safe_open(path, framework="pt") as opened:
+            dtypes = {opened.get_slice(key).get_dtype() for key in opened.keys()}  # noqa: SIM118
+        assert "F32" not in dtypes, path
+
+
+def test_student_draws_what_dev_prompts_ask_for_far_above_chance(student: ModelBundle) -> None:
+    """Chance is 1/22 for the family, 1/10 for the colour, 1/6 for the azimuth; the card has the real figures."""
+    specs: list[PromptSpec] = DEV_PROMPTS[:16]
+    verdict = load_judge().judge_views(_sample(student, [spec.prompt for spec in specs]), specs)
+    asymmetric = torch.tensor([FAMILIES[spec.family].is_asymmetric for spec in specs])
+    assert verdict.family.float().mean() >= 0.5
+    assert verdict.colour.float().mean() >= 0.5
+    assert verdict.azimuth[asymmetric].float().mean() >= 0.5
+
+
+def test_a_sentence_becomes_views_rewards_become_a_lora_and_the_lora_changes_the_views(
+    student: ModelBundle, tmp_path: Path
+) -> None:
+    """The whole path, through the command line a user types: two short iterations, then the file is loaded."""
+    words = [
+        "sampling.prompts_per_iteration=2",
+        "optim.prompts_per_update=2",
+        "run.epochs=1",
+        "optim.lr=1e-2",
+    ]
+    status = main(
+        ["--preset", "demo", *words, "run.iterations_per_epoch=2", f"run.out_dir={tmp_path / 'run'}"]
+    )
+    assert status == 0
+    lora = tmp_path / "run" / "lora" / "epoch_0001.safetensors"
+    prompts = ["a red mug"]
+    before = _sample(student, prompts)
+    after = _sample(load_lora(student, lora), prompts)
+    assert before.shape == after.shape == (1, 6, 3, 64, 64)
+    assert (before - after).abs().max() > 1e-3
+    assert torch.equal(before, _sample(student, prompts))
+
+
+def test_zmv_differs_from_standard_and_repeats_itself(student: ModelBundle) -> None:
+    standard, zmv = (_sample(student, ["a blue car"], sampler) for sampler in ("standard", "zmv"))
+    assert (standard - zmv).abs().mean() > 1e-4
+    assert torch.equal(zmv, _sample(student, ["a blue car"], "zmv"))
