@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 PRESETS = ("toybox", "toybox-teacher")
+SHARED_KEY = "t2mv_rest"
+"""Metadata key of a UNet file that holds only what differs from the model's own UNet (toybox teacher)."""
 _WEIGHT_NAMES = (
     "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors",
     "model.safetensors", "model.fp16.safetensors",
@@ -152,7 +154,9 @@ def load_bundle(
     parts = _resolve(sources)
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    unet = _load_diffusers(UNet2DConditionModel, parts.unet)
+    own_unet = parts.model / "unet"
+    is_own = parts.unet.resolve() == own_unet.resolve()
+    unet = _load_diffusers(UNet2DConditionModel, parts.unet, None if is_own else _weights_file(own_unet))
     vae = _load_diffusers(AutoencoderKL, parts.model / "vae")
     install_multiview_attention(unet)
     camera_encoder = create_camera_encoder(unet, 2 ** (len(vae.config["block_out_channels"]) - 1))
@@ -238,9 +242,9 @@ def _weights_file(folder: Path) -> Path:
     raise FileNotFoundError(f"{folder} has no safetensors weights (looked for {', '.join(_WEIGHT_NAMES)}).")
 
 
-def _load_diffusers(model_class: Any, folder: Path) -> Any:
+def _load_diffusers(model_class: Any, folder: Path, shared: Path | None = None) -> Any:
     model = model_class.from_config(_read_config(folder / "config.json"))
-    _load_strictly(model, _weights_file(folder))
+    _load_strictly(model, _weights_file(folder), shared)
     return model
 
 
@@ -256,9 +260,16 @@ def _load_text_encoders(model: Path) -> tuple[CLIPTextModel, CLIPTextModelWithPr
     return encoders[0], encoders[1]
 
 
-def _load_strictly(model: nn.Module, path: Path) -> None:
-    """Fill a module; files and transformers disagree about a `text_model.` prefix, both are taken."""
-    tensors, _ = read_safetensors(path)
+def _load_strictly(model: nn.Module, path: Path, shared: Path | None = None) -> None:
+    """Fill a module; files and transformers disagree about a `text_model.` prefix, both are taken.
+
+    A file whose metadata says `SHARED_KEY` holds only what differs from the file `shared`.
+    """
+    tensors, metadata = read_safetensors(path)
+    if SHARED_KEY in metadata and shared is not None:
+        known = model.state_dict().keys()
+        rest = {key: tensor for key, tensor in read_safetensors(shared)[0].items() if key in known}
+        tensors = {**rest, **tensors}
     own = model.state_dict()
     tensors.pop("text_model.embeddings.position_ids", None)  # a constant that older transformers saved
     fitted = {}

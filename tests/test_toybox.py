@@ -49,7 +49,7 @@ def test_shipped_weights_are_fp16_and_at_most_30_mb() -> None:
 
 
 def test_student_draws_what_dev_prompts_ask_for_far_above_chance(student: ModelBundle) -> None:
-    """Chance is 1/22 for the family, 1/10 for the colour, 1/6 for the azimuth; the card has the real figures."""
+    """Chance is 1/22 for the family, 1/10 for the colour, 1/6 for the azimuth; figures: MODEL_CARD."""
     specs: list[PromptSpec] = DEV_PROMPTS[:16]
     verdict = load_judge().judge_views(_sample(student, [spec.prompt for spec in specs]), specs)
     asymmetric = torch.tensor([FAMILIES[spec.family].is_asymmetric for spec in specs])
@@ -61,7 +61,7 @@ def test_student_draws_what_dev_prompts_ask_for_far_above_chance(student: ModelB
 def test_a_sentence_becomes_views_rewards_become_a_lora_and_the_lora_changes_the_views(
     student: ModelBundle, tmp_path: Path
 ) -> None:
-    """The whole path, through the command line a user types: two short iterations, then the file is loaded."""
+    """The whole path, through the command line a user types: two short iterations, then the file loads."""
     words = [
         "sampling.prompts_per_iteration=2",
         "optim.prompts_per_update=2",

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import FrozenInstanceError
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 
 from t2mv_core.bundle import ModelSources, load_bundle
 from t2mv_core.denoiser import encode_cameras, predict_noise
+from t2mv_core.files import read_safetensors, write_safetensors
 from t2mv_core.images import decode_latents
 from t2mv_core.text import encode_text
 from t2mv_core.toybox import toybox_path
@@ -190,3 +192,26 @@ def test_hub_id_that_is_not_cached_is_not_downloaded_unasked(monkeypatch):
 def test_toybox_part_that_is_not_there_says_how_to_make_it():
     with pytest.raises(FileNotFoundError, match=r"python -m training.toybox all"):
         toybox_path("no-such-part")
+
+
+def test_a_unet_file_may_hold_only_what_differs_from_the_models_own(own_folder, tmp_path, lcm_bundle):
+    """Half of the weights are changed and saved with the mark; the loaded UNet has these and the model's others."""
+    other = tmp_path / "other" / "unet"
+    shutil.copytree(own_folder / "unet", other)
+    path = next(other.glob("*.safetensors"))
+    tensors, _ = read_safetensors(path)
+    changed = {key: tensor + 1.0 for key, tensor in list(tensors.items())[::2]}
+    write_safetensors(changed, path, {"t2mv_rest": "model"})
+    loaded = load_bundle(ModelSources(str(own_folder), unet=str(other))).unet.state_dict()
+    for key, tensor in tensors.items():
+        assert torch.equal(loaded[key], changed.get(key, tensor)), key
+
+
+def test_an_incomplete_unet_file_without_the_mark_is_refused(own_folder, tmp_path):
+    other = tmp_path / "other" / "unet"
+    shutil.copytree(own_folder / "unet", other)
+    path = next(other.glob("*.safetensors"))
+    tensors, metadata = read_safetensors(path)
+    write_safetensors(dict(list(tensors.items())[::2]), path, metadata)
+    with pytest.raises(ValueError, match="is missing"):
+        load_bundle(ModelSources(str(own_folder), unet=str(other)))

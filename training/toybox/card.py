@@ -11,9 +11,10 @@ from .stage import StageConfig
 _TEXT = """# Model card: the toybox
 
 A text-to-multiview latent diffusion model of SDXL's and MV-Adapter's architecture, small enough for a CPU.
-This project trained it from scratch on pictures it renders itself: 22 families of objects, 10 colours, 64 x 64
-pixels, six orthographic views. It draws those objects and nothing else. No picture or text of anybody else is in
-it; the byte-pair vocabulary is CLIP's, read from the installed open_clip package. Licence: Apache-2.0.
+This project trained it from scratch on pictures it renders itself: 22 families of objects, 10 colours,
+64 x 64 pixels, six orthographic views. It draws those objects and nothing else. No picture or text of anybody
+else is in it; the byte-pair vocabulary is CLIP's, read from the installed open_clip package. Licence:
+Apache-2.0.
 
 ## Recipe
 

@@ -166,9 +166,9 @@ def flow_step(schedule: NoiseSchedule, noise: Tensor, x: Tensor, timestep: int, 
 
 
 def train_student(config: StageConfig, teacher: Networks, shards: list[Path], total: int) -> None:
-    """Fit f_θ on (state, end) pairs drawn from all shards; only the UNet's own weights learn."""
+    """Fit f_θ on (state, end) pairs drawn from all shards; see `is_learned` for what learns."""
     student = create_student(teacher).to(config.device)
-    learned = [p for name, p in student.unet.named_parameters() if ".processor." not in name]
+    learned = [parameter for name, parameter in student.unet.named_parameters() if is_learned(name)]
     for parameter in learned:
         parameter.requires_grad_(True)
     embedding = student.unet.time_embedding.cond_proj.weight
@@ -198,6 +198,17 @@ def train_student(config: StageConfig, teacher: Networks, shards: list[Path], to
         losses.append(loss.item())
         if update % 50 == 49:
             logger.info("update %d: loss %.4f", update + 1, float(np.mean(losses[-50:])))
+
+
+def is_learned(name: str) -> bool:
+    """Whether the student's UNet weight of that name is its own; it shares all others with the teacher.
+
+    Shared are the MV-Adapter, as LCM-SDXL shares the published one, and the big 3x3 convolutions below the
+    highest resolution: otherwise both UNets would not fit into the shipped 30 MB (docs/decisions/0001).
+    """
+    is_deep = name.startswith(("down_blocks.1", "down_blocks.2", "mid_block", "up_blocks.0", "up_blocks.1"))
+    is_convolution = name.endswith((".conv1.weight", ".conv2.weight", ".conv.weight"))
+    return ".processor." not in name and not (is_deep and is_convolution)
 
 
 def create_student(teacher: Networks) -> Networks:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from t2mv_core.adapter import save_adapter
+from t2mv_core.bundle import SHARED_KEY
 from t2mv_core.files import read_safetensors, write_safetensors
 
 from .distil_stage import STUDENT_SCHEDULER, load_teacher
@@ -32,12 +33,11 @@ MODEL_INDEX = {
 def run(config: StageConfig) -> None:
     """Write model (student), teacher and MV-Adapter; the reward and judge stages put theirs beside them."""
     folder = config.export_dir
-    teacher = load_teacher(config)
-    export_unet(teacher, folder / "teacher", TEACHER_SCHEDULER)
+    teacher, student = load_teacher(config), load_student(config)
+    export_unet(student, folder / "model", STUDENT_SCHEDULER)
+    export_unet(teacher, folder / "teacher", TEACHER_SCHEDULER, shared_with=student)
     save_adapter_half(teacher, folder / "mvadapter.safetensors")
     export_shared(config, teacher, folder / "model")
-    if (config.out_dir / "distil" / "state.pt").is_file():
-        export_unet(load_student(config), folder / "model", STUDENT_SCHEDULER)
 
 
 def load_student(config: StageConfig) -> Networks:
@@ -49,10 +49,24 @@ def load_student(config: StageConfig) -> Networks:
     return cast(Networks, average.module).eval().requires_grad_(False)
 
 
-def export_unet(networks: Networks, folder: Path, scheduler: Mapping[str, Any]) -> None:
-    """A UNet without its multiview attention, and the scheduler it was made for."""
-    own = {key: tensor for key, tensor in networks.unet.state_dict().items() if ".processor." not in key}
-    write_safetensors(half(own), folder / "unet" / UNET_FILE, {"format": "pt"})
+def export_unet(
+    networks: Networks, folder: Path, scheduler: Mapping[str, Any], shared_with: Networks | None = None
+) -> None:
+    """A UNet without its multiview attention, and the scheduler it was made for.
+
+    Args:
+        networks: whose UNet.
+        folder: gets `unet/` and `scheduler/`.
+        scheduler: configuration.
+        shared_with: leave out the weights that equal those of this one's UNet.
+    """
+    own = half({key: t for key, t in networks.unet.state_dict().items() if ".processor." not in key})
+    metadata = {"format": "pt"}
+    if shared_with is not None:
+        other = half(shared_with.unet.state_dict())
+        own = {key: tensor for key, tensor in own.items() if not torch.equal(tensor, other[key])}
+        metadata[SHARED_KEY] = "model"
+    write_safetensors(own, folder / "unet" / UNET_FILE, metadata)
     write_json(config_of(networks.unet), folder / "unet" / "config.json")
     write_json(dict(scheduler), folder / "scheduler" / "scheduler_config.json")
 
