@@ -54,9 +54,8 @@ def normalize_advantages(rewards: Tensor, population: Tensor) -> Tensor:
 
         A = (R - mean) / (std + 1e-8)
 
-    Source: METHOD.md section 5. In float64: with nearly equal rewards, float32 rounding of the mean would be
-        blown
-    up to advantages of order one.
+    Source: METHOD.md section 5. In float64: with nearly equal rewards, float32 rounding of the mean would
+    be blown up to advantages of order one.
 
     Args:
         rewards: any shape, the trajectories to be judged.

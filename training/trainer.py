@@ -47,9 +47,8 @@ class Trainer:
     """One training run.
 
     State: the LoRA and its optimizer, the dual variable, the prompt sampler and the number of iterations
-        done. All
-    of it is in the run folder's `last/`, and every random draw derives from (seed, iteration, slot), so that
-    a resumed run continues bit for bit on the CPU.
+    done. All of it is in the run folder's `last/`, and every random draw derives from (seed, iteration,
+    slot), so that a resumed run continues bit for bit on the CPU.
 
     Args:
         config: everything the run depends on.
@@ -118,6 +117,7 @@ class Trainer:
             self.iteration += 1
             pace = (time.monotonic() - started) / (self.iteration - done_before)
             self._report(record, rollout, pace * (self.num_iterations - self.iteration))
+            del rollout  # two iterations' trajectories need not be in memory together
         if self.iteration % self.config.run.save_every:
             self._save()
         return self.iteration >= self.num_iterations

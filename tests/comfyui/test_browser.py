@@ -53,7 +53,7 @@ def page(toybox: Path, server: ComfyServer) -> Iterator[Any]:  # toybox first: w
         pytest.skip("no Chromium on this machine; apt-get install chromium to try the pack in a browser")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-        opened = browser.new_page(viewport={"width": 1800, "height": 1000})
+        opened = browser.new_page(viewport={"width": 1800, "height": 1300})
         opened.set_default_timeout(TIMEOUT_MS)
         opened.goto(server.url)
         opened.wait_for_function(READY)

@@ -195,7 +195,7 @@ def test_toybox_part_that_is_not_there_says_how_to_make_it():
 
 
 def test_a_unet_file_may_hold_only_what_differs_from_the_models_own(own_folder, tmp_path, lcm_bundle):
-    """Half of the weights are changed and saved with the mark; the loaded UNet has these and the model's others."""
+    """Half of the weights are changed and saved with the mark; the UNet has these and the model's others."""
     other = tmp_path / "other" / "unet"
     shutil.copytree(own_folder / "unet", other)
     path = next(other.glob("*.safetensors"))

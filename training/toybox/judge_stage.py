@@ -47,9 +47,8 @@ def train(config: StageConfig, datasets: Sequence[Dataset]) -> Judge:
     """Cross-entropy of the three heads on augmented renders and, where there are any, reconstructions."""
     torch.manual_seed(config.seed + SEED_OFFSET)
     num_azimuths = datasets[0].images.shape[1]
-    judge = Judge(list(FAMILIES), list(COLOURS), num_azimuths).to(
-        config.device, memory_format=torch.channels_last
-    )
+    judge = Judge(list(FAMILIES), list(COLOURS), num_azimuths)
+    judge = judge.to(memory_format=torch.channels_last).to(config.device)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=PEAK_LR, weight_decay=0.05)
     parts: dict[str, Stateful] = {"model": judge, "optimizer": optimizer}
     total = 6 if config.quick else NUM_UPDATES

@@ -19,7 +19,7 @@ from training.toybox.reward_data import (
     truth_table,
     wrongness,
 )
-from training.toybox.scenes import Scene, is_held_out
+from training.toybox.scenes import COLOURS, HELD_OUT_PAIRS, Scene, is_held_out
 
 CHAIR = Scene(0, "chair", "blue", "yellow")
 SCENES = [
@@ -72,6 +72,14 @@ def test_lies_never_use_held_out_combinations():
         for s in SCENES
     ]
     assert not any(is_held_out(lie.family, lie.colour, lie.part_colour) for lie in lies)
+
+
+@pytest.mark.parametrize("kind", ["family", "colour", "part", "swap"])
+def test_lies_about_a_held_out_combination_come_to_an_end(kind):
+    family, colour = sorted(HELD_OUT_PAIRS)[0]
+    part = next(name for name in COLOURS if name != colour)
+    lie = falsify(PromptSpec("", family, colour, part), kind, np.random.default_rng(0))
+    assert wrongness(lie, Scene(0, family, colour, part)) > 0
 
 
 def test_the_truth_table_knows_every_scene_a_caption_fits():

@@ -41,7 +41,8 @@ def test_loss_of_a_perfect_and_of_a_silent_network(
     monkeypatch.setattr(unet_stage, "call_unet", lambda unet, noisy, *rest: torch.zeros_like(noisy))
     loss = denoising_loss(networks, schedule, clean, condition, cameras, np.random.default_rng(0))
     timesteps = np.random.default_rng(0).integers(1000, size=64)
-    assert loss.item() == pytest.approx((1 / schedule.alpha_bar)[timesteps].mean().item(), rel=0.01)
+    # A few noisy timesteps dominate, and the mean of 6,144 squared normals varies by 1.8 %: 5 % is wide.
+    assert loss.item() == pytest.approx((1 / schedule.alpha_bar)[timesteps].mean().item(), rel=0.05)
 
 
 def test_updates_see_two_three_or_all_views_and_the_last_ones_all() -> None:
