@@ -40,12 +40,16 @@ def create_camera_encoder(unet: UNet2DConditionModel, vae_scale_factor: int) -> 
 
 
 def multiview_state_dict(unet: UNet2DConditionModel) -> dict[str, Tensor]:
-    """The multiview projections under their published names, `….attn1.processor.to_q_mv.weight` etc."""
+    """The multiview projections under their published names, `….attn1.processor.to_q_mv.weight` etc.
+
+    LoRAs attached to the UNet are left out: they are no part of the adapter.
+    """
     return {
-        f"{name}.{key}": tensor
+        f"{name}.{key.replace('.base_layer', '')}": tensor
         for name, processor in unet.attn_processors.items()
         if isinstance(processor, nn.Module)  # the others have no weights
         for key, tensor in processor.state_dict().items()
+        if ".lora_" not in key
     }
 
 

@@ -163,9 +163,13 @@ def load_bundle(
     load_adapter(unet, camera_encoder, parts.adapter)
     text_encoder, text_encoder_2 = _load_text_encoders(parts.model)
     schedule = schedule_from_config(_read_config(parts.scheduler / "scheduler_config.json"))
+    if unet.config["time_cond_proj_dim"] is not None:
+        # Only a distilled consistency model has this input; LCM-SDXL's UNet is often used with SDXL's folder.
+        schedule = replace(schedule, sampler="lcm")
     bundle = ModelBundle(unet, vae, text_encoder, text_encoder_2, camera_encoder, schedule, sources)
     for module in bundle.modules().values():
-        module.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        # Not the module's own `to`: diffusers' warns of modules to keep in float32, though there are none.
+        nn.Module.to(module, device=device, dtype=dtype).eval().requires_grad_(False)
     return bundle
 
 
@@ -212,7 +216,7 @@ def _folder(name: str, allow_download: bool) -> Path:
             "diffusers' layout, or a Hub id such as 'stabilityai/stable-diffusion-xl-base-1.0'."
         )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     patterns = ["*.json", "*.safetensors", "*.txt"]
     try:
@@ -220,6 +224,14 @@ def _folder(name: str, allow_download: bool) -> Path:
     except LocalEntryNotFoundError as error:
         cure = "check name and network" if allow_download else "allow downloads, or give a local folder"
         raise FileNotFoundError(f"{name!r} is no local folder and not in the Hub cache; {cure}.") from error
+    except HFValidationError as error:
+        raise FileNotFoundError(
+            f"{name!r} is neither a local folder nor a Hub id; check the spelling."
+        ) from error
+    except (HfHubHTTPError, ConnectionError) as error:
+        raise FileNotFoundError(
+            f"{name!r} could not be downloaded ({str(error).splitlines()[0]}); check name, access and network."
+        ) from error
 
 
 def _existing(path: Path) -> Path:

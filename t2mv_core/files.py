@@ -18,13 +18,14 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mappi
     Raises:
         OSError: the folder cannot be written or the disk is full; `path` is then unchanged.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, temporary, dict(metadata))
+        # Not save_file(): it makes files that only their owner may read, whatever the umask says.
+        temporary.write_bytes(save(contiguous, dict(metadata)))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -175,7 +176,10 @@ def _attach(unet: nn.Module, config: Any, name: str) -> int:
 
     if name in attached_loras(unet):
         raise ValueError(f"The UNet already has a LoRA named {name!r}; remove it or choose another name.")
-    inject_adapter_in_model(config, unet, adapter_name=name)
+    with warnings.catch_warnings():
+        # Several LoRAs on one model are what we want.
+        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+        inject_adapter_in_model(config, unet, adapter_name=name)
     return len(list(_lora_layers(unet, name)))
 
 

@@ -5,6 +5,7 @@ import torch
 
 from t2mv_core.adapter import adapter_state_dict, create_camera_encoder, load_adapter, save_adapter
 from t2mv_core.files import read_safetensors
+from t2mv_core.lora import add_lora
 
 
 @pytest.fixture
@@ -97,3 +98,12 @@ def test_files_that_do_not_fit_are_refused_in_words(change, words, adapter_path,
 def test_missing_file_is_named(lcm_bundle, tmp_path):
     with pytest.raises(FileNotFoundError, match="no weights file at .*nowhere.safetensors"):
         load_adapter(lcm_bundle.unet, lcm_bundle.camera_encoder, tmp_path / "nowhere.safetensors")
+
+
+def test_attached_loras_are_not_saved_with_the_adapter(make_lcm_bundle, adapter_path, tmp_path):
+    bundle = make_lcm_bundle()
+    add_lora(bundle.unet, rank=2, alpha=2.0)
+    save_adapter(bundle.unet, bundle.camera_encoder, tmp_path / "again.safetensors")
+    again, expected = read_safetensors(tmp_path / "again.safetensors")[0], read_safetensors(adapter_path)[0]
+    assert again.keys() == expected.keys()
+    assert all(torch.equal(again[name], expected[name]) for name in expected)

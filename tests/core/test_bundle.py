@@ -4,6 +4,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
+from huggingface_hub.errors import HFValidationError
 
 from t2mv_core.bundle import ModelSources, load_bundle
 from t2mv_core.denoiser import encode_cameras, predict_noise
@@ -86,6 +87,18 @@ def test_unet_and_scheduler_may_come_from_other_folders(ddim_folder, lcm_folder)
     bundle = load_bundle(sources)
     assert bundle.has_guidance_embedding
     assert bundle.schedule.sampler == "lcm"
+
+
+def test_a_unet_with_guidance_embedding_is_sampled_as_lcm_whatever_the_scheduler_folder_says(
+    ddim_folder, lcm_folder
+):
+    sources = ModelSources(
+        str(ddim_folder),
+        adapter=str(lcm_folder / "mvadapter.safetensors"),
+        unet=str(lcm_folder / "unet"),
+    )
+    assert load_bundle(str(ddim_folder)).schedule.sampler == "ddim"
+    assert load_bundle(sources).schedule.sampler == "lcm"
 
 
 @pytest.mark.parametrize("prefix", ["text_model.", ""])
@@ -187,6 +200,16 @@ def test_hub_id_that_is_not_cached_is_not_downloaded_unasked(monkeypatch):
         FileNotFoundError, match="not in the Hub cache; allow downloads, or give a local folder"
     ):
         load_bundle("t2mv-tests/there-is-no-such-model")
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no route"), HFValidationError("bad id")])
+def test_trouble_with_the_hub_is_told_in_a_sentence(monkeypatch, error):
+    def fail(*_args, **_kwargs):
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(FileNotFoundError, match="'some/model' .*check"):
+        load_bundle(ModelSources("some/model", allow_download=True))
 
 
 def test_toybox_part_that_is_not_there_says_how_to_make_it():

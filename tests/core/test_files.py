@@ -95,3 +95,14 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, value, dtype):
     write_safetensors({"good": torch.ones(2), "bad": torch.tensor([1.0, value], dtype=dtype)}, path, {})
     with pytest.raises(ValueError, match="'bad' holds NaN or infinity"):
         read_safetensors(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_file_is_as_readable_as_the_umask_allows(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    old = os.umask(0o022)
+    try:
+        write_safetensors({"a": torch.ones(1)}, path, {})
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644

@@ -146,6 +146,11 @@ def test_loras_stack_in_any_order(base, predict, lora_file):
     torch.testing.assert_close(predict(both), predict(other_way), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_second_lora_is_loaded_without_a_warning(base, lora_file):
+    load_lora(load_lora(base, lora_file("a")), lora_file("b", seed=1))
+
+
 def test_same_file_twice_adds_up(base, lora_file):
     path = lora_file()
     twice = load_lora(load_lora(base, path, 0.5), path, 0.75)
