@@ -230,7 +230,7 @@ def _folder(name: str, allow_download: bool) -> Path:
         ) from error
     except (HfHubHTTPError, ConnectionError) as error:
         raise FileNotFoundError(
-            f"{name!r} could not be downloaded ({str(error).splitlines()[0]}); check name, access and network."
+            f"{name!r} could not be downloaded ({str(error).splitlines()[0]}); check name and network."
         ) from error
 
 

@@ -53,6 +53,7 @@ class ClipSize:
     text_layers: int = 12
     text_heads: int = 8
     quick_gelu: bool = True
+    image_pool: str = "tok"  # OpenAI's models pool by the class token; "avg" is the mean of the patches
 
     def build(self) -> CLIP:
         """An open_clip CLIP of these sizes with random weights."""
@@ -64,6 +65,7 @@ class ClipSize:
             head_width=self.vision_width // self.vision_heads,
             patch_size=self.patch_px,
             image_size=self.image_px,
+            pool_type=self.image_pool,
         )
         text = CLIPTextCfg(
             context_length=self.context_length,

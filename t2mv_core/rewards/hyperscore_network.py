@@ -222,15 +222,22 @@ class HyperScore(nn.Module):
     ) -> Tensor:
         """Patches [B, N, d], end-of-text [B, d], tokens [B, L, d] -> scores [B, 4]."""
         condition, layers = conditions
+        return run_target(self.fc_quality(self.fuse(patches, end, text, condition)), layers)[..., 0]
+
+    def fuse(self, patches: Tensor, end: Tensor, text: Tensor, condition: Tensor) -> Tensor:
+        """What each condition sees of the patches, times the end-of-text feature: q_k, [B, 4, d]."""
         unit_text = F.normalize(text, dim=-1)
         # Σ_t cos(t, k)·cos(t, p) = (Σ_t cos(t, k)·t̂)·p̂: one query per condition instead of tokens x patches.
         query = torch.einsum("btd,kd,bte->bke", unit_text, F.normalize(condition, dim=-1), unit_text)
         weights = torch.einsum("bke,bpe->bkp", query, F.normalize(patches, dim=-1)).softmax(dim=-1)
-        fused = torch.einsum("bkp,bpd->bkd", weights, patches) * end[:, None]
-        hidden = self.fc_quality(fused)
-        for index, (weight, bias) in enumerate(layers):
-            hidden = torch.einsum("bki,koi->bko", hidden.relu() if index else hidden, weight) + bias
-        return hidden[..., 0]
+        return torch.einsum("bkp,bpd->bkd", weights, patches) * end[:, None]
+
+
+def run_target(hidden: Tensor, layers: TargetLayers) -> Tensor:
+    """Send [B, K, w] through the K conditions' target networks, rectified between the layers."""
+    for index, (weight, bias) in enumerate(layers):
+        hidden = torch.einsum("bki,koi->bko", hidden.relu() if index else hidden, weight) + bias
+    return hidden
 
 
 def _transform(transformer: Any, hidden: Tensor, mask: Tensor | None = None) -> Tensor:

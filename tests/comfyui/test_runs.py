@@ -150,18 +150,20 @@ def test_the_same_workflow_again_is_cached_and_changing_a_prompt_loads_nothing(s
 
 
 def test_the_example_workflow_runs_on_the_toybox(server: ComfyServer, toybox: Path) -> None:
-    run = server.run(json.loads((PACK_DIR / "docs" / "api" / "standard_vs_zmv.json").read_text("utf-8")))
+    workflow = json.loads((PACK_DIR / "docs" / "api" / "standard_vs_zmv.json").read_text("utf-8"))
+    unrelated = {"rewards": ["8", 0], "images": ["5", 0], "prompts": "a blue chair"}
+    workflow["20"] = {"class_type": "T2MVScoreViews", "inputs": unrelated}
+    workflow["21"] = {"class_type": "PreviewAny", "inputs": {"source": ["20", 3]}}
+    workflow["22"] = {"class_type": "PreviewAny", "inputs": {"source": ["9", 3]}}
+    run = server.run(workflow)
     assert run.status == "success", run.error
-    assert [value for node, value, _ in run.progress if node == "6"] == [
-        1,
-        2,
-        3,
-        4,
-        5,
-        6,
-    ]  # 4 steps, one zigzag
-    assert all("toybox_hyperscore (all views)" in run.outputs[node]["text"][0] for node in ("11", "12"))
+    evaluations = [value for node, value, _ in run.progress if node == "6"]
+    assert evaluations == [1, 2, 3, 4, 5, 6]  # 4 steps, one zigzag
+    assert "toybox_hyperscore (all views)" in run.outputs["11"]["text"][0]
     assert len(run.outputs["14"]["images"]) == 1
+    (right,), (wrong,) = (json.loads(run.outputs[node]["text"][0]) for node in ("22", "21"))
+    assert right["joint_scores"]["toybox_hyperscore"] > wrong["joint_scores"]["toybox_hyperscore"]
+    assert min(right["view_scores"]["toybox_clip"]) > max(wrong["view_scores"]["toybox_clip"])
 
 
 @pytest.mark.parametrize(

@@ -28,11 +28,16 @@ resumes after a kill; on another machine the floating-point sums, and so the wei
 ## Measured
 
 Judge: a convolutional classifier with other seeds and another architecture than the rewards, never a reward.
-Held-out prompts: 100 whose (family, colour) pair or part colour never occurs in training, one seed.
+Held-out prompts: {num_prompts} whose (family, colour) pair or part colour never occurs in training,
+{num_seeds} seeds each. Guidance was chosen on development prompts. In brackets the 95 % interval (bootstrap
+over prompts).
 
-| model | steps | guidance | family | colour | azimuth (asymmetric families) |
-|---|---|---|---|---|---|
+| model | steps | guidance | family | colour | azimuth (asymmetric families) | view reward | joint reward |
+|---|---|---|---|---|---|---|---|
 {models}
+{shortfall}
+
+The shortfall, teacher minus student on the same prompts, is what reinforcement learning is for.
 
 The judge itself, on {judge_scenes} held-out rendered scenes: family {judge_family:.1%}, colour
 {judge_colour:.1%}, azimuth {judge_azimuth:.1%} on asymmetric families.
@@ -41,10 +46,10 @@ VAE: {psnr:.1f} dB on held-out renders.
 
 ### The student's use of guidance
 
-Accuracy on 100 development prompts, 4 steps, by guidance w:
+On {num_dev} development prompts, 4 steps, by guidance w:
 
-| w | family | colour | azimuth |
-|---|---|---|---|
+| w | family | colour | azimuth | view reward | joint reward |
+|---|---|---|---|---|---|
 {sweep}
 
 How far the clean prediction moves from w = 1 to w = 7, relative to its size, at each visited timestep:
@@ -74,15 +79,23 @@ def write_card(config: StageConfig) -> None:
             config.out_dir / "vae" / "report.json",
         )
     )
-    models = [f"| {name} | {r['steps']} | {r['guidance']:g} | {_shares(r)} |" for name, r in _models(report)]
-    sweep = [f"| {w} | {_shares(figures)} |" for w, figures in report["student_by_guidance"].items()]
+    models = [
+        f"| {name} | {report[name]['steps']} | {report[name]['guidance']:g} | {_cells(report[name])} |"
+        for name in ("teacher", "student")
+    ]
+    by_guidance = report["student_by_guidance"]
+    sweep = [f"| {w} | {_cells(figures, has_interval=False)} |" for w, figures in by_guidance.items()]
     shift = ", ".join(
         f"{value:.3f} at t = {step}" for step, value in report["student_shift_w1_to_w7"].items()
     )
     card = _TEXT.format(
         seed=config.seed,
         parts="\n".join(_part_rows(folder)),
+        num_prompts=report["student"]["judge_family"]["count"],
+        num_seeds=report["student"]["num_seeds"],
         models="\n".join(models),
+        shortfall=f"| shortfall | | | {_cells(report['shortfall'])} |",
+        num_dev=by_guidance["1"]["judge_family"]["count"],
         judge_scenes=judge["num_scenes"],
         judge_family=judge["family"],
         judge_colour=judge["colour"],
@@ -95,12 +108,14 @@ def write_card(config: StageConfig) -> None:
     (folder / "MODEL_CARD.md").write_text(card)
 
 
-def _models(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    return [(name, report[name]) for name in ("teacher", "student")]
-
-
-def _shares(figures: dict[str, float]) -> str:
-    return " | ".join(f"{figures[name]:.1%}" for name in ("family", "colour", "azimuth"))
+def _cells(figures: dict[str, Any], has_interval: bool = True) -> str:
+    """Judge's shares in percent and rewards, as cells of a table row."""
+    cells = []
+    for name in ("judge_family", "judge_colour", "judge_azimuth", "view_reward", "joint_reward"):
+        form = ".1%" if name.startswith("judge") else ".3f"
+        mean, low, high = (format(figures[name][key], form) for key in ("mean", "low", "high"))
+        cells.append(f"{mean} [{low}, {high}]" if has_interval else mean)
+    return " | ".join(cells)
 
 
 def _part_rows(folder: Path) -> list[str]:

@@ -89,12 +89,16 @@ def truth_table(specs: Sequence[PromptSpec], scenes: Sequence[Scene]) -> Tensor:
 
 @dataclass(frozen=True)
 class DamagedSet:
-    """A set of views [V, 3, H, W] in [0, 1], a caption, what was done to them, four targets in [0, 1]."""
+    """A set of views [V, 3, H, W] in [0, 1], a caption, what was done to them, four targets in [0, 1].
+
+    `view_changes` [V] in [0, 1]: how far each view visibly is from the true one, apart from texture damage.
+    """
 
     views: Tensor
     prompt: str
     damage: tuple[str, ...]
     targets: tuple[float, float, float, float]
+    view_changes: Tensor
 
 
 class SetMaker:
@@ -131,7 +135,8 @@ class SetMaker:
         geometry = 1 - float(np.sqrt(visible.mean()))
         overall = float(np.dot(OVERALL_WEIGHTS, (alignment, geometry, texture)))
         damage = tuple(kind for kind in (caption_kind, view_kind, texture_kind) if kind is not None)
-        return DamagedSet(pixels, spec.prompt, damage, (alignment, geometry, texture, overall))
+        targets = (alignment, geometry, texture, overall)
+        return DamagedSet(pixels, spec.prompt, damage, targets, torch.from_numpy(visible))
 
     def _damage_views(
         self, index: int, kind: str | None, rng: np.random.Generator
@@ -158,7 +163,7 @@ class SetMaker:
             objects[chosen] = self._other_object(index, kind == "proportion", rng)
         shown = images[objects, azimuths].astype(np.float32) / 255
         shown = opacity * shown + (1 - opacity) * true
-        visible = _visible_change(true, shown, shapes[index] | shapes[objects, azimuths])
+        visible = visible_change(true, shown, shapes[index] | shapes[objects, azimuths])
         foreign = float(visible.mean()) if kind == "foreign" else 0.0
         return shown, visible, foreign
 
@@ -205,7 +210,7 @@ def _draw_kinds(rng: np.random.Generator) -> tuple[str | None, str | None, str |
     return drawn[0], drawn[1], drawn[2]
 
 
-def _visible_change(
+def visible_change(
     true: NDArray[np.float32], shown: NDArray[np.float32], mask: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
     """Mean absolute change over the object's pixels, per view, 1 from VISIBLE_CHANGE on."""

@@ -33,10 +33,10 @@ def run(config: StageConfig) -> None:
     dataset = load_dataset(config.data_dir, limit=40 if config.quick else None)
     reconstructed = load_reconstructions(config, dataset)
     datasets = [dataset] if reconstructed is None else [dataset, reconstructed]
-    clip = train_clip(config, datasets)
+    clip, view_embedding = train_clip(config, datasets)
     export(clip.state_dict(), clip_path, clip_score.ARCHITECTURE, json.dumps(asdict(TOYBOX_CLIP)))
     tensors, _ = read_safetensors(clip_path)
-    model = train_hyperscore(config, datasets, tensors)
+    model = train_hyperscore(config, datasets, tensors, view_embedding)
     export(weights_to_save(model), hyperscore_path, hyperscore.ARCHITECTURE, TOYBOX_HYPERSCORE.to_json())
     report(config, clip_path, hyperscore_path)
 
