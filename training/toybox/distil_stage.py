@@ -48,6 +48,9 @@ FROM_DATA_SHARE = 0.5  # trajectories that start from a noised render instead of
 HUBER_SCALE = 0.03
 EMA_DECAY = 0.99
 GUIDANCE_LR_FACTOR = 5.0  # the guidance embedding starts from nothing, everything else from the teacher
+# Under guidance of up to MAX_GUIDANCE a solver without noise runs away unless x̂_0 is bounded, latent units.
+CLIPPED = {"clip_sample": True, "clip_sample_range": 3.0}
+SOLVER_SCHEDULER = {**TEACHER_SCHEDULER, **CLIPPED}
 STUDENT_SCHEDULER = {**TEACHER_SCHEDULER, "_class_name": "LCMScheduler", "timestep_spacing": "leading"}
 
 
@@ -111,7 +114,7 @@ def solve_chunk(
         captions [B].
     """
     device = teacher.unet.device
-    schedule = schedule_from_config(TEACHER_SCHEDULER)
+    schedule = schedule_from_config(SOLVER_SCHEDULER)
     timesteps = jittered_timesteps(schedule, rng)
     if rng.random() < FROM_DATA_SHARE:
         timesteps = timesteps[int(rng.integers(1, len(timesteps))) :]
@@ -178,7 +181,7 @@ def train_student(config: StageConfig, teacher: Networks, shards: list[Path], to
     ]
     optimizer = torch.optim.AdamW(groups, lr=PEAK_LR, betas=(0.9, 0.99), weight_decay=0.0)
     average = create_average(student, EMA_DECAY)
-    schedule = schedule_from_config(STUDENT_SCHEDULER)
+    schedule = schedule_from_config({**STUDENT_SCHEDULER, **CLIPPED})  # as its targets are
     parts: dict[str, Stateful] = {"networks": student, "average": average, "optimizer": optimizer}
     checkpointer = Checkpointer(config.out_dir / "distil" / "state.pt", parts)
     loaded = [dict(np.load(path)) for path in shards]

@@ -32,7 +32,7 @@ from .stage import StageConfig
 logger = logging.getLogger(__name__)
 
 # Guidance of both was chosen on the development prompts.
-STUDENT_SETTINGS = SamplingSettings(num_steps=4, guidance_scale=3.0)
+STUDENT_SETTINGS = SamplingSettings(num_steps=4, guidance_scale=2.0)
 TEACHER_SETTINGS = SamplingSettings(num_steps=25, guidance_scale=2.5)
 GUIDANCE_SWEEP = tuple(range(1, 9))
 SEEDS = (0, 1)

@@ -8,17 +8,18 @@ from t2mv_core.denoiser import call_unet
 from t2mv_core.schedule import schedule_from_config
 from training.toybox import distil_stage
 from training.toybox.distil_stage import (
+    SOLVER_SCHEDULER,
     SOLVER_STEPS,
     create_student,
     flow_step,
     guided_noise,
     jittered_timesteps,
 )
-from training.toybox.unet_stage import TEACHER_SCHEDULER, Networks
+from training.toybox.unet_stage import Networks
 
 
 def test_flow_step_is_deterministic_ddim_with_clipping() -> None:
-    schedule = schedule_from_config(TEACHER_SCHEDULER)
+    schedule = schedule_from_config(SOLVER_SCHEDULER)
     reference = DDIMScheduler(clip_sample=True, clip_sample_range=3.0, timestep_spacing="trailing")
     reference.alphas_cumprod = schedule.alpha_bar.float()
     reference.set_timesteps(10)
@@ -32,7 +33,7 @@ def test_flow_step_is_deterministic_ddim_with_clipping() -> None:
 
 
 def test_jittered_timesteps_fall_from_the_noisiest_through_every_part() -> None:
-    schedule = schedule_from_config(TEACHER_SCHEDULER)
+    schedule = schedule_from_config(SOLVER_SCHEDULER)
     for seed in range(20):
         steps = jittered_timesteps(schedule, np.random.default_rng(seed))
         assert steps[0] == 999
