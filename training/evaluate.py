@@ -83,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add("--view-reward", default="toybox_clip")
     add("--joint-reward", default="toybox_hyperscore")
-    add("--guidance-scale", type=float, default=7.0)
+    add("--guidance-scale", type=float, default=7.0, help="w; use the one a LoRA was trained with")
     add("--zigzag-steps", type=int, default=1)
     add("--zigzag-repeats", type=int, default=1)
     add("--inverse-guidance-scale", type=float, default=1.0)

@@ -1,0 +1,42 @@
+"""The whole recipe in its quick form: every stage runs, what it exports loads, a second call only resumes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from t2mv_core.bundle import load_bundle
+from training.toybox.__main__ import STAGES, main
+
+
+@pytest.mark.slow
+def test_the_quick_recipe_makes_a_model_that_loads(tmp_path: Path) -> None:
+    words = ["all", "--quick", "--out", str(tmp_path)]
+    assert main(words) == 0
+    export = tmp_path / "export"
+    bundle = load_bundle(str(export / "model"))
+    assert bundle.has_guidance_embedding
+    assert bundle.image_px == 64
+    card = (export / "MODEL_CARD.md").read_text()
+    assert json.loads((export / "report.json").read_text())["student"]["judge_family"]["count"] == 4
+    assert "{" not in card.split("```json")[0]  # every figure was filled in
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("state.pt")}
+    assert len(finished) >= 3
+    assert main(["vae", *words[1:]]) == 0
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished  # nothing was trained again
+
+
+def test_an_unknown_stage_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["render-all"])
+    message = capsys.readouterr().err
+    assert all(stage in message for stage in STAGES)
+
+
+def test_a_stage_without_its_predecessor_says_which_to_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["rewards", "--quick", "--out", str(tmp_path)]) == 2
+    assert "run `python -m training.toybox render` first" in capsys.readouterr().err
