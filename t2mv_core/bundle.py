@@ -228,9 +228,11 @@ def _folder(name: str, allow_download: bool) -> Path:
         raise FileNotFoundError(
             f"{name!r} is neither a local folder nor a Hub id; check the spelling."
         ) from error
-    except (HfHubHTTPError, ConnectionError) as error:
+    # Before it has an answer the client's own errors get through; they share a base with the Hub's.
+    except (HfHubHTTPError.__bases__[0], OSError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise FileNotFoundError(
-            f"{name!r} could not be downloaded ({str(error).splitlines()[0]}); check name and network."
+            f"{name!r} could not be downloaded ({reason}); check name, network and disk."
         ) from error
 
 

@@ -17,7 +17,7 @@ from t2mv_core.toybox import TOYBOX_DIR
 from t2mv_core.trajectory import SeededNoise
 from training.mvczigal import main
 from training.toybox.captions import DEV_PROMPTS, PromptSpec, phrase
-from training.toybox.dataset import Dataset
+from training.toybox.dataset import load_dataset, render_dataset
 from training.toybox.judge import load_judge
 from training.toybox.scenes import FAMILIES
 
@@ -89,8 +89,10 @@ def test_zmv_differs_from_standard_and_repeats_itself(student: ModelBundle) -> N
     assert torch.equal(zmv, _sample(student, ["a blue car"], "zmv"))
 
 
-def test_the_rewards_know_the_right_prompt_the_right_views_and_clean_pictures(rendered: Dataset) -> None:
-    """Twelve scenes, ground-truth pictures: every damage lowers the head that is there for it."""
+def test_the_rewards_know_the_right_prompt_the_right_views_and_clean_pictures(tmp_path: Path) -> None:
+    """Twelve test scenes: another prompt, turned views and noise each lower the head that is there for it."""
+    render_dataset(tmp_path, num_scenes=12, seed=1, allow_held_out=True)
+    rendered = load_dataset(tmp_path)
     clip, hyperscore = load_reward("toybox_clip"), load_reward("toybox_hyperscore")
     scenes = rendered.scenes
     views = torch.from_numpy(rendered.images).movedim(-1, -3).float() / 255  # [12, 6, 3, 64, 64]

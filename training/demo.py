@@ -12,6 +12,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from t2mv_core.bundle import ModelBundle, load_bundle
 from t2mv_core.images import contact_sheet
 
@@ -29,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 # Far from the training seed, though the noise of training and measuring never coincides anyway.
 SEEDS = (1000, 1001, 1002)
+OVERVIEW_PX = 64
 GOALS = {
     "view_reward": "single-view reward (trained on)",
     "joint_reward": "joint-view reward (trained on, as a constraint)",
@@ -84,6 +87,8 @@ def run(out_dir: Path, config: TrainConfig, num_prompts: int) -> Path | None:
     after = _measure(bundle, instruments, variant, questions)
     for name, measurement in (("before", before), ("zmv", zmv), ("after", after)):
         write_single_sheet(measurement, prompts, out_dir / f"{name}.png")
+    variants = {"before": before, "ZMV": zmv, "with the LoRA": after}
+    write_overview(variants, prompts, out_dir / "overview.png")
     (out_dir / "curves.png").write_bytes((lora.parent.parent / "curves.png").read_bytes())
     remarks = [
         "**What the LoRA changed**, standard sampling before and after with the same noise:",
@@ -134,6 +139,17 @@ def write_single_sheet(measurement: Measurement, prompts: Sequence[str], path: P
     )
 
 
+def write_overview(variants: Mapping[str, Measurement], prompts: Sequence[str], path: Path) -> None:
+    """The first ten prompts, a row each, all variants side by side."""
+    pictures = torch.cat([measured.images[:SHEET_PROMPTS] for measured in variants.values()], dim=1) / 255
+    titles = [
+        title if view == 0 else ""
+        for title, measured in variants.items()
+        for view in range(measured.images.shape[1])
+    ]
+    contact_sheet(pictures, list(prompts[:SHEET_PROMPTS]), titles, cell_px=OVERVIEW_PX).save(path)
+
+
 def _measure(
     bundle: ModelBundle, instruments: Instruments, variant: Variant, questions: Questions
 ) -> Measurement:
@@ -154,7 +170,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if path is None:
         print("Interrupted; the same command continues.", file=sys.stderr)  # noqa: T201
         return 130
-    pictures = "before.png, zmv.png, after.png, sheet.png, curves.png"
+    pictures = "overview.png, before.png, zmv.png, after.png, sheet.png, curves.png"
     print(f"\nReport: {path}\nPictures beside it: {pictures}")  # noqa: T201
     return 0
 

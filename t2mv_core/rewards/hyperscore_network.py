@@ -225,7 +225,14 @@ class HyperScore(nn.Module):
         return run_target(self.fc_quality(self.fuse(patches, end, text, condition)), layers)[..., 0]
 
     def fuse(self, patches: Tensor, end: Tensor, text: Tensor, condition: Tensor) -> Tensor:
-        """What each condition sees of the patches, times the end-of-text feature: q_k, [B, 4, d]."""
+        """What each condition sees of the patches, times the end-of-text feature: q_k, [B, 4, d].
+
+        Args:
+            patches: of all views, [B, N, d].
+            end: end-of-text feature, [B, d].
+            text: features of all tokens, [B, L, d].
+            condition: [4, d].
+        """
         unit_text = F.normalize(text, dim=-1)
         # Σ_t cos(t, k)·cos(t, p) = (Σ_t cos(t, k)·t̂)·p̂: one query per condition instead of tokens x patches.
         query = torch.einsum("btd,kd,bte->bke", unit_text, F.normalize(condition, dim=-1), unit_text)

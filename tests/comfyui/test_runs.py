@@ -159,7 +159,7 @@ def test_the_example_workflow_runs_on_the_toybox(server: ComfyServer, toybox: Pa
     assert run.status == "success", run.error
     evaluations = [value for node, value, _ in run.progress if node == "6"]
     assert evaluations == [1, 2, 3, 4, 5, 6]  # 4 steps, one zigzag
-    assert "toybox_hyperscore (all views)" in run.outputs["11"]["text"][0]
+    assert all("toybox_hyperscore (all views)" in run.outputs[node]["text"][0] for node in ("11", "12"))
     assert len(run.outputs["14"]["images"]) == 1
     (right,), (wrong,) = (json.loads(run.outputs[node]["text"][0]) for node in ("22", "21"))
     assert right["joint_scores"]["toybox_hyperscore"] > wrong["joint_scores"]["toybox_hyperscore"]

@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from t2mv_core.bundle import ModelSources, load_bundle
 from t2mv_core.denoiser import encode_cameras, predict_noise
@@ -202,7 +202,16 @@ def test_hub_id_that_is_not_cached_is_not_downloaded_unasked(monkeypatch):
         load_bundle("t2mv-tests/there-is-no-such-model")
 
 
-@pytest.mark.parametrize("error", [ConnectionError("no route"), HFValidationError("bad id")])
+class ClientError(HfHubHTTPError.__bases__[0]):
+    """What the Hub's client raises when there is no answer."""
+
+    def __init__(self):
+        Exception.__init__(self)
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionError("no route"), ClientError(), HFValidationError("bad id"), OSError("disk full")]
+)
 def test_trouble_with_the_hub_is_told_in_a_sentence(monkeypatch, error):
     def fail(*_args, **_kwargs):
         raise error

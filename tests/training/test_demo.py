@@ -22,7 +22,16 @@ def test_the_demo_writes_its_folder_and_continues_when_repeated(
         "sampling.num_steps=1",
     ]
     assert demo.main(words) == 0
-    for name in ("before.png", "zmv.png", "after.png", "sheet.png", "curves.png", "report.md", "report.json"):
+    for name in (
+        "overview.png",
+        "before.png",
+        "zmv.png",
+        "after.png",
+        "sheet.png",
+        "curves.png",
+        "report.md",
+        "report.json",
+    ):
         assert (tmp_path / "demo" / name).exists(), name
     text = (tmp_path / "demo" / "report.md").read_text()
     assert "What the LoRA changed" in text

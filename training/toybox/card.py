@@ -1,4 +1,4 @@
-"""The model card: written from the figures the stages measured, never by hand."""
+"""The model card: its figures are those the stages measured."""
 
 from __future__ import annotations
 
@@ -29,15 +29,17 @@ resumes after a kill; on another machine the floating-point sums, and so the wei
 
 Judge: a convolutional classifier with other seeds and another architecture than the rewards, never a reward.
 Held-out prompts: {num_prompts} whose (family, colour) pair or part colour never occurs in training,
-{num_seeds} seeds each. Guidance was chosen on development prompts. In brackets the 95 % interval (bootstrap
-over prompts).
+{num_seeds} seeds each. In brackets the 95 % interval (bootstrap over prompts). Guidance was chosen on
+development prompts; that predicted latents are not clipped when sampling, on those and on 54 prompts with the
+held-out pairs in other words and with other part colours.
 
 | model | steps | guidance | family | colour | azimuth (asymmetric families) | view reward | joint reward |
 |---|---|---|---|---|---|---|---|
 {models}
-{shortfall}
+{differences}
 
-The shortfall, teacher minus student on the same prompts, is what reinforcement learning is for.
+The shortfall, teacher minus student with standard sampling on the same prompts, is what reinforcement
+learning is for.
 
 The judge itself, on {judge_scenes} held-out rendered scenes: family {judge_family:.1%}, colour
 {judge_colour:.1%}, azimuth {judge_azimuth:.1%} on asymmetric families.
@@ -81,7 +83,7 @@ def write_card(config: StageConfig) -> None:
     )
     models = [
         f"| {name} | {report[name]['steps']} | {report[name]['guidance']:g} | {_cells(report[name])} |"
-        for name in ("teacher", "student")
+        for name in ("teacher", "student", "student, ZMV")
     ]
     by_guidance = report["student_by_guidance"]
     sweep = [f"| {w} | {_cells(figures, has_interval=False)} |" for w, figures in by_guidance.items()]
@@ -94,7 +96,10 @@ def write_card(config: StageConfig) -> None:
         num_prompts=report["student"]["judge_family"]["count"],
         num_seeds=report["student"]["num_seeds"],
         models="\n".join(models),
-        shortfall=f"| shortfall | | | {_cells(report['shortfall'])} |",
+        differences="\n".join(
+            f"| {name} | | | {_cells(report[key])} |"
+            for name, key in (("shortfall", "shortfall"), ("gain by ZMV", "zmv_gain"))
+        ),
         num_dev=by_guidance["1"]["judge_family"]["count"],
         judge_scenes=judge["num_scenes"],
         judge_family=judge["family"],
@@ -123,7 +128,7 @@ def _part_rows(folder: Path) -> list[str]:
 
     parts = {
         "model/unet": "student UNet, few-step, guidance embedding",
-        "teacher/unet": "teacher UNet, classifier-free guidance",
+        "teacher/unet": "teacher UNet, classifier-free guidance: the weights that are not the student's too",
         "mvadapter.safetensors": "multiview attention and camera encoder, shared",
         "model/text_encoder": "first text encoder, shared",
         "model/text_encoder_2": "second text encoder, shared",

@@ -136,15 +136,18 @@ class ViewTasks(nn.Module):
         visual, added = self._visual[0], self.view_embedding[claims.clamp_min(0)]
         added = (added * (claims != NO_CLAIM)[:, None])[:, None]
 
+        blocks = visual.transformer.resblocks
+        tokens_dim = 1 if blocks[0].attn.batch_first else 0  # before open_clip 2.27 the sequence came first
+
         def keep_middle(_: nn.Module, inputs: Any, output: Tensor) -> None:
-            self._middle = output.mean(dim=1)
+            self._middle = output.mean(dim=tokens_dim)
 
         def keep_last(_: nn.Module, inputs: Any, output: Tensor) -> None:
             self._last = output[:, 1:].mean(dim=1)
 
         handles = [
             visual.ln_pre.register_forward_pre_hook(lambda _, inputs: inputs[0] + added),
-            visual.transformer.resblocks[-2].register_forward_hook(keep_middle),
+            blocks[-2].register_forward_hook(keep_middle),
             visual.ln_post.register_forward_hook(keep_last),
         ]
         try:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from t2mv_core.rewards.hyperscore_network import HyperScore, run_target
 
+# Tried by hand. The offset is about twice the spread of the text features.
 TEXT_OFFSET = 2.0
 START_SCORE = 0.75
 START_ACTIVATION = 1.0
@@ -33,7 +34,8 @@ def start_from_clip(model: HyperScore, clip_weights: Mapping[str, Tensor], view_
     clip.load_state_dict(dict(clip_weights))
     projection = clip.text_projection.double()
     wanted = torch.full((projection.shape[1], 1), TEXT_OFFSET, dtype=torch.float64, device=projection.device)
-    # Patches get no part along the offset, so that Σ (patch ⊙ end) stays what it was: CLIP's own similarity.
+    # Patches get no part along the offset, which would drown the rest of Σ (patch ⊙ end): that stays CLIP's
+    # similarity, but for what all features have in common.
     clip.visual.proj -= clip.visual.proj.mean(dim=1, keepdim=True)
     clip.ln_final.bias += torch.linalg.lstsq(projection.T, wanted).solution[:, 0].to(clip.ln_final.bias)
     model.prompt_learner.read_embedding(clip)
@@ -45,9 +47,10 @@ def start_from_clip(model: HyperScore, clip_weights: Mapping[str, Tensor], view_
 
 @torch.no_grad()
 def calibrate(model: HyperScore, pixels: Tensor, tokens: Tensor) -> None:
-    """Scale the generated layers so that these sets [B, V, 3, px, px] excite each of them with unit spread.
+    """Scale and centre the generated layers on sets [B, V, 3, px, px] and their prompts' tokens [B, L].
 
-    The scores start near START_SCORE with a spread of START_SPREAD.
+    The hidden layers start with unit spread around START_ACTIVATION, the scores with START_SPREAD around
+    START_SCORE.
     """
     end, text = model.encode_prompts(tokens)
     quality = model.fuse(model.encode_views(pixels), end, text, model.encode_conditions()[0])

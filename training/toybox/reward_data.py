@@ -213,7 +213,13 @@ def _draw_kinds(rng: np.random.Generator) -> tuple[str | None, str | None, str |
 def visible_change(
     true: NDArray[np.float32], shown: NDArray[np.float32], mask: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    """Mean absolute change over the object's pixels, per view, 1 from VISIBLE_CHANGE on."""
+    """Mean absolute change over the object's pixels, [n] in [0, 1]; 1 from VISIBLE_CHANGE on.
+
+    Args:
+        true: [n, H, W, 3] in [0, 1].
+        shown: what is shown instead, same shape.
+        mask: where an object is in either, [n, H, W].
+    """
     change = np.abs(true - shown).mean(axis=-1) * mask
     area = np.maximum(mask.sum(axis=(1, 2)), 1)
     return np.minimum(1, change.sum(axis=(1, 2)) / area / VISIBLE_CHANGE).astype(np.float32)

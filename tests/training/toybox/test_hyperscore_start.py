@@ -48,12 +48,28 @@ def test_every_text_feature_is_shifted_by_the_same_amount(model, clip, batch):
     assert torch.allclose(shifted - plain, torch.full_like(plain, TEXT_OFFSET), atol=1e-4)
 
 
-def test_the_shift_does_not_change_the_similarity_of_patches_and_texts(model, clip, batch):
+def test_the_product_with_the_shifted_text_is_clips_similarity_without_the_common_part(model, clip, batch):
+    """Σ (p - mean p) (t + c) = Σ p t - mean p · Σ t, with p through CLIP's own projection."""
     with torch.no_grad():
-        patches, end = model.encode_views(batch.views).mean(dim=1), model.encode_prompts(batch.tokens)[0]
-        plain = clip.encode_text(batch.tokens)
-    assert torch.allclose((patches * end).sum(dim=1), (patches * plain).sum(dim=1), atol=1e-3)
+        centred, end = model.encode_views(batch.views).mean(dim=1), model.encode_prompts(batch.tokens)[0]
+        model.clip_model.visual.proj.copy_(clip.visual.proj)
+        patches, text = model.encode_views(batch.views).mean(dim=1), clip.encode_text(batch.tokens)
+    expected = (patches * text).sum(dim=1) - patches.mean(dim=1) * text.sum(dim=1)
+    assert torch.allclose((centred * end).sum(dim=1), expected, atol=1e-3)
+
+
+def test_the_views_embeddings_are_taken_over(model):
     assert torch.equal(model.view_embedding, torch.full_like(model.view_embedding, 0.5))
+
+
+def test_without_view_embeddings_the_mean_patch_is_clips_image_feature(model, clip, batch):
+    """The premise of decision 0003: CLIP pools the patches, so training it trains what HyperScore reads."""
+    with torch.no_grad():
+        model.view_embedding.zero_()
+        model.clip_model.visual.proj.copy_(clip.visual.proj)
+        patches = model.encode_views(batch.views).unflatten(1, (6, -1)).mean(dim=2)
+        features = clip.encode_image(batch.views.flatten(0, 1)).unflatten(0, (-1, 6))
+    assert torch.allclose(patches, features, atol=1e-5)
 
 
 def test_every_generated_layer_starts_alive_and_with_unit_spread(model, batch):

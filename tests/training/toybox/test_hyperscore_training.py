@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from training.toybox.clip_training import TOYBOX_CLIP
-from training.toybox.hyperscore_training import _create_model, draw_sets, set_loss, training_loss
+from training.toybox.hyperscore_training import (
+    SetBatch,
+    ShortCuts,
+    _create_model,
+    draw_sets,
+    set_loss,
+    train_hyperscore,
+    training_loss,
+)
 from training.toybox.reward_data import SetMaker
 from training.toybox.stage import StageConfig
 
@@ -50,3 +58,42 @@ def test_at_the_start_every_part_that_learns_has_a_gradient(rendered):
         gradients = [p.grad for name, p in learning.items() if name.startswith(part)]
         assert gradients, part
         assert all(g is not None and bool(g.abs().max() > 0) for g in gradients), part
+
+
+def test_the_short_cuts_loss_is_that_of_the_hand_computed_case():
+    # One set of two views with one patch each, d = 2; both heads read sums.
+    short_cuts = ShortCuts(2)
+    for head in (short_cuts.view_damage, short_cuts.alignment):
+        torch.nn.init.ones_(head.weight)
+        torch.nn.init.zeros_(head.bias)
+    patches, end = torch.tensor([[[0.1, 0.2], [0.3, 0.4]]]), torch.tensor([[1.0, 0.5]])
+    damage = torch.tensor([[[0.3, 0.0], [0.7, 0.7]]])
+    batch = SetBatch(torch.zeros(1, 2, 3, 1, 1), torch.zeros(1, 1), torch.tensor([[1.0, 0, 0, 0]]), damage)
+    of_views = (0.3 - 0.0) ** 2 / 4  # the other three are right: 0.1 + 0.2 = 0.3, 0.3 + 0.4 = 0.7
+    alignment = 0.2 * 1.0 + 0.3 * 0.5  # of the mean patch (0.2, 0.3)
+    assert float(short_cuts.loss(patches, end, batch).detach()) == pytest.approx(
+        of_views + (alignment - 1) ** 2
+    )
+
+
+def test_a_views_damage_is_its_change_and_the_sets_texture(rendered):
+    rng = np.random.default_rng(1)
+    batch = draw_sets(SetMaker(rendered), 6, rng)
+    geometry = 1 - batch.view_damage[..., 0].mean(dim=1).sqrt()
+    assert torch.allclose(geometry, batch.targets[:, 1], atol=1e-5)
+    assert torch.allclose(1 - batch.view_damage[..., 1], batch.targets[:, 2:3].expand(-1, 6), atol=1e-6)
+    assert (batch.view_damage > 0).any()
+
+
+@pytest.mark.slow
+def test_training_does_not_collapse_to_a_constant(rendered, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.toybox.hyperscore_training.NUM_UPDATES", 80)
+    torch.manual_seed(0)
+    clip = TOYBOX_CLIP.build()
+    model = train_hyperscore(
+        StageConfig(out_dir=tmp_path), [rendered], clip.state_dict(), torch.randn(6, TOYBOX_CLIP.vision_width)
+    )
+    batch = draw_sets(SetMaker(rendered), 12, np.random.default_rng(5))
+    with torch.no_grad():
+        spread = model(batch.views, batch.tokens).std(dim=0)
+    assert (spread > 0.005).all()  # every head answers what it sees
