@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.files import write_safetensors
 
 from .captions import PromptSpec
@@ -159,8 +158,3 @@ def load_judge(path: Path | None = None) -> Judge:
     judge = Judge(config["families"], config["colours"], int(config["num_azimuths"]))
     load_strictly(judge, tensors, str(path))
     return judge.eval()
-
-
-def default_azimuths() -> tuple[float, ...]:
-    """The azimuths in degrees that the judge tells apart, in the order of its classes."""
-    return DEFAULT_RIG.azimuths_deg
