@@ -108,9 +108,13 @@ def write_card(config: StageConfig) -> None:
         psnr=vae["psnr_db"],
         sweep="\n".join(sweep),
         shift=shift,
-        rewards=json.dumps(rewards, indent=1),
+        rewards=json.dumps(_rounded(rewards), indent=1),
     )
     (folder / "MODEL_CARD.md").write_text(card)
+
+
+def _rounded(figures: dict[str, Any]) -> dict[str, Any]:
+    return {name: {key: round(value, 3) for key, value in group.items()} for name, group in figures.items()}
 
 
 def _cells(figures: dict[str, Any], has_interval: bool = True) -> str:
