@@ -5,9 +5,12 @@ The student's use of guidance is measured on development prompts.
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -53,8 +56,9 @@ def run(config: StageConfig) -> None:
         (HELD_OUT_PROMPTS[:4], DEV_PROMPTS[:4]) if config.quick else (HELD_OUT_PROMPTS, DEV_PROMPTS)
     )
     student, teacher = load_models(folder, config.device)
+    memory = Memory(config.out_dir / "evaluate", fingerprint(folder))
     measured = {
-        name: measure_model(bundle, instruments, Variant(name, sampler, settings), held_out)
+        name: measure_model(bundle, instruments, Variant(name, sampler, settings), held_out, memory)
         for name, bundle, sampler, settings in (
             ("teacher", teacher, "standard", TEACHER_SETTINGS),
             ("student", student, "standard", STUDENT_SETTINGS),
@@ -73,6 +77,7 @@ def run(config: StageConfig) -> None:
                 instruments,
                 Variant(f"w = {w}", "standard", replace(STUDENT_SETTINGS, guidance_scale=float(w))),
                 dev,
+                memory,
             )
         )
         for w in GUIDANCE_SWEEP
@@ -89,13 +94,37 @@ def load_models(folder: Path, device: str) -> tuple[ModelBundle, ModelBundle]:
     return load_bundle(model, device), load_bundle(teacher, device)
 
 
+@dataclass(frozen=True)
+class Memory:
+    """Where finished measurements are kept, and of which weights, so that a killed stage goes on."""
+
+    folder: Path
+    fingerprint: str
+
+
+def fingerprint(folder: Path) -> str:
+    """A hash of all weights and configurations of an export folder."""
+    digest = hashlib.sha256()
+    for path in sorted([*folder.rglob("*.safetensors"), *folder.rglob("*config.json")]):
+        digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
 def measure_model(
-    bundle: ModelBundle, instruments: Instruments, variant: Variant, specs: Sequence[PromptSpec]
+    bundle: ModelBundle,
+    instruments: Instruments,
+    variant: Variant,
+    specs: Sequence[PromptSpec],
+    memory: Memory,
 ) -> Measurement:
-    """Rewards and verdicts of a model on some prompts, all seeds."""
+    """Rewards and verdicts of a model on some prompts, all seeds; what was measured before is remembered."""
     from tqdm import tqdm
 
     questions = Questions(tuple(spec.prompt for spec in specs), SEEDS, specs=tuple(specs))
+    path = memory.folder / f"{re.sub('[^A-Za-z0-9]+', '_', variant.name)}.pt"
+    key = repr((memory.fingerprint, variant, questions))
+    if path.is_file() and (kept := torch.load(path, weights_only=True))["key"] == key:
+        return Measurement(variant, **kept["record"])
     calls = count_evaluations(variant.sampler, variant.settings) * len(SEEDS)
     with tqdm(
         total=calls * -(-len(specs) // questions.batch_size), desc=variant.name, mininterval=5.0
@@ -105,6 +134,11 @@ def measure_model(
         )
     figures = {key: f"{entry.mean:.3f}" for key, entry in _intervals(found.values).items()}
     logger.info("%s: %s", variant.name, figures)
+    record = {part.name: getattr(found, part.name) for part in fields(found) if part.name != "variant"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    torch.save({"key": key, "record": record}, temporary)
+    os.replace(temporary, path)
     return found
 
 
