@@ -156,7 +156,7 @@ def load_bundle(
 
     own_unet = parts.model / "unet"
     is_own = parts.unet.resolve() == own_unet.resolve()
-    unet = _load_diffusers(UNet2DConditionModel, parts.unet, None if is_own else _weights_file(own_unet))
+    unet = _load_diffusers(UNet2DConditionModel, parts.unet, None if is_own else own_unet)
     vae = _load_diffusers(AutoencoderKL, parts.model / "vae")
     install_multiview_attention(unet)
     camera_encoder = create_camera_encoder(unet, 2 ** (len(vae.config["block_out_channels"]) - 1))
@@ -277,13 +277,13 @@ def _load_text_encoders(model: Path) -> tuple[CLIPTextModel, CLIPTextModelWithPr
 def _load_strictly(model: nn.Module, path: Path, shared: Path | None = None) -> None:
     """Fill a module; files and transformers disagree about a `text_model.` prefix, both are taken.
 
-    A file whose metadata says `SHARED_KEY` holds only what differs from the file `shared`.
+    A file whose metadata says `SHARED_KEY` holds only what differs from the weights in the folder `shared`.
     """
     tensors, metadata = read_safetensors(path)
     if SHARED_KEY in metadata and shared is not None:
         known = model.state_dict().keys()
-        rest = {key: tensor for key, tensor in read_safetensors(shared)[0].items() if key in known}
-        tensors = {**rest, **tensors}
+        rest = read_safetensors(_weights_file(shared))[0]
+        tensors = {**{key: tensor for key, tensor in rest.items() if key in known}, **tensors}
     own = model.state_dict()
     tensors.pop("text_model.embeddings.position_ids", None)  # a constant that older transformers saved
     fitted = {}

@@ -101,6 +101,12 @@ def test_a_unet_with_guidance_embedding_is_sampled_as_lcm_whatever_the_scheduler
     assert load_bundle(sources).schedule.sampler == "lcm"
 
 
+def test_a_model_folder_needs_no_unet_of_its_own_when_another_is_named(own_folder, lcm_folder):
+    shutil.rmtree(own_folder / "unet")
+    bundle = load_bundle(ModelSources(str(own_folder), unet=str(lcm_folder / "unet")))
+    assert bundle.has_guidance_embedding
+
+
 @pytest.mark.parametrize("prefix", ["text_model.", ""])
 def test_text_encoders_load_with_and_without_prefix(own_folder, edit_weights, lcm_bundle, prefix, prompts):
     # transformers 4 saves `text_model.…`, transformers 5 does not; some files also hold a constant.

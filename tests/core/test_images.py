@@ -92,7 +92,9 @@ def test_contact_sheet_with_labels_makes_room_for_them():
 
 def test_contact_sheet_takes_labels_in_any_script():
     # The bitmap font of Pillow before 10.1 knows Latin letters only and raises.
-    contact_sheet(torch.zeros(1, 1, 3, 8, 8), ["红色的杯子 ☕"], ["спереди"], cell_px=16)
+    sheet = contact_sheet(torch.zeros(1, 1, 3, 8, 8), ["红色的杯子 ☕"], ["спереди"], cell_px=16)
+    for top in (0, 16):  # the column's label, then the row's
+        assert sheet.crop((0, top, 16, top + 16)).getextrema()[0][0] < 255
 
 
 def test_contact_sheet_keeps_the_pictures_proportions():

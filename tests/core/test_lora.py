@@ -148,7 +148,8 @@ def test_loras_stack_in_any_order(base, predict, lora_file):
 
 @pytest.mark.filterwarnings("error")
 def test_a_second_lora_is_loaded_without_a_warning(base, lora_file):
-    load_lora(load_lora(base, lora_file("a")), lora_file("b", seed=1))
+    both = load_lora(load_lora(base, lora_file("a")), lora_file("b", seed=1))
+    assert len(attached_loras(both.unet)) == len(both.loras) == 2
 
 
 def test_same_file_twice_adds_up(base, lora_file):

@@ -84,7 +84,9 @@ def test_a_prompts_noise_does_not_depend_on_its_batch():
 
 @pytest.mark.parametrize("seed", [0, 2**63, 2**64 - 1, -1])
 def test_any_seed_a_user_can_type_works(seed):
-    SeededNoise([seed])(torch.Size((1, 2)))
+    noise, again = (SeededNoise([seed])(torch.Size((1, 2))) for _ in range(2))
+    assert bool(noise.isfinite().all())
+    assert torch.equal(noise, again)
 
 
 def test_seeded_noise_refuses_another_number_of_prompts():

@@ -10,18 +10,11 @@ import torch
 
 from training.toybox.clip_training import (
     NO_CLAIM,
-    TOYBOX_CLIP,
     UNCLAIMED,
     ViewTasks,
     contrastive_loss,
     draw_batch,
 )
-
-
-@pytest.fixture(scope="module")
-def clip():
-    torch.manual_seed(0)
-    return TOYBOX_CLIP.build().eval()
 
 
 @pytest.fixture

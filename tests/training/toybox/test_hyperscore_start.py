@@ -22,12 +22,6 @@ from training.toybox.model import VOCAB_SIZE
 from training.toybox.reward_data import SetMaker
 
 
-@pytest.fixture(scope="module")
-def clip():
-    torch.manual_seed(0)
-    return TOYBOX_CLIP.build().eval()
-
-
 @pytest.fixture
 def model(clip):
     torch.manual_seed(1)
