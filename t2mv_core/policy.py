@@ -181,6 +181,17 @@ def log_prob(distribution: StepDistribution, action: Tensor) -> Tensor:
     return density.mean(dim=(-3, -2, -1))
 
 
+def gaussian_kl(distribution: StepDistribution, reference: StepDistribution) -> Tensor:
+    """KL divergence of two steps of equal σ, mean (not sum) over C, H, W, [B, V], nats per latent element.
+
+        KL = mean[ (μ - μ_ref)²/(2σ²) ]
+
+    Both come from the same timesteps of the same schedule, which is where σ comes from.
+    """
+    error = (distribution.mean - reference.mean) / distribution.std
+    return 0.5 * error.square().mean(dim=(-3, -2, -1))
+
+
 def _noise_of(x: Tensor, clean: Tensor, alpha_bar: Tensor) -> Tensor:
     return (x - alpha_bar.sqrt() * clean) / (1 - alpha_bar).sqrt()
 

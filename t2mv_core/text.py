@@ -68,6 +68,18 @@ class TextCondition:
         return (*positive, self.negative_embeds, self.negative_pooled)
 
 
+def concat_conditions(conditions: Sequence[TextCondition]) -> TextCondition:
+    """Join conditions along the prompts; all have negatives, or none has.
+
+    Raises:
+        ValueError: none given.
+    """
+    if not conditions:
+        raise ValueError("There is no text condition to join; give at least one.")
+    columns = zip(*(condition._tensors() for condition in conditions), strict=True)
+    return TextCondition(*(None if any(x is None for x in parts) else torch.cat(parts) for parts in columns))  # type: ignore[arg-type]
+
+
 class ClipTokenizer:
     """CLIP's byte-pair encoding, from the vocabulary open_clip ships, optionally cut to its first merges.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import random
@@ -28,16 +29,16 @@ class Checkpoint:
         lora: the LoRA's tensors, by name.
         metadata: what the LoRA file says about itself.
         optimizer: AdamW's state_dict.
-        dual: DualVariable's state_dict.
-        prompts: PromptSampler's state_dict.
+        counters: small JSON states by name: "dual", "prompts", "early_stop".
+        ema: LoraEma's state_dict, or None.
     """
 
     iteration: int
     lora: dict[str, Tensor]
     metadata: dict[str, str]
     optimizer: dict[str, Any]
-    dual: dict[str, Any]
-    prompts: dict[str, Any]
+    counters: dict[str, Any]
+    ema: dict[str, Any] | None = None
 
 
 def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> None:
@@ -54,9 +55,10 @@ def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     write_safetensors(checkpoint.lora, fresh / "lora.safetensors", checkpoint.metadata)
-    torch.save(checkpoint.optimizer, fresh / "optimizer.pt")
-    torch.save(_random_states(), fresh / "random.pt")
-    counters = {"iteration": checkpoint.iteration, "dual": checkpoint.dual, "prompts": checkpoint.prompts}
+    _write(checkpoint.optimizer, fresh / "optimizer.pt")
+    _write(checkpoint.ema, fresh / "ema.pt")
+    _write(_random_states(), fresh / "random.pt")
+    counters = {"iteration": checkpoint.iteration, **checkpoint.counters}
     (fresh / "counters.json").write_text(json.dumps(counters), encoding="utf-8")
     if final.exists():
         final.rename(old)
@@ -77,11 +79,8 @@ def load_checkpoint(run_dir: Path) -> Checkpoint | None:
     try:
         counters = json.loads((folder / "counters.json").read_text(encoding="utf-8"))
         lora, metadata = read_safetensors(folder / "lora.safetensors")
-        optimizer = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-        states = torch.load(folder / "random.pt", map_location="cpu", weights_only=True)
-        checkpoint = Checkpoint(
-            counters["iteration"], lora, metadata, optimizer, counters["dual"], counters["prompts"]
-        )
+        optimizer, ema, states = (_read(folder / f"{name}.pt") for name in ("optimizer", "ema", "random"))
+        checkpoint = Checkpoint(counters.pop("iteration"), lora, metadata, optimizer, counters, ema)
     except (OSError, ValueError, KeyError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(
             f"The saved state in {folder} cannot be read ({error}); restore it from a backup, or train into "
@@ -97,6 +96,17 @@ def _settle(run_dir: Path) -> None:
     if old.exists() and not final.exists():
         (fresh if fresh.is_dir() else old).rename(final)  # the old one moves only after the new one is whole
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(state: Any, path: Path) -> None:
+    """Not torch.save to the path: on a full disk that raises no OSError."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    path.write_bytes(buffer.getvalue())
+
+
+def _read(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _random_states() -> dict[str, Any]:

@@ -7,225 +7,36 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .config_sections import (
+    ConstraintConfig,
+    EvaluationConfig,
+    ModelConfig,
+    OptimConfig,
+    RewardConfig,
+    RunConfig,
+    SamplingConfig,
+    require,
+    require_choice,
+)
 from .config_values import apply_override, build_record, plain_values
+
+__all__ = [
+    "OBJECTIVE_NAMES", "PRESET_DIR", "ConstraintConfig", "EvaluationConfig", "ModelConfig", "OptimConfig",
+    "RewardConfig", "RunConfig", "SamplingConfig", "TrainConfig",
+    "config_from_dict", "config_to_dict", "load_config", "preset_names",
+]  # fmt: skip
 
 PRESET_DIR = Path(__file__).parent / "configs"
 OBJECTIVE_NAMES = (
     "mvc_zigal",
+    "mvc_zigal_fixed_threshold",
     "zigal_view",
     "zigal_joint",
     "zigal_weighted",
     "reward_difference",
+    "ppo",
 )
-
-
-def _require(condition: bool, sentence: str) -> None:
-    if not condition:
-        raise ValueError(sentence)
-
-
-def _require_choice(key: str, value: str, allowed: Sequence[str]) -> None:
-    _require(value in allowed, f"{key}={value!r} is not known; use one of {', '.join(allowed)}.")
-
-
-def _require_positive(section: str, **values: float) -> None:
-    for name, value in values.items():
-        _require(value > 0, f"{section}.{name}={value} must be greater than zero.")
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The base model and the LoRA that is trained on it."""
-
-    name: str = "toybox"
-    """"toybox", "toybox-teacher", a local diffusers folder or a Hub id."""
-    adapter: str | None = None
-    """MV-Adapter file or Hub id; none when the model brings its own (the toybox does)."""
-    allow_download: bool = False
-    """Whether a Hub id may be fetched over the network."""
-    dtype: str = "fp32"
-    """Precision of the frozen base weights: fp32, bf16 or fp16. The LoRA is always fp32."""
-    device: str = "auto"
-    """"auto" takes a GPU when there is one; otherwise "cpu", "cuda", "cuda:1", ..."""
-    lora_rank: int = 16
-    """Rank of every LoRA pair."""
-    lora_alpha: float = 16.0
-    """The LoRA is scaled by alpha / rank."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        _require_choice("model.dtype", self.dtype, ("fp32", "bf16", "fp16"))
-        _require_positive("model", lora_rank=self.lora_rank, lora_alpha=self.lora_alpha)
-
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    """How the trajectories of an iteration are drawn."""
-
-    prompts: str = "toybox"
-    """A built-in prompt set (see training/prompts.py) or the path of a text file with one prompt a line."""
-    prompts_per_iteration: int = 16
-    """Prompts of one iteration over all processes; each gives two trajectories."""
-    batch_size: int = 8
-    """Prompts in one forward pass while sampling, per process; a matter of memory only."""
-    azimuths_deg: tuple[float, ...] = (0.0, 45.0, 90.0, 180.0, 270.0, 315.0)
-    """Camera azimuths in degrees, one per view; elevation 0. A single one trains plain text-to-image."""
-    negative_prompt: str | None = None
-    """For models with classifier-free guidance; none is the empty prompt."""
-    num_steps: int = 4
-    """Denoising steps."""
-    guidance_scale: float = 7.0
-    """Text guidance w."""
-    view_scale: float = 1.0
-    """Factor s of the camera features."""
-    zigzag_steps: int = 1
-    """ZMV: how many of the first steps zigzag."""
-    zigzag_repeats: int = 1
-    """ZMV: zigzags per zigzag step, 1 or 2."""
-    inverse_guidance_scale: float = 1.0
-    """ZMV: guidance of the zag."""
-    inverse_view_scale: float = 1.0
-    """ZMV: view scale of the zag."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        _require_positive(
-            "sampling",
-            prompts_per_iteration=self.prompts_per_iteration,
-            batch_size=self.batch_size,
-            num_steps=self.num_steps,
-            zigzag_repeats=self.zigzag_repeats,
-        )
-        _require(
-            len(self.azimuths_deg) > 0, "sampling.azimuths_deg is empty; give at least one angle in degrees."
-        )
-        _require(
-            0 <= self.zigzag_steps <= self.num_steps,
-            f"sampling.zigzag_steps={self.zigzag_steps} must lie between 0 and "
-            f"sampling.num_steps={self.num_steps}.",
-        )
-
-
-@dataclass(frozen=True)
-class RewardConfig:
-    """The reward models."""
-
-    view: str = "toybox_clip"
-    """Scorer of single views (fidelity to the prompt), a name of t2mv_core.rewards."""
-    joint: str = "toybox_hyperscore"
-    """Scorer of a set of views (consistency), a name of t2mv_core.rewards."""
-
-
-@dataclass(frozen=True)
-class ConstraintConfig:
-    """The dual variable of the joint-view constraint (METHOD.md section 6)."""
-
-    lambda_init: float = 0.0
-    """Multiplier before the first iteration."""
-    lambda_max: float = 5.0
-    """Upper bound of the multiplier."""
-    violated_lr: float = 0.1
-    """Step size of the multiplier while the joint reward is under its threshold."""
-    satisfied_lr: float = 0.01
-    """Step size while the constraint holds."""
-    threshold_decay: float = 0.99
-    """Decay of the threshold's exponential mean per iteration, in [0, 1]; 1 keeps it fixed."""
-    threshold_init: float | None = None
-    """Threshold before the first iteration, in joint reward; none: the first mean joint reward."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        _require_positive("constraint", lambda_max=self.lambda_max, violated_lr=self.violated_lr)
-        _require(self.satisfied_lr >= 0, f"constraint.satisfied_lr={self.satisfied_lr} must not be negative.")
-        _require(
-            0 <= self.lambda_init <= self.lambda_max,
-            f"constraint.lambda_init={self.lambda_init} must lie between 0 and lambda_max={self.lambda_max}.",
-        )
-        _require(
-            0 <= self.threshold_decay <= 1,
-            f"constraint.threshold_decay={self.threshold_decay} must lie between 0 and 1.",
-        )
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """The policy update."""
-
-    lr: float = 1e-4
-    """Learning rate of AdamW."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's decay rates."""
-    eps: float = 1e-8
-    """AdamW's epsilon."""
-    weight_decay: float = 1e-4
-    """AdamW's weight decay."""
-    max_grad_norm: float = 5.0
-    """The gradient is scaled down to at most this norm."""
-    clip_range: float = 1e-4
-    """Bound on the log ratio of a step, nats per latent element."""
-    prompts_per_update: int | None = None
-    """Prompts of one optimizer step over all processes; none: all of the iteration."""
-    micro_batch: int = 1
-    """Prompts (two trajectories each) in one forward and backward pass, per process; a matter of memory only.
-    Gradients accumulate over prompts_per_update / (processes x micro_batch) of them."""
-    steps_per_update: int | None = None
-    """Denoising steps of each prompt in one optimizer step, in random order; none: all."""
-    inner_epochs: int = 1
-    """How often the trajectories of an iteration are gone through."""
-    mixed_precision: str = "no"
-    """"bf16" runs the networks under autocast; log-probabilities and the LoRA stay fp32."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        _require_positive(
-            "optim",
-            lr=self.lr,
-            eps=self.eps,
-            max_grad_norm=self.max_grad_norm,
-            clip_range=self.clip_range,
-            micro_batch=self.micro_batch,
-            inner_epochs=self.inner_epochs,
-            prompts_per_update=self.prompts_per_update or 1,
-            steps_per_update=self.steps_per_update or 1,
-        )
-        _require(
-            self.prompts_per_update != 0,
-            "optim.prompts_per_update=0; give a number of prompts, or null for all.",
-        )
-        _require(
-            self.steps_per_update != 0, "optim.steps_per_update=0; give a number of steps, or null for all."
-        )
-        _require(self.weight_decay >= 0, f"optim.weight_decay={self.weight_decay} must not be negative.")
-        _require(all(0 <= b < 1 for b in self.betas), f"optim.betas={self.betas} must lie in [0, 1).")
-        _require_choice("optim.mixed_precision", self.mixed_precision, ("no", "bf16"))
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Length, place and record of the run."""
-
-    out_dir: str = "runs/mvczigal"
-    """Run folder."""
-    seed: int = 0
-    """Every random draw derives from it."""
-    epochs: int = 5
-    """Length of the run; every epoch leaves a LoRA file."""
-    iterations_per_epoch: int = 10
-    """Iterations (rollout and update) of an epoch."""
-    save_every: int = 1
-    """Iterations between two saves of the full state."""
-    sheet_prompts: int = 4
-    """Rows of the sample sheet written at every epoch; 0 writes none."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        _require_positive(
-            "run",
-            epochs=self.epochs,
-            iterations_per_epoch=self.iterations_per_epoch,
-            save_every=self.save_every,
-        )
-        _require(self.sheet_prompts >= 0, f"run.sheet_prompts={self.sheet_prompts} must not be negative.")
+NEED_JOINT_REWARD = ("mvc_zigal", "mvc_zigal_fixed_threshold", "zigal_joint", "zigal_weighted")
 
 
 @dataclass(frozen=True)
@@ -241,21 +52,38 @@ class TrainConfig:
     reward: RewardConfig = field(default_factory=RewardConfig)
     constraint: ConstraintConfig = field(default_factory=ConstraintConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
         """Check what concerns several sections."""
-        _require_choice("objective", self.objective, OBJECTIVE_NAMES)
+        require_choice("objective", self.objective, OBJECTIVE_NAMES)
         per_update, per_iteration = self.optim.prompts_per_update, self.sampling.prompts_per_iteration
-        _require(
+        require(
             per_update is None or per_update <= per_iteration,
             f"optim.prompts_per_update={per_update} exceeds sampling.prompts_per_iteration={per_iteration}; "
             "an update cannot use more prompts than were sampled.",
         )
-        per_step, num_steps = self.optim.steps_per_update, self.sampling.num_steps
-        _require(
-            per_step is None or per_step <= num_steps,
-            f"optim.steps_per_update={per_step} exceeds sampling.num_steps={num_steps}.",
+        num_steps = self.sampling.num_steps
+        for name in ("steps_per_update", "trained_steps"):
+            steps = getattr(self.optim, name)
+            require(
+                steps is None or steps <= num_steps,
+                f"optim.{name}={steps} exceeds sampling.num_steps={num_steps}.",
+            )
+        require(
+            bool(self.reward.joint) or self.objective not in NEED_JOINT_REWARD,
+            f"objective={self.objective} needs a joint reward; set reward.joint, or use zigal_view, "
+            "reward_difference or ppo.",
+        )
+        evaluation = self.evaluation
+        require(
+            not evaluation.every
+            or evaluation.prompts is not None
+            or self.sampling.held_out_share > 0
+            or self.sampling.prompts.endswith(".jsonl"),
+            f"evaluation.every={evaluation.every} needs prompts: set evaluation.prompts (such as dev), or "
+            "sampling.held_out_share.",
         )
 
 
@@ -291,7 +119,7 @@ def load_config(preset: str, overrides: Sequence[str] = ()) -> TrainConfig:
         raise ValueError(
             f"{path.name} or an override is not valid YAML: {str(error).splitlines()[0]}."
         ) from error
-    _require(isinstance(values, dict), f"{path} must hold `section:` blocks with `key: value` lines.")
+    require(isinstance(values, dict), f"{path} must hold `section:` blocks with `key: value` lines.")
     values.setdefault("preset", path.stem)
     return config_from_dict(values)
 

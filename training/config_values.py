@@ -75,6 +75,8 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
         return None if value is None else _convert(inner, value, key)
     if origin is tuple:
         return _convert_tuple(typing.get_args(hint), value, key)
+    if origin is dict:
+        return _convert_weights(value, key)
     return _convert_scalar(hint, value, key)
 
 
@@ -84,6 +86,15 @@ def _convert_tuple(arguments: tuple[Any, ...], value: Any, key: str) -> tuple[An
     if arguments[-1] is not Ellipsis and len(value) != len(arguments):
         raise ValueError(f"{key}={value!r} must have {len(arguments)} entries.")
     return tuple(_convert(arguments[0], item, key) for item in value)
+
+
+def _convert_weights(value: Any, key: str) -> dict[str, float]:
+    """Names with weights; a single word is that name with weight 1, nothing is no name."""
+    if value is None or isinstance(value, str):
+        return {value: 1.0} if value else {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{key}={value!r} must be a name, or names with weights such as {{a: 1, b: 0.5}}.")
+    return {str(name): _convert_scalar(float, weight, f"{key}.{name}") for name, weight in value.items()}
 
 
 def _convert_scalar(hint: type, value: Any, key: str) -> Any:

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 
 PANEL_PX = (520, 300)
 MARGIN_PX = (64, 34, 16, 30)  # left, top, right, bottom
+MAX_LABELS_IN_TITLE = 3  # more are stacked inside the diagram, lower right
 SCALE = 2  # drawn larger and reduced: Pillow's lines have no antialiasing
-COLOURS = ("#1f5fbf", "#d9652b", "#6b6b6b")
+COLOURS = ("#1f5fbf", "#d9652b", "#6b6b6b", "#2a9d4a", "#b0379a", "#c9a20c", "#17a2b8", "#8b1a1a")
 PANELS: tuple[tuple[str, dict[str, str]], ...] = (
     ("single-view reward", {"view_reward_standard": "standard", "view_reward_zmv": "ZMV"}),
     (
@@ -44,6 +45,22 @@ def draw_curves(records: Sequence[Mapping[str, float]], path: Path) -> None:
     temporary.replace(path)
 
 
+def draw_panels(panels: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:
+    """Draw diagrams side by side as a PNG: title -> label -> values at 1, 2, 3, ..."""
+    from PIL import Image
+
+    width, height = (SCALE * size for size in PANEL_PX)
+    picture = Image.new("RGB", (len(panels) * width, height), "white")
+    for number, (title, curves) in enumerate(panels.items()):
+        longest = max(len(ys) for ys in curves.values())
+        panel = draw_panel(title, [float(x) for x in range(1, longest + 1)], curves)
+        picture.paste(panel, (number * width, 0))
+    temporary = path.with_name(f".{path.name}.tmp")
+    size = (len(panels) * PANEL_PX[0], PANEL_PX[1])
+    picture.resize(size, Image.Resampling.LANCZOS).save(temporary, format="PNG")
+    temporary.replace(path)
+
+
 def draw_panel(title: str, xs: Sequence[float], curves: Mapping[str, Sequence[float]]) -> Image.Image:
     """One diagram with its title, scales and legend, SCALE times as large as it will be shown."""
     from PIL import Image, ImageDraw, ImageFont
@@ -69,12 +86,15 @@ def draw_panel(title: str, xs: Sequence[float], curves: Mapping[str, Sequence[fl
             (place(x, low)[0], height - bottom + 4 * SCALE), f"{x:.0f}", fill="black", font=font, anchor="mt"
         )
     draw.text((left, 10 * SCALE), title, fill="black", font=font)
-    legend = width - right
+    legend, row = width - right, height - bottom
     for colour, (label, ys) in reversed(list(zip(COLOURS, curves.items(), strict=False))):
         draw.line(
             [place(x, y) for x, y in zip(xs, ys, strict=True)], fill=colour, width=2 * SCALE, joint="curve"
         )
-        if len(curves) > 1:
+        if len(curves) > MAX_LABELS_IN_TITLE:
+            row -= 15 * SCALE
+            draw.text((legend - 8 * SCALE, row), label, fill=colour, font=font, anchor="ra")
+        elif len(curves) > 1:
             draw.text((legend, 10 * SCALE), label, fill=colour, font=font, anchor="ra")
             legend -= round(draw.textlength(label, font=font)) + 12 * SCALE
     return panel

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,12 +19,11 @@ from tqdm import tqdm
 
 from t2mv_core.bundle import ModelBundle, ModelSources, load_bundle
 from t2mv_core.cameras import DEFAULT_RIG
-from t2mv_core.rewards import load_reward
 from t2mv_core.samplers import SAMPLERS, SamplingSettings, StepEvent, count_evaluations
 
 from .measure import Instruments, Measurement, Questions, Variant, measure
 from .prompts import load_prompts
-from .rollout import Rewards
+from .setup import load_rewards
 
 if TYPE_CHECKING:
     from .toybox.captions import PromptSpec
@@ -34,9 +33,11 @@ logger = logging.getLogger(__name__)
 
 def find_specs(prompts: Sequence[str]) -> tuple[PromptSpec, ...] | None:
     """What toybox prompts ask for; None unless every prompt is one of the toybox's own."""
-    from .toybox.captions import DEV_PROMPTS, HELD_OUT_PROMPTS, TRAIN_PROMPTS
+    from .toybox import captions
 
-    known = {spec.prompt: spec for spec in (*TRAIN_PROMPTS, *DEV_PROMPTS, *HELD_OUT_PROMPTS)}
+    lists = (captions.TRAIN_PROMPTS, captions.TRAIN_PART_PROMPTS, captions.DEV_PROMPTS)
+    held_out = (captions.HELD_OUT_PROMPTS, captions.MORE_HELD_OUT_PROMPTS)
+    known = {spec.prompt: spec for specs in (*lists, *held_out) for spec in specs}
     return tuple(known[prompt] for prompt in prompts) if all(prompt in known for prompt in prompts) else None
 
 
@@ -81,8 +82,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--prompts", default="heldout", help="a prompt set (heldout, dev, toybox, animals) or a text file")
     add("--num-prompts", type=int, default=100, help="how many of them, at even distances")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    add("--view-reward", default="toybox_clip")
-    add("--joint-reward", default="toybox_hyperscore")
+    add("--view-rewards", nargs="+", default=["toybox_clip"], help="scorers of single views")
+    add("--joint-rewards", nargs="*", default=["toybox_hyperscore"], help="scorers of sets of views")
     add("--guidance-scale", type=float, default=7.0, help="w; use the one a LoRA was trained with")
     add("--zigzag-steps", type=int, default=1)
     add("--zigzag-repeats", type=int, default=1)
@@ -108,7 +109,7 @@ def run(arguments: argparse.Namespace) -> Path:
         ModelSources(arguments.model, allow_download=arguments.allow_download), arguments.device
     )
     instruments = load_instruments(
-        arguments.view_reward, arguments.joint_reward, arguments.device, specs is not None
+        arguments.view_rewards, arguments.joint_rewards, arguments.device, specs is not None
     )
     questions = Questions(prompts, tuple(arguments.seeds), arguments.batch_size, specs)
     measurements = [
@@ -119,9 +120,9 @@ def run(arguments: argparse.Namespace) -> Path:
 
 
 def load_instruments(
-    view_reward: str, joint_reward: str, device: torch.device | str, has_judge: bool
+    view_rewards: Iterable[str], joint_rewards: Iterable[str], device: torch.device | str, has_judge: bool
 ) -> Instruments:
-    """Load the two rewards by name, and the bundled judge when prompts have specs for it.
+    """Load rewards by name, and the bundled judge when prompts have specs for it.
 
     Raises:
         ValueError: an unknown reward, or a damaged file.
@@ -129,7 +130,7 @@ def load_instruments(
     """
     from .toybox.judge import load_judge
 
-    rewards = Rewards(load_reward(view_reward, device), load_reward(joint_reward, device))
+    rewards = load_rewards(view_rewards, joint_rewards, device)
     return Instruments(rewards, load_judge().to(device) if has_judge else None)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,8 @@ from t2mv_core.lora import load_lora
 from t2mv_core.samplers import OnStep, SamplingSettings, count_evaluations
 from t2mv_core.text import encode_text
 
-from .rollout import Policy, Rewards, ScoredSets, paired_noise, sample_and_score
+from .consistency import view_consistency
+from .rollout import Policy, Rewards, ScoredSets, Scores, paired_noise, sample_and_score
 from .setup import camera_rig
 
 if TYPE_CHECKING:
@@ -32,10 +33,12 @@ class Instruments:
     Attributes:
         rewards: the scorers.
         judge: the independent judge; none when prompts have no specs.
+        azimuths_deg: cameras of the pictures, filled in when measuring.
     """
 
     rewards: Rewards
     judge: Judge | None = None
+    azimuths_deg: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,22 @@ def measure(
         bundle = load_lora(bundle, variant.lora, 1.0)
     with torch.no_grad():
         policy = Policy(bundle, encode_cameras(bundle, camera_rig(azimuths_deg)))
+    return measure_policy(policy, azimuths_deg, instruments, variant, questions, on_step)
+
+
+def measure_policy(
+    policy: Policy,
+    azimuths_deg: Sequence[float],
+    instruments: Instruments,
+    variant: Variant,
+    questions: Questions,
+    on_step: OnStep | None = None,
+) -> Measurement:
+    """`measure` of a policy as it is, the LoRA in training included; a LoRA file of the variant is ignored.
+
+    Its cameras must be those of `azimuths_deg`.
+    """
+    instruments = replace(instruments, azimuths_deg=tuple(azimuths_deg))
     started = time.monotonic()
     columns: list[dict[str, Tensor]] = []
     pictures: list[Tensor] = []
@@ -151,11 +170,32 @@ def _measure_batch(
     scored = sample_and_score(
         policy, instruments.rewards, variant.sampler, batch, noise, variant.settings, on_step
     )
-    values = {"view_reward": scored.scores.view.mean(dim=1), "joint_reward": scored.scores.joint}
-    values |= {f"joint_{name}": part for name, part in scored.scores.details.items()}
+    values = reward_values(scored.scores)
     if instruments.judge is not None and questions.specs is not None:
-        values |= judge_sets(instruments.judge, scored.images / 255, [questions.specs[row] for row in rows])
+        specs, pictures = [questions.specs[row] for row in rows], scored.images / 255
+        values |= judge_sets(instruments.judge, pictures, specs)
+        if len(instruments.azimuths_deg) > 1:
+            values["hull_consistency"] = view_consistency(pictures, instruments.azimuths_deg)
     return scored, values
+
+
+def reward_values(scores: Scores) -> dict[str, Tensor]:
+    """Rewards and their parts per set, [B] each.
+
+    "view_reward", "joint_reward" and "joint_<part>" where a role has one reward; else the name stands behind:
+    "view_reward/pickscore".
+    """
+    views = {name: values.mean(dim=1) for name, values in scores.view.items()}
+    named = {f"view_reward{_suffix(name, scores.view)}": values for name, values in views.items()}
+    named |= {f"joint_reward{_suffix(name, scores.joint)}": values for name, values in scores.joint.items()}
+    for key, values in scores.details.items():
+        name, _, part = key.rpartition(".")
+        named[f"joint_{part}{_suffix(name, scores.joint)}"] = values
+    return named
+
+
+def _suffix(name: str, role: Mapping[str, Tensor]) -> str:
+    return f"/{name}" if len(role) > 1 else ""
 
 
 def judge_sets(judge: Judge, images: Tensor, specs: Sequence[PromptSpec]) -> dict[str, Tensor]:

@@ -1,4 +1,8 @@
-"""The record of a run: one JSON line per iteration, and the line a person reads."""
+"""The record of a run: one JSON line per iteration.
+
+Where a role has several rewards, "view_reward_standard" is their weighted mean and each is logged apart as
+"view_reward_standard/<name>".
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ METRICS = {
     "iteration": "number of the iteration, from 1",
     "loss": "mean clipped regression loss over all pairs of the iteration",
     "grad_norm": "mean norm of the gradient before it is clipped",
+    "reference_kl": "mean KL to the model without the LoRA per latent element; 0 without optim.kl_weight",
     "approx_kl": "mean rho^2/2 per latent element, old against updated policy, while updating",
     "clip_fraction": "share of log ratios beyond the clip range",
     "view_reward_standard": "mean single-view reward of the first (standard) trajectories",
@@ -22,6 +27,8 @@ METRICS = {
     "rollout_seconds": "time for sampling, decoding and scoring",
     "update_seconds": "time for the policy update",
 }
+OPTIONAL = {"joint_reward_standard", "joint_reward_zmv", "threshold"}
+"""Metrics of runs with a joint reward."""
 
 
 class MetricsLog:
@@ -45,17 +52,17 @@ class MetricsLog:
         Raises:
             ValueError: a name that METRICS does not explain, or a missing one.
         """
-        if set(record) != set(METRICS):
-            raise ValueError(
-                f"metrics {sorted(set(record) ^ set(METRICS))} are unknown or missing; see METRICS."
-            )
+        names = {name.partition("/")[0] for name in record}
+        if wrong := sorted((names - set(METRICS)) | (set(METRICS) - names - OPTIONAL)):
+            raise ValueError(f"metrics {wrong} are unknown or missing; see METRICS.")
         with self.path.open("a", encoding="utf-8") as file:
             file.write(_line(record))
 
     def means(self, count: int) -> dict[str, float]:
         """Mean of every metric over the last `count` iterations; empty before the first."""
         records = read_metrics(self.path)[-count:]
-        return {name: sum(r[name] for r in records) / len(records) for name in METRICS} if records else {}
+        names = records[0] if records else {}
+        return {name: sum(r[name] for r in records) / len(records) for name in names}
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -68,18 +75,6 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
         except json.JSONDecodeError:
             break
     return records
-
-
-def console_line(record: Mapping[str, float], num_iterations: int, seconds_left: float) -> str:
-    """One iteration in one line for people."""
-    minutes, seconds = divmod(round(seconds_left), 60)
-    return (
-        f"iteration {record['iteration']:.0f}/{num_iterations}  "
-        f"view {record['view_reward_standard']:.4f} (zmv {record['view_reward_zmv']:.4f})  "
-        f"joint {record['joint_reward_standard']:.4f} (zmv {record['joint_reward_zmv']:.4f})  "
-        f"lambda {record['lambda']:.3f}  threshold {record['threshold']:.4f}  loss {record['loss']:.4f}  "
-        f"kl {record['approx_kl']:.1e}  clipped {record['clip_fraction']:.0%}  left {minutes}:{seconds:02d}"
-    )
 
 
 def _line(record: Mapping[str, float]) -> str:

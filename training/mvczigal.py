@@ -50,18 +50,20 @@ def train(config: TrainConfig, resume: bool) -> bool:
     from accelerate import Accelerator
 
     from t2mv_core.bundle import ModelSources, load_bundle
-    from t2mv_core.rewards import load_reward
 
-    from .rollout import Rewards
-    from .setup import TORCH_DTYPES
+    from .setup import TORCH_DTYPES, available_trackers, load_rewards
     from .trainer import Trainer
 
     model = config.model
-    accelerator = Accelerator(cpu=model.device == "cpu")
+    trackers = available_trackers(config.run.trackers)
+    accelerator = Accelerator(
+        cpu=model.device == "cpu", log_with=trackers or None, project_dir=config.run.out_dir
+    )
     device = accelerator.device if model.device == "auto" else model.device
     sources = ModelSources(model.name, model.adapter, allow_download=model.allow_download)
     bundle = load_bundle(sources, device, TORCH_DTYPES[model.dtype])
-    rewards = Rewards(load_reward(config.reward.view, device), load_reward(config.reward.joint, device))
+    reward_device = device if config.reward.device == "auto" else config.reward.device
+    rewards = load_rewards(config.reward.view, config.reward.joint, reward_device)
     trainer = Trainer(config, bundle, rewards, accelerator, resume)
 
     with stopping_on_signals(trainer.request_stop):

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,61 +15,36 @@ from torch import Tensor
 
 ADVANTAGE_EPSILON = 1e-8  # METHOD.md section 5
 
-
-@dataclass(frozen=True)
-class Objective:
-    """Which two trajectories a prompt gets, and how the two rewards become one advantage.
-
-    Attributes:
-        samplers: names of the two samplers of `t2mv_core.samplers`, compared by `zigal_loss`; first minus
-            second.
-        fixed_lambda: multiplier of the joint advantage; None takes the dual variable's, `math.inf` means the
-            joint reward alone.
-        summary: one line for people.
-    """
-
-    samplers: tuple[str, str]
-    fixed_lambda: float | None
-    summary: str
+Loss = Callable[[Tensor, Tensor, float], Tensor]
+"""(log ratios [K, B, V], advantages [K, B, V], clip range) -> scalar; K trajectories per prompt."""
 
 
-OBJECTIVES: dict[str, Objective] = {
-    "mvc_zigal": Objective(
-        ("standard", "zmv"), None, "fidelity subject to the self-paced joint-view constraint"
-    ),
-    "zigal_view": Objective(("standard", "zmv"), 0.0, "zigzag advantage in the single-view reward alone"),
-    "zigal_joint": Objective(
-        ("standard", "zmv"), math.inf, "zigzag advantage in the joint-view reward alone"
-    ),
-    "zigal_weighted": Objective(
-        ("standard", "zmv"), 1.0, "zigzag advantage in the mean of both, fixed weights"
-    ),
-    "reward_difference": Objective(
-        ("standard", "standard"), None, "mvc_zigal's loss on two standard samples"
-    ),
-}
-
-
-def normalize_advantages(rewards: Tensor, population: Tensor) -> Tensor:
-    """Advantages of rewards against all trajectories of the iteration.
+def normalize_advantages(rewards: Tensor, groups: Sequence[int] | None = None) -> Tensor:
+    """Advantages of rewards against all trajectories of the iteration, or against their own prompt's.
 
         A = (R - mean) / (std + 1e-8)
 
-    Source: METHOD.md section 5. In float64: with nearly equal rewards, float32 rounding of the mean would
-    be blown up to advantages of order one.
+    Source: METHOD.md section 5. With `groups` the mean is the group's, and the deviation is that of all
+    R - mean(group) together: the trajectories of one prompt are too few for a deviation of their own.
+    In float64: with nearly equal rewards, float32 rounding of the mean would be blown up to advantages of
+    order one.
 
     Args:
-        rewards: any shape, the trajectories to be judged.
-        population: any shape, the rewards of *all* trajectories: both samplers, all processes.
+        rewards: [B, ...], *all* trajectories of the iteration: all samplers, all processes.
+        groups: which prompt each of the B rows belongs to; None compares all rows with each other.
 
     Returns:
         Float32, shape of `rewards`. The standard deviation is the population's (divides by n).
     """
-    reference = population.to(torch.float64)
-    deviation = reference.std(correction=0)
-    return ((rewards.to(torch.float64) - reference.mean()) / (deviation + ADVANTAGE_EPSILON)).to(
-        torch.float32
-    )
+    exact = rewards.to(torch.float64)
+    if groups is None:
+        centred = exact - exact.mean()
+    else:
+        member = torch.tensor(groups, device=rewards.device)
+        means = {group: exact[member == group].mean() for group in set(groups)}
+        centred = exact - torch.stack([means[group] for group in groups]).reshape(-1, *[1] * (exact.ndim - 1))
+    deviation = centred.square().mean().sqrt()
+    return (centred / (deviation + ADVANTAGE_EPSILON)).to(torch.float32)
 
 
 def combine_advantages(view_advantage: Tensor, joint_advantage: Tensor, lambda_: float) -> Tensor:
@@ -132,6 +108,42 @@ def zigal_loss(log_ratio: Tensor, zmv_log_ratio: Tensor, advantage_gap: Tensor, 
     return torch.maximum(error.square(), clipped.square()).mean()
 
 
+def zigal_pair_loss(log_ratios: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
+    """`zigal_loss` of the pair of trajectories of each prompt: log ratios and advantages [2, B, V]."""
+    first, second = log_ratios
+    return zigal_loss(first, second, advantages[0] - advantages[1], clip_range)
+
+
+def ppo_clip_loss(log_ratios: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
+    """Clipped policy gradient of one denoising step.
+
+        L = -mean min(A·exp(ρ), A·clip(exp(ρ), 1 - c, 1 + c))
+
+    Source: PPO, arXiv:1707.06347, Eq. (7); on denoising steps: DDPO, arXiv:2305.13301, Eq. (8).
+    ρ is a mean over C, H, W as everywhere here, so c bounds the change per latent element.
+
+    Args:
+        log_ratios: ρ, any shape, such as [K, B, V]; nats per latent element.
+        advantages: A, same shape, normalized; constant for the gradient.
+        clip_range: c, > 0.
+
+    Returns:
+        Scalar mean; lower is better.
+
+    Raises:
+        ValueError: the two tensors differ in shape, or the clip range is not positive.
+    """
+    if log_ratios.shape != advantages.shape:
+        raise ValueError(
+            f"log ratios {list(log_ratios.shape)} and advantages {list(advantages.shape)} differ in shape; "
+            "both are [K, B, V]."
+        )
+    if not clip_range > 0:
+        raise ValueError(f"clip_range={clip_range} must be positive; the published value is 1e-4.")
+    ratio, gain = log_ratios.exp(), advantages.detach()
+    return -torch.minimum(gain * ratio, gain * ratio.clamp(1.0 - clip_range, 1.0 + clip_range)).mean()
+
+
 def approximate_kl(log_ratio: Tensor) -> Tensor:
     """Second-order estimate of KL(old, new) per latent element: mean ρ²/2; scalar without graph."""
     return 0.5 * log_ratio.detach().square().mean()
@@ -140,3 +152,48 @@ def approximate_kl(log_ratio: Tensor) -> Tensor:
 def clip_fraction(log_ratio: Tensor, clip_range: float) -> Tensor:
     """Share of log ratios beyond the clip range, in [0, 1]; scalar without graph."""
     return (log_ratio.detach().abs() > clip_range).to(torch.float32).mean()
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Which two trajectories a prompt gets, how rewards become one advantage, and what is minimised.
+
+    Attributes:
+        samplers: names of the two samplers of `t2mv_core.samplers`.
+        loss: of log ratios and advantages of the trajectories.
+        fixed_lambda: multiplier of the joint advantage; None takes the dual variable's, `math.inf` means the
+            joint reward alone.
+        summary: one line for people.
+        has_fixed_threshold: the constraint's threshold stays where it starts instead of following the reward.
+    """
+
+    samplers: tuple[str, str]
+    loss: Loss
+    fixed_lambda: float | None
+    summary: str
+    has_fixed_threshold: bool = False
+
+
+_ZIGZAG, _STANDARD = ("standard", "zmv"), ("standard", "standard")
+
+OBJECTIVES: dict[str, Objective] = {
+    "mvc_zigal": Objective(
+        _ZIGZAG, zigal_pair_loss, None, "fidelity subject to the self-paced joint-view constraint"
+    ),
+    "mvc_zigal_fixed_threshold": Objective(
+        _ZIGZAG, zigal_pair_loss, None, "the same with a threshold that stays where it starts", True
+    ),
+    "zigal_view": Objective(
+        _ZIGZAG, zigal_pair_loss, 0.0, "zigzag advantage in the single-view reward alone"
+    ),
+    "zigal_joint": Objective(
+        _ZIGZAG, zigal_pair_loss, math.inf, "zigzag advantage in the joint-view reward alone"
+    ),
+    "zigal_weighted": Objective(
+        _ZIGZAG, zigal_pair_loss, 1.0, "zigzag advantage in the mean of both, fixed weights"
+    ),
+    "reward_difference": Objective(
+        _STANDARD, zigal_pair_loss, None, "mvc_zigal's loss on two standard samples"
+    ),
+    "ppo": Objective(_STANDARD, ppo_clip_loss, None, "clipped policy gradient on two standard samples"),
+}

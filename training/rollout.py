@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,13 +14,14 @@ from t2mv_core.images import decode_latents
 from t2mv_core.policy import Noise
 from t2mv_core.rewards.base import RewardResult
 from t2mv_core.samplers import SAMPLERS, OnStep, SamplingSettings
-from t2mv_core.text import TextCondition, encode_text
+from t2mv_core.text import TextCondition
 from t2mv_core.trajectory import SeededNoise, Trajectory
 from t2mv_core.trajectory import concat as concat_trajectories
 
 from .seeds import derive_seed
 
 Scorer = Callable[[Tensor, Sequence[str]], RewardResult]
+SCORE_KINDS = ("view", "joint", "details")
 
 
 class NonFiniteError(FloatingPointError):
@@ -32,27 +33,28 @@ class Scores:
     """Rewards of B sets of views, float32, on the CPU.
 
     Attributes:
-        view: single-view rewards, [B, V].
-        joint: joint-view rewards, [B].
-        details: named parts of the joint reward, [B] each.
+        view: single-view rewards by name, [B, V] each.
+        joint: joint-view rewards by name, [B] each; empty without joint rewards.
+        details: named parts of the joint rewards, "reward.part", [B] each.
     """
 
-    view: Tensor
-    joint: Tensor
+    view: dict[str, Tensor]
+    joint: dict[str, Tensor]
     details: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Rewards:
-    """The two reward models of a run.
+    """The reward models of a run, by name.
 
     Attributes:
-        view: pictures [n, 3, H, W] and n prompts -> n scores (fidelity).
-        joint: pictures [B·V, 3, H, W] and B prompts -> B scores (consistency of the set).
+        view: each takes pictures [n, 3, H, W] and n prompts and gives n scores (fidelity).
+        joint: each takes pictures [B·V, 3, H, W] and B prompts and gives B scores (consistency of the set);
+            empty for runs without a joint reward.
     """
 
-    view: Scorer
-    joint: Scorer
+    view: Mapping[str, Scorer]
+    joint: Mapping[str, Scorer]
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Scores:
         """Score sets of views.
@@ -66,18 +68,24 @@ class Rewards:
         """
         num_views = images.shape[1]
         flat = images.flatten(0, 1)
-        view = self.view(flat, [prompt for prompt in prompts for _ in range(num_views)]).scores
-        joint = self.joint(flat, list(prompts))
-        for name, scores in (("view", view), ("joint", joint.scores)):
+        per_view = [prompt for prompt in prompts for _ in range(num_views)]
+        view = {name: scorer(flat, per_view).scores for name, scorer in self.view.items()}
+        results = {name: scorer(flat, list(prompts)) for name, scorer in self.joint.items()}
+        for name, scores in (*view.items(), *((name, result.scores) for name, result in results.items())):
             bad = ~scores.isfinite().reshape(len(prompts), -1).all(dim=1)
             if bad.any():
                 prompt = prompts[int(bad.nonzero()[0])]
                 raise NonFiniteError(
-                    f"The {name} reward of {prompt!r} is not a finite number; look at its pictures."
+                    f"The reward {name} of {prompt!r} is not a finite number; look at its pictures."
                 )
-        details = {name: part.float().cpu() for name, part in joint.details.items()}
         return Scores(
-            view.float().cpu().reshape(len(prompts), num_views), joint.scores.float().cpu(), details
+            {name: scores.float().cpu().reshape(-1, num_views) for name, scores in view.items()},
+            {name: result.scores.float().cpu() for name, result in results.items()},
+            {
+                f"{name}.{part}": values.float().cpu()
+                for name, result in results.items()
+                for part, values in result.details.items()
+            },
         )
 
 
@@ -106,7 +114,7 @@ class ScoredSets:
 
     Attributes:
         sampler: its name.
-        trajectory: states, actions, behaviour log-probabilities.
+        trajectory: states, actions, behaviour log-probabilities; on the CPU, where they wait for the update.
         images: [B, V, 3, H, W], uint8, on the CPU.
         scores: their rewards.
     """
@@ -126,14 +134,12 @@ class RolloutSettings:
         sampling: steps, guidance, zigzag.
         batch_size: prompts in one forward pass.
         seed: the run's seed.
-        negative_prompt: for classifier-free guidance.
     """
 
     samplers: tuple[str, ...]
     sampling: SamplingSettings
     batch_size: int
     seed: int
-    negative_prompt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -186,7 +192,7 @@ def sample_and_score(
         images = decode_latents(policy.bundle.vae, trajectory.denoised)
         scores = rewards.score(images, prompts)
     pixels = (images.float() * 255).round().to(torch.uint8).cpu()
-    return ScoredSets(sampler, trajectory, pixels, scores)
+    return ScoredSets(sampler, trajectory.to("cpu"), pixels, scores)
 
 
 def collect(
@@ -195,6 +201,7 @@ def collect(
     settings: RolloutSettings,
     iteration: int,
     requests: Sequence[tuple[int, str]],
+    condition: TextCondition,
     on_step: OnStep | None = None,
 ) -> Rollout:
     """Sample every prompt once per entry of `settings.samplers`, all from the prompt's one initial noise.
@@ -205,11 +212,11 @@ def collect(
         settings: see RolloutSettings.
         iteration: number of the iteration; with the slot it fixes the noise.
         requests: (slot, prompt) of every prompt of this process.
+        condition: of these prompts, in their order.
         on_step: called after every UNet evaluation; may raise to cancel.
     """
     sets: list[list[ScoredSets]] = [[] for _ in settings.samplers]
     prompts = [prompt for _, prompt in requests]
-    condition = encode_text(policy.bundle, prompts, settings.negative_prompt)
     for start in range(0, len(requests), settings.batch_size):
         rows = range(start, min(start + settings.batch_size, len(requests)))
         batch = ([prompts[row] for row in rows], condition.select(list(rows)))
@@ -226,12 +233,9 @@ def _concat(parts: Sequence[ScoredSets]) -> ScoredSets:
         parts[0].sampler,
         concat_trajectories([part.trajectory for part in parts]),
         torch.cat([part.images for part in parts]),
-        Scores(
-            torch.cat([part.scores.view for part in parts]),
-            torch.cat([part.scores.joint for part in parts]),
-            {
-                name: torch.cat([part.scores.details[name] for part in parts])
-                for name in parts[0].scores.details
-            },
-        ),
+        Scores(*(_concat_named([getattr(part.scores, kind) for part in parts]) for kind in SCORE_KINDS)),
     )
+
+
+def _concat_named(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

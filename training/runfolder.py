@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,11 @@ class RunFolder:
         return self.root / "metrics.jsonl"
 
     @property
+    def evaluations_path(self) -> Path:
+        """One JSON line per held-out evaluation."""
+        return self.root / "evaluations.jsonl"
+
+    @property
     def curves_path(self) -> Path:
         """The curves picture."""
         return self.root / "curves.png"
@@ -50,8 +56,22 @@ class RunFolder:
         import yaml
 
         self.root.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-        (self.root / "config.yaml").write_text(text, encoding="utf-8")
+        self._replace(self.root / "config.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+    def prune_loras(self, count: int | None) -> None:
+        """Delete all but the newest `count` epoch files; None keeps all."""
+        if count is not None:
+            for path in sorted((self.root / "lora").glob("epoch_*.safetensors"))[:-count]:
+                path.unlink()
+
+    def read_evaluations(self) -> list[dict[str, float]]:
+        """All evaluations so far; none before the first."""
+        return read_metrics(self.evaluations_path)
+
+    def write_evaluations(self, records: list[dict[str, float]]) -> None:
+        """Replace the record of evaluations; a run without any gets no file."""
+        if records:
+            self._replace(self.evaluations_path, "".join(json.dumps(record) + "\n" for record in records))
 
     def write_curves(self) -> None:
         """Draw the metrics so far."""
@@ -71,3 +91,8 @@ class RunFolder:
         path = self.sheet_path(epoch)
         path.parent.mkdir(exist_ok=True)
         contact_sheet(images / 255, row_labels=labels).save(path)
+
+    def _replace(self, path: Path, text: str) -> None:
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,9 +17,11 @@ from t2mv_core.samplers import SamplingSettings
 
 from .config import ConstraintConfig, OptimConfig, SamplingConfig, TrainConfig
 from .constraint import DualVariable
-from .rollout import Policy
+from .rollout import Policy, Rewards
 from .seeds import derive_seed
 from .updates import Update, plan_updates
+
+logger = logging.getLogger(__name__)
 
 LORA_NAME = "trained"
 """The name of the LoRA in training on its UNet."""
@@ -36,6 +39,7 @@ def sampling_settings(config: SamplingConfig) -> SamplingSettings:
         zigzag_repeats=config.zigzag_repeats,
         inverse_guidance_scale=config.inverse_guidance_scale,
         inverse_view_scale=config.inverse_view_scale,
+        state_dtype=TORCH_DTYPES[config.state_dtype],
     )
 
 
@@ -58,8 +62,18 @@ def make_policy(config: TrainConfig, bundle: ModelBundle) -> Policy:
         )  # METHOD.md section 7: LoRA in fp32 over a half-precision base
         parameter.requires_grad_(True)
     policy_bundle = replace(bundle, loras=(*bundle.loras, LoraHandle(LORA_NAME, num_matched=num_modules)))
-    cameras = encode_cameras(bundle, camera_rig(config.sampling.azimuths_deg))
+    if config.model.gradient_checkpointing:
+        bundle.unet.enable_gradient_checkpointing()
+        bundle.unet.train()  # older diffusers checkpoint in this mode only; there is no dropout
+    azimuths_deg = config.sampling.azimuths_deg[: config.sampling.num_views]
+    cameras = encode_cameras(bundle, camera_rig(azimuths_deg))
     return Policy(policy_bundle, cameras, config.optim.mixed_precision == "bf16")
+
+
+def reference_policy(policy: Policy) -> Policy:
+    """The policy as it was before training: the same model and cameras without the LoRA in training."""
+    others = tuple(handle for handle in policy.bundle.loras if handle.name != LORA_NAME)
+    return replace(policy, bundle=replace(policy.bundle, loras=others))
 
 
 def restore_lora(policy: Policy, tensors: Mapping[str, Tensor]) -> None:
@@ -87,13 +101,57 @@ def make_optimizer(config: OptimConfig, parameters: Sequence[nn.Parameter]) -> t
     )
 
 
-def make_dual(config: ConstraintConfig) -> DualVariable:
-    """The dual variable before the first iteration."""
+def load_rewards(view: Iterable[str], joint: Iterable[str], device: torch.device | str) -> Rewards:
+    """Load the reward models of a run by name.
+
+    Raises:
+        ValueError: an unknown name, or a reward in the wrong role.
+        FileNotFoundError: weights that are not on this machine.
+    """
+    from t2mv_core.rewards import REWARDS, load_reward
+
+    roles = {"view": list(view), "joint": list(joint)}
+    for role, names in roles.items():
+        for name in names:
+            if name in REWARDS and REWARDS[name].kind != role:
+                raise ValueError(
+                    f"{name} is a {REWARDS[name].kind} reward; it cannot be used as {role} reward."
+                )
+    loaded = {role: {name: load_reward(name, device) for name in names} for role, names in roles.items()}
+    return Rewards(**loaded)
+
+
+def available_trackers(names: Sequence[str]) -> list[str]:
+    """The trackers that can be used; a missing tensorboard is done without, any other is asked for by name.
+
+    Raises:
+        ValueError: accelerate does not know the tracker, or its package is not installed.
+    """
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    installed = [str(tracker) for tracker in get_available_trackers()]
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            known = ", ".join(LOGGER_TYPE_TO_CLASS)
+            raise ValueError(
+                f"run.trackers names {name!r}, which accelerate does not know; it knows {known}."
+            )
+        if name not in installed and name != "tensorboard":
+            raise ValueError(f"run.trackers names {name!r}, which is not installed; pip install {name}.")
+    if "tensorboard" in names and "tensorboard" not in installed:
+        logger.info(
+            "TensorBoard is not installed: metrics are in metrics.jsonl only (pip install tensorboard)."
+        )
+    return [name for name in names if name in installed]
+
+
+def make_dual(config: ConstraintConfig, has_fixed_threshold: bool = False) -> DualVariable:
+    """The dual variable before the first iteration; a fixed threshold is one that never decays."""
     return DualVariable(
         violated_lr=config.violated_lr,
         satisfied_lr=config.satisfied_lr,
         maximum=config.lambda_max,
-        threshold_decay=config.threshold_decay,
+        threshold_decay=1.0 if has_fixed_threshold else config.threshold_decay,
         initial_lambda=config.lambda_init,
         initial_threshold=config.threshold_init,
     )
@@ -108,14 +166,16 @@ def iteration_updates(config: TrainConfig, slots: Sequence[int], iteration: int)
         iteration: its number; with the seed it fixes the orders.
     """
     optim, sampling = config.optim, config.sampling
+    num_steps = optim.trained_steps or sampling.num_steps
     return [
         update
         for epoch in range(optim.inner_epochs)
         for update in plan_updates(
             sampling.prompts_per_iteration,
             sampling.num_steps,
+            num_steps,
             optim.prompts_per_update or sampling.prompts_per_iteration,
-            optim.steps_per_update or sampling.num_steps,
+            min(optim.steps_per_update or num_steps, num_steps),
             optim.micro_batch,
             slots,
             derive_seed(config.run.seed, "update", iteration, epoch),

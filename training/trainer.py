@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm import tqdm
 
 from t2mv_core.bundle import ModelBundle
-from t2mv_core.lora import lora_state_dict, save_lora, trainable_parameters
+from t2mv_core.lora import lora_state_dict, trainable_parameters
 from t2mv_core.samplers import StepEvent, count_evaluations
 
+from .advantages import RewardTable, iteration_advantages, weighted_mean
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from .config import TrainConfig, config_to_dict
-from .learner import Learner, UpdateStats
-from .metrics import MetricsLog, console_line
-from .objectives import OBJECTIVES, combine_advantages, normalize_advantages
-from .prompts import PromptSampler, load_prompts
+from .conditions import ConditionCache
+from .config import TrainConfig
+from .console import RunDisplay
+from .ema import LoraEma
+from .learner import Learner, LearnerSettings, UpdateStats
+from .monitor import Monitor
+from .objectives import OBJECTIVES
+from .prompts import PromptSampler, load_split
+from .recorder import Recorder
 from .rollout import Rewards, Rollout, RolloutSettings, collect
 from .runfolder import RunFolder
 from .setup import (
@@ -32,6 +34,7 @@ from .setup import (
     make_dual,
     make_optimizer,
     make_policy,
+    reference_policy,
     restore_lora,
     sampling_settings,
 )
@@ -46,14 +49,14 @@ class RolloutCancelled(Exception):  # noqa: N818 - not an error
 class Trainer:
     """One training run.
 
-    State: the LoRA and its optimizer, the dual variable, the prompt sampler and the number of iterations
-    done. All of it is in the run folder's `last/`, and every random draw derives from (seed, iteration,
-    slot), so that a resumed run continues bit for bit on the CPU.
+    State: the LoRA, its moving average and its optimizer, the dual variable, the prompt sampler, the best
+    evaluation and the number of iterations done. All of it is in the run folder's `last/`, and every random
+    draw derives from (seed, iteration, slot), so that a resumed run continues bit for bit on the CPU.
 
     Args:
         config: everything the run depends on.
         bundle: the base model; a LoRA is added to its UNet.
-        rewards: the two scorers.
+        rewards: the scorers.
         accelerator: processes and device; none is this process alone on the bundle's device.
         resume: continue from the run folder's saved state when there is one.
 
@@ -61,6 +64,7 @@ class Trainer:
         FileExistsError: the run folder holds a run and `resume` is false.
         ValueError: the saved state does not fit this configuration, or the prompts do not divide among
             processes.
+        OSError: the run folder cannot be written.
     """
 
     def __init__(
@@ -71,26 +75,27 @@ class Trainer:
         accelerator: Accelerator | None = None,
         resume: bool = False,
     ) -> None:
-        self.config = config
-        self.rewards = rewards
+        self.config, self.rewards = config, rewards
         self.accelerator = accelerator or Accelerator(cpu=bundle.device.type == "cpu")
         self.slots = self._own_slots()
         self.objective = OBJECTIVES[config.objective]
         self.sampling = sampling_settings(config.sampling)
-        self.prompts = PromptSampler(load_prompts(config.sampling.prompts), config.run.seed)
-        self.dual = make_dual(config.constraint)
+        split = load_split(config.sampling.prompts, config.sampling.held_out_share)
+        self.prompts = PromptSampler(split.train, config.run.seed)
+        self.dual = make_dual(config.constraint, self.objective.has_fixed_threshold)
         self.policy = make_policy(config, bundle)
         parameters = trainable_parameters(bundle.unet, LORA_NAME)
+        self.ema = LoraEma(parameters, config.optim.ema_decay) if config.optim.ema_decay else None
         self.optimizer = make_optimizer(config.optim, parameters)
-        optim = config.optim
-        self.learner = Learner(
-            self.policy, parameters, self.optimizer, self.accelerator, optim.clip_range, optim.max_grad_norm
-        )
+        self.learner = self._make_learner()
+        self.conditions = ConditionCache(bundle, config.sampling.negative_prompt)
+        self.monitor = Monitor(config, self.policy, rewards, split.held_out)
         self.iteration = 0
         self.num_iterations = config.run.epochs * config.run.iterations_per_epoch
         self.is_stopping = False
         self.folder = RunFolder(Path(config.run.out_dir))
         self._open_folder(resume)
+        self.display = RunDisplay(self.num_iterations, self.iteration, self.accelerator.is_main_process)
 
     def request_stop(self) -> None:
         """Ask the run to save its state and end as soon as it can; safe to call from a signal handler."""
@@ -100,121 +105,140 @@ class Trainer:
         """Train to the end, or until a stop is asked for.
 
         Returns:
-            Whether all iterations are done.
+            Whether the run is over: all iterations are done, or held-out evaluation ended it early.
 
         Raises:
             NonFiniteError: a reward, loss or gradient is not finite; `last/` holds the last saved good state.
             OSError: the run folder cannot be written.
         """
-        started, done_before = time.monotonic(), self.iteration
-        while self.iteration < self.num_iterations and not self._agree_to_stop():
-            prompt_state = self.prompts.state_dict()
-            try:
-                record, rollout = self._iterate(self.iteration + 1)
-            except RolloutCancelled:
-                self.prompts.load_state_dict(prompt_state)
-                break
-            self.iteration += 1
-            pace = (time.monotonic() - started) / (self.iteration - done_before)
-            self._report(record, rollout, pace * (self.num_iterations - self.iteration))
-            del rollout  # two iterations' trajectories need not be in memory together
+        with self.display:
+            if not self.iteration:
+                self._evaluate()
+            while not self._is_over() and not self._agree_to_stop():
+                prompt_state = self.prompts.state_dict()
+                try:
+                    record, rollout = self._iterate(self.iteration + 1)
+                except RolloutCancelled:
+                    self.prompts.load_state_dict(prompt_state)
+                    break
+                self.iteration += 1
+                self._report(record, rollout)
+                del rollout  # two iterations' trajectories need not be in memory together
         if self.iteration % self.config.run.save_every:
             self._save()
-        return self.iteration >= self.num_iterations
+        if self.accelerator.is_main_process:
+            self.recorder.finish(self._lora_facts())
+        return self._is_over()
 
     def _iterate(self, iteration: int) -> tuple[dict[str, float], Rollout]:
         """One iteration of METHOD.md section 5 under the constraint of section 6."""
         started = time.monotonic()
-        rollout = self._collect(iteration)
-        view, joint = self._gather_rewards(rollout)
+        rollout, table = self._collect(iteration)
         collected = time.monotonic()
-        self.dual.step(float(joint.double().mean()))
-        gap, gap_mean = self._advantage_gap(rollout, view, joint)
-        stats = self._update(iteration, rollout, gap)
+        weights = self.config.reward
+        if table.joint:
+            self.dual.step(float(weighted_mean(table.joint, weights.joint).double().mean()))
+        advantages = self._advantages(table)
+        stats = self._update(iteration, rollout, advantages[list(self.slots)])
         record = {
             "iteration": iteration,
             **asdict(stats),
-            "view_reward_standard": float(view[:, 0].double().mean()),
-            "view_reward_zmv": float(view[:, 1].double().mean()),
-            "joint_reward_standard": float(joint[:, 0].double().mean()),
-            "joint_reward_zmv": float(joint[:, 1].double().mean()),
-            "advantage_gap": gap_mean,
+            **reward_record("view", table.view, weights.view),
+            **reward_record("joint", table.joint, weights.joint),
+            "advantage_gap": float((advantages[:, 0] - advantages[:, 1]).double().mean()),
             "lambda": self.dual.lambda_,
-            "threshold": self.dual.threshold,
             "rollout_seconds": round(collected - started, 3),
             "update_seconds": round(time.monotonic() - collected, 3),
         }
+        if self.dual.threshold is not None:
+            record["threshold"] = self.dual.threshold
         return record, rollout
 
-    def _collect(self, iteration: int) -> Rollout:
+    def _collect(self, iteration: int) -> tuple[Rollout, RewardTable]:
+        """Sample this process's share of the iteration; the rewards are everybody's."""
         config = self.config.sampling
         drawn = self.prompts.draw(config.prompts_per_iteration)
         settings = RolloutSettings(
-            self.objective.samplers,
-            self.sampling,
-            config.batch_size,
-            self.config.run.seed,
-            config.negative_prompt,
+            self.objective.samplers, self.sampling, config.batch_size, self.config.run.seed
         )
         num_batches = -(-len(self.slots) // settings.batch_size)
         evaluations = num_batches * sum(count_evaluations(name, self.sampling) for name in settings.samplers)
-        with self._progress(evaluations, f"iteration {iteration}: rollout") as progress:
+        self.display.phase("rollout", evaluations)
 
-            def on_step(_: StepEvent) -> None:
-                progress.update()
-                # One of several processes must not leave alone: the others would wait for its rewards.
-                if self.is_stopping and self.accelerator.num_processes == 1:
-                    raise RolloutCancelled
+        def on_step(_: StepEvent) -> None:
+            self.display.advance()
+            # One of several processes must not leave alone: the others would wait for its rewards.
+            if self.is_stopping and self.accelerator.num_processes == 1:
+                raise RolloutCancelled
 
-            requests = [(slot, drawn[slot]) for slot in self.slots]
-            return collect(self.policy, self.rewards, settings, iteration, requests, on_step)
+        requests = [(slot, drawn[slot]) for slot in self.slots]
+        condition = self.conditions.lookup([prompt for _, prompt in requests])
+        rollout = collect(self.policy, self.rewards, settings, iteration, requests, condition, on_step)
+        return rollout, self._gather_rewards(rollout, drawn)
 
-    def _gather_rewards(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
-        """View rewards [B, 2, V] and joint rewards [B, 2] of all processes, on the CPU."""
-        view = torch.stack([scored.scores.view for scored in rollout.sets], dim=1)
-        joint = torch.stack([scored.scores.joint for scored in rollout.sets], dim=1)
-        device = self.accelerator.device
-        return self.accelerator.gather(view.to(device)).cpu(), self.accelerator.gather(joint.to(device)).cpu()
+    def _gather_rewards(self, rollout: Rollout, prompts: list[str]) -> RewardTable:
+        """The rewards of all processes, in the order of the iteration's slots."""
+        count, processes = len(prompts), self.accelerator.num_processes
+        place = [slot for process in range(processes) for slot in range(process, count, processes)]
+        order = torch.tensor(place).argsort()
 
-    def _advantage_gap(self, rollout: Rollout, view: Tensor, joint: Tensor) -> tuple[Tensor, float]:
-        """First minus second set's combined advantage, [B, V] of this process; its mean over all."""
-        lambda_ = self.dual.lambda_ if self.objective.fixed_lambda is None else self.objective.fixed_lambda
+        def gather(kind: str) -> dict[str, Tensor]:
+            scores = [getattr(scored.scores, kind) for scored in rollout.sets]
+            own = {name: torch.stack([one[name] for one in scores], dim=1) for name in scores[0]}
+            device = self.accelerator.device
+            return {k: self.accelerator.gather(r.to(device)).cpu()[order] for k, r in own.items()}
 
-        def advantage(view_reward: Tensor, joint_reward: Tensor) -> Tensor:
-            return combine_advantages(
-                normalize_advantages(view_reward, view), normalize_advantages(joint_reward, joint), lambda_
-            )
+        return RewardTable(tuple(prompts), gather("view"), gather("joint"))
 
-        first, second = (advantage(scored.scores.view, scored.scores.joint) for scored in rollout.sets)
-        everywhere = advantage(view[:, 0], joint[:, 0]) - advantage(view[:, 1], joint[:, 1])
-        return first - second, float(everywhere.double().mean())
+    def _advantages(self, table: RewardTable) -> Tensor:
+        """The combined advantages of all trajectories, [B, K, V]."""
+        fixed, reward = self.objective.fixed_lambda, self.config.reward
+        lambda_ = self.dual.lambda_ if fixed is None else fixed
+        is_per_prompt = reward.normalization == "prompt"
+        return iteration_advantages(table, reward.view, reward.joint, lambda_, is_per_prompt)
 
-    def _update(self, iteration: int, rollout: Rollout, gap: Tensor) -> UpdateStats:
+    def _update(self, iteration: int, rollout: Rollout, advantages: Tensor) -> UpdateStats:
         updates = iteration_updates(self.config, self.slots, iteration)
-        with self._progress(
-            sum(len(u.micro_steps) for u in updates), f"iteration {iteration}: update"
-        ) as progress:
-            return self.learner.apply(rollout, gap, updates, self.sampling, progress.update)
+        self.display.phase("update", sum(len(u.micro_steps) for u in updates))
+        return self.learner.apply(rollout, advantages, updates, self.sampling, self.display.advance)
 
-    def _report(self, record: Mapping[str, float], rollout: Rollout, seconds_left: float) -> None:
-        """Log the iteration; at the end of an epoch write its files; save the state when it is due."""
-        run = self.config.run
+    def _report(self, record: dict[str, float], rollout: Rollout) -> None:
+        """Log the iteration, evaluate, write an epoch's files and save the state, each when it is due."""
         if self.accelerator.is_main_process:
-            self.metrics.append(record)
-            logger.info("%s", console_line(record, self.num_iterations, seconds_left))
-            if self.iteration % run.iterations_per_epoch == 0:
-                epoch = self.iteration // run.iterations_per_epoch
-                save_lora(
-                    self.policy.bundle.unet, self.folder.lora_path(epoch), self._lora_metadata(), LORA_NAME
-                )
-                self.folder.write_curves()
-                self.folder.write_sheet(epoch, rollout, run.sheet_prompts)
-        if self.iteration % run.save_every == 0:
+            self.recorder.record(self.iteration, record, rollout, self._lora_facts())
+        self._evaluate()
+        if self.accelerator.is_main_process:
+            self.display.report(
+                record, num_sets=len(rollout.sets) * self.config.sampling.prompts_per_iteration
+            )
+        if self.iteration % self.config.run.save_every == 0:
             self._save()
 
-    def _lora_metadata(self) -> dict[str, str]:
-        """What a LoRA file says about itself; reward means are the standard sampler's, last epoch."""
-        means = self.metrics.means(self.config.run.iterations_per_epoch)
+    def _evaluate(self) -> None:
+        """Measure on held-out prompts when it is due, before the first iteration too: the baseline."""
+        found = self.monitor.measure_when_due(self.iteration, self.ema, self.accelerator, self.display)
+        if found is not None and self.accelerator.is_main_process:
+            self.recorder.record_evaluation(self.iteration, found, self._lora_facts())
+
+    def _save(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        checkpoint = Checkpoint(
+            self.iteration,
+            lora_state_dict(self.policy.bundle.unet, LORA_NAME),
+            self._lora_facts(),
+            self.optimizer.state_dict(),
+            {
+                "dual": self.dual.state_dict(),
+                "prompts": self.prompts.state_dict(),
+                "early_stop": self.monitor.early_stop.state_dict(),
+            },
+            None if self.ema is None else self.ema.state_dict(),
+        )
+        save_checkpoint(self.folder.root, checkpoint)
+
+    def _lora_facts(self) -> dict[str, str]:
+        """What a LoRA file says about itself, reward means aside."""
         return {
             "rank": str(self.config.model.lora_rank),
             "alpha": str(self.config.model.lora_alpha),
@@ -224,22 +248,20 @@ class Trainer:
             "step": str(self.iteration),
             "num_steps": str(self.sampling.num_steps),
             "guidance_scale": str(self.sampling.guidance_scale),
-            "view_reward_mean": str(means.get("view_reward_standard", "")),
-            "joint_reward_mean": str(means.get("joint_reward_standard", "")),
+            "weights": "trained" if self.ema is None else f"average, decay {self.ema.decay}",
         }
 
-    def _save(self) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        checkpoint = Checkpoint(
-            self.iteration,
-            lora_state_dict(self.policy.bundle.unet, LORA_NAME),
-            self._lora_metadata(),
-            self.optimizer.state_dict(),
-            self.dual.state_dict(),
-            self.prompts.state_dict(),
+    def _make_learner(self) -> Learner:
+        optim = self.config.optim
+        settings = LearnerSettings(
+            self.objective.loss, optim.clip_range, optim.max_grad_norm, optim.kl_weight, optim.splits_pairs
         )
-        save_checkpoint(self.folder.root, checkpoint)
+        reference = reference_policy(self.policy)
+        on_step = (lambda: None) if self.ema is None else self.ema.update
+        parameters = trainable_parameters(self.policy.bundle.unet, LORA_NAME)
+        return Learner(
+            self.policy, reference, parameters, self.optimizer, self.accelerator, settings, on_step
+        )
 
     def _open_folder(self, resume: bool) -> None:
         """Resume or refuse a folder with a run in it; begin the record otherwise."""
@@ -253,14 +275,21 @@ class Trainer:
         if checkpoint is not None:
             self._restore(checkpoint)
         if self.accelerator.is_main_process:
-            self.folder.write_config(config_to_dict(self.config))
-            self.metrics = MetricsLog(self.folder.metrics_path, self.iteration)
+            self.recorder = Recorder(
+                self.config, self.folder, self.policy, self.ema, self.accelerator, self.iteration
+            )
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         restore_lora(self.policy, checkpoint.lora)
         self.optimizer.load_state_dict(checkpoint.optimizer)
-        self.dual.load_state_dict(checkpoint.dual)
-        self.prompts.load_state_dict(checkpoint.prompts)
+        self.dual.load_state_dict(checkpoint.counters["dual"])
+        self.prompts.load_state_dict(checkpoint.counters["prompts"])
+        if "early_stop" in checkpoint.counters:  # not in runs of version 0.2
+            self.monitor.early_stop.load_state_dict(checkpoint.counters["early_stop"])
+        if self.ema is not None:
+            if checkpoint.ema is None:
+                raise ValueError("The saved run kept no moving average; resume it with optim.ema_decay=null.")
+            self.ema.load_state_dict(checkpoint.ema)
         self.iteration = checkpoint.iteration
         logger.info("Resumed %s at iteration %d.", self.folder.root, self.iteration)
 
@@ -273,11 +302,23 @@ class Trainer:
             )
         return range(self.accelerator.process_index, count, processes)
 
+    def _is_over(self) -> bool:
+        return self.iteration >= self.num_iterations or self.monitor.early_stop.is_due
+
     def _agree_to_stop(self) -> bool:
         """Whether any process was asked to stop; the same answer on all of them."""
         flag = torch.tensor([float(self.is_stopping)], device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, "sum").item() > 0)
 
-    def _progress(self, total: int, label: str) -> tqdm:
-        is_hidden = not (self.accelerator.is_main_process and sys.stderr.isatty())
-        return tqdm(total=total, desc=label, leave=False, disable=is_hidden)
+
+def reward_record(role: str, rewards: dict[str, Tensor], weights: dict[str, float]) -> dict[str, float]:
+    """Mean rewards of both trajectories for the metrics; of each reward by name where there are several."""
+    if not rewards:
+        return {}
+    named = {"": weighted_mean(rewards, weights)}
+    named |= {f"/{name}": values for name, values in rewards.items()} if len(rewards) > 1 else {}
+    return {
+        f"{role}_reward_{kind}{suffix}": float(values[:, number].double().mean())
+        for suffix, values in named.items()
+        for number, kind in enumerate(("standard", "zmv"))
+    }

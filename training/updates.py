@@ -47,6 +47,7 @@ def step_order(seed: int, slot: int, num_steps: int) -> list[int]:
 def plan_updates(
     num_prompts: int,
     num_steps: int,
+    trained_steps: int,
     prompts_per_update: int,
     steps_per_update: int,
     micro_batch: int,
@@ -61,6 +62,7 @@ def plan_updates(
     Args:
         num_prompts: prompts of the iteration over all processes; slots 0 .. num_prompts-1.
         num_steps: T.
+        trained_steps: how many of a prompt's steps are used, the first of its random order; T for all.
         prompts_per_update: slots of one update; the last update takes what is left.
         steps_per_update: steps of each prompt in one update; likewise.
         micro_batch: prompts of one pass.
@@ -74,8 +76,8 @@ def plan_updates(
         group = range(first, min(first + prompts_per_update, num_prompts))
         mine = [slot for slot in group if slot in rows]
         chunks = [mine[i : i + micro_batch] for i in range(0, len(mine), micro_batch)]
-        for start in range(0, num_steps, steps_per_update):
-            positions = range(start, min(start + steps_per_update, num_steps))
+        for start in range(0, trained_steps, steps_per_update):
+            positions = range(start, min(start + steps_per_update, trained_steps))
             micro_steps = tuple(
                 MicroStep(
                     torch.tensor([rows[s] for s in chunk]), torch.tensor([orders[s][position] for s in chunk])

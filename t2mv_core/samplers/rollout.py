@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..denoiser import CameraFeatures, predict_noise
-from ..policy import Noise, StepDistribution, act, consistency_output, denoise_step, invert_step
+from ..policy import Noise, StepDistribution, act, consistency_output, denoise_step, invert_step, log_prob
 from ..trajectory import Trajectory
 from .settings import OnStep, SamplingSettings, StepEvent
 
@@ -43,7 +43,8 @@ class StepLoop:
         """x_T: standard normal, [B, V, C, H, W], float32 on the bundle's device."""
         bundle = self._bundle
         size = (bundle.latent_channels, bundle.latent_px, bundle.latent_px)
-        return noise(torch.Size((len(self._condition), self._cameras.num_views, *size))).to(bundle.device)
+        drawn = noise(torch.Size((len(self._condition), self._cameras.num_views, *size)))
+        return self._rounded(drawn.to(bundle.device))
 
     def zig(self, x: Tensor, step: int) -> StepDistribution:
         """Denoise: the policy's distribution at a step, with the full guidance and view scale."""
@@ -64,14 +65,16 @@ class StepLoop:
         inverted = invert_step(schedule, noise_pred, x_next, timestep, next_timestep)
         denoised = consistency_output(schedule, noise_pred, x_next, max(next_timestep, 0))
         self._tell("zag", timestep, denoised)
-        return inverted
+        return self._rounded(inverted)
 
     def act_and_record(self, x: Tensor, distribution: StepDistribution, noise: Noise) -> Tensor:
         """Sample the action of a step and record it with its state; returns the action."""
-        action, log_probability = act(distribution, noise=noise)
-        self._states.append(x)
-        self._actions.append(action)
-        self._log_probs.append(log_probability)
+        action = self._rounded(act(distribution, noise=noise)[0])
+        dtype = self._settings.state_dtype
+        self._states.append(x.to(dtype))
+        self._actions.append(action.to(dtype))
+        # Of the rounded action: scoring the record again must find the same number.
+        self._log_probs.append(log_prob(distribution, action))
         self._denoised = distribution.denoised
         return action
 
@@ -100,6 +103,10 @@ class StepLoop:
                 "bfloat16 or float32."
             )
         return noise_pred.float()
+
+    def _rounded(self, x: Tensor) -> Tensor:
+        """Float32 numbers that `state_dtype` can hold, so that what is recorded is what acted."""
+        return x.to(self._settings.state_dtype).to(x.dtype)
 
     def _tell(self, kind: Literal["zig", "zag"], timestep: int, denoised: Tensor) -> None:
         self._evaluations += 1

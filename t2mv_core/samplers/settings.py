@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 
@@ -22,6 +23,7 @@ class SamplingSettings:
         zigzag_repeats: zag-zig pairs per zigzag step.
         inverse_guidance_scale: w_inv of the zag, weaker than w.
         inverse_view_scale: s_inv of the zag.
+        state_dtype: latents are rounded to it as they are made, and recorded in it; float32 or bfloat16.
     """
 
     num_steps: int = 8
@@ -31,6 +33,7 @@ class SamplingSettings:
     zigzag_repeats: int = 1
     inverse_guidance_scale: float = 1.0
     inverse_view_scale: float = 1.0
+    state_dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
         """Refuse numbers no sampler could use, before any expensive work."""
@@ -44,6 +47,8 @@ class SamplingSettings:
             raise ValueError(
                 f"zigzag_repeats={self.zigzag_repeats} must be at least 1; use zigzag_steps=0 for none."
             )
+        if self.state_dtype not in (torch.float32, torch.bfloat16):
+            raise ValueError(f"state_dtype={self.state_dtype} must be torch.float32 or torch.bfloat16.")
         for name in ("guidance_scale", "view_scale", "inverse_guidance_scale", "inverse_view_scale"):
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0:

@@ -96,7 +96,7 @@ def plain_rewards():
         spread = blue.std(dim=1, correction=0)
         return RewardResult(-spread, {"overall": -spread})
 
-    return Rewards(redness, agreement)
+    return Rewards({"redness": redness}, {"agreement": agreement})
 
 
 @pytest.fixture
@@ -108,7 +108,14 @@ def tiny_config(tmp_path) -> Callable:
         "sampling": {"prompts": "animals", "prompts_per_iteration": 4, "batch_size": 2, "num_steps": 2},
         "model": {"name": "tiny", "lora_rank": 2, "lora_alpha": 2, "device": "cpu"},
         "optim": {"lr": 1e-2, "prompts_per_update": 2},
-        "run": {"epochs": 2, "iterations_per_epoch": 2, "sheet_prompts": 1, "out_dir": str(tmp_path / "run")},
+        "reward": {"view": "redness", "joint": "agreement"},
+        "run": {
+            "epochs": 2,
+            "iterations_per_epoch": 2,
+            "sheet_prompts": 1,
+            "trackers": [],
+            "out_dir": str(tmp_path / "run"),
+        },
     }
     values["sampling"]["azimuths_deg"] = [0, 90]
 

@@ -7,21 +7,27 @@ import pytest
 import torch
 
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from training.ema import LoraEma
 
 
-def checkpoint(iteration: int) -> Checkpoint:
+def checkpoint(iteration: int, has_ema: bool = True) -> Checkpoint:
     weight = torch.nn.Parameter(torch.full((2, 2), float(iteration)))
     optimizer = torch.optim.AdamW([weight], lr=0.1)
     weight.grad = torch.ones(2, 2)
     optimizer.step()
-    dual = {"lambda": 0.1 * iteration, "threshold": None}
+    counters = {
+        "dual": {"lambda": 0.1 * iteration, "threshold": None},
+        "prompts": {"num_drawn": iteration},
+    }
+    ema = LoraEma([weight], 0.9)
+    ema.update()
     return Checkpoint(
         iteration,
         {"x": weight},
         {"step": str(iteration)},
         optimizer.state_dict(),
-        dual,
-        {"num_drawn": iteration},
+        counters,
+        ema.state_dict() if has_ema else None,
     )
 
 
@@ -31,15 +37,14 @@ def test_everything_comes_back(tmp_path):
     drawn = torch.rand(1).item(), random.random()
     loaded = load_checkpoint(tmp_path)
     assert (torch.rand(1).item(), random.random()) == drawn
-    assert (loaded.iteration, loaded.dual, loaded.prompts, loaded.metadata) == (
-        3,
-        saved.dual,
-        saved.prompts,
-        saved.metadata,
-    )
+    assert (loaded.iteration, loaded.counters, loaded.metadata) == (3, saved.counters, saved.metadata)
     assert torch.equal(loaded.lora["x"], saved.lora["x"])
     moments = [state["state"][0]["exp_avg"] for state in (loaded.optimizer, saved.optimizer)]
     assert torch.equal(*moments)
+    assert loaded.ema["num_updates"] == 1
+    assert torch.equal(loaded.ema["shadows"][0], saved.ema["shadows"][0])
+    save_checkpoint(tmp_path, checkpoint(4, has_ema=False))
+    assert load_checkpoint(tmp_path).ema is None
 
 
 def test_nothing_saved_is_none(tmp_path):
@@ -83,7 +88,7 @@ def test_a_failing_write_keeps_the_state_before(tmp_path, monkeypatch):
     assert load_checkpoint(tmp_path).iteration == 1
 
 
-@pytest.mark.parametrize("name", ["counters.json", "lora.safetensors", "optimizer.pt", "random.pt"])
+@pytest.mark.parametrize("name", ["counters.json", "lora.safetensors", "optimizer.pt", "random.pt", "ema.pt"])
 @pytest.mark.parametrize("is_removed", [True, False])
 def test_damage_gets_a_sentence(tmp_path, name, is_removed):
     save_checkpoint(tmp_path, checkpoint(1))

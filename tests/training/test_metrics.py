@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from training.curves import PANELS, draw_curves
-from training.metrics import METRICS, MetricsLog, console_line, read_metrics
+from training.metrics import METRICS, OPTIONAL, MetricsLog, read_metrics
 
 
 def record(iteration: int) -> dict[str, float]:
@@ -34,17 +34,22 @@ def test_resuming_drops_iterations_that_are_computed_again(tmp_path):
     assert [r["iteration"] for r in read_metrics(log.path)] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("wrong", [{"speed": 1.0}, {"iteration": 1}])
+@pytest.mark.parametrize("wrong", [{"speed": 1.0}, {"iteration": 1}, {"speed/redness": 1.0}])
 def test_names_are_the_documented_ones(tmp_path, wrong):
-    values = {**record(1), **wrong} if "speed" in wrong else wrong
+    values = wrong if "iteration" in wrong else {**record(1), **wrong}
     with pytest.raises(ValueError, match="unknown or missing"):
         MetricsLog(tmp_path / "m.jsonl").append(values)
 
 
-def test_the_console_line_says_what_a_person_wants_to_know():
-    line = console_line(record(3), 10, seconds_left=125)
-    for part in ("iteration 3/10", "lambda 3.000", "threshold 3.0000", "left 2:05"):
-        assert part in line
+def test_rewards_by_name_are_known_and_those_of_a_missing_role_may_lack(tmp_path):
+    log = MetricsLog(tmp_path / "m.jsonl")
+    named = {**record(1), "view_reward_zmv/redness": 0.25}
+    view_only = {name: value for name, value in record(2).items() if name not in OPTIONAL}
+    log.append(named)
+    log.append(view_only)
+    assert read_metrics(log.path) == [named, view_only]
+    with pytest.raises(ValueError, match="'view_reward_zmv'"):
+        log.append({name: value for name, value in view_only.items() if name != "view_reward_zmv"})
 
 
 def test_curves_are_drawn_from_known_metrics(tmp_path):

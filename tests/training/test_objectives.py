@@ -12,7 +12,9 @@ from training.objectives import (
     clip_fraction,
     combine_advantages,
     normalize_advantages,
+    ppo_clip_loss,
     zigal_loss,
+    zigal_pair_loss,
 )
 
 
@@ -71,16 +73,104 @@ def test_loss_refuses_a_clip_range_of_zero():
         zigal_loss(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1, 1), 0.0)
 
 
+def test_the_pair_loss_is_the_loss_of_the_advantages_gap():
+    log_ratios = torch.tensor([[[0.03, -0.3]], [[-0.01, 0.05]]], dtype=torch.float64)
+    advantages = torch.tensor([[[0.5, -1.0]], [[0.25, 0.75]]], dtype=torch.float64)
+    # gaps, first minus second: 0.25 and -1.75
+    expected = zigal_loss(log_ratios[0], log_ratios[1], torch.tensor([[0.25, -1.75]]).double(), 0.1)
+    assert zigal_pair_loss(log_ratios, advantages, 0.1).item() == pytest.approx(expected.item(), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("log_ratio", "advantage", "loss", "slope"),
+    [
+        # c = 0.1: exp(rho) is left alone in [0.9, 1.1]. The loss is -A·ratio where that counts, with slope
+        # -A·exp(rho); where the clipped term is the lower one it is a constant, with slope 0.
+        (0.05, 2.0, -2.0 * math.exp(0.05), -2.0 * math.exp(0.05)),  # inside
+        (0.05, -2.0, 2.0 * math.exp(0.05), 2.0 * math.exp(0.05)),
+        (-0.05, 2.0, -2.0 * math.exp(-0.05), -2.0 * math.exp(-0.05)),
+        (0.2, 2.0, -2.2, 0.0),  # a good action is more likely already: min(2·1.22, 2·1.1)
+        (
+            0.2,
+            -2.0,
+            2.0 * math.exp(0.2),
+            2.0 * math.exp(0.2),
+        ),  # a bad one is: min(-2·1.22, -2·1.1), pulled back
+        (-0.2, 2.0, -2.0 * math.exp(-0.2), -2.0 * math.exp(-0.2)),  # a good one is less likely: pulled back
+        (-0.2, -2.0, 1.8, 0.0),  # a bad one is less likely already: min(-2·0.82, -2·0.9)
+    ],
+)
+def test_ppo_loss_by_hand(log_ratio, advantage, loss, slope):
+    rho = leaf(log_ratio)
+    found = ppo_clip_loss(rho, torch.tensor([[advantage]], dtype=torch.float64), clip_range=0.1)
+    assert found.item() == pytest.approx(loss, abs=1e-12)
+    found.backward()
+    assert rho.grad.item() == pytest.approx(slope, abs=1e-12)
+
+
+def test_ppo_loss_is_the_mean_over_trajectories_prompts_and_views():
+    rho = torch.tensor([[[0.0, 0.2]], [[0.0, -0.2]]], dtype=torch.float64, requires_grad=True)
+    advantages = torch.tensor([[[1.0, 2.0]], [[-3.0, -2.0]]], dtype=torch.float64)
+    # -1, -2.2, 3 and 1.8 as above
+    loss = ppo_clip_loss(rho, advantages, 0.1)
+    assert loss.item() == pytest.approx(1.6 / 4, abs=1e-12)
+    loss.backward()
+    expected = torch.tensor([[[-0.25, 0.0]], [[0.75, 0.0]]], dtype=torch.float64)
+    torch.testing.assert_close(rho.grad, expected)
+
+
+def test_ppo_loss_is_ddpos():
+    """DDPO's code takes the maximum of the negatives: max(-A·ratio, -A·clip(ratio))."""
+    generator = torch.Generator().manual_seed(0)
+    rho, gain = (torch.randn(2, 5, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    ratio = (0.1 * rho).exp()
+    expected = torch.maximum(-gain * ratio, -gain * ratio.clamp(1 - 0.05, 1 + 0.05)).mean()
+    torch.testing.assert_close(ppo_clip_loss(0.1 * rho, gain, 0.05), expected)
+
+
+def test_ppo_loss_gives_advantages_no_gradient():
+    gain = torch.ones(2, 1, 1, requires_grad=True)
+    ppo_clip_loss(torch.zeros(2, 1, 1, requires_grad=True), gain, 1e-4).backward()
+    assert gain.grad is None
+
+
+def test_ppo_loss_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="differ in shape"):
+        ppo_clip_loss(torch.zeros(2, 3, 6), torch.zeros(2, 3, 1), 1e-4)
+    with pytest.raises(ValueError, match="clip_range=0"):
+        ppo_clip_loss(torch.zeros(2, 1, 1), torch.zeros(2, 1, 1), 0)
+
+
 def test_advantages_use_the_whole_population():
-    population = torch.tensor([[1.0, 3.0], [5.0, 7.0]])
     # mean 4, population variance (9 + 1 + 1 + 9)/4 = 5
-    expected = torch.tensor([-3.0, 3.0]) / math.sqrt(5)
-    torch.testing.assert_close(normalize_advantages(torch.tensor([1.0, 7.0]), population), expected)
+    expected = torch.tensor([[-3.0, -1.0], [1.0, 3.0]]) / math.sqrt(5)
+    torch.testing.assert_close(normalize_advantages(torch.tensor([[1.0, 3.0], [5.0, 7.0]])), expected)
+
+
+def test_advantages_of_groups_have_their_groups_mean_and_one_deviation():
+    # Rows 0 and 2 are one prompt: mean (1 + 3 + 6 + 2)/4 = 3; row 1 is another: mean (10 + 20)/2 = 15.
+    rewards = torch.tensor([[1.0, 3.0], [10.0, 20.0], [6.0, 2.0]])
+    # centred: -2, 0, 3, -1 and -5, 5; one variance for all, (4 + 0 + 9 + 1 + 25 + 25)/6 = 64/6
+    expected = torch.tensor([[-2.0, 0.0], [-5.0, 5.0], [3.0, -1.0]]) / math.sqrt(64 / 6)
+    torch.testing.assert_close(normalize_advantages(rewards, [7, 0, 7]), expected)
+    # one group for all is no group
+    assert torch.equal(normalize_advantages(rewards, [3, 3, 3]), normalize_advantages(rewards))
+
+
+def test_advantages_are_ddpos():
+    """DDPO's code: (r - mean)/(std + eps), numpy's population std; arXiv:2305.13301, section 4.1."""
+    rewards = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
+    values = rewards.double().numpy()
+    expected = (values - values.mean()) / (values.std() + 1e-8)
+    torch.testing.assert_close(normalize_advantages(rewards).double(), torch.from_numpy(expected))
 
 
 def test_equal_rewards_give_no_advantage():
     rewards = torch.full((4, 6), 0.1)
-    assert normalize_advantages(rewards, rewards).abs().max() < 1e-6
+    assert normalize_advantages(rewards).abs().max() < 1e-6
+    # equal within each prompt, different between them
+    rewards[::2] = 0.7
+    assert normalize_advantages(rewards, [0, 1, 0, 1]).abs().max() < 1e-6
 
 
 def test_combined_advantage_weighs_by_lambda():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -93,6 +94,27 @@ def _held_out_prompts() -> list[PromptSpec]:
     return specs[:100]
 
 
+def _more_held_out_prompts() -> list[PromptSpec]:
+    """All held-out combinations in wordings that `_held_out_prompts` does not use, pairs with other parts."""
+    pairs = sorted(HELD_OUT_PAIRS)
+    plain = [_reword(spec, 2 + number % 2) for number, spec in enumerate(_specs(pairs))]
+    parts = [PromptSpec("", *combination) for combination in sorted(HELD_OUT_PARTS)]
+    with_parts = [_reword(spec, 1 + k % 3) for k, spec in enumerate([*_with_parts(pairs, 4), *parts])]
+    specs = plain + with_parts
+    count = Counter(spec.family for spec in specs)
+    # The rest is plain again, in the other one of the two wordings, for the families that occur least often.
+    specs += [
+        _reword(spec, 3 - pairs.index((spec.family, spec.colour)) % 2)
+        for spec in sorted(_specs(pairs), key=lambda spec: count[spec.family])[: 100 - len(specs)]
+    ]
+    # Of all strides, 41 spreads families and kinds most evenly: each half holds every family.
+    return [specs[(k * 41) % len(specs)] for k in range(len(specs))]
+
+
+def _reword(spec: PromptSpec, style: int) -> PromptSpec:
+    return replace(spec, prompt=phrase(spec.family, spec.colour, spec.part_colour, style))
+
+
 def _dev_prompts() -> list[PromptSpec]:
     """Seen pairs only: every other one plain, the rest with a part colour."""
     pairs = _seen_pairs()
@@ -102,7 +124,12 @@ def _dev_prompts() -> list[PromptSpec]:
 
 TRAIN_PROMPTS: list[PromptSpec] = _specs(_seen_pairs())
 """Every (family, colour) pair of the training data as a plain prompt: for reinforcement learning."""
+TRAIN_PART_PROMPTS: list[PromptSpec] = list(_with_parts(_seen_pairs(), 6))
+"""The same pairs with a part in another colour, held-out part combinations aside."""
 HELD_OUT_PROMPTS: list[PromptSpec] = _held_out_prompts()
 """100 prompts none of whose combinations occurs in training: for reports only."""
+MORE_HELD_OUT_PROMPTS: list[PromptSpec] = _more_held_out_prompts()
+"""100 further prompts of the same kinds (60 held-out pairs, 40 held-out part combinations), none equal to one
+in another list: in other wordings, and the pairs with other part colours. For reports that need 200."""
 DEV_PROMPTS: list[PromptSpec] = _dev_prompts()
 """100 prompts on pairs that training has seen: for choosing settings."""

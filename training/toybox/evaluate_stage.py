@@ -176,7 +176,8 @@ def _rewards(folder: Path, device: str) -> Rewards:
     """The export folder's own scorers, which need not be the shipped ones."""
     clip, hyperscore = (folder / "rewards" / f"{name}.safetensors" for name in ("clip", "hyperscore"))
     return Rewards(
-        load_clip_score(clip, "toybox_clip", device), load_hyperscore(hyperscore, "toybox_hyperscore", device)
+        {"toybox_clip": load_clip_score(clip, "toybox_clip", device)},
+        {"toybox_hyperscore": load_hyperscore(hyperscore, "toybox_hyperscore", device)},
     )
 
 

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from training.toybox.captions import DEV_PROMPTS, HELD_OUT_PROMPTS, TRAIN_PROMPTS, caption, phrase
+from training.toybox.captions import (
+    DEV_PROMPTS,
+    HELD_OUT_PROMPTS,
+    MORE_HELD_OUT_PROMPTS,
+    TRAIN_PROMPTS,
+    caption,
+    phrase,
+)
 from training.toybox.scenes import (
     COLOURS,
     FAMILIES,
@@ -47,7 +54,11 @@ def test_caption_varies_and_mentions_the_part_often_but_not_always():
     assert 0.7 < sum("blue handle" in text for text in captions) / 200 < 0.9  # drawn with 0.8
 
 
-@pytest.mark.parametrize("prompts", [HELD_OUT_PROMPTS, DEV_PROMPTS], ids=["held_out", "dev"])
+@pytest.mark.parametrize(
+    "prompts",
+    [HELD_OUT_PROMPTS, MORE_HELD_OUT_PROMPTS, DEV_PROMPTS],
+    ids=["held_out", "more_held_out", "dev"],
+)
 def test_evaluation_lists_have_100_prompts_with_every_family_and_colour(prompts):
     assert len({spec.prompt for spec in prompts}) == len(prompts) == 100
     assert {spec.family for spec in prompts} == set(FAMILIES)
@@ -73,3 +84,22 @@ def test_prompt_lists_do_not_overlap_where_it_matters():
     held_out = {spec.prompt for spec in HELD_OUT_PROMPTS}
     assert not held_out & {spec.prompt for spec in DEV_PROMPTS}
     assert not held_out & {spec.prompt for spec in TRAIN_PROMPTS}
+
+
+def test_more_held_out_prompts_are_new_and_hold_every_held_out_combination():
+    known = {spec.prompt for spec in HELD_OUT_PROMPTS + DEV_PROMPTS + TRAIN_PROMPTS}
+    assert len({spec.prompt for spec in MORE_HELD_OUT_PROMPTS} - known) == len(MORE_HELD_OUT_PROMPTS) == 100
+    asked = [(spec.family, spec.colour, spec.part_colour) for spec in MORE_HELD_OUT_PROMPTS]
+    assert all(is_held_out(*combination) for combination in asked)
+    assert {combination[:2] for combination in asked} >= HELD_OUT_PAIRS
+    assert set(asked) >= HELD_OUT_PARTS
+
+
+def test_more_held_out_prompts_are_worded_truly_and_balanced():
+    for spec in MORE_HELD_OUT_PROMPTS:
+        wordings = [phrase(spec.family, spec.colour, spec.part_colour, style) for style in (1, 2, 3)]
+        assert spec.prompt in wordings
+    # The list above has 60 prompts on held-out pairs and 40 on held-out parts; so has this one.
+    assert sum((spec.family, spec.colour) in HELD_OUT_PAIRS for spec in MORE_HELD_OUT_PROMPTS) == 60
+    for half in (MORE_HELD_OUT_PROMPTS[:50], MORE_HELD_OUT_PROMPTS[50:]):
+        assert {spec.family for spec in half} == set(FAMILIES)

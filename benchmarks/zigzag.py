@@ -1,0 +1,301 @@
+"""Does the zigzag help on the bundled model, and can it be had for fewer UNet evaluations?
+
+python -m benchmarks.zigzag --out docs/results/zigzag
+
+Samples the same prompts from the same noise by ways of zigzagging and prints reward, judge, UNet evaluations
+and seconds per set for each, with differences to standard sampling (95 % intervals over prompts). The ideas:
+
+    standard   no zigzag, at several numbers of steps: what the same evaluations buy otherwise
+    zmv        the paper's: zig, zag, zig at the first step (two more evaluations)
+    late       the same at a later step, where the gap between zig and zag is wider
+    no view    the zag without the view condition (s_inv = 0); unconditional: w_inv = 0
+    reuse      the zag takes the zig's own prediction instead of asking the UNet (one more evaluation)
+    direct     no zag: the second zig starts from x_{t'} as if it were x_t (one more evaluation)
+    renoise    no zag: x_t is made anew from the zig's f and fresh noise (one more evaluation); carries no
+               information about how the noise was answered, so what is not better than this is not the zigzag
+    until still  zigzags at every step as long as a set's f moves by more than a tenth of its size
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from t2mv_core.bundle import ModelBundle, load_bundle
+from t2mv_core.cameras import DEFAULT_RIG
+from t2mv_core.denoiser import CameraFeatures, encode_cameras, predict_noise
+from t2mv_core.images import decode_latents
+from t2mv_core.policy import Noise, StepDistribution, act, denoise_step, invert_step
+from t2mv_core.samplers import SamplingSettings
+from t2mv_core.text import TextCondition, encode_text
+from training.consistency import view_consistency
+from training.environment import describe_environment
+from training.evaluate import find_specs, load_instruments, spread
+from training.intervals import bootstrap
+from training.measure import Instruments, judge_sets, reward_values
+from training.prompts import load_prompts
+from training.rollout import paired_noise
+
+STILL = 0.1
+BATCH_SIZE = 10
+SHOWN = ("view_reward", "joint_reward", "judge_colour", "judge_azimuth", "hull_consistency")
+
+
+@dataclass
+class Walk:
+    """One batch on its way from noise to pictures; counts UNet evaluations in sets.
+
+    Attributes:
+        num_evaluations: UNet evaluations so far, summed over the sets of the batch.
+    """
+
+    bundle: ModelBundle
+    condition: TextCondition
+    cameras: CameraFeatures
+    settings: SamplingSettings
+    noise: Noise
+    num_evaluations: int = 0
+
+    def predict(self, x: Tensor, step: int, guidance: float, view_scale: float) -> Tensor:
+        """ε at a step's timestep."""
+        self.num_evaluations += len(x)
+        timestep = self.timesteps(step)[0]
+        return predict_noise(
+            self.bundle, x, timestep, self.condition, self.cameras, guidance, view_scale
+        ).float()
+
+    def zig(self, x: Tensor, step: int) -> tuple[StepDistribution, Tensor]:
+        """The policy's distribution, and the ε it came from."""
+        noise_pred = self.predict(x, step, self.settings.guidance_scale, self.settings.view_scale)
+        return denoise_step(self.bundle.schedule, noise_pred, x, *self.timesteps(step)), noise_pred
+
+    def timesteps(self, step: int) -> tuple[int, int]:
+        """t and t'."""
+        schedule, count = self.bundle.schedule, self.settings.num_steps
+        return int(schedule.timesteps(count)[step]), int(schedule.next_timesteps(count)[step])
+
+
+Zag = Callable[[Walk, Tensor, int, StepDistribution, Tensor], Tensor]
+"""(walk, x_t, step, zig's distribution, zig's ε) -> x̃_t."""
+
+
+def zag(walk: Walk, x: Tensor, step: int, distribution: StepDistribution, noise_pred: Tensor) -> Tensor:
+    """METHOD.md section 4."""
+    x_next, _ = act(distribution, noise=walk.noise)
+    settings = walk.settings
+    weak = walk.predict(x_next, step, settings.inverse_guidance_scale, settings.inverse_view_scale)
+    return invert_step(walk.bundle.schedule, weak, x_next, *walk.timesteps(step))
+
+
+def reuse(walk: Walk, x: Tensor, step: int, distribution: StepDistribution, noise_pred: Tensor) -> Tensor:
+    """The inversion with the zig's ε."""
+    x_next, _ = act(distribution, noise=walk.noise)
+    return invert_step(walk.bundle.schedule, noise_pred, x_next, *walk.timesteps(step))
+
+
+def direct(walk: Walk, x: Tensor, step: int, distribution: StepDistribution, noise_pred: Tensor) -> Tensor:
+    """x_{t'} itself."""
+    return act(distribution, noise=walk.noise)[0]
+
+
+def renoise(walk: Walk, x: Tensor, step: int, distribution: StepDistribution, noise_pred: Tensor) -> Tensor:
+    """√ᾱ_t·f + √(1-ᾱ_t)·fresh noise."""
+    alpha_bar = walk.bundle.schedule.alpha_bar_at(walk.timesteps(step)[0])
+    return alpha_bar.sqrt() * distribution.denoised + (1 - alpha_bar).sqrt() * walk.noise(x.shape)
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of sampling.
+
+    Attributes:
+        name: for people.
+        settings: steps and scales.
+        at: the steps that zigzag.
+        zag: how they go back.
+        is_until_still: a set stops zigzagging when its f has moved little.
+        model: "toybox" or "toybox-teacher".
+    """
+
+    name: str
+    settings: SamplingSettings
+    at: tuple[int, ...] = ()
+    zag: Zag = zag
+    is_until_still: bool = False
+    model: str = "toybox"
+
+
+def sample(walk: Walk, way: Way) -> Tensor:
+    """Clean latents of a batch, [B, V, C, H, W]."""
+    bundle, cameras = walk.bundle, walk.cameras
+    size = (bundle.latent_channels, bundle.latent_px, bundle.latent_px)
+    x = walk.noise(torch.Size((len(walk.condition), cameras.num_views, *size)))
+    denoised = x
+    is_moving = torch.ones(len(x), dtype=torch.bool)
+    for step in range(way.settings.num_steps):
+        distribution, noise_pred = walk.zig(x, step)
+        if step in way.at and bool(is_moving.any()):
+            before, inverted = distribution.denoised, way.zag(walk, x, step, distribution, noise_pred)
+            again, _ = walk.zig(inverted, step)
+            # Sets that stand still keep their first zig; what was computed for them is not counted.
+            walk.num_evaluations -= 2 * int((~is_moving).sum())
+            pick = is_moving.reshape(-1, 1, 1, 1, 1)
+            distribution = StepDistribution(
+                torch.where(pick, again.mean, distribution.mean),
+                again.std,
+                torch.where(pick, again.denoised, before),
+            )
+            if way.is_until_still:
+                moved = (again.denoised - before).flatten(1).norm(dim=1) / before.flatten(1).norm(dim=1)
+                is_moving &= moved > STILL
+        denoised = distribution.denoised
+        x, _ = act(distribution, noise=walk.noise)
+    return denoised
+
+
+def ways_of(guidance: float) -> list[Way]:
+    """All ways at one guidance on the student; the first is the reference."""
+    four = SamplingSettings(num_steps=4, guidance_scale=guidance)
+    return [
+        Way("standard, 4 steps", four),
+        *(Way(f"standard, {n} steps", replace(four, num_steps=n)) for n in (2, 3, 5, 6)),
+        Way("zmv (first step)", four, (0,)),
+        *(Way(f"late: zigzag at step {k + 1}", four, (k,)) for k in (1, 2, 3)),
+        Way("zmv, two steps", four, (0, 1)),
+        Way("no view: s_inv = 0", replace(four, inverse_view_scale=0.0), (0,)),
+        Way("unconditional: w_inv = 0, s_inv = 0, step 3",
+            replace(four, inverse_guidance_scale=0.0, inverse_view_scale=0.0), (2,)),
+        Way("reuse", four, (0,), reuse),
+        Way("direct", four, (0,), direct),
+        Way("renoise", four, (0,), renoise),
+        Way("until still", four, (0, 1, 2, 3), is_until_still=True),
+    ]  # fmt: skip
+
+
+def teacher_ways() -> list[Way]:
+    """The teacher with 8 DDIM steps: real guidance, the zigzag on the first 4."""
+    eight = SamplingSettings(num_steps=8, guidance_scale=2.0)
+    weak = replace(eight, guidance_scale=1.0, inverse_guidance_scale=0.0)
+    first = (0, 1, 2, 3)
+    teacher = "toybox-teacher"
+    return [
+        Way("teacher, w = 2", eight, model=teacher),
+        Way("teacher, w = 2, zmv 4 steps", eight, first, model=teacher),
+        Way("teacher, w = 1", weak, model=teacher),
+        Way("teacher, w = 1, w_inv = 0, zmv 4 steps", weak, first, model=teacher),
+    ]
+
+
+@torch.no_grad()
+def measure(
+    way: Way, bundle: ModelBundle, instruments: Instruments, prompts: Sequence[str], seeds: Sequence[int]
+) -> dict[str, Any]:
+    """Values [P, S] by measure, evaluations and seconds per set."""
+    cameras = encode_cameras(bundle, DEFAULT_RIG)
+    specs = find_specs(prompts)
+    columns: list[dict[str, Tensor]] = []
+    evaluations, sampling_seconds = 0, 0.0
+    for seed in seeds:
+        parts: list[dict[str, Tensor]] = []
+        for start in range(0, len(prompts), BATCH_SIZE):
+            rows = range(start, min(start + BATCH_SIZE, len(prompts)))
+            batch = [prompts[row] for row in rows]
+            noise = paired_noise(seed, 0, rows, 0)
+            walk = Walk(bundle, encode_text(bundle, batch), cameras, way.settings, noise)
+            started = time.monotonic()
+            images = decode_latents(bundle.vae, sample(walk, way))
+            sampling_seconds += time.monotonic() - started
+            evaluations += walk.num_evaluations
+            images = (images * 255).round() / 255
+            values = reward_values(instruments.rewards.score(images, batch))
+            if specs is not None and instruments.judge is not None:
+                values |= judge_sets(instruments.judge, images, [specs[row] for row in rows])
+                values["hull_consistency"] = view_consistency(images, DEFAULT_RIG.azimuths_deg)
+            parts.append(values)
+        columns.append({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+    count = len(prompts) * len(seeds)
+    return {
+        "values": {name: torch.stack([column[name] for column in columns], dim=1) for name in columns[0]},
+        "evaluations": evaluations / count,
+        "seconds": sampling_seconds / count,
+    }
+
+
+def table(found: dict[str, dict[str, Any]], reference: str) -> str:
+    """Markdown: a row per way, differences to the reference in brackets."""
+    lines = [
+        "| way | evaluations | seconds | " + " | ".join(SHOWN) + " |",
+        "|---|---|---|" + "---|" * len(SHOWN),
+    ]
+    for name, one in found.items():
+        cells = [name, f"{one['evaluations']:.2f}", f"{one['seconds']:.3f}"]
+        for measure_name in SHOWN:
+            mean = bootstrap(one["values"][measure_name]).mean
+            gap = bootstrap(one["values"][measure_name] - found[reference]["values"][measure_name])
+            cells.append(
+                f"{mean:.4f}"
+                + ("" if name == reference else f" ({gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}])")
+            )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Measure everything and write README.md and report.json."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.zigzag", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("docs/results/zigzag"))
+    parser.add_argument("--prompts", default="heldout200")
+    parser.add_argument("--num-prompts", type=int, default=200)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[2000, 2001])
+    parser.add_argument("--guidance", type=float, nargs="+", default=[2.0, 5.0])
+    parser.add_argument("--no-teacher", action="store_true")
+    arguments = parser.parse_args()
+    prompts = spread(load_prompts(arguments.prompts), arguments.num_prompts)
+    instruments = load_instruments(["toybox_clip"], ["toybox_hyperscore"], "cpu", has_judge=True)
+    groups = {f"student, w = {w:g}": ways_of(w) for w in arguments.guidance}
+    if not arguments.no_teacher:
+        groups["teacher, 8 steps"] = teacher_ways()
+    bundles = {way.model: load_bundle(way.model) for ways in groups.values() for way in ways}
+    command = "python -m benchmarks.zigzag " + " ".join(sys.argv[1:])
+    parts = ["# Zigzags on the bundled model", f"Command: `{command}`", __doc__.split("\n\n", 2)[2].strip()]
+    record: dict[str, Any] = {"command": command, "environment": describe_environment(), "groups": {}}
+    for group, ways in groups.items():
+        found = {}
+        for way in tqdm(ways, desc=group):
+            found[way.name] = measure(way, bundles[way.model], instruments, prompts, arguments.seeds)
+        parts += [
+            f"## {group}",
+            f"{len(prompts)} prompts, {len(arguments.seeds)} seeds.",
+            table(found, ways[0].name),
+        ]
+        record["groups"][group] = {
+            name: {
+                "evaluations": one["evaluations"],
+                "seconds": one["seconds"],
+                **{m: asdict(bootstrap(v)) for m, v in one["values"].items()},
+                "difference": {
+                    m: asdict(bootstrap(v - found[ways[0].name]["values"][m]))
+                    for m, v in one["values"].items()
+                },
+            }
+            for name, one in found.items()
+        }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "report.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    (arguments.out / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    print("\n\n".join(parts))  # noqa: T201 - a command line
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

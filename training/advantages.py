@@ -1,0 +1,70 @@
+"""From the rewards of an iteration to the advantages its update learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .objectives import combine_advantages, normalize_advantages
+
+
+@dataclass(frozen=True)
+class RewardTable:
+    """The rewards of all trajectories of an iteration, over all processes, on the CPU.
+
+    Attributes:
+        prompts: B sentences, in the order of their slots.
+        view: single-view rewards by name, [B, K, V] each, K trajectories per prompt.
+        joint: joint-view rewards by name, [B, K] each; empty without joint rewards.
+    """
+
+    prompts: tuple[str, ...]
+    view: dict[str, Tensor]
+    joint: dict[str, Tensor]
+
+
+def weighted_mean(values: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Σ w_k·R_k / Σ w_k over the names of `weights`."""
+    total = sum(weights.values())
+    return torch.stack([values[name] * (weight / total) for name, weight in weights.items()]).sum(dim=0)
+
+
+def iteration_advantages(
+    table: RewardTable,
+    view_weights: Mapping[str, float],
+    joint_weights: Mapping[str, float],
+    lambda_: float,
+    is_per_prompt: bool = False,
+) -> Tensor:
+    """The advantage of every view of every trajectory.
+
+        A = (A_view + λ·A_joint)/(1 + λ),   A_view = Σ w_k·normalize(R_k) / Σ w_k, A_joint likewise
+
+    Source: METHOD.md sections 5 and 6. Each reward is normalized on its own before it is summed, so that a
+    weight means the same whatever a reward's range is.
+
+    Args:
+        table: rewards of the iteration.
+        view_weights: weight > 0 of each view reward.
+        joint_weights: of each joint reward; empty: there is none, and λ has nothing to weigh.
+        lambda_: multiplier of the joint advantage, >= 0.
+        is_per_prompt: compare a trajectory with those of its own prompt, not with all.
+
+    Returns:
+        [B, K, V], float32.
+    """
+    groups = prompt_groups(table.prompts) if is_per_prompt else None
+    view = weighted_mean({k: normalize_advantages(r, groups) for k, r in table.view.items()}, view_weights)
+    if not joint_weights:
+        return view
+    joint = weighted_mean({k: normalize_advantages(r, groups) for k, r in table.joint.items()}, joint_weights)
+    return combine_advantages(view.flatten(0, 1), joint.flatten(), lambda_).unflatten(0, view.shape[:2])
+
+
+def prompt_groups(prompts: Sequence[str]) -> list[int]:
+    """A number per prompt, equal for equal prompts."""
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(prompt, len(numbers)) for prompt in prompts]

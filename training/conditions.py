@@ -1,0 +1,41 @@
+"""Text conditions of prompts, encoded once per run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from t2mv_core.bundle import ModelBundle
+from t2mv_core.text import TextCondition, concat_conditions, encode_text
+
+MAX_PROMPTS = 4096  # 0.6 GB in half precision at SDXL's 77 x 2048, twice that with negatives
+
+
+class ConditionCache:
+    """Text conditions by prompt, on the CPU; the oldest are forgotten beyond `MAX_PROMPTS`.
+
+    Every prompt is encoded on its own, so that its numbers do not depend on which prompts came with it, nor
+    on whether the run was interrupted before.
+
+    Args:
+        bundle: whose text encoders are asked.
+        negative_prompt: of all prompts, for classifier-free guidance.
+    """
+
+    def __init__(self, bundle: ModelBundle, negative_prompt: str | None = None) -> None:
+        self.bundle = bundle
+        self.negative_prompt = negative_prompt
+        self._known: dict[str, TextCondition] = {}
+
+    def lookup(self, prompts: Sequence[str]) -> TextCondition:
+        """The condition of some prompts, in their order, on the bundle's device.
+
+        Raises:
+            ValueError: a prompt no text encoder could use.
+        """
+        for prompt in dict.fromkeys(prompts):
+            if prompt not in self._known:
+                self._known[prompt] = encode_text(self.bundle, [prompt], self.negative_prompt).to("cpu")
+        condition = concat_conditions([self._known[prompt] for prompt in prompts]).to(self.bundle.device)
+        while len(self._known) > MAX_PROMPTS:
+            del self._known[next(iter(self._known))]
+        return condition
