@@ -67,7 +67,8 @@ def write_report(
         "seeds": list(questions.seeds),
         "variants": [_variant_record(m, measurements[0]) for m in measurements],
     }
-    (out_dir / "report.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    text = json.dumps(content, indent=1, default=str)  # str: of the dtype among the settings
+    (out_dir / "report.json").write_text(text, encoding="utf-8")
     write_sheet(measurements, questions, out_dir / "sheet.png")
     path = out_dir / "report.md"
     path.write_text(_markdown(measurements, questions, command, remarks), encoding="utf-8")

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from torch import Tensor
 
 from t2mv_core.bundle import ModelBundle
@@ -77,6 +77,7 @@ class Trainer:
     ) -> None:
         self.config, self.rewards = config, rewards
         self.accelerator = accelerator or Accelerator(cpu=bundle.device.type == "cpu")
+        self._refuse_sharding()
         self.slots = self._own_slots()
         self.objective = OBJECTIVES[config.objective]
         self.sampling = sampling_settings(config.sampling)
@@ -292,6 +293,14 @@ class Trainer:
             self.ema.load_state_dict(checkpoint.ema)
         self.iteration = checkpoint.iteration
         logger.info("Resumed %s at iteration %d.", self.folder.root, self.iteration)
+
+    def _refuse_sharding(self) -> None:
+        kind = self.accelerator.distributed_type
+        if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+            raise ValueError(
+                f"accelerate is set to {kind.value}, which shards models; only a LoRA is trained here. "
+                "Use distributed_type MULTI_GPU (docs/training.md, Several GPUs)."
+            )
 
     def _own_slots(self) -> range:
         count, processes = self.config.sampling.prompts_per_iteration, self.accelerator.num_processes

@@ -6,6 +6,7 @@ from t2mv_core.policy import (
     act,
     consistency_output,
     denoise_step,
+    gaussian_kl,
     invert_step,
     log_prob,
     predict_clean,
@@ -65,6 +66,27 @@ def test_log_prob_gradient_is_the_gaussian_score():
     log_prob(StepDistribution(mean, std, mean), action).sum().backward()
     expected = (action - mean.detach()) / 0.25 / (4 * 5 * 6)
     torch.testing.assert_close(mean.grad, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_gaussian_kl_is_the_mean_of_torchs():
+    ours = make_distribution()
+    theirs = StepDistribution(ours.mean + 0.1 * ours.std * draw(3), ours.std, draw(4))
+    normals = [torch.distributions.Normal(d.mean.double(), d.std.double()) for d in (ours, theirs)]
+    expected = torch.distributions.kl_divergence(*normals).mean(dim=(2, 3, 4))
+    found = gaussian_kl(ours, theirs)
+    assert found.shape == (2, 3)
+    torch.testing.assert_close(found.double(), expected, atol=0, rtol=1e-5)
+    assert not gaussian_kl(ours, ours).any()
+
+
+def test_gaussian_kl_by_hand():
+    # 0.3 apart at sigma = 0.3 is half a nat in every element; 2e-4 apart at 1e-4 is 2 nats; either way round
+    std = make_distribution().std
+    means = torch.zeros(SHAPE), torch.tensor([0.3, 2e-4]).reshape(2, 1, 1, 1, 1).expand(SHAPE)
+    ours, theirs = (StepDistribution(mean, std, mean) for mean in means)
+    expected = torch.tensor([[0.5] * 3, [2.0] * 3])
+    torch.testing.assert_close(gaussian_kl(ours, theirs), expected)
+    torch.testing.assert_close(gaussian_kl(theirs, ours), expected)
 
 
 def test_act_samples_mean_plus_std_times_noise():

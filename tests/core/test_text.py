@@ -3,7 +3,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2mv_core.text import TextCondition, check_prompts, clip_tokenizer, encode_text, encode_tokens
+from t2mv_core.text import (
+    TextCondition,
+    check_prompts,
+    clip_tokenizer,
+    concat_conditions,
+    encode_text,
+    encode_tokens,
+)
 
 TEXTS = ["a red mug", "A photo of a CAT, 4k!", "", "naïve café — ☕", "word " * 100]
 
@@ -145,6 +152,19 @@ def test_select_takes_prompts_in_order():
     assert part.time_ids[:, 0].tolist() == [2.0, 0.0]
     assert part.negative_embeds[:, 0, 0].tolist() == [-2.0, 0.0]
     assert part.negative_pooled.flatten().tolist() == [-2.0, 0.0]
+
+
+def test_concat_undoes_select():
+    whole = make_condition()
+    joined = concat_conditions([whole.select([0]), whole.select([1, 2])])
+    assert all(map(torch.equal, joined._tensors(), whole._tensors()))
+    plain = TextCondition(whole.prompt_embeds, whole.pooled_embeds, whole.time_ids)
+    twice = concat_conditions([plain, plain])
+    assert twice.pooled_embeds.flatten().tolist() == [0.0, 1.0, 2.0] * 2
+    assert twice.negative_embeds is None
+    assert twice.negative_pooled is None
+    with pytest.raises(ValueError, match="at least one"):
+        concat_conditions([])
 
 
 def test_with_negative_puts_prompts_first():

@@ -11,6 +11,7 @@ import yaml
 
 import training.config as config_module
 from training.config import (
+    OBJECTIVE_NAMES,
     TrainConfig,
     config_from_dict,
     config_to_dict,
@@ -63,6 +64,31 @@ def test_overrides_replace_single_values():
         ("optim.lr", "is not an override"),
         ("optim.lr=[", "not valid YAML"),
         ("optim.mixed_precision=fp8", "use one of no, bf16"),
+        ("optim.trained_steps=0", "optim.trained_steps=0; give a number of steps"),
+        ("optim.trained_steps=-1", "optim.trained_steps=-1 must be greater than zero"),
+        ("optim.trained_steps=5", "optim.trained_steps=5 exceeds sampling.num_steps=4"),
+        ("optim.kl_weight=-1", "optim.kl_weight=-1.0 must be zero or positive"),
+        ("optim.kl_weight=.nan", "optim.kl_weight=nan must be zero or positive"),
+        ("optim.ema_decay=1", "optim.ema_decay=1.0 must lie between 0 and 1"),
+        ("sampling.num_views=0", "sampling.num_views=0 must lie between 1 and the 6 angles"),
+        ("sampling.num_views=7", "sampling.num_views=7 must lie between 1 and the 6 angles"),
+        ("sampling.azimuths_deg=[]", "sampling.azimuths_deg is empty"),
+        ("sampling.state_dtype=fp16", "sampling.state_dtype='fp16' is not known; use one of fp32, bf16"),
+        ("sampling.held_out_share=1", "sampling.held_out_share=1.0 must be at least 0 and less than 1"),
+        ("reward.view={}", "reward.view names no reward"),
+        ("reward.view=null", "reward.view names no reward"),
+        ("reward.view={toybox_clip: 0}", "reward.view.toybox_clip=0.0 must be a weight greater than zero"),
+        ("reward.joint={a: .inf}", "reward.joint.a=inf must be a weight greater than zero"),
+        ("reward.joint={a: much}", "reward.joint.a='much' must be a number"),
+        ("reward.view=[toybox_clip]", "must be a name, or names with weights"),
+        ("reward.normalization=batch", "use one of iteration, prompt"),
+        ("reward.joint={}", "objective=mvc_zigal needs a joint reward; set reward.joint, or use zigal_view"),
+        ("evaluation.every=5", "evaluation.every=5 needs prompts: set evaluation.prompts"),
+        ("evaluation.every=-1", "evaluation.every=-1 must not be negative"),
+        ("evaluation.num_prompts=0", "evaluation.num_prompts=0 must be greater than zero"),
+        ("evaluation.patience=1", "evaluation.patience=1 needs evaluation.every and evaluation.stop_measure"),
+        ("run.keep_loras=0", "run.keep_loras=0 would keep no LoRA"),
+        ("run.keep_loras=-2", "run.keep_loras=-2 must not be negative"),
     ],
 )
 def test_a_wrong_override_gets_a_sentence(word, sentence):
@@ -70,8 +96,33 @@ def test_a_wrong_override_gets_a_sentence(word, sentence):
         load_config("demo", [word])
 
 
+def test_rewards_are_names_with_weights_or_one_name():
+    named = load_config("demo", ["reward.view={pickscore: 2, hpsv2: 0.5}", "reward.joint=hyperscore"]).reward
+    assert named.view == {"pickscore": 2.0, "hpsv2": 0.5}
+    assert named.joint == {"hyperscore": 1.0}
+    for word in ("reward.joint=null", "reward.joint={}"):
+        assert load_config("demo", ["objective=zigal_view", word]).reward.joint == {}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVE_NAMES)
+def test_objectives_that_need_a_joint_reward_say_so(objective):
+    words = [f"objective={objective}", "reward.joint={}"]
+    if objective in ("zigal_view", "reward_difference", "ppo"):
+        assert load_config("demo", words).reward.joint == {}
+    else:
+        with pytest.raises(ValueError, match=f"objective={objective} needs a joint reward"):
+            load_config("demo", words)
+
+
+@pytest.mark.parametrize(
+    "word", ["evaluation.prompts=dev", "sampling.held_out_share=0.1", "sampling.prompts=own.jsonl"]
+)
+def test_evaluation_gets_its_prompts_from_one_of_three_places(word):
+    assert load_config("demo", ["evaluation.every=5", word]).evaluation.every == 5
+
+
 def test_an_unknown_preset_names_the_known_ones(tmp_path):
-    with pytest.raises(FileNotFoundError, match="use one of demo, toybox"):
+    with pytest.raises(FileNotFoundError, match=f"use one of {', '.join(preset_names())}, or"):
         load_config("dmeo")
     path = tmp_path / "own.yaml"
     path.write_text("optim: {lr: 2e-4}\n")
@@ -94,7 +145,7 @@ def leaf_fields(kind, prefix=""):
 
 def test_every_setting_has_a_reader_and_a_sentence():
     readers = "".join(p.read_text() for p in TRAINING_DIR.glob("*.py") if not p.name.startswith("config"))
-    source = Path(config_module.__file__).read_text()
+    source = "".join((TRAINING_DIR / name).read_text() for name in ("config.py", "config_sections.py"))
     for name in leaf_fields(TrainConfig):
         attribute = name.rpartition(".")[2]
         assert re.search(rf"\.{attribute}\b", readers), f"no code reads {name}"

@@ -20,6 +20,9 @@ def test_the_demo_writes_its_folder_and_continues_when_repeated(
         "run.epochs=1",
         "run.iterations_per_epoch=1",
         "sampling.num_steps=1",
+        "reward.view=redness",
+        "reward.joint=agreement",
+        "run.trackers=[]",
     ]
     assert demo.main(words) == 0
     for name in (

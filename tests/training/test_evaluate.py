@@ -52,6 +52,7 @@ def test_a_variant_measured_twice_differs_by_nothing(tiny_bundle, instruments, q
     assert "A remark." in text
     assert "| zmv | 4 |" in text
     report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["variants"][1]["settings"]["num_steps"] == 2
     assert report["variants"][1]["measures"]["view_reward"]["count"] == 3
     assert (tmp_path / "out" / "sheet.png").exists()
 
@@ -113,13 +114,17 @@ def test_variants_are_base_and_loras_with_every_sampler_and_step_count():
         (["--model", "nowhere"], "no model folder 'nowhere'"),
         (["--steps", "0"], "num_steps=0 must be at least 1"),
         (["--lora", "nowhere.safetensors"], "no weights file"),
-        (["--view-reward", "beauty"], "no reward named 'beauty'"),
+        (["--view-rewards", "beauty"], "no reward named 'beauty'"),
+        (
+            ["--joint-rewards", "toybox_clip"],
+            "toybox_clip is a view reward; it cannot be used as joint reward",
+        ),
     ],
 )
 def test_bad_input_gets_a_sentence(
     words, sentence, tiny_model_dir, tmp_path, monkeypatch, capsys, instruments
 ):
-    if "--view-reward" not in words:
+    if not words[0].endswith("-rewards"):
         monkeypatch.setattr(evaluate, "load_instruments", lambda *_: instruments)
     model = [] if "--model" in words else ["--model", str(tiny_model_dir)]
     assert evaluate.main([*model, "--num-prompts", "1", "--out", str(tmp_path / "out"), *words]) == 1

@@ -21,8 +21,9 @@ SMALL = [
     "run.epochs=1",
     "run.iterations_per_epoch=2",
     "run.sheet_prompts=0",
-    "reward.view=plain_view",
-    "reward.joint=plain_joint",
+    "run.trackers=[]",
+    "reward.view=redness",
+    "reward.joint=agreement",
 ]
 
 
@@ -30,8 +31,9 @@ SMALL = [
 def words(tiny_model_dir, plain_rewards, tmp_path, monkeypatch):
     """A run of seconds with rewards of plain arithmetic."""
     for role in ("view", "joint"):
-        spec = RewardSpec(role, lambda _, role=role: getattr(plain_rewards, role), "test")
-        monkeypatch.setitem(t2mv_core.rewards.REWARDS, f"plain_{role}", spec)
+        for name, scorer in getattr(plain_rewards, role).items():
+            spec = RewardSpec(role, lambda _, scorer=scorer: scorer, "test")
+            monkeypatch.setitem(t2mv_core.rewards.REWARDS, name, spec)
     return ["--preset", "demo", *SMALL, f"model.name={tiny_model_dir}", f"run.out_dir={tmp_path / 'run'}"]
 
 
@@ -48,7 +50,7 @@ def test_sigint_saves_and_the_run_goes_on(words, tmp_path, monkeypatch, plain_re
     def interrupt(images, prompts):
         if len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 1:
             os.kill(os.getpid(), signal.SIGINT)
-        return plain_rewards.view(images, prompts)
+        return plain_rewards.view["redness"](images, prompts)
 
     spec = RewardSpec("view", lambda _: interrupt, "test")
     monkeypatch.setitem(t2mv_core.rewards.REWARDS, "interrupting", spec)
@@ -65,7 +67,10 @@ def test_sigint_saves_and_the_run_goes_on(words, tmp_path, monkeypatch, plain_re
         (["--preset", "nothing"], "There is no preset 'nothing'"),
         (["reward.view=beauty"], "There is no reward named 'beauty'"),
         (["model.name=/nowhere"], "There is no model folder '/nowhere'"),
+        (["reward.view=agreement"], "agreement is a joint reward; it cannot be used as view reward"),
         (["sampling.prompts=nowhere.txt"], "There is no prompt set or file 'nowhere.txt'"),
+        (["run.trackers=[abacus]"], "run.trackers names 'abacus', which accelerate does not know"),
+        (["evaluation.every=1"], "needs prompts: set evaluation.prompts"),
     ],
 )
 def test_bad_input_gets_one_sentence(words, extra, sentence, capsys):

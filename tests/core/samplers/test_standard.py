@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -48,6 +50,36 @@ def test_replaying_states_and_actions_gives_the_recorded_log_probs(
         torch.testing.assert_close(replayed, trajectory.log_probs[:, :, step], atol=1e-5, rtol=0)
         alone = score(bundle, trajectory.select([1]), condition.select([1]), cameras, settings, step)
         torch.testing.assert_close(alone, trajectory.log_probs[1:, :, step], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_states_kept_in_half_the_memory_replay_to_the_same_log_probs(
+    bundle, condition, cameras, settings, sampler
+):
+    half = replace(settings, state_dtype=torch.bfloat16)
+    trajectory = SAMPLERS[sampler](bundle, condition, cameras, SeededNoise([1, 2]), half)
+    assert trajectory.states.dtype == trajectory.actions.dtype == torch.bfloat16
+    assert trajectory.log_probs.dtype == trajectory.denoised.dtype == torch.float32
+    for step in range(3):
+        replayed = score(bundle, trajectory, condition, cameras, half, step)
+        torch.testing.assert_close(replayed, trajectory.log_probs[:, :, step], atol=1e-5, rtol=0)
+    # what acted is what is recorded, the first state included
+    recorded = torch.stack([SeededNoise([seed])(torch.Size((1, *SHAPE[1:])))[0] for seed in (1, 2)])
+    if sampler == "standard":
+        assert torch.equal(trajectory.states[:, :, 0], recorded.bfloat16())
+        assert torch.equal(trajectory.states[:, :, 1:], trajectory.actions[:, :, :-1])
+    # close to what the whole precision gives
+    whole = SAMPLERS[sampler](bundle, condition, cameras, SeededNoise([1, 2]), settings)
+    assert whole.states.dtype == torch.float32
+    assert (trajectory.denoised - whole.denoised).square().mean() < 1e-2 * whole.denoised.square().mean()
+
+
+def test_states_have_one_of_two_dtypes():
+    assert SamplingSettings().state_dtype == torch.float32
+    with pytest.raises(
+        ValueError, match=r"state_dtype=torch.float16 must be torch.float32 or torch.bfloat16"
+    ):
+        SamplingSettings(state_dtype=torch.float16)
 
 
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
