@@ -132,7 +132,7 @@ def measure_sharing(device: str) -> list[str]:
     return [
         f"Text of 16 prompts: {text * 1000:.0f} ms once per run instead of once per iteration; "
         f"{text_bytes / 1024:.1f} KiB per prompt that no trajectory, step or view holds again.",
-        f"Camera features: {cameras * 1000:.0f} ms and {camera_bytes / 1024:.0f} KiB once per run; stored with "
+        f"Camera features: {cameras * 1000:.0f} ms, {camera_bytes / 1024:.0f} KiB once per run; stored with "
         f"every trajectory of 32 sets they would be {32 * camera_bytes / 2**20:.0f} MiB.",
     ]
 
@@ -146,8 +146,8 @@ def measure_trajectories(device: str, folder: Path) -> list[str]:
         kept = [getattr(s.trajectory, part) for s in rollout.sets for part in ("states", "actions")]
         sizes[dtype] = sum(tensor.nbytes for tensor in kept) / 2**20
     return [
-        f"States and actions of 16 sets: {sizes['fp32']:.2f} MiB in fp32, {sizes['bf16']:.2f} MiB in bf16, on "
-        "the CPU in either case."
+        f"States and actions of 16 sets: {sizes['fp32']:.2f} MiB in fp32, {sizes['bf16']:.2f} MiB in bf16, "
+        "on the CPU in either case."
     ]
 
 
@@ -181,8 +181,8 @@ def main() -> int:
         [
             "# Cost levers of the trainer",
             f"`python -m benchmarks.trainer_levers {' '.join(sys.argv[1:])}`, {arguments.threads} threads, "
-            f"commit {str(git.get('commit'))[:10]}, {arguments.device}. 8 prompts x 2 trajectories x 4 steps of "
-            f"the bundled model; the least time and the largest memory of {REPEATS} repeats.",
+            f"commit {str(git.get('commit'))[:10]}, {arguments.device}. 8 prompts x 2 trajectories x 4 steps "
+            f"of the bundled model; the least time and the largest memory of {REPEATS} repeats.",
             "## One policy update",
             table(found["update"]),
             "## One rollout",

@@ -13,6 +13,8 @@ and seconds per set for each, with differences to standard sampling (95 % interv
     direct     no zag: the second zig starts from x_{t'} as if it were x_t (one more evaluation)
     renoise    no zag: x_t is made anew from the zig's f and fresh noise (one more evaluation); carries no
                information about how the noise was answered, so what is not better than this is not the zigzag
+    quiet      the zig that is undone takes its own ε instead of fresh noise, so that x̃_t keeps the noise of x_t
+               and differs from it by the gap alone
     until still  zigzags at every step as long as a set's f moves by more than a tenth of its size
 """
 
@@ -36,7 +38,7 @@ from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.denoiser import CameraFeatures, encode_cameras, predict_noise
 from t2mv_core.images import decode_latents
 from t2mv_core.policy import Noise, StepDistribution, act, denoise_step, invert_step
-from t2mv_core.samplers import SamplingSettings
+from t2mv_core.samplers import SamplingSettings, sample_standard
 from t2mv_core.text import TextCondition, encode_text
 from training.consistency import view_consistency
 from training.environment import describe_environment
@@ -92,6 +94,14 @@ Zag = Callable[[Walk, Tensor, int, StepDistribution, Tensor], Tensor]
 def zag(walk: Walk, x: Tensor, step: int, distribution: StepDistribution, noise_pred: Tensor) -> Tensor:
     """METHOD.md section 4."""
     x_next, _ = act(distribution, noise=walk.noise)
+    settings = walk.settings
+    weak = walk.predict(x_next, step, settings.inverse_guidance_scale, settings.inverse_view_scale)
+    return invert_step(walk.bundle.schedule, weak, x_next, *walk.timesteps(step))
+
+
+def quiet(walk: Walk, x: Tensor, step: int, distribution: StepDistribution, noise_pred: Tensor) -> Tensor:
+    """The zag from x_{t'} = √ᾱ_{t'}·f + √(1-ᾱ_{t'})·ε, the mean of the action with the zig's own noise."""
+    x_next = distribution.mean + distribution.std * noise_pred
     settings = walk.settings
     weak = walk.predict(x_next, step, settings.inverse_guidance_scale, settings.inverse_view_scale)
     return invert_step(walk.bundle.schedule, weak, x_next, *walk.timesteps(step))
@@ -178,6 +188,10 @@ def ways_of(guidance: float) -> list[Way]:
         Way("reuse", four, (0,), reuse),
         Way("direct", four, (0,), direct),
         Way("renoise", four, (0,), renoise),
+        Way("quiet", four, (0,), quiet),
+        Way("quiet, step 2", four, (1,), quiet),
+        Way("quiet, step 3, w_inv = 0, s_inv = 0",
+            replace(four, inverse_guidance_scale=0.0, inverse_view_scale=0.0), (2,), quiet),
         Way("until still", four, (0, 1, 2, 3), is_until_still=True),
     ]  # fmt: skip
 
@@ -231,6 +245,60 @@ def measure(
     }
 
 
+@torch.no_grad()
+def gap_rows(
+    bundle: ModelBundle, prompts: Sequence[str], settings: SamplingSettings
+) -> list[dict[str, float]]:
+    """What the zag does at every step of standard trajectories: does its weaker condition matter?
+
+    `weak`, `no_view`: how far x̃_t moves, relative to its size, when the zag's (w_inv, s_inv) goes from (w, s)
+    to (1, 1) and to (1, 0). `with_state`, `with_noise`: correlation of x̃_t with the x_t the zig started from,
+    and with the fresh noise the zig's action added.
+    """
+    cameras, condition = encode_cameras(bundle, DEFAULT_RIG), encode_text(bundle, prompts)
+    noise = paired_noise(0, 0, range(len(prompts)), 0)
+    trajectory = sample_standard(bundle, condition, cameras, noise, settings)
+    walk = Walk(bundle, condition, cameras, settings, noise)
+    rows = []
+    for step, timestep in enumerate(trajectory.timesteps.tolist()):
+        x, x_next = trajectory.states[:, :, step], trajectory.actions[:, :, step]
+        distribution, _ = walk.zig(x, step)
+        fresh = (x_next - distribution.mean) / distribution.std
+        same, weak, no_view = (
+            invert_step(bundle.schedule, walk.predict(x_next, step, w, s), x_next, *walk.timesteps(step))
+            for w, s in ((settings.guidance_scale, settings.view_scale), (1.0, 1.0), (1.0, 0.0))
+        )
+        rows.append(
+            {
+                "timestep": timestep,
+                "weak": float((weak - same).norm() / same.norm()),
+                "no_view": float((no_view - same).norm() / same.norm()),
+                "with_state": correlation(weak, x),
+                "with_noise": correlation(weak, fresh),
+            }
+        )
+    return rows
+
+
+def correlation(a: Tensor, b: Tensor) -> float:
+    """Pearson's, over all elements."""
+    return float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])
+
+
+def gap_table(rows: Sequence[dict[str, float]]) -> str:
+    """Markdown of `gap_rows`."""
+    lines = [
+        "| t | x̃ moves by w_inv = 1 | and by s_inv = 0 | correlation with x_t | with the fresh noise |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['timestep']:.0f} | {row['weak']:.4f} | {row['no_view']:.4f} | {row['with_state']:.3f} "
+        f"| {row['with_noise']:.3f} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
 def table(found: dict[str, dict[str, Any]], reference: str) -> str:
     """Markdown: a row per way, differences to the reference in brackets."""
     lines = [
@@ -255,9 +323,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.zigzag", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/results/zigzag"))
     parser.add_argument("--prompts", default="heldout200")
-    parser.add_argument("--num-prompts", type=int, default=200)
+    parser.add_argument("--num-prompts", type=int, default=100)
     parser.add_argument("--seeds", type=int, nargs="+", default=[2000, 2001])
-    parser.add_argument("--guidance", type=float, nargs="+", default=[2.0, 5.0])
+    parser.add_argument("--guidance", type=float, nargs="+", default=[2.0, 7.0])
     parser.add_argument("--no-teacher", action="store_true")
     arguments = parser.parse_args()
     prompts = spread(load_prompts(arguments.prompts), arguments.num_prompts)
@@ -268,7 +336,12 @@ def main() -> int:
     bundles = {way.model: load_bundle(way.model) for ways in groups.values() for way in ways}
     command = "python -m benchmarks.zigzag " + " ".join(sys.argv[1:])
     parts = ["# Zigzags on the bundled model", f"Command: `{command}`", __doc__.split("\n\n", 2)[2].strip()]
-    record: dict[str, Any] = {"command": command, "environment": describe_environment(), "groups": {}}
+    record: dict[str, Any] = {
+        "command": command,
+        "environment": describe_environment(),
+        "groups": {},
+        "gaps": {},
+    }
     for group, ways in groups.items():
         found = {}
         for way in tqdm(ways, desc=group):
@@ -278,6 +351,9 @@ def main() -> int:
             f"{len(prompts)} prompts, {len(arguments.seeds)} seeds.",
             table(found, ways[0].name),
         ]
+        gaps = gap_rows(bundles[ways[0].model], prompts[:24], ways[0].settings)
+        parts += ["What the zag does at every step (24 prompts):", gap_table(gaps)]
+        record["gaps"][group] = gaps
         record["groups"][group] = {
             name: {
                 "evaluations": one["evaluations"],

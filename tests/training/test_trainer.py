@@ -1,20 +1,28 @@
 """The training loop on a tiny random model: what it leaves behind, how it stops, what it refuses."""
 
+import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator, DistributedType
+from accelerate.tracking import GeneralTracker
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from t2mv_core.bundle import load_bundle
-from t2mv_core.lora import load_lora
+from t2mv_core.lora import load_lora, lora_state_dict
 from t2mv_core.rewards.base import RewardResult
+from training.advantages import iteration_advantages
 from training.config import config_from_dict
-from training.metrics import METRICS, read_metrics
+from training.constraint import DualVariable
+from training.metrics import METRICS, OPTIONAL, read_metrics
 from training.objectives import OBJECTIVES
 from training.rollout import NonFiniteError, Rewards
+from training.setup import LORA_NAME
 from training.trainer import Trainer
 
 
@@ -78,10 +86,10 @@ def test_learning_follows_the_advantage(tiny_bundle, plain_rewards, tiny_config)
         sampling={"azimuths_deg": [0]},
     )
     trainer = Trainer(config, tiny_bundle, plain_rewards)
-    rollout = trainer._collect(1)
-    gap, _ = trainer._advantage_gap(rollout, *trainer._gather_rewards(rollout))
-    first = trainer._update(1, rollout, gap)
-    second = trainer._update(2, rollout, gap)
+    rollout, table = trainer._collect(1)
+    advantages = trainer._advantages(table)
+    first = trainer._update(1, rollout, advantages)
+    second = trainer._update(2, rollout, advantages)
     assert second.loss < first.loss
 
 
@@ -91,9 +99,9 @@ def test_a_stop_during_the_rollout_discards_it_and_saves(tiny_bundle, plain_rewa
     def stop_in_second_iteration(images, prompts):
         if trainer.iteration == 1:
             trainer.request_stop()
-        return plain_rewards.view(images, prompts)
+        return plain_rewards.view["redness"](images, prompts)
 
-    trainer.rewards = replace(plain_rewards, view=stop_in_second_iteration)
+    trainer.rewards = replace(plain_rewards, view={"redness": stop_in_second_iteration})
     assert not trainer.run()
     assert trainer.iteration == 1
     assert len(read_metrics(trainer.folder.metrics_path)) == 1
@@ -116,11 +124,10 @@ def test_a_stop_during_the_update_finishes_the_iteration(tiny_bundle, plain_rewa
 
 def test_a_reward_that_is_no_number_stops_before_the_update(tiny_bundle, plain_rewards, tiny_config):
     trainer = Trainer(tiny_config(), tiny_bundle, plain_rewards)
-    trainer.rewards = Rewards(
-        plain_rewards.view, lambda images, prompts: RewardResult(torch.full((len(prompts),), torch.nan))
-    )
+    broken = lambda images, prompts: RewardResult(torch.full((len(prompts),), torch.nan))  # noqa: E731
+    trainer.rewards = Rewards(plain_rewards.view, {"agreement": broken})
     before = [parameter.clone() for parameter in trainer.learner.parameters]
-    with pytest.raises(NonFiniteError, match="joint reward of 'a photo of"):
+    with pytest.raises(NonFiniteError, match="The reward agreement of 'a photo of"):
         trainer.run()
     assert all(map(torch.equal, before, trainer.learner.parameters))
 
@@ -133,3 +140,295 @@ def test_a_folder_with_a_run_is_refused_without_resume(tiny_model_dir, plain_rew
     other = tiny_config(model={"lora_rank": 4})
     with pytest.raises(ValueError, match=r"model.lora_rank the run was started with"):
         Trainer(other, load_bundle(str(tiny_model_dir)), plain_rewards, resume=True)
+
+
+def greenness(images, prompts):
+    return RewardResult(images[:, 1].mean(dim=(1, 2)))
+
+
+def test_several_rewards_are_logged_apart_and_as_their_weighted_mean(tiny_bundle, plain_rewards, tiny_config):
+    rewards = Rewards(
+        {"redness": plain_rewards.view["redness"], "greenness": greenness},
+        {
+            "agreement": plain_rewards.joint["agreement"],
+            "total": lambda images, prompts: RewardResult(
+                images.mean(dim=(1, 2, 3)).reshape(len(prompts), -1).sum(1)
+            ),
+        },
+    )
+    weights = {"view": {"redness": 3, "greenness": 1}, "joint": {"agreement": 1, "total": 4}}
+    config = tiny_config(reward=weights, run={"epochs": 1, "sheet_prompts": 0})
+    trainer = Trainer(config, tiny_bundle, rewards)
+    tables = []
+    advantages = trainer._advantages
+    trainer._advantages = lambda table: tables.append(table) or advantages(table)
+    trainer.run()
+    for record, table in zip(read_metrics(trainer.folder.metrics_path), tables, strict=True):
+        expected = {
+            f"{role}_reward_{kind}/{name}": float(values[:, number].double().mean())
+            for role in ("view", "joint")
+            for name, values in getattr(table, role).items()
+            for number, kind in enumerate(("standard", "zmv"))
+        }
+        assert len(expected) == 8
+        assert {name: value for name, value in record.items() if "/" in name} == pytest.approx(expected)
+        for kind in ("standard", "zmv"):
+            red, green = (expected[f"view_reward_{kind}/{name}"] for name in ("redness", "greenness"))
+            assert record[f"view_reward_{kind}"] == pytest.approx((3 * red + green) / 4)
+            apart, total = (expected[f"joint_reward_{kind}/{name}"] for name in ("agreement", "total"))
+            assert record[f"joint_reward_{kind}"] == pytest.approx((apart + 4 * total) / 5)
+    # the constraint is on the weighted mean of both joint rewards, over both kinds of trajectories
+    first = read_metrics(trainer.folder.metrics_path)[0]
+    assert first["threshold"] == pytest.approx(
+        (first["joint_reward_standard"] + first["joint_reward_zmv"]) / 2
+    )
+
+
+@pytest.mark.parametrize("objective", ["zigal_view", "ppo", "reward_difference"])
+def test_one_view_without_a_joint_reward_is_plain_text_to_image(
+    objective, tiny_model_dir, plain_rewards, tiny_config, tmp_path
+):
+    found = []
+    for name, sampling in (("first", {"num_views": 1}), ("only", {"azimuths_deg": [0]})):
+        config = tiny_config(
+            objective,
+            sampling=sampling,
+            reward={"joint": {}},
+            constraint={"lambda_init": 0.5},
+            run={"epochs": 1, "sheet_prompts": 1, "out_dir": str(tmp_path / name)},
+        )
+        trainer = Trainer(config, load_bundle(str(tiny_model_dir)), Rewards(plain_rewards.view, {}))
+        assert trainer.policy.cameras.num_views == 1
+        assert trainer.run()
+        records = read_metrics(trainer.folder.metrics_path)
+        assert all(set(record) == set(METRICS) - OPTIONAL for record in records)
+        assert all(all(map(math.isfinite, record.values())) for record in records)
+        assert records[1]["approx_kl"] > 0
+        assert records[1]["lambda"] == 0.5  # nothing to be violated
+        with safe_open(trainer.folder.lora_path(1), framework="pt") as opened:
+            assert opened.metadata()["joint_reward_mean"] == ""
+        assert trainer.folder.curves_path.exists()
+        found.append(load_file(tmp_path / name / "last" / "lora.safetensors"))
+    assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
+
+
+@pytest.mark.parametrize(
+    ("objective", "decay"),
+    [("mvc_zigal", 0.6), ("mvc_zigal_fixed_threshold", 1.0), ("reward_difference", 0.6)],
+)
+def test_the_dual_variable_follows_the_joint_reward(
+    objective, decay, tiny_bundle, plain_rewards, tiny_config
+):
+    config = tiny_config(
+        objective,
+        constraint={"threshold_decay": 0.6, "violated_lr": 2.0, "satisfied_lr": 0.5, "lambda_init": 0.3},
+        run={"epochs": 3, "sheet_prompts": 0},
+    )
+    trainer = Trainer(config, tiny_bundle, plain_rewards)
+    used = []
+    advantages = trainer._advantages
+    trainer._advantages = lambda table: used.append(trainer.dual.lambda_) or advantages(table)
+    trainer.run()
+    records = read_metrics(trainer.folder.metrics_path)
+    dual = DualVariable(2.0, 0.5, threshold_decay=decay, initial_lambda=0.3)
+    for record in records:
+        dual.step((record["joint_reward_standard"] + record["joint_reward_zmv"]) / 2)
+        assert record["lambda"] == pytest.approx(dual.lambda_, abs=1e-6)
+        assert record["threshold"] == pytest.approx(dual.threshold, abs=1e-6)
+    assert used == [record["lambda"] for record in records]  # the update answers this iteration's violation
+    assert len({record["lambda"] for record in records}) > 3
+    thresholds = {record["threshold"] for record in records}
+    assert (len(thresholds) == 1) == (objective == "mvc_zigal_fixed_threshold")
+
+
+@pytest.mark.parametrize(
+    ("objective", "lambda_"),
+    [
+        ("zigal_view", 0.0),
+        ("zigal_joint", math.inf),
+        ("zigal_weighted", 1.0),
+        ("mvc_zigal", 2.5),
+        ("mvc_zigal_fixed_threshold", 2.5),
+        ("reward_difference", 2.5),
+        ("ppo", 2.5),
+    ],
+)
+@pytest.mark.parametrize("normalization", ["iteration", "prompt"])
+def test_objectives_weigh_the_two_advantages(
+    objective, lambda_, normalization, tiny_bundle, plain_rewards, tiny_config
+):
+    trainer = Trainer(
+        tiny_config(objective, reward={"normalization": normalization}), tiny_bundle, plain_rewards
+    )
+    trainer.dual.lambda_ = 2.5
+    rollout, table = trainer._collect(1)
+    assert [scored.sampler for scored in rollout.sets] == list(OBJECTIVES[objective].samplers)
+    expected = iteration_advantages(
+        table, {"redness": 1.0}, {"agreement": 1.0}, lambda_, normalization == "prompt"
+    )
+    assert torch.equal(trainer._advantages(table), expected)
+    # rows of the table are the prompts' slots
+    for number, scored in enumerate(rollout.sets):
+        assert torch.equal(table.view["redness"][:, number], scored.scores.view["redness"])
+        assert torch.equal(table.joint["agreement"][:, number], scored.scores.joint["agreement"])
+    assert table.prompts == rollout.prompts
+
+
+def test_the_advantage_gap_is_first_minus_second(tiny_bundle, plain_rewards, tiny_config):
+    trainer = Trainer(tiny_config("zigal_view", run={"epochs": 1}), tiny_bundle, plain_rewards)
+    calls = iter(range(100))
+
+    def second_is_better(images, prompts):
+        """Standard and ZMV sets are scored in turn."""
+        return RewardResult(torch.full((len(images),), float(next(calls) % 2)))
+
+    trainer.rewards = Rewards({"redness": second_is_better}, plain_rewards.joint)
+    trainer.run()
+    # half of the rewards are 0, half 1: mean 1/2, deviation 1/2, advantages -1 and 1
+    assert read_metrics(trainer.folder.metrics_path)[0]["advantage_gap"] == pytest.approx(-2.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_the_epochs_file_holds_the_average_and_the_state_the_trained_weights(
+    ema_decay, tiny_bundle, plain_rewards, tiny_config
+):
+    config = tiny_config(optim={"ema_decay": ema_decay}, run={"epochs": 1, "sheet_prompts": 0})
+    trainer = Trainer(config, tiny_bundle, plain_rewards)
+    trainer.run()
+    root = trainer.folder.root
+    state, epoch = load_file(root / "last" / "lora.safetensors"), load_file(trainer.folder.lora_path(1))
+    own = {id(parameter): number for number, parameter in enumerate(trainer.learner.parameters)}
+    live = lora_state_dict(trainer.policy.bundle.unet, LORA_NAME)
+    assert live.keys() == state.keys() == epoch.keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in live.items())
+    with safe_open(trainer.folder.lora_path(1), framework="pt") as opened:
+        weights = opened.metadata()["weights"]
+    if ema_decay is None:
+        assert all(torch.equal(epoch[name], tensor) for name, tensor in state.items())
+        assert weights == "trained"
+        return
+    assert weights == "average, decay 0.9"
+    shapes = sorted(tuple(shadow.shape) for shadow in trainer.ema.shadows)
+    assert shapes == sorted(tuple(tensor.shape) for tensor in epoch.values())
+    with trainer.ema.applied():
+        average = {k: v.clone() for k, v in lora_state_dict(trainer.policy.bundle.unet, LORA_NAME).items()}
+    assert len(own) == len(average)
+    assert all(torch.equal(epoch[name], tensor) for name, tensor in average.items())
+    assert any(not torch.equal(epoch[name], tensor) for name, tensor in state.items())
+
+
+def test_only_the_newest_loras_are_kept(tiny_bundle, plain_rewards, tiny_config):
+    run = {"epochs": 4, "iterations_per_epoch": 1, "sheet_prompts": 0, "keep_loras": 2}
+    evaluation = {"every": 1, "prompts": "dev", "num_prompts": 1, "stop_measure": "view_reward"}
+    trainer = Trainer(tiny_config(run=run, evaluation=evaluation), tiny_bundle, plain_rewards)
+    trainer.run()
+    assert sorted(path.name for path in (trainer.folder.root / "lora").iterdir()) == [
+        "best.safetensors",
+        "epoch_0003.safetensors",
+        "epoch_0004.safetensors",
+    ]
+
+
+def test_a_run_without_an_average_does_not_resume_with_one(tiny_model_dir, plain_rewards, tiny_config):
+    run = {"epochs": 1, "iterations_per_epoch": 1, "sheet_prompts": 0}
+    Trainer(tiny_config(run=run), load_bundle(str(tiny_model_dir)), plain_rewards).run()
+    config = tiny_config(run=run, optim={"ema_decay": 0.9})
+    with pytest.raises(ValueError, match="kept no moving average; resume it with optim.ema_decay=null"):
+        Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards, resume=True)
+
+
+def test_a_loss_that_is_no_number_leaves_the_last_good_state(
+    tiny_model_dir, plain_rewards, tiny_config, tmp_path
+):
+    def run(name, breaks_in=None):
+        config = tiny_config(
+            optim={"ema_decay": 0.9}, run={"sheet_prompts": 0, "out_dir": str(tmp_path / name)}
+        )
+        trainer = Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards, resume=True)
+        if breaks_in is not None:
+            loss, update = trainer.objective.loss, trainer._update
+
+            def broken(iteration, *given):
+                factor = torch.nan if iteration == breaks_in else 1.0
+                settings = replace(trainer.learner.settings, loss=lambda *a: factor * loss(*a))
+                trainer.learner.settings = settings
+                return update(iteration, *given)
+
+            trainer._update = broken
+        trainer.run()
+        return load_file(trainer.folder.root / "last" / "lora.safetensors")
+
+    with pytest.raises(NonFiniteError, match="Resume from the last saved state"):
+        run("broken", breaks_in=3)
+    counters = json.loads((tmp_path / "broken" / "last" / "counters.json").read_text())
+    assert counters["iteration"] == len(read_metrics(tmp_path / "broken" / "metrics.jsonl")) == 2
+    resumed, whole = run("broken"), run("whole")
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+
+
+@pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
+def test_sharded_models_are_refused(kind, tiny_bundle, plain_rewards, tiny_config):
+    with pytest.raises(ValueError, match="only a LoRA is trained here"):
+        Trainer(tiny_config(), tiny_bundle, plain_rewards, SimpleNamespace(distributed_type=kind))
+
+
+def test_prompts_that_do_not_divide_among_processes_are_refused(tiny_bundle, plain_rewards, tiny_config):
+    processes = SimpleNamespace(distributed_type=DistributedType.NO, num_processes=3, process_index=0)
+    with pytest.raises(ValueError, match="prompts_per_iteration=4 does not divide among 3 processes"):
+        Trainer(tiny_config(), tiny_bundle, plain_rewards, processes)
+
+
+def test_trackers_get_the_metrics_and_the_evaluations(tiny_bundle, plain_rewards, tiny_config):
+    class Memory(GeneralTracker):
+        name, requires_logging_directory = "memory", False
+        main_process_only = True
+
+        def __init__(self):
+            super().__init__()
+            self.settings, self.logged, self.is_finished = {}, [], False
+
+        @property
+        def tracker(self):
+            return self
+
+        def store_init_configuration(self, values):
+            self.settings = values
+
+        def log(self, values, step, **_):
+            self.logged.append((step, values))
+
+        def finish(self):
+            self.is_finished = True
+
+    memory = Memory()
+    accelerator = Accelerator(cpu=True, log_with=[memory])
+    evaluation = {"every": 2, "prompts": "dev", "num_prompts": 1}
+    config = tiny_config(evaluation=evaluation, run={"epochs": 1, "sheet_prompts": 0})
+    trainer = Trainer(config, tiny_bundle, plain_rewards, accelerator)
+    trainer.run()
+    assert memory.settings["optim.lr"] == json.dumps(1e-2)
+    assert memory.settings["objective"] == '"mvc_zigal"'
+    assert memory.is_finished
+    (first_step, first), (second_step, second) = memory.logged
+    records = read_metrics(trainer.folder.metrics_path)
+    assert (first_step, second_step) == (1, 2)
+    assert first == records[0]
+    (measured,) = read_metrics(trainer.folder.evaluations_path)
+    named = {f"evaluation/{name}": value for name, value in measured.items() if name != "iteration"}
+    assert second == {**records[1], **named}
+    assert "evaluation/view_reward" in second
+
+
+def test_tensorboard_gets_its_file(tiny_bundle, plain_rewards, tiny_config, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = tiny_config(run={"epochs": 1, "sheet_prompts": 0, "trackers": ["tensorboard"]})
+    accelerator = Accelerator(cpu=True, log_with=["tensorboard"], project_dir=config.run.out_dir)
+    trainer = Trainer(config, tiny_bundle, plain_rewards, accelerator)
+    trainer.run()
+    events = EventAccumulator(str(tmp_path / "run" / "trackers"))
+    events.Reload()
+    losses = [record["loss"] for record in read_metrics(trainer.folder.metrics_path)]
+    assert [event.step for event in events.Scalars("loss")] == [1, 2]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(losses)
