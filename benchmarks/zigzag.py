@@ -3,7 +3,8 @@
 python -m benchmarks.zigzag --out docs/results/zigzag
 
 Samples the same prompts from the same noise by ways of zigzagging and prints reward, judge, UNet evaluations
-and seconds per set for each, with differences to standard sampling (95 % intervals over prompts). The ideas:
+and seconds per set for each, with differences to standard sampling (95 % intervals over prompts). What is
+better is chosen on development prompts and measured again on held-out ones. The ideas:
 
     standard   no zigzag, at several numbers of steps: what the same evaluations buy otherwise
     zmv        the paper's: zig, zag, zig at the first step (two more evaluations)
@@ -13,9 +14,10 @@ and seconds per set for each, with differences to standard sampling (95 % interv
     direct     no zag: the second zig starts from x_{t'} as if it were x_t (one more evaluation)
     renoise    no zag: x_t is made anew from the zig's f and fresh noise (one more evaluation); carries no
                information about how the noise was answered, so what is not better than this is not the zigzag
-    quiet      the zig that is undone takes its own ε instead of fresh noise, so that x̃_t keeps the noise of x_t
-               and differs from it by the gap alone
-    until still  zigzags at every step as long as a set's f moves by more than a tenth of its size
+    quiet      the zig that is undone takes its own ε instead of fresh noise, so that x̃_t keeps the noise of
+               x_t and differs from it by the gap alone
+    until still  zigzags at every step as long as a set's f moves by more than a tenth of its size (its
+               seconds include the sets that stand still, its evaluations do not)
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,12 +44,14 @@ from t2mv_core.samplers import SamplingSettings, sample_standard
 from t2mv_core.text import TextCondition, encode_text
 from training.consistency import view_consistency
 from training.environment import describe_environment
-from training.evaluate import find_specs, load_instruments, spread
+from training.evaluate import find_specs, load_instruments
 from training.intervals import bootstrap
 from training.measure import Instruments, judge_sets, reward_values
 from training.prompts import load_prompts
 from training.rollout import paired_noise
 
+DEV_SEED, HELD_OUT_SEED = 2000, 3000
+PAPERS = "zmv (first step)"
 STILL = 0.1
 BATCH_SIZE = 10
 SHOWN = ("view_reward", "joint_reward", "judge_colour", "judge_azimuth", "hull_consistency")
@@ -179,7 +183,7 @@ def ways_of(guidance: float) -> list[Way]:
     return [
         Way("standard, 4 steps", four),
         *(Way(f"standard, {n} steps", replace(four, num_steps=n)) for n in (2, 3, 5, 6)),
-        Way("zmv (first step)", four, (0,)),
+        Way(PAPERS, four, (0,)),
         *(Way(f"late: zigzag at step {k + 1}", four, (k,)) for k in (1, 2, 3)),
         Way("zmv, two steps", four, (0, 1)),
         Way("no view: s_inv = 0", replace(four, inverse_view_scale=0.0), (0,)),
@@ -318,54 +322,76 @@ def table(found: dict[str, dict[str, Any]], reference: str) -> str:
     return "\n".join(lines)
 
 
+def choose(ways: Sequence[Way], found: Mapping[str, Mapping[str, Any]]) -> list[Way]:
+    """What to measure on held-out prompts: the references, and the best two zigzags by view reward."""
+    zigzags = [way for way in ways[1:] if way.at and way.name != PAPERS]
+    best = sorted(zigzags, key=lambda way: -float(found[way.name]["values"]["view_reward"].mean()))[:2]
+    return [way for way in ways if not way.at or way.name == PAPERS or way in best]
+
+
+def record_of(found: Mapping[str, Mapping[str, Any]], reference: str) -> dict[str, Any]:
+    """JSON of a group's measurements, with differences to the reference."""
+    return {
+        name: {
+            "evaluations": one["evaluations"],
+            "seconds": one["seconds"],
+            **{m: asdict(bootstrap(v)) for m, v in one["values"].items()},
+            "difference": {
+                m: asdict(bootstrap(v - found[reference]["values"][m])) for m, v in one["values"].items()
+            },
+        }
+        for name, one in found.items()
+    }
+
+
+def measure_group(
+    group: str, ways: Sequence[Way], bundle: ModelBundle, instruments: Instruments, has_confirmation: bool
+) -> tuple[list[str], dict[str, Any]]:
+    """All ways on development prompts, the chosen ones on held-out prompts; Markdown parts and JSON."""
+    dev, held_out = load_prompts("dev"), load_prompts("heldout200")
+    reference = ways[0].name
+    found = {way.name: measure(way, bundle, instruments, dev, [DEV_SEED]) for way in tqdm(ways, desc=group)}
+    gaps = gap_rows(bundle, dev[:24], ways[0].settings)
+    parts = [
+        f"## {group}",
+        f"All ways on {len(dev)} development prompts, one seed:",
+        table(found, reference),
+        "What the zag does at every step (24 prompts):",
+        gap_table(gaps),
+    ]
+    record = {"dev": record_of(found, reference), "gaps": gaps}
+    if has_confirmation:
+        chosen = choose(ways, found)
+        found = {
+            way.name: measure(way, bundle, instruments, held_out, [HELD_OUT_SEED])
+            for way in tqdm(chosen, desc=f"{group}, held out")
+        }
+        parts += [f"The references and the best two on {len(held_out)} held-out prompts, another seed:"]
+        parts += [table(found, reference)]
+        record["held_out"] = record_of(found, reference)
+    return parts, record
+
+
 def main() -> int:
-    """Measure everything and write README.md and report.json."""
+    """Entry point: measure every group, write README.md and report.json."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.zigzag", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/results/zigzag"))
-    parser.add_argument("--prompts", default="heldout200")
-    parser.add_argument("--num-prompts", type=int, default=100)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[2000, 2001])
     parser.add_argument("--guidance", type=float, nargs="+", default=[2.0, 7.0])
     parser.add_argument("--no-teacher", action="store_true")
     arguments = parser.parse_args()
-    prompts = spread(load_prompts(arguments.prompts), arguments.num_prompts)
     instruments = load_instruments(["toybox_clip"], ["toybox_hyperscore"], "cpu", has_judge=True)
     groups = {f"student, w = {w:g}": ways_of(w) for w in arguments.guidance}
     if not arguments.no_teacher:
         groups["teacher, 8 steps"] = teacher_ways()
-    bundles = {way.model: load_bundle(way.model) for ways in groups.values() for way in ways}
     command = "python -m benchmarks.zigzag " + " ".join(sys.argv[1:])
-    parts = ["# Zigzags on the bundled model", f"Command: `{command}`", __doc__.split("\n\n", 2)[2].strip()]
-    record: dict[str, Any] = {
-        "command": command,
-        "environment": describe_environment(),
-        "groups": {},
-        "gaps": {},
-    }
+    about = (__doc__ or "").split("\n\n", 2)[2].strip()
+    parts = ["# Zigzags on the bundled model", f"Command: `{command}`", f"```\n{about}\n```"]
+    record: dict[str, Any] = {"command": command, "environment": describe_environment()}
     for group, ways in groups.items():
-        found = {}
-        for way in tqdm(ways, desc=group):
-            found[way.name] = measure(way, bundles[way.model], instruments, prompts, arguments.seeds)
-        parts += [
-            f"## {group}",
-            f"{len(prompts)} prompts, {len(arguments.seeds)} seeds.",
-            table(found, ways[0].name),
-        ]
-        gaps = gap_rows(bundles[ways[0].model], prompts[:24], ways[0].settings)
-        parts += ["What the zag does at every step (24 prompts):", gap_table(gaps)]
-        record["gaps"][group] = gaps
-        record["groups"][group] = {
-            name: {
-                "evaluations": one["evaluations"],
-                "seconds": one["seconds"],
-                **{m: asdict(bootstrap(v)) for m, v in one["values"].items()},
-                "difference": {
-                    m: asdict(bootstrap(v - found[ways[0].name]["values"][m]))
-                    for m, v in one["values"].items()
-                },
-            }
-            for name, one in found.items()
-        }
+        bundle = load_bundle(ways[0].model)
+        has_confirmation = ways[0].model == "toybox"
+        more, record[group] = measure_group(group, ways, bundle, instruments, has_confirmation)
+        parts += more
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "report.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     (arguments.out / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")

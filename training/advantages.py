@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from .objectives import combine_advantages, normalize_advantages
+from .rollout import Rollout
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,48 @@ class RewardTable:
     prompts: tuple[str, ...]
     view: dict[str, Tensor]
     joint: dict[str, Tensor]
+
+
+def gather_rewards(rollout: Rollout, prompts: Sequence[str], accelerator: Accelerator) -> RewardTable:
+    """The rewards of all processes, each having sampled every n-th slot, in the order of the slots.
+
+    Args:
+        rollout: this process's share.
+        prompts: of all slots of the iteration.
+        accelerator: the processes.
+    """
+    count, processes = len(prompts), accelerator.num_processes
+    place = [slot for process in range(processes) for slot in range(process, count, processes)]
+    order = torch.tensor(place).argsort()
+
+    def gather(kind: str) -> dict[str, Tensor]:
+        scores = [getattr(scored.scores, kind) for scored in rollout.sets]
+        own = {name: torch.stack([one[name] for one in scores], dim=1) for name in scores[0]}
+        return {k: accelerator.gather(r.to(accelerator.device)).cpu()[order] for k, r in own.items()}
+
+    return RewardTable(tuple(prompts), gather("view"), gather("joint"))
+
+
+def reward_record(
+    role: str, rewards: Mapping[str, Tensor], weights: Mapping[str, float], samplers: Sequence[str]
+) -> dict[str, float]:
+    """Mean rewards of both trajectories for the metrics; of each reward by name where there are several.
+
+    Args:
+        role: "view" or "joint".
+        rewards: by name, [B, 2, ...] each; none gives no metrics.
+        weights: of the rewards.
+        samplers: of the two trajectories; a second standard one is called "again".
+    """
+    if not rewards:
+        return {}
+    named = {"": weighted_mean(rewards, weights)}
+    named |= {f"/{name}": values for name, values in rewards.items()} if len(rewards) > 1 else {}
+    return {
+        f"{role}_reward_{kind}{suffix}": float(values[:, number].double().mean())
+        for suffix, values in named.items()
+        for number, kind in enumerate((samplers[0], samplers[1] if samplers[1] != samplers[0] else "again"))
+    }
 
 
 def weighted_mean(values: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import random
 import shutil
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,6 +62,7 @@ def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> None:
     _write(_random_states(), fresh / "random.pt")
     counters = {"iteration": checkpoint.iteration, **checkpoint.counters}
     (fresh / "counters.json").write_text(json.dumps(counters), encoding="utf-8")
+    _flush(fresh)
     if final.exists():
         final.rename(old)
     fresh.rename(final)
@@ -79,7 +82,9 @@ def load_checkpoint(run_dir: Path) -> Checkpoint | None:
     try:
         counters = json.loads((folder / "counters.json").read_text(encoding="utf-8"))
         lora, metadata = read_safetensors(folder / "lora.safetensors")
-        optimizer, ema, states = (_read(folder / f"{name}.pt") for name in ("optimizer", "ema", "random"))
+        optimizer, states = (_read(folder / f"{name}.pt") for name in ("optimizer", "random"))
+        has_ema = (folder / "ema.pt").is_file()  # not in runs of version 0.1
+        ema = _read(folder / "ema.pt") if has_ema else None
         checkpoint = Checkpoint(counters.pop("iteration"), lora, metadata, optimizer, counters, ema)
     except (OSError, ValueError, KeyError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(
@@ -105,6 +110,13 @@ def _write(state: Any, path: Path) -> None:
     path.write_bytes(buffer.getvalue())
 
 
+def _flush(folder: Path) -> None:
+    """Have the files of a folder on the disk, so that a power cut after the swap loses nothing either."""
+    for path in folder.iterdir():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+
+
 def _read(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
@@ -112,7 +124,14 @@ def _read(path: Path) -> Any:
 def _random_states() -> dict[str, Any]:
     version, numbers, gauss = random.getstate()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"torch": torch.get_rng_state(), "cuda": cuda, "python": [version, list(numbers), gauss]}
+    legacy: Any = np.random.get_state(legacy=False)
+    position = {"key": legacy["state"]["key"].tolist(), "pos": legacy["state"]["pos"]}
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+        "python": [version, list(numbers), gauss],
+        "numpy": {**legacy, "state": position},
+    }
 
 
 def _restore_random_states(states: Mapping[str, Any]) -> None:
@@ -121,3 +140,7 @@ def _restore_random_states(states: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state_all(states["cuda"])
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers), gauss))
+    if "numpy" in states:  # not in runs of version 0.1
+        position = states["numpy"]["state"]
+        position = {"key": np.array(position["key"], dtype=np.uint32), "pos": position["pos"]}
+        np.random.set_state({**states["numpy"], "state": position})

@@ -24,8 +24,6 @@ from .evaluate import spread
 from .mvczigal import EXIT_INTERRUPTED
 from .prompts import load_prompts
 
-logger = logging.getLogger(__name__)
-
 QUICK = ("run.epochs=2", "run.iterations_per_epoch=4")
 QUICK_PROMPTS, QUICK_SEEDS = 40, (0,)
 POLL_SECONDS = 1.0
@@ -43,7 +41,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--prompts", default="heldout200", help="prompt set or file to measure on")
     add("--num-prompts", type=int, default=200, help="how many of them, at even distances")
     add("--jobs", type=int, default=max(1, os.cpu_count() or 1), help="runs at a time, one thread each")
-    add("--quick", action="store_true", help="a reduced version: 8 iterations, 40 prompts, one seed")
+    add(
+        "--quick",
+        action="store_true",
+        help="a reduced version into <out>_quick: 8 iterations, 40 prompts, one seed",
+    )
     add("--report-only", action="store_true", help="write the report of the result files there are")
     add("--task", metavar="METHOD:SEED", help=argparse.SUPPRESS)
     add("overrides", nargs="*", metavar="section.key=value", help="settings that differ from the preset")
@@ -56,12 +58,22 @@ def tasks_of(arguments: argparse.Namespace) -> list[Task]:
     Raises:
         ValueError, FileNotFoundError: it asks for something that does not exist.
     """
-    overrides, count, seeds = list(arguments.overrides), arguments.num_prompts, arguments.seeds
+    overrides, count = list(arguments.overrides), arguments.num_prompts
+    methods, seeds = list(dict.fromkeys(arguments.methods)), list(dict.fromkeys(arguments.seeds))
+    for name, value in (("--jobs", arguments.jobs), ("--num-prompts", count)):
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1.")
     if arguments.quick:
         overrides, count, seeds = [*QUICK, *overrides], min(count, QUICK_PROMPTS), seeds[: len(QUICK_SEEDS)]
     config = load_config(arguments.preset, overrides)
     prompts = spread(load_prompts(arguments.prompts), count)
-    return make_tasks(arguments.methods, seeds, config, prompts, arguments.out / "runs", arguments.work)
+    out = out_dir(arguments)
+    return make_tasks(methods, seeds, config, prompts, out / "runs", arguments.work)
+
+
+def out_dir(arguments: argparse.Namespace) -> Path:
+    """Where the report goes; a reduced version must not replace the whole one."""
+    return arguments.out.with_name(arguments.out.name + "_quick") if arguments.quick else arguments.out
 
 
 def run_one(tasks: Sequence[Task], name: str) -> int:
@@ -130,7 +142,7 @@ def main(words: Sequence[str] | None = None) -> int:
             return run_one(tasks, arguments.task)
         if not arguments.report_only:
             run_all(tasks, words, arguments.jobs)
-        path = write_comparison(tasks, arguments.out, "python -m training.compare " + " ".join(words))
+        path = write_comparison(tasks, out_dir(arguments), "python -m training.compare " + " ".join(words))
     except KeyboardInterrupt:
         print("Interrupted; the same command goes on.", file=sys.stderr)  # noqa: T201 - a command line
         return EXIT_INTERRUPTED

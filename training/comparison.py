@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +23,15 @@ from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.samplers import SamplingSettings, count_evaluations
 from t2mv_core.toybox import toybox_path
 
-from .config import TrainConfig, config_to_dict
+from .config import TrainConfig, changed_values, config_to_dict
 from .environment import describe_environment
 from .evaluate import find_specs, load_instruments
 from .measure import Measurement, Questions, Variant, measure
 from .metrics import read_metrics
 from .mvczigal import stopping_on_signals
 from .objectives import OBJECTIVES
-from .setup import sampling_settings
+from .setup import iteration_updates, sampling_settings
 from .trainer import Trainer
-
-logger = logging.getLogger(__name__)
 
 TEACHER_SETTINGS = SamplingSettings(num_steps=25, guidance_scale=2.5)
 FIRST_NOISE_SEED = 1000
@@ -105,13 +102,19 @@ class Task:
     def own_config(self) -> TrainConfig:
         """The configuration of this method's training run."""
         objective = METHODS[self.method].objective or self.config.objective
-        run = replace(self.config.run, seed=self.seed, out_dir=str(self.work_dir / self.name))
-        return replace(self.config, objective=objective, run=run)
+        run = replace(self.config.run, seed=self.seed, out_dir="unnamed")
+        config = replace(self.config, objective=objective, run=run)
+        # A folder per configuration: a run of another one must not be taken for this one's.
+        run = replace(run, out_dir=str(self.work_dir / f"{self.name}_{self._key(config)[:8]}"))
+        return replace(config, run=run)
 
     def key(self) -> str:
         """A hash of everything the result depends on but the code."""
-        values = config_to_dict(self.own_config)
-        del values["run"]["out_dir"]
+        return self._key(self.own_config)
+
+    def _key(self, config: TrainConfig) -> str:
+        values = changed_values(config)  # so that a setting added later leaves older results valid
+        values.get("run", {}).pop("out_dir", None)
         parts = [self.method, str(self.seed), json.dumps(values, sort_keys=True), *self.prompts]
         return hashlib.blake2b("\n".join([*parts, _weights_hash()]).encode(), digest_size=12).hexdigest()
 
@@ -180,13 +183,14 @@ def training_record(config: TrainConfig, records: Sequence[dict[str, float]]) ->
     settings, sampling = sampling_settings(config.sampling), config.sampling
     evaluations = [count_evaluations(name, settings) for name in OBJECTIVES[config.objective].samplers]
     num_prompts = len(records) * sampling.prompts_per_iteration
-    per_update = config.optim.prompts_per_update or sampling.prompts_per_iteration
+    updates = iteration_updates(config, range(sampling.prompts_per_iteration), 1)
+    num_pairs = len(records) * sum(update.num_terms for update in updates)
     return {
         "iterations": len(records),
         "sampled_sets": 2 * num_prompts,
-        "optimizer_steps": len(records) * math.ceil(sampling.prompts_per_iteration / per_update),
+        "optimizer_steps": len(records) * len(updates),
         "sampling_evaluations": num_prompts * sum(evaluations),
-        "update_evaluations": num_prompts * 2 * sampling.num_steps * config.optim.inner_epochs,
+        "update_evaluations": 2 * num_pairs,  # two trajectories a pair
         "seconds": sum(r["rollout_seconds"] + r["update_seconds"] for r in records),
         "curves": {
             name: [record[name] for record in records]
@@ -221,9 +225,9 @@ def write_result(task: Task, found: Measurement, training: dict[str, Any] | None
     temporary = task.result_path.with_suffix(".tmp")
     temporary.write_text(json.dumps(result), encoding="utf-8")
     temporary.replace(task.result_path)
-    shutil.rmtree(task.work_dir / task.name / "samples", ignore_errors=True)
 
 
+@lru_cache(maxsize=1)
 def _weights_hash() -> str:
     """Of the bundled models: results of other weights are other results."""
     digest = hashlib.blake2b(digest_size=12)

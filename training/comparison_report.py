@@ -105,8 +105,12 @@ def load_results(tasks: Sequence[Task]) -> dict[str, MethodResult]:
     }
 
 
-def difference(results: Mapping[str, MethodResult], first: str, second: str, measure: str) -> Interval:
-    """First minus second, paired by prompt and noise; a method with fewer seeds is compared on its own."""
+def paired_difference(results: Mapping[str, MethodResult], first: str, second: str, measure: str) -> Tensor:
+    """First minus second by prompt and by the seeds that both have, [P, S]: both were given the same noise.
+
+    Raises:
+        ValueError: no seed in common.
+    """
     a, b = (results[method].values[measure] for method in (first, second))
     seeds = [run["seed"] for run in results[first].runs]
     shared = [run["seed"] for run in results[second].runs if run["seed"] in seeds]
@@ -114,12 +118,17 @@ def difference(results: Mapping[str, MethodResult], first: str, second: str, mea
         raise ValueError(f"{first} and {second} have no seed in common; run both with the same --seeds.")
     pick = [[run["seed"] for run in results[m].runs].index(s) for m in (first, second) for s in shared]
     half = len(shared)
-    return bootstrap_two_way(a[:, pick[:half]] - b[:, pick[half:]])
+    return a[:, pick[:half]] - b[:, pick[half:]]
 
 
-def verdict(change: Interval, sign: int) -> str:
-    """What an interval says about a claimed sign."""
-    if not change.excludes_zero:
+def difference(results: Mapping[str, MethodResult], first: str, second: str, measure: str) -> Interval:
+    """Interval of `paired_difference`."""
+    return bootstrap_two_way(paired_difference(results, first, second, measure))
+
+
+def verdict(change: Interval, by_seed: Sequence[float], sign: int) -> str:
+    """What a difference says about a claimed sign: all seeds and the interval must agree."""
+    if not change.excludes_zero or len({mean > 0 for mean in by_seed}) > 1:
         return "not shown"
     return "shown" if change.mean * sign > 0 else "contradicted"
 
@@ -147,6 +156,11 @@ def write_comparison(tasks: Sequence[Task], out_dir: Path, command: str) -> Path
     return path
 
 
+def _commit(run: Mapping[str, Any]) -> str:
+    git = run["git"] or {"commit": "unknown", "is_dirty": False}
+    return str(git["commit"])[:10] + (" with changes" if git["is_dirty"] else "")
+
+
 def _table(runs: Sequence[dict[str, Any]], measure: str) -> Tensor:
     rows = [[float("nan") if x is None else x for x in run["values"][measure]] for run in runs]
     return torch.tensor(rows, dtype=torch.float64).T
@@ -154,18 +168,19 @@ def _table(runs: Sequence[dict[str, Any]], measure: str) -> Tensor:
 
 def _method_record(name: str, results: Mapping[str, MethodResult]) -> dict[str, Any]:
     found = results[name]
+    columns = [m for m in COLUMNS if m in found.values and not found.values[m].isnan().all()]
     trainings = [run["training"] for run in found.runs if run["training"] is not None]
     return {
         "summary": METHODS[name].summary,
         "seeds": [run["seed"] for run in found.runs],
-        "commits": sorted({str(run["git"]["commit"])[:10] for run in found.runs if run["git"]}),
-        "measures": {m: asdict(bootstrap_two_way(found.values[m])) for m in COLUMNS if m in found.values},
+        "commits": sorted({_commit(run) for run in found.runs}),
+        "measures": {m: asdict(bootstrap_two_way(found.values[m])) for m in columns},
         "difference_to_none": {
             m: asdict(difference(results, name, "none", m))
-            for m in COLUMNS
-            if "none" in results and name != "none" and m in found.values
+            for m in columns
+            if "none" in results and name != "none"
         },
-        "by_seed": {m: found.values[m].nanmean(dim=0).tolist() for m in COLUMNS if m in found.values},
+        "by_seed": {m: found.values[m].nanmean(dim=0).tolist() for m in columns},
         "evaluations_per_set": found.runs[0]["evaluations_per_set"],
         "seconds_per_set": _mean([run["seconds_per_set"] for run in found.runs]),
         "training": {
@@ -186,9 +201,12 @@ def _method_record(name: str, results: Mapping[str, MethodResult]) -> dict[str, 
 def _claim_records(claim: str, results: Mapping[str, MethodResult]) -> list[dict[str, Any]]:
     records = []
     for part in CLAIMS[claim]:
-        if part.first in results and part.second in results:
-            change = difference(results, part.first, part.second, part.measure)
-            records.append({**asdict(part), **asdict(change), "verdict": verdict(change, part.sign)})
+        both = [results[name] for name in (part.first, part.second) if name in results]
+        if len(both) == 2 and all(part.measure in found.values for found in both):
+            gaps = paired_difference(results, part.first, part.second, part.measure)
+            change, by_seed = bootstrap_two_way(gaps), gaps.nanmean(dim=0).tolist()
+            word = verdict(change, by_seed, part.sign)
+            records.append({**asdict(part), **asdict(change), "by_seed": by_seed, "verdict": word})
     return records
 
 
@@ -204,13 +222,18 @@ def _markdown(
         f"Command: `{command}` (commit {', '.join(commits) or 'unknown'}); per-prompt values in `runs/`.",
         f"{len(tasks[0].prompts)} held-out prompts; {config.sampling.num_steps} steps, w = "
         f"{config.sampling.guidance_scale:g}. Each seed is a training of its own, measured with noise of its "
-        "own, the same for all methods. 95 % intervals by bootstrap over prompts and trainings.",
+        "own, the same for all methods. 95 % intervals by bootstrap over prompts and trainings; three "
+        "trainings say little about their spread, so the intervals are somewhat too narrow, and no "
+        "correction is made for the number of comparisons. A claim counts as shown, or as contradicted, only "
+        "when its interval has no zero and all seeds agree.",
         *([f"**Not finished**: {', '.join(missing)}."] if missing else []),
         "## Results",
         _table_text(methods, "measures", 4),
         "## Differences to no RL, paired",
         _table_text({k: v for k, v in methods.items() if v["difference_to_none"]}, "difference_to_none", 4),
         "## Cost",
+        "Seconds were taken with several runs side by side, scoring and judging included; the evaluations "
+        "of the UNet are what compares.",
         _cost_text(methods),
         "## Claims",
         *(_claim_text(claim, entries) for claim, entries in record["claims"].items() if entries),
@@ -255,7 +278,8 @@ def _cost_text(methods: Mapping[str, Any]) -> str:
 def _claim_text(claim: str, entries: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         f"* {entry['first']} against {entry['second']}, {COLUMNS[entry['measure']]}: {entry['mean']:+.4f} "
-        f"[{entry['low']:+.4f}, {entry['high']:+.4f}]: **{entry['verdict']}**"
+        f"[{entry['low']:+.4f}, {entry['high']:+.4f}], by seed "
+        f"{', '.join(f'{mean:+.4f}' for mean in entry['by_seed'])}: **{entry['verdict']}**"
         for entry in entries
     ]
     return "\n".join([f"**{claim}**", "", *lines])

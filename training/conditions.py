@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor
 
 from t2mv_core.bundle import ModelBundle
 from t2mv_core.text import TextCondition, concat_conditions, encode_text
 
-MAX_PROMPTS = 4096  # 0.6 GB in half precision at SDXL's 77 x 2048, twice that with negatives
+MAX_PROMPTS = 4096  # 1.3 GB in half precision at SDXL's 77 x 2048
 
 
 class ConditionCache:
     """Text conditions by prompt, on the CPU; the oldest are forgotten beyond `MAX_PROMPTS`.
 
     Every prompt is encoded on its own, so that its numbers do not depend on which prompts came with it, nor
-    on whether the run was interrupted before.
+    on whether the run was interrupted before. The negative prompt's condition is kept once.
 
     Args:
         bundle: whose text encoders are asked.
@@ -25,6 +28,7 @@ class ConditionCache:
         self.bundle = bundle
         self.negative_prompt = negative_prompt
         self._known: dict[str, TextCondition] = {}
+        self._negative: tuple[Tensor | None, Tensor | None] = (None, None)
 
     def lookup(self, prompts: Sequence[str]) -> TextCondition:
         """The condition of some prompts, in their order, on the bundle's device.
@@ -34,8 +38,14 @@ class ConditionCache:
         """
         for prompt in dict.fromkeys(prompts):
             if prompt not in self._known:
-                self._known[prompt] = encode_text(self.bundle, [prompt], self.negative_prompt).to("cpu")
-        condition = concat_conditions([self._known[prompt] for prompt in prompts]).to(self.bundle.device)
+                self._known[prompt] = self._encode(prompt)
+        condition = concat_conditions([self._known[prompt] for prompt in prompts])
         while len(self._known) > MAX_PROMPTS:
             del self._known[next(iter(self._known))]
-        return condition
+        embeds, pooled = (None if x is None else x.expand(len(prompts), *x.shape[1:]) for x in self._negative)
+        return replace(condition, negative_embeds=embeds, negative_pooled=pooled).to(self.bundle.device)
+
+    def _encode(self, prompt: str) -> TextCondition:
+        condition = encode_text(self.bundle, [prompt], self.negative_prompt).to("cpu")
+        self._negative = (condition.negative_embeds, condition.negative_pooled)  # of every prompt the same
+        return replace(condition, negative_embeds=None, negative_pooled=None)

@@ -23,7 +23,7 @@ from .config_values import apply_override, build_record, plain_values
 __all__ = [
     "OBJECTIVE_NAMES", "PRESET_DIR", "ConstraintConfig", "EvaluationConfig", "ModelConfig", "OptimConfig",
     "RewardConfig", "RunConfig", "SamplingConfig", "TrainConfig",
-    "config_from_dict", "config_to_dict", "load_config", "preset_names",
+    "changed_values", "config_from_dict", "config_to_dict", "load_config", "preset_names",
 ]  # fmt: skip
 
 PRESET_DIR = Path(__file__).parent / "configs"
@@ -78,6 +78,10 @@ class TrainConfig:
         )
         evaluation = self.evaluation
         require(
+            evaluation.stop_measure is None or evaluation.every > 0,
+            f"evaluation.stop_measure={evaluation.stop_measure} is never measured; set evaluation.every.",
+        )
+        require(
             not evaluation.every
             or evaluation.prompts is not None
             or self.sampling.held_out_share > 0
@@ -113,13 +117,13 @@ def load_config(preset: str, overrides: Sequence[str] = ()) -> TrainConfig:
         )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        require(isinstance(values, dict), f"{path} must hold `section:` blocks with `key: value` lines.")
         for word in overrides:
             apply_override(values, word, yaml.safe_load)
     except yaml.YAMLError as error:
         raise ValueError(
             f"{path.name} or an override is not valid YAML: {str(error).splitlines()[0]}."
         ) from error
-    require(isinstance(values, dict), f"{path} must hold `section:` blocks with `key: value` lines.")
     values.setdefault("preset", path.stem)
     return config_from_dict(values)
 
@@ -127,6 +131,18 @@ def load_config(preset: str, overrides: Sequence[str] = ()) -> TrainConfig:
 def config_from_dict(values: Mapping[str, Any]) -> TrainConfig:
     """Build a configuration from nested mappings; see `load_config` for what raises."""
     return build_record(TrainConfig, values)
+
+
+def changed_values(config: TrainConfig) -> dict[str, Any]:
+    """The settings that differ from their defaults, nested; sections without any are left out."""
+    defaults, changed = config_to_dict(TrainConfig()), {}
+    for section, values in config_to_dict(config).items():
+        if not isinstance(values, dict):
+            if values != defaults[section]:
+                changed[section] = values
+        elif own := {key: value for key, value in values.items() if value != defaults[section][key]}:
+            changed[section] = own
+    return changed
 
 
 def config_to_dict(config: TrainConfig) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -22,6 +23,7 @@ def require_positive(section: str, **values: float) -> None:
     """Raise ValueError unless all values are greater than zero."""
     for name, value in values.items():
         require(value > 0, f"{section}.{name}={value} must be greater than zero.")
+        require(value < math.inf, f"{section}.{name}={value} must be a finite number.")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,10 @@ class ModelConfig:
 
     name: str = "toybox"
     """"toybox", "toybox-teacher", a local diffusers folder or a Hub id."""
+    unet: str | None = None
+    """UNet of another folder or Hub id in place of the model's own, such as LCM-SDXL's; none: its own."""
+    scheduler: str | None = None
+    """Scheduler configuration of another folder or Hub id, likewise; an LCM UNet needs an LCM scheduler."""
     adapter: str | None = None
     """MV-Adapter file or Hub id; none when the model brings its own (the toybox does)."""
     allow_download: bool = False
@@ -48,6 +54,10 @@ class ModelConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         require_choice("model.dtype", self.dtype, ("fp32", "bf16", "fp16"))
+        require(
+            re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device) is not None,
+            f"model.device={self.device!r} is not known; use auto, cpu, mps, cuda or cuda:1.",
+        )
         require_positive("model", lora_rank=self.lora_rank, lora_alpha=self.lora_alpha)
 
 
@@ -97,6 +107,16 @@ class SamplingConfig:
         )
         require(
             len(self.azimuths_deg) > 0, "sampling.azimuths_deg is empty; give at least one angle in degrees."
+        )
+        require(self.zigzag_repeats <= 2, f"sampling.zigzag_repeats={self.zigzag_repeats} must be 1 or 2.")
+        for name in ("guidance_scale", "view_scale", "inverse_guidance_scale", "inverse_view_scale"):
+            value = getattr(self, name)
+            require(
+                0 <= value < math.inf, f"sampling.{name}={value} must be a finite number of at least zero."
+            )
+        require(
+            all(map(math.isfinite, self.azimuths_deg)),
+            f"sampling.azimuths_deg={list(self.azimuths_deg)} must be finite angles in degrees.",
         )
         require_choice("sampling.state_dtype", self.state_dtype, ("fp32", "bf16"))
         require(
@@ -160,7 +180,14 @@ class ConstraintConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         require_positive("constraint", lambda_max=self.lambda_max, violated_lr=self.violated_lr)
-        require(self.satisfied_lr >= 0, f"constraint.satisfied_lr={self.satisfied_lr} must not be negative.")
+        require(
+            0 <= self.satisfied_lr < math.inf,
+            f"constraint.satisfied_lr={self.satisfied_lr} must be a finite number of at least zero.",
+        )
+        require(
+            self.threshold_init is None or math.isfinite(self.threshold_init),
+            f"constraint.threshold_init={self.threshold_init} must be a finite number, or null.",
+        )
         require(
             0 <= self.lambda_init <= self.lambda_max,
             f"constraint.lambda_init={self.lambda_init} must lie between 0 and lambda_max={self.lambda_max}.",
@@ -237,7 +264,9 @@ class OptimConfig:
         require(
             self.steps_per_update != 0, "optim.steps_per_update=0; give a number of steps, or null for all."
         )
-        require(self.weight_decay >= 0, f"optim.weight_decay={self.weight_decay} must not be negative.")
+        require(
+            0 <= self.weight_decay < math.inf, f"optim.weight_decay={self.weight_decay} must not be negative."
+        )
         require(all(0 <= b < 1 for b in self.betas), f"optim.betas={self.betas} must lie in [0, 1).")
         require_choice("optim.mixed_precision", self.mixed_precision, ("no", "bf16"))
 
@@ -298,6 +327,7 @@ class RunConfig:
             iterations_per_epoch=self.iterations_per_epoch,
             save_every=self.save_every,
         )
+        require(bool(self.out_dir.strip()), "run.out_dir is empty; name a folder.")
         require(self.keep_loras != 0, "run.keep_loras=0 would keep no LoRA; give 1 or more, or null for all.")
         require(
             self.keep_loras is None or self.keep_loras > 0,

@@ -18,8 +18,10 @@ logger = logging.getLogger(__name__)
 REWARD_TEXTS = (
     "  view {view_reward_standard:.4f}",
     " (zmv {view_reward_zmv:.4f})",
+    " (again {view_reward_again:.4f})",
     "  joint {joint_reward_standard:.4f}",
     " (zmv {joint_reward_zmv:.4f})",
+    " (again {joint_reward_again:.4f})",
     "  lambda {lambda:.3f}",
     "  threshold {threshold:.4f}",
 )

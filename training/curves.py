@@ -15,10 +15,18 @@ MAX_LABELS_IN_TITLE = 3  # more are stacked inside the diagram, lower right
 SCALE = 2  # drawn larger and reduced: Pillow's lines have no antialiasing
 COLOURS = ("#1f5fbf", "#d9652b", "#6b6b6b", "#2a9d4a", "#b0379a", "#c9a20c", "#17a2b8", "#8b1a1a")
 PANELS: tuple[tuple[str, dict[str, str]], ...] = (
-    ("single-view reward", {"view_reward_standard": "standard", "view_reward_zmv": "ZMV"}),
+    (
+        "single-view reward",
+        {"view_reward_standard": "standard", "view_reward_zmv": "ZMV", "view_reward_again": "standard again"},
+    ),
     (
         "joint-view reward",
-        {"joint_reward_standard": "standard", "joint_reward_zmv": "ZMV", "threshold": "threshold"},
+        {
+            "joint_reward_standard": "standard",
+            "joint_reward_zmv": "ZMV",
+            "joint_reward_again": "standard again",
+            "threshold": "threshold",
+        },
     ),
     ("multiplier lambda", {"lambda": "lambda"}),
     ("loss", {"loss": "loss"}),
@@ -36,10 +44,16 @@ def draw_curves(records: Sequence[Mapping[str, float]], path: Path) -> None:
 
     width, height = (SCALE * size for size in PANEL_PX)
     picture = Image.new("RGB", (2 * width, 2 * height), "white")
+    known = set.intersection(*(set(record) for record in records))  # without a joint reward some are missing
     for number, (title, series) in enumerate(PANELS):
-        curves = {label: [float(record[name]) for record in records] for name, label in series.items()}
-        panel = draw_panel(title, [float(record["iteration"]) for record in records], curves)
-        picture.paste(panel, (number % 2 * width, number // 2 * height))
+        curves = {
+            label: [float(record[name]) for record in records]
+            for name, label in series.items()
+            if name in known
+        }
+        if curves:
+            panel = draw_panel(title, [float(record["iteration"]) for record in records], curves)
+            picture.paste(panel, (number % 2 * width, number // 2 * height))
     temporary = path.with_name(f".{path.name}.tmp")
     picture.resize((2 * PANEL_PX[0], 2 * PANEL_PX[1]), Image.Resampling.LANCZOS).save(temporary, format="PNG")
     temporary.replace(path)

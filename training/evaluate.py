@@ -1,7 +1,8 @@
 """Measure models, samplers and LoRAs on held-out prompts: rewards, judge, intervals, pictures.
 
-python -m training.evaluate --model toybox --lora run/lora/epoch_0005.safetensors --samplers standard zmv \
-        --prompts heldout --num-prompts 100 --seeds 0 1 2 --out evaluation
+python -m training.evaluate --run runs/mine --lora runs/mine/lora/best.safetensors --out runs/mine/evaluation
+
+--run takes model, sampling settings, rewards and held-out prompts from a training run; options override it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
@@ -21,9 +22,10 @@ from t2mv_core.bundle import ModelBundle, ModelSources, load_bundle
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.samplers import SAMPLERS, SamplingSettings, StepEvent, count_evaluations
 
+from .config import load_config
 from .measure import Instruments, Measurement, Questions, Variant, measure
-from .prompts import load_prompts
-from .setup import load_rewards
+from .prompts import load_prompts, load_split
+from .setup import TORCH_DTYPES, load_rewards
 
 if TYPE_CHECKING:
     from .toybox.captions import PromptSpec
@@ -50,15 +52,18 @@ def spread(items: Sequence[str], count: int) -> list[str]:
 def make_variants(arguments: argparse.Namespace) -> list[Variant]:
     """Base model and every LoRA, with every sampler and number of steps; the first is the reference."""
     settings = SamplingSettings(
+        num_steps=max(arguments.steps),
+        view_scale=arguments.view_scale,
         guidance_scale=arguments.guidance_scale,
         zigzag_steps=arguments.zigzag_steps,
         zigzag_repeats=arguments.zigzag_repeats,
         inverse_guidance_scale=arguments.inverse_guidance_scale,
         inverse_view_scale=arguments.inverse_view_scale,
     )
+    names = name_variants(arguments.lora)
     return [
         Variant(
-            ", ".join([sampler, f"{steps} steps", "base" if lora is None else lora.stem]),
+            ", ".join([sampler, f"{steps} steps", names[lora]]),
             sampler,
             replace(settings, num_steps=steps),
             lora,
@@ -69,22 +74,83 @@ def make_variants(arguments: argparse.Namespace) -> list[Variant]:
     ]
 
 
+def name_variants(paths: Sequence[Path]) -> dict[Path | None, str]:
+    """Names of LoRA files, and "base" for none: the stem, with as many folders as tell it from the others.
+
+    Raises:
+        ValueError: a file is given twice.
+    """
+    resolved = [path.resolve() for path in paths]
+    if len(set(resolved)) < len(resolved):
+        raise ValueError("--lora names a file twice; give every LoRA once.")
+    for depth in range(1, max((len(path.parts) for path in resolved), default=1) + 1):
+        names = ["/".join(path.with_suffix("").parts[-depth:]) for path in resolved]
+        if len(set(names)) == len(names):
+            break
+    return {None: "base", **(dict(zip(paths, names, strict=True)) if paths else {})}
+
+
+def run_defaults(run_dir: Path) -> dict[str, Any]:
+    """Options as a training run had them: model, sampling, rewards, and its held-out prompts if it has any.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no run in that folder, or its configuration is damaged.
+    """
+    config = load_config(str(run_dir / "config.yaml"))
+    sampling, held_out = config.sampling, load_split(config.sampling.prompts, config.sampling.held_out_share)
+    defaults: dict[str, Any] = {
+        "model": config.model.name,
+        "adapter": config.model.adapter,
+        "unet": config.model.unet,
+        "scheduler": config.model.scheduler,
+        "dtype": config.model.dtype,
+        "azimuths": list(sampling.azimuths_deg[: sampling.num_views]),
+        "negative_prompt": sampling.negative_prompt,
+        "steps": [sampling.num_steps],
+        "view_rewards": list(config.reward.view),
+        "joint_rewards": list(config.reward.joint),
+    }
+    for name in ("guidance_scale", "view_scale", "zigzag_steps", "zigzag_repeats"):
+        defaults[name] = getattr(sampling, name)
+    for name in ("inverse_guidance_scale", "inverse_view_scale"):
+        defaults[name] = getattr(sampling, name)
+    if held_out.held_out:
+        defaults["held_out"] = held_out.held_out
+    elif config.evaluation.prompts is not None:
+        defaults["prompts"] = config.evaluation.prompts
+    return defaults
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__.splitlines()[0])
     add = parser.add_argument
+    add("--run", type=Path, help="a training run's folder: its settings and held-out prompts become defaults")
     add("--model", default="toybox", help="toybox, toybox-teacher, a diffusers folder or a Hub id")
+    add("--adapter", help="MV-Adapter file or Hub id")
+    add("--unet", help="UNet in place of the model's own")
+    add("--scheduler", help="scheduler configuration in place of the model's own")
+    add("--dtype", choices=sorted(TORCH_DTYPES), default="fp32")
+    add(
+        "--azimuths",
+        type=float,
+        nargs="+",
+        default=list(DEFAULT_RIG.azimuths_deg),
+        help="degrees, one per view",
+    )
+    add("--negative-prompt", help="for models with classifier-free guidance")
     add("--lora", type=Path, nargs="*", default=[], help="LoRA files; the base model is always measured too")
     add("--samplers", nargs="+", choices=sorted(SAMPLERS), default=["standard", "zmv"])
     add(
         "--steps", type=int, nargs="+", default=[4], help="denoising steps; several numbers give several rows"
     )
-    add("--prompts", default="heldout", help="a prompt set (heldout, dev, toybox, animals) or a text file")
+    add("--prompts", help="a prompt set or file; otherwise the run's held-out prompts, or the set heldout")
     add("--num-prompts", type=int, default=100, help="how many of them, at even distances")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add("--view-rewards", nargs="+", default=["toybox_clip"], help="scorers of single views")
     add("--joint-rewards", nargs="*", default=["toybox_hyperscore"], help="scorers of sets of views")
     add("--guidance-scale", type=float, default=7.0, help="w; use the one a LoRA was trained with")
+    add("--view-scale", type=float, default=1.0)
     add("--zigzag-steps", type=int, default=1)
     add("--zigzag-repeats", type=int, default=1)
     add("--inverse-guidance-scale", type=float, default=1.0)
@@ -96,6 +162,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; what `--run` says are defaults."""
+    parser = build_parser()
+    parser.set_defaults(held_out=())
+    run_dir = parser.parse_known_args(words)[0].run
+    if run_dir is not None:
+        parser.set_defaults(**run_defaults(run_dir))
+    arguments = parser.parse_args(words)
+    if arguments.prompts is None and not arguments.held_out:
+        arguments.prompts = "heldout"
+    return arguments
+
+
 def run(arguments: argparse.Namespace) -> Path:
     """Measure what the command line asks for and write the report; returns its path."""
     from .report import write_report
@@ -103,17 +182,28 @@ def run(arguments: argparse.Namespace) -> Path:
     for name in ("num_prompts", "batch_size"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')}={getattr(arguments, name)} must be at least 1.")
-    prompts = tuple(spread(load_prompts(arguments.prompts), arguments.num_prompts))
-    specs = find_specs(prompts)
-    bundle = load_bundle(
-        ModelSources(arguments.model, allow_download=arguments.allow_download), arguments.device
+    source = arguments.held_out if arguments.prompts is None else load_prompts(arguments.prompts)
+    prompts = tuple(spread(source, arguments.num_prompts))
+    # The judge knows the default cameras only.
+    specs = find_specs(prompts) if tuple(arguments.azimuths) == DEFAULT_RIG.azimuths_deg else None
+    variants = make_variants(arguments)
+    sources = ModelSources(
+        arguments.model,
+        arguments.adapter,
+        unet=arguments.unet,
+        scheduler=arguments.scheduler,
+        allow_download=arguments.allow_download,
     )
+    bundle = load_bundle(sources, arguments.device, TORCH_DTYPES[arguments.dtype])
     instruments = load_instruments(
         arguments.view_rewards, arguments.joint_rewards, arguments.device, specs is not None
     )
-    questions = Questions(prompts, tuple(arguments.seeds), arguments.batch_size, specs)
+    questions = Questions(
+        prompts, tuple(arguments.seeds), arguments.batch_size, specs, arguments.negative_prompt
+    )
     measurements = [
-        measure_with_progress(bundle, instruments, variant, questions) for variant in make_variants(arguments)
+        measure_with_progress(bundle, instruments, variant, questions, arguments.azimuths)
+        for variant in variants
     ]
     command = "python -m training.evaluate " + " ".join(sys.argv[1:])
     return write_report(measurements, questions, arguments.out, command)
@@ -135,9 +225,13 @@ def load_instruments(
 
 
 def measure_with_progress(
-    bundle: ModelBundle, instruments: Instruments, variant: Variant, questions: Questions
+    bundle: ModelBundle,
+    instruments: Instruments,
+    variant: Variant,
+    questions: Questions,
+    azimuths_deg: Sequence[float] = DEFAULT_RIG.azimuths_deg,
 ) -> Measurement:
-    """`measure` for the default rig behind a progress bar."""
+    """`measure` behind a progress bar."""
     num_batches = len(questions.seeds) * -(-len(questions.prompts) // questions.batch_size)
     total = num_batches * count_evaluations(variant.sampler, variant.settings)
     with tqdm(total=total, desc=variant.name, disable=not sys.stderr.isatty(), leave=False) as progress:
@@ -145,15 +239,14 @@ def measure_with_progress(
         def on_step(_: StepEvent) -> None:
             progress.update()
 
-        return measure(bundle, DEFAULT_RIG.azimuths_deg, instruments, variant, questions, on_step)
+        return measure(bundle, azimuths_deg, instruments, variant, questions, on_step)
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Entry point of the command line."""
-    arguments = build_parser().parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        path = run(arguments)
+        path = run(parse(words))
     except (ValueError, OSError) as error:
         print(f"evaluate: {error}", file=sys.stderr)  # noqa: T201 - a command line
         return 1

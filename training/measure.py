@@ -15,8 +15,8 @@ from t2mv_core.bundle import ModelBundle
 from t2mv_core.denoiser import encode_cameras
 from t2mv_core.lora import load_lora
 from t2mv_core.samplers import OnStep, SamplingSettings, count_evaluations
-from t2mv_core.text import encode_text
 
+from .conditions import ConditionCache
 from .consistency import view_consistency
 from .rollout import Policy, Rewards, ScoredSets, Scores, paired_noise, sample_and_score
 from .setup import camera_rig
@@ -67,12 +67,14 @@ class Questions:
         seeds: S seeds.
         batch_size: prompts in one forward pass.
         specs: what each prompt asks for, for the judge; none where the judge has no classes for it.
+        negative_prompt: for classifier-free guidance.
     """
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     batch_size: int = 10
     specs: tuple[PromptSpec, ...] | None = None
+    negative_prompt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Measurement:
         variant: which.
         values: measure -> [P, S]; NaN where a measure does not apply (azimuth of a symmetric family).
         images: pictures of the first seed, [P, V, 3, H, W], uint8.
-        seconds_per_set: wall time of sampling, decoding and scoring, divided by the number of sets.
+        seconds_per_set: wall time of sampling, decoding, scoring and judging, by the number of sets.
         evaluations_per_set: UNet evaluations, counted by the sampler.
     """
 
@@ -105,7 +107,7 @@ def measure(
     """Sample, score and judge every prompt with every seed.
 
     Args:
-        bundle: the base model; the variant's LoRA is loaded on top and does not stay.
+        bundle: the base model; the variant's LoRA is attached to its UNet and silent there afterwards.
         azimuths_deg: the cameras.
         instruments: rewards and judge.
         variant: what is measured.
@@ -116,7 +118,8 @@ def measure(
         bundle = load_lora(bundle, variant.lora, 1.0)
     with torch.no_grad():
         policy = Policy(bundle, encode_cameras(bundle, camera_rig(azimuths_deg)))
-    return measure_policy(policy, azimuths_deg, instruments, variant, questions, on_step)
+    conditions = ConditionCache(bundle, questions.negative_prompt)
+    return measure_policy(policy, azimuths_deg, instruments, variant, questions, conditions, on_step)
 
 
 def measure_policy(
@@ -125,6 +128,7 @@ def measure_policy(
     instruments: Instruments,
     variant: Variant,
     questions: Questions,
+    conditions: ConditionCache,
     on_step: OnStep | None = None,
 ) -> Measurement:
     """`measure` of a policy as it is, the LoRA in training included; a LoRA file of the variant is ignored.
@@ -137,7 +141,7 @@ def measure_policy(
     pictures: list[Tensor] = []
     for seed in questions.seeds:
         batches = [
-            _measure_batch(policy, instruments, variant, questions, (seed, start), on_step)
+            _measure_batch(policy, instruments, variant, questions, conditions, (seed, start), on_step)
             for start in range(0, len(questions.prompts), questions.batch_size)
         ]
         columns.append({name: torch.cat([values[name] for _, values in batches]) for name in batches[0][1]})
@@ -158,6 +162,7 @@ def _measure_batch(
     instruments: Instruments,
     variant: Variant,
     questions: Questions,
+    conditions: ConditionCache,
     place: tuple[int, int],
     on_step: OnStep | None,
 ) -> tuple[ScoredSets, dict[str, Tensor]]:
@@ -166,7 +171,7 @@ def _measure_batch(
     rows = range(start, min(start + questions.batch_size, len(questions.prompts)))
     prompts = [questions.prompts[row] for row in rows]
     noise = paired_noise(seed, 0, rows, 0)
-    batch = (prompts, encode_text(policy.bundle, prompts))
+    batch = (prompts, conditions.lookup(prompts))
     scored = sample_and_score(
         policy, instruments.rewards, variant.sampler, batch, noise, variant.settings, on_step
     )

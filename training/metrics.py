@@ -12,23 +12,29 @@ from pathlib import Path
 
 METRICS = {
     "iteration": "number of the iteration, from 1",
-    "loss": "mean clipped regression loss over all pairs of the iteration",
+    "loss": "mean loss of the objective over all pairs of the iteration, the KL aside",
     "grad_norm": "mean norm of the gradient before it is clipped",
     "reference_kl": "mean KL to the model without the LoRA per latent element; 0 without optim.kl_weight",
     "approx_kl": "mean rho^2/2 per latent element, old against updated policy, while updating",
     "clip_fraction": "share of log ratios beyond the clip range",
     "view_reward_standard": "mean single-view reward of the first (standard) trajectories",
-    "view_reward_zmv": "mean single-view reward of the second trajectories (ZMV, by most objectives)",
+    "view_reward_zmv": "mean single-view reward of the ZMV trajectories",
+    "view_reward_again": "mean single-view reward of the second standard trajectories, without ZMV",
     "joint_reward_standard": "mean joint-view reward of the first trajectories",
-    "joint_reward_zmv": "mean joint-view reward of the second trajectories",
+    "joint_reward_zmv": "mean joint-view reward of the ZMV trajectories",
+    "joint_reward_again": "mean joint-view reward of the second standard trajectories, without ZMV",
     "advantage_gap": "mean advantage, first minus second trajectories; negative while ZMV is ahead",
     "lambda": "multiplier of the joint-view constraint after this iteration's dual step",
     "threshold": "self-paced threshold of the joint reward",
     "rollout_seconds": "time for sampling, decoding and scoring",
     "update_seconds": "time for the policy update",
 }
-OPTIONAL = {"joint_reward_standard", "joint_reward_zmv", "threshold"}
-"""Metrics of runs with a joint reward."""
+OPTIONAL = {
+    *(f"{role}_reward_{kind}" for role in ("view", "joint") for kind in ("zmv", "again")),
+    "joint_reward_standard",
+    "threshold",
+}
+"""Metrics of some objectives, and of runs with a joint reward."""
 
 
 class MetricsLog:

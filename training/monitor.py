@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from t2mv_core.samplers import StepEvent, count_evaluations
 
+from .conditions import ConditionCache
 from .config import TrainConfig
 from .console import RunDisplay
 from .early_stop import EarlyStop
@@ -19,6 +21,9 @@ from .measure import Instruments, Questions, Variant, measure_policy
 from .prompts import load_prompts
 from .rollout import Policy, Rewards
 from .setup import sampling_settings
+
+if TYPE_CHECKING:
+    from .toybox.judge import Judge
 
 SEED = 7_000_000
 """Of the evaluation's noise; equal in every evaluation, so that differences are the LoRA's."""
@@ -31,6 +36,7 @@ class Monitor:
         config: the run's; nothing is done when `evaluation.every` is 0.
         policy: the policy in training.
         rewards: the run's scorers.
+        conditions: the run's text conditions.
         held_out: the held-out part of the training prompts, used when no other prompts are named.
 
     Raises:
@@ -38,10 +44,15 @@ class Monitor:
     """
 
     def __init__(
-        self, config: TrainConfig, policy: Policy, rewards: Rewards, held_out: Sequence[str]
+        self,
+        config: TrainConfig,
+        policy: Policy,
+        rewards: Rewards,
+        conditions: ConditionCache,
+        held_out: Sequence[str],
     ) -> None:
         self.config = config.evaluation
-        self.policy, self.rewards = policy, rewards
+        self.policy, self.conditions = policy, conditions
         self.early_stop = EarlyStop(self.config.stop_measure, self.config.patience)
         self.azimuths_deg = config.sampling.azimuths_deg[: config.sampling.num_views]
         self.batch_size = config.sampling.batch_size
@@ -55,6 +66,7 @@ class Monitor:
                     "sampling.held_out_share."
                 )
             self.questions = self._questions(tuple(spread(prompts, self.config.num_prompts)))
+            self.instruments = Instruments(rewards, self._judge())
 
     def measure_when_due(
         self, iteration: int, ema: LoraEma | None, accelerator: Accelerator, display: RunDisplay
@@ -88,9 +100,14 @@ class Monitor:
         def on_step(_: StepEvent) -> None:
             display.advance()
 
-        instruments = Instruments(self.rewards, self._judge())
         found = measure_policy(
-            self.policy, self.azimuths_deg, instruments, self.variant, self.questions, on_step
+            self.policy,
+            self.azimuths_deg,
+            self.instruments,
+            self.variant,
+            self.questions,
+            self.conditions,
+            on_step,
         )
         return {name: float(values.nanmean()) for name, values in found.values.items()}
 
@@ -101,7 +118,7 @@ class Monitor:
         specs = find_specs(prompts) if self.azimuths_deg == DEFAULT_RIG.azimuths_deg else None
         return Questions(prompts, (SEED,), self.batch_size, specs)
 
-    def _judge(self):  # type: ignore[no-untyped-def]  # a class of training/toybox, imported when needed
+    def _judge(self) -> Judge | None:
         if self.questions.specs is None:
             return None
         from .toybox.judge import load_judge

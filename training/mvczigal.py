@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 
 from .config import TrainConfig, load_config, preset_names
 
@@ -48,6 +49,8 @@ def train(config: TrainConfig, resume: bool) -> bool:
         NonFiniteError: training had to stop.
     """
     from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
+    from torch import OutOfMemoryError
 
     from t2mv_core.bundle import ModelSources, load_bundle
 
@@ -57,17 +60,34 @@ def train(config: TrainConfig, resume: bool) -> bool:
     model = config.model
     trackers = available_trackers(config.run.trackers)
     accelerator = Accelerator(
-        cpu=model.device == "cpu", log_with=trackers or None, project_dir=config.run.out_dir
+        cpu=model.device == "cpu",
+        log_with=trackers or None,
+        project_dir=config.run.out_dir,
+        # The others wait while the main process evaluates; NCCL's ten minutes can be too few for that.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],
     )
     device = accelerator.device if model.device == "auto" else model.device
-    sources = ModelSources(model.name, model.adapter, allow_download=model.allow_download)
+    sources = ModelSources(
+        model.name,
+        model.adapter,
+        unet=model.unet,
+        scheduler=model.scheduler,
+        allow_download=model.allow_download,
+    )
     bundle = load_bundle(sources, device, TORCH_DTYPES[model.dtype])
     reward_device = device if config.reward.device == "auto" else config.reward.device
     rewards = load_rewards(config.reward.view, config.reward.joint, reward_device)
     trainer = Trainer(config, bundle, rewards, accelerator, resume)
 
     with stopping_on_signals(trainer.request_stop):
-        is_done = trainer.run()
+        try:
+            is_done = trainer.run()
+        except OutOfMemoryError as error:
+            raise MemoryError(
+                f"The device is out of memory ({str(error).splitlines()[0]}). Resume with "
+                "model.gradient_checkpointing=true, optim.splits_pairs=true, a smaller optim.micro_batch or "
+                "sampling.batch_size."
+            ) from error
     state = "finished" if is_done else "was stopped and saved; continue it with --resume auto"
     logger.info("The run in %s %s (iteration %d).", config.run.out_dir, state, trainer.iteration)
     return is_done
@@ -100,7 +120,7 @@ def main(words: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         is_done = train(load_config(arguments.preset, arguments.overrides), arguments.resume == "auto")
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         print(f"mvczigal: {error}", file=sys.stderr)  # noqa: T201 - a command line
         return 1
     return 0 if is_done else EXIT_INTERRUPTED

@@ -50,7 +50,9 @@ class Recorder:
         folder.write_config(config_to_dict(config))
         write_environment(folder.root / "environment.json")
         self.metrics = MetricsLog(folder.metrics_path, iteration)
-        kept = [record for record in folder.read_evaluations() if record["iteration"] <= iteration]
+        # A run that was killed before its first save also measures its start again.
+        earlier = folder.read_evaluations() if iteration else []
+        kept = [record for record in earlier if record["iteration"] <= iteration]
         folder.write_evaluations(kept)
         self.evaluations = kept
         self._start_trackers(iteration)
@@ -77,16 +79,18 @@ class Recorder:
             self.folder.write_curves()
             self.folder.write_sheet(epoch, rollout, run.sheet_prompts)
 
-    def record_evaluation(self, iteration: int, found: Mapping[str, float], facts: Mapping[str, str]) -> None:
+    def record_evaluation(
+        self, iteration: int, found: Mapping[str, float], facts: Mapping[str, str], is_best: bool
+    ) -> None:
         """Log what was measured on held-out prompts; keep the LoRA when it is the best so far.
 
         Raises:
             OSError: as `record`.
         """
-        measure, earlier = self.config.evaluation.stop_measure, self.evaluations
-        self.evaluations = [*earlier, {"iteration": iteration, **found}]
+        self.evaluations = [*self.evaluations, {"iteration": iteration, **found}]
         self.accelerator.log({f"evaluation/{name}": value for name, value in found.items()}, step=iteration)
-        if measure is not None and all(found[measure] > other[measure] for other in earlier):
+        if is_best:
+            measure = self.config.evaluation.stop_measure or ""
             self._write_lora("best.safetensors", {**facts, f"evaluation_{measure}": str(found[measure])})
         self.folder.write_evaluations(self.evaluations)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .intervals import Interval, bootstrap
 from .measure import Measurement, Questions
@@ -19,8 +20,14 @@ SHEET_PROMPTS = 10
 def summarize(measurements: Sequence[Measurement]) -> dict[str, dict[str, Interval]]:
     """Variant -> measure -> mean with interval over prompts."""
     return {
-        m.variant.name: {name: bootstrap(values) for name, values in m.values.items()} for m in measurements
+        m.variant.name: {name: bootstrap(values) for name, values in applicable(m.values).items()}
+        for m in measurements
     }
+
+
+def applicable(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without measures that apply to no prompt at all, such as the azimuth of symmetric objects."""
+    return {name: table for name, table in values.items() if not table.isnan().all()}
 
 
 def differences(measurement: Measurement, reference: Measurement) -> dict[str, Interval]:
@@ -35,7 +42,9 @@ def differences(measurement: Measurement, reference: Measurement) -> dict[str, I
             f"{measurement.variant.name!r} and {reference.variant.name!r} were measured on different "
             "prompts or seeds; measure them in one run."
         )
-    return {name: bootstrap(ours - theirs) for name, (ours, theirs) in pairs.items()}
+    return {
+        name: bootstrap(gap) for name, gap in applicable({k: a - b for k, (a, b) in pairs.items()}).items()
+    }
 
 
 def write_report(
@@ -104,7 +113,7 @@ def _variant_record(measurement: Measurement, reference: Measurement) -> dict[st
         "lora": None if variant.lora is None else str(variant.lora),
         "seconds_per_set": measurement.seconds_per_set,
         "evaluations_per_set": measurement.evaluations_per_set,
-        "measures": {name: asdict(bootstrap(values)) for name, values in measurement.values.items()},
+        "measures": {name: asdict(bootstrap(v)) for name, v in applicable(measurement.values).items()},
         "difference_to_first": {name: asdict(i) for name, i in differences(measurement, reference).items()},
     }
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,11 @@ class RunFolder:
     """
 
     root: Path
+
+    @property
+    def config_path(self) -> Path:
+        """The resolved configuration."""
+        return self.root / "config.yaml"
 
     @property
     def metrics_path(self) -> Path:
@@ -56,7 +64,34 @@ class RunFolder:
         import yaml
 
         self.root.mkdir(parents=True, exist_ok=True)
-        self._replace(self.root / "config.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+        self._replace(self.config_path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+    def has_metrics(self) -> bool:
+        """Whether a run has got through an iteration here, saved or not."""
+        return bool(read_metrics(self.metrics_path))
+
+    def sweep(self) -> None:
+        """Delete what a kill left half-written; nobody else may be writing."""
+        for folder in (self.root, self.root / "lora", self.root / "samples"):
+            for path in folder.glob(".*.tmp"):
+                path.unlink()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training in this folder; the lock ends with the process, however it ends.
+
+        Raises:
+            FileExistsError: another process has it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("w") as file:
+            try:
+                lock_file(file.fileno())
+            except OSError as error:
+                raise FileExistsError(
+                    f"Another process is training in {self.root}; wait for it, or choose another run.out_dir."
+                ) from error
+            yield
 
     def prune_loras(self, count: int | None) -> None:
         """Delete all but the newest `count` epoch files; None keeps all."""
@@ -96,3 +131,15 @@ class RunFolder:
         temporary = path.with_name(f".{path.name}.tmp")
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
+
+
+def lock_file(descriptor: int) -> None:
+    """Lock an open file for this process without waiting; OSError when another has it."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

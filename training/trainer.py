@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,11 +13,11 @@ from accelerate import Accelerator, DistributedType
 from torch import Tensor
 
 from t2mv_core.bundle import ModelBundle
-from t2mv_core.lora import lora_state_dict, trainable_parameters
+from t2mv_core.lora import trainable_parameters
 from t2mv_core.samplers import StepEvent, count_evaluations
 
-from .advantages import RewardTable, iteration_advantages, weighted_mean
-from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .advantages import RewardTable, gather_rewards, iteration_advantages, reward_record, weighted_mean
+from .checkpoint import load_checkpoint, save_checkpoint
 from .conditions import ConditionCache
 from .config import TrainConfig
 from .console import RunDisplay
@@ -26,6 +27,7 @@ from .monitor import Monitor
 from .objectives import OBJECTIVES
 from .prompts import PromptSampler, load_split
 from .recorder import Recorder
+from .resume import refuse_another_run
 from .rollout import Rewards, Rollout, RolloutSettings, collect
 from .runfolder import RunFolder
 from .setup import (
@@ -35,9 +37,9 @@ from .setup import (
     make_optimizer,
     make_policy,
     reference_policy,
-    restore_lora,
     sampling_settings,
 )
+from .state import RunState
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +92,10 @@ class Trainer:
         self.optimizer = make_optimizer(config.optim, parameters)
         self.learner = self._make_learner()
         self.conditions = ConditionCache(bundle, config.sampling.negative_prompt)
-        self.monitor = Monitor(config, self.policy, rewards, split.held_out)
+        self.monitor = Monitor(config, self.policy, rewards, self.conditions, split.held_out)
+        self.state = RunState(
+            self.policy, self.optimizer, self.dual, self.prompts, self.monitor.early_stop, self.ema
+        )
         self.iteration = 0
         self.num_iterations = config.run.epochs * config.run.iterations_per_epoch
         self.is_stopping = False
@@ -112,7 +117,7 @@ class Trainer:
             NonFiniteError: a reward, loss or gradient is not finite; `last/` holds the last saved good state.
             OSError: the run folder cannot be written.
         """
-        with self.display:
+        with self._locked_folder(), self.display:
             if not self.iteration:
                 self._evaluate()
             while not self._is_over() and not self._agree_to_stop():
@@ -125,7 +130,7 @@ class Trainer:
                 self.iteration += 1
                 self._report(record, rollout)
                 del rollout  # two iterations' trajectories need not be in memory together
-        if self.iteration % self.config.run.save_every:
+        if self.iteration % self.config.run.save_every or not self.iteration:
             self._save()
         if self.accelerator.is_main_process:
             self.recorder.finish(self._lora_facts())
@@ -144,8 +149,8 @@ class Trainer:
         record = {
             "iteration": iteration,
             **asdict(stats),
-            **reward_record("view", table.view, weights.view),
-            **reward_record("joint", table.joint, weights.joint),
+            **reward_record("view", table.view, weights.view, self.objective.samplers),
+            **reward_record("joint", table.joint, weights.joint, self.objective.samplers),
             "advantage_gap": float((advantages[:, 0] - advantages[:, 1]).double().mean()),
             "lambda": self.dual.lambda_,
             "rollout_seconds": round(collected - started, 3),
@@ -175,21 +180,7 @@ class Trainer:
         requests = [(slot, drawn[slot]) for slot in self.slots]
         condition = self.conditions.lookup([prompt for _, prompt in requests])
         rollout = collect(self.policy, self.rewards, settings, iteration, requests, condition, on_step)
-        return rollout, self._gather_rewards(rollout, drawn)
-
-    def _gather_rewards(self, rollout: Rollout, prompts: list[str]) -> RewardTable:
-        """The rewards of all processes, in the order of the iteration's slots."""
-        count, processes = len(prompts), self.accelerator.num_processes
-        place = [slot for process in range(processes) for slot in range(process, count, processes)]
-        order = torch.tensor(place).argsort()
-
-        def gather(kind: str) -> dict[str, Tensor]:
-            scores = [getattr(scored.scores, kind) for scored in rollout.sets]
-            own = {name: torch.stack([one[name] for one in scores], dim=1) for name in scores[0]}
-            device = self.accelerator.device
-            return {k: self.accelerator.gather(r.to(device)).cpu()[order] for k, r in own.items()}
-
-        return RewardTable(tuple(prompts), gather("view"), gather("joint"))
+        return rollout, gather_rewards(rollout, drawn, self.accelerator)
 
     def _advantages(self, table: RewardTable) -> Tensor:
         """The combined advantages of all trajectories, [B, K, V]."""
@@ -215,28 +206,20 @@ class Trainer:
         if self.iteration % self.config.run.save_every == 0:
             self._save()
 
+    def _locked_folder(self) -> AbstractContextManager[None]:
+        return self.folder.locked() if self.accelerator.is_main_process else nullcontext()
+
     def _evaluate(self) -> None:
         """Measure on held-out prompts when it is due, before the first iteration too: the baseline."""
         found = self.monitor.measure_when_due(self.iteration, self.ema, self.accelerator, self.display)
         if found is not None and self.accelerator.is_main_process:
-            self.recorder.record_evaluation(self.iteration, found, self._lora_facts())
+            is_best = self.iteration > 0 and self.monitor.early_stop.best_iteration == self.iteration
+            self.recorder.record_evaluation(self.iteration, found, self._lora_facts(), is_best)
 
     def _save(self) -> None:
         if not self.accelerator.is_main_process:
             return
-        checkpoint = Checkpoint(
-            self.iteration,
-            lora_state_dict(self.policy.bundle.unet, LORA_NAME),
-            self._lora_facts(),
-            self.optimizer.state_dict(),
-            {
-                "dual": self.dual.state_dict(),
-                "prompts": self.prompts.state_dict(),
-                "early_stop": self.monitor.early_stop.state_dict(),
-            },
-            None if self.ema is None else self.ema.state_dict(),
-        )
-        save_checkpoint(self.folder.root, checkpoint)
+        save_checkpoint(self.folder.root, self.state.capture(self.iteration, self._lora_facts()))
 
     def _lora_facts(self) -> dict[str, str]:
         """What a LoRA file says about itself, reward means aside."""
@@ -268,31 +251,22 @@ class Trainer:
         """Resume or refuse a folder with a run in it; begin the record otherwise."""
         with self.accelerator.main_process_first():  # loading may finish a swap that a kill interrupted
             checkpoint = load_checkpoint(self.folder.root)
-        if checkpoint is not None and not resume:
+        if not resume and (checkpoint is not None or self.folder.has_metrics()):
             raise FileExistsError(
-                f"{self.folder.root} holds a run at iteration {checkpoint.iteration}; continue it with "
-                "--resume auto, or choose another run.out_dir."
+                f"{self.folder.root} holds a run at iteration {checkpoint.iteration if checkpoint else 0}; "
+                "continue it with --resume auto, or choose another run.out_dir."
             )
         if checkpoint is not None:
-            self._restore(checkpoint)
+            refuse_another_run(self.folder.config_path, self.config)
+            self.state.restore(checkpoint, self.config.optim)
+            self.iteration = checkpoint.iteration
+            logger.info("Resumed %s at iteration %d.", self.folder.root, self.iteration)
+        self.accelerator.wait_for_everyone()  # all have compared the old config.yaml before it is replaced
         if self.accelerator.is_main_process:
+            self.folder.sweep()
             self.recorder = Recorder(
                 self.config, self.folder, self.policy, self.ema, self.accelerator, self.iteration
             )
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        restore_lora(self.policy, checkpoint.lora)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
-        self.dual.load_state_dict(checkpoint.counters["dual"])
-        self.prompts.load_state_dict(checkpoint.counters["prompts"])
-        if "early_stop" in checkpoint.counters:  # not in runs of version 0.2
-            self.monitor.early_stop.load_state_dict(checkpoint.counters["early_stop"])
-        if self.ema is not None:
-            if checkpoint.ema is None:
-                raise ValueError("The saved run kept no moving average; resume it with optim.ema_decay=null.")
-            self.ema.load_state_dict(checkpoint.ema)
-        self.iteration = checkpoint.iteration
-        logger.info("Resumed %s at iteration %d.", self.folder.root, self.iteration)
 
     def _refuse_sharding(self) -> None:
         kind = self.accelerator.distributed_type
@@ -318,16 +292,3 @@ class Trainer:
         """Whether any process was asked to stop; the same answer on all of them."""
         flag = torch.tensor([float(self.is_stopping)], device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, "sum").item() > 0)
-
-
-def reward_record(role: str, rewards: dict[str, Tensor], weights: dict[str, float]) -> dict[str, float]:
-    """Mean rewards of both trajectories for the metrics; of each reward by name where there are several."""
-    if not rewards:
-        return {}
-    named = {"": weighted_mean(rewards, weights)}
-    named |= {f"/{name}": values for name, values in rewards.items()} if len(rewards) > 1 else {}
-    return {
-        f"{role}_reward_{kind}{suffix}": float(values[:, number].double().mean())
-        for suffix, values in named.items()
-        for number, kind in enumerate(("standard", "zmv"))
-    }

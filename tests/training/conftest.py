@@ -1,12 +1,20 @@
 """A tiny random model of real diffusers classes in a folder, rewards of plain arithmetic, small runs."""
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+
+ROOT = Path(__file__).parents[2]
+DRIVER = Path(__file__).with_name("driver.py")
+TIMES = ("rollout_seconds", "update_seconds")
 
 
 @pytest.fixture(scope="session")
@@ -124,3 +132,110 @@ def tiny_config(tmp_path) -> Callable:
         return config_from_dict({"objective": objective, **merged})
 
     return build
+
+
+class Runs:
+    """Tiny runs in folders of their own, in this process or as command lines that can be killed."""
+
+    _undisturbed: ClassVar[dict[str, dict]] = {}
+
+    def __init__(self, root: Path, model_dir: Path, rewards, build_config) -> None:
+        self.root, self.model_dir = root, model_dir
+        self._rewards, self._build_config = rewards, build_config
+
+    def config(self, name, **sections):
+        run = {"sheet_prompts": 0, **sections.pop("run", {}), "out_dir": str(self.root / name)}
+        model = {**sections.pop("model", {}), "name": str(self.model_dir)}
+        return self._build_config(**sections, run=run, model=model)
+
+    def trainer(self, name, resume=False, **sections):
+        from t2mv_core.bundle import load_bundle
+        from training.trainer import Trainer
+
+        config = self.config(name, **sections)
+        return Trainer(config, load_bundle(str(self.model_dir)), self._rewards, resume=resume)
+
+    def train(self, name, resume=False, **sections):
+        """Train to the end; returns the outcome."""
+        self.trainer(name, resume, **sections).run()
+        return self.outcome(name)
+
+    def undisturbed(self, **sections) -> dict:
+        """The outcome of a run that nothing interrupts, trained once per session."""
+        key = json.dumps(sections, sort_keys=True)
+        if key not in self._undisturbed:
+            self._undisturbed[key] = self.train("undisturbed", **sections)
+        return self._undisturbed[key]
+
+    def start(self, name, options=None, environment=None, **sections) -> subprocess.Popen:
+        """`python -m training.mvczigal --resume auto` in a process; see driver.py for the options."""
+        import yaml
+
+        from training.config import config_to_dict
+
+        preset = self.root / f"{name}.yaml"
+        preset.write_text(yaml.safe_dump(config_to_dict(self.config(name, **sections))))
+        words = ["--preset", str(preset), "--resume", "auto"]
+        return subprocess.Popen(
+            [sys.executable, str(DRIVER), json.dumps(options or {}), *words],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(environment or {})},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def outcome(self, name) -> dict:
+        """Weights of the state and of all LoRA files, the average, metrics without times, evaluations."""
+        import torch
+        from safetensors.torch import load_file
+
+        from training.metrics import read_metrics
+
+        folder = self.root / name
+        found = {
+            "metrics": [
+                {k: v for k, v in r.items() if k not in TIMES} for r in read_metrics(folder / "metrics.jsonl")
+            ]
+        }
+        found["evaluations"] = read_metrics(folder / "evaluations.jsonl")
+        found["counters"] = json.loads((folder / "last" / "counters.json").read_text())
+        for path in (folder / "last" / "lora.safetensors", *sorted((folder / "lora").glob("*.safetensors"))):
+            found[str(path.relative_to(folder))] = load_file(path)
+        average = torch.load(folder / "last" / "ema.pt", weights_only=True) or {"shadows": []}
+        found["average"] = {str(number): tensor for number, tensor in enumerate(average["shadows"])}
+        return found
+
+    @staticmethod
+    def assert_identical(ours: dict, theirs: dict) -> None:
+        import torch
+
+        assert ours.keys() == theirs.keys()
+        for part, values in ours.items():
+            if part.endswith(".safetensors") or part == "average":
+                assert values.keys() == theirs[part].keys(), part
+                assert all(torch.equal(tensor, theirs[part][name]) for name, tensor in values.items()), part
+            else:
+                assert values == theirs[part], part
+
+
+@pytest.fixture
+def runs(tmp_path, tiny_model_dir, plain_rewards, tiny_config) -> Runs:
+    """Runs below the test's folder, on one thread: on tensors this small threads only wait."""
+    import torch
+
+    torch.set_num_threads(1)
+    return Runs(tmp_path, tiny_model_dir, plain_rewards, tiny_config)
+
+
+PLAIN: dict = {}
+EVERYTHING = {
+    "optim": {"ema_decay": 0.9, "kl_weight": 1.0, "trained_steps": 1, "splits_pairs": True},
+    "evaluation": {"every": 1, "prompts": "dev", "num_prompts": 1, "stop_measure": "view_reward"},
+    "sampling": {"state_dtype": "bf16"},
+}
+
+
+@pytest.fixture(params=[PLAIN, EVERYTHING], ids=["plain", "everything"])
+def sections(request) -> dict:
+    """Settings of a run: nothing special, or average, KL, evaluation and the cost levers all on."""
+    return request.param

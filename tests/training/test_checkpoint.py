@@ -88,7 +88,7 @@ def test_a_failing_write_keeps_the_state_before(tmp_path, monkeypatch):
     assert load_checkpoint(tmp_path).iteration == 1
 
 
-@pytest.mark.parametrize("name", ["counters.json", "lora.safetensors", "optimizer.pt", "random.pt", "ema.pt"])
+@pytest.mark.parametrize("name", ["counters.json", "lora.safetensors", "optimizer.pt", "random.pt"])
 @pytest.mark.parametrize("is_removed", [True, False])
 def test_damage_gets_a_sentence(tmp_path, name, is_removed):
     save_checkpoint(tmp_path, checkpoint(1))
@@ -99,3 +99,14 @@ def test_damage_gets_a_sentence(tmp_path, name, is_removed):
         path.write_bytes(path.read_bytes()[:10])
     with pytest.raises(ValueError, match="cannot be read"):
         load_checkpoint(tmp_path)
+
+
+def test_a_damaged_average_gets_a_sentence_and_a_state_of_version_0_1_has_none(tmp_path):
+    save_checkpoint(tmp_path, checkpoint(1))
+    path = tmp_path / "last" / "ema.pt"
+    path.write_bytes(path.read_bytes()[:10])
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_checkpoint(tmp_path)
+    path.unlink()
+    loaded = load_checkpoint(tmp_path)
+    assert (loaded.iteration, loaded.ema) == (1, None)

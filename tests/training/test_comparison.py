@@ -77,8 +77,9 @@ def test_a_result_counts_only_for_the_configuration_that_made_it(task):
     assert task.read_result() is not None
     assert replace(task, work_dir=task.work_dir / "elsewhere").read_result() is not None
     assert replace(task, prompts=task.prompts[:2]).read_result() is None
-    other = replace(task.config, optim=replace(task.config.optim, lr=1.0))
-    assert replace(task, config=other).read_result() is None
+    other = replace(task, config=replace(task.config, optim=replace(task.config.optim, lr=1.0)))
+    assert other.read_result() is None
+    assert other.own_config.run.out_dir != task.own_config.run.out_dir
 
 
 def test_all_methods_get_the_same_number_of_sets_and_updates(task):
@@ -124,7 +125,9 @@ def test_differences_pair_equal_seeds():
     ],
 )
 def test_verdicts(low, high, sign, word):
-    assert verdict(Interval((low + high) / 2, low, high, 9), sign) == word
+    interval = Interval((low + high) / 2, low, high, 9)
+    assert verdict(interval, [interval.mean, 2 * interval.mean], sign) == word
+    assert verdict(interval, [interval.mean, -interval.mean], sign) == "not shown"
 
 
 def test_the_two_way_interval_knows_about_the_spread_of_trainings():

@@ -1,130 +1,120 @@
 """Whole runs that must agree, whatever interrupts them and however they are cut into batches."""
 
-import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from t2mv_core.bundle import load_bundle
-from training.config import config_to_dict
 from training.metrics import read_metrics
 from training.trainer import Trainer
 
-ROOT = Path(__file__).parents[2]
-TIMES = ("rollout_seconds", "update_seconds")
-# Trains with rewards of plain arithmetic, slowly enough to be killed in the middle.
-DRIVER = """
-import json, sys, time
-from t2mv_core.bundle import load_bundle
-from t2mv_core.rewards.base import RewardResult
-from training.config import config_from_dict
-from training.rollout import Rewards
-from training.trainer import Trainer
 
-def redness(images, prompts):
-    time.sleep(0.2)
-    return RewardResult(images[:, 0].mean(dim=(1, 2)))
-
-def agreement(images, prompts):
-    blue = images[:, 2].mean(dim=(1, 2)).reshape(len(prompts), -1)
-    return RewardResult(-blue.std(dim=1, correction=0), {"overall": -blue.std(dim=1, correction=0)})
-
-config = config_from_dict(json.loads(sys.argv[2]))
-Trainer(config, load_bundle(sys.argv[1]), Rewards(redness, agreement), resume=True).run()
-"""
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(runs, sections):
+    first = runs.undisturbed(**sections)
+    runs.assert_identical(runs.train("again", **sections), first)
+    other = runs.train("other", run={"seed": 1, "epochs": 1}, **sections)
+    assert first["metrics"][:2] != other["metrics"]
 
 
-@pytest.fixture
-def train(tiny_model_dir, plain_rewards, tiny_config, tmp_path):
-    """Runs the tiny configuration into a folder; returns its weights and metrics without times."""
-    torch.set_num_threads(1)
-
-    def run(name, resume=False, **sections):
-        sections["run"] = {"sheet_prompts": 0, **sections.get("run", {}), "out_dir": str(tmp_path / name)}
-        config = tiny_config(**sections)
-        Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards, resume=resume).run()
-        return outcome(tmp_path / name)
-
-    return run
+def test_four_iterations_equal_two_and_a_resumed_two(runs, sections):
+    whole = runs.undisturbed(**sections)
+    runs.train("parts", run={"epochs": 1}, **sections)
+    runs.assert_identical(runs.train("parts", resume=True, **sections), whole)
+    assert len(whole["average"]) == (len(whole["last/lora.safetensors"]) if sections else 0)
 
 
-def outcome(folder):
-    records = [{k: v for k, v in r.items() if k not in TIMES} for r in read_metrics(folder / "metrics.jsonl")]
-    return load_file(folder / "last" / "lora.safetensors"), records
+def test_a_stopped_run_goes_on_where_it_was(runs, sections):
+    """Asked to stop in the second iteration's rollout, which is thrown away, with a save every third."""
+    trainer = runs.trainer("stopped", run={"save_every": 3}, **sections)
+    collect = trainer._collect
+
+    def stop_and_collect(iteration):
+        if iteration == 2:
+            trainer.request_stop()
+        return collect(iteration)
+
+    trainer._collect = stop_and_collect
+    assert not trainer.run()
+    assert runs.outcome("stopped")["counters"]["iteration"] == 1
+    resumed = runs.train("stopped", resume=True, run={"save_every": 3}, **sections)
+    runs.assert_identical(resumed, runs.undisturbed(**sections))
 
 
-def assert_identical(ours, theirs):
-    assert ours[1] == theirs[1]
-    assert ours[0].keys() == theirs[0].keys()
-    assert all(torch.equal(tensor, theirs[0][name]) for name, tensor in ours[0].items())
-
-
-def test_the_same_seed_gives_the_same_run_and_another_seed_another(train):
-    first, again, other = train("a"), train("b"), train("c", run={"seed": 1})
-    assert_identical(first, again)
-    assert first[1] != other[1]
-
-
-def test_four_iterations_equal_two_and_a_resumed_two(train):
-    whole = train("whole")
-    train("parts", run={"epochs": 1})
-    assert_identical(train("parts", resume=True), whole)
-
-
-def test_a_run_killed_in_the_middle_ends_like_the_undisturbed_one(
-    train, tiny_model_dir, tiny_config, tmp_path
-):
-    config = tiny_config(run={"sheet_prompts": 0, "out_dir": str(tmp_path / "killed")})
-    process = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(tiny_model_dir), json.dumps(config_to_dict(config))],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+def test_a_run_killed_in_the_middle_ends_like_the_undisturbed_one(runs, sections):
+    process = runs.start("killed", {"sleep": 0.2}, **sections)
+    metrics = runs.root / "killed" / "metrics.jsonl"
     deadline = time.monotonic() + 300
-    while len(read_metrics(tmp_path / "killed" / "metrics.jsonl")) < 2 and time.monotonic() < deadline:
+    while len(read_metrics(metrics)) < 2 and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert_identical(train("killed", resume=True), train("whole"))
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert 2 <= len(read_metrics(metrics)) < 4
+    runs.assert_identical(runs.train("killed", resume=True, **sections), runs.undisturbed(**sections))
 
 
-def test_batches_of_one_accumulated_four_times_equal_one_batch_of_four(train):
+def test_batches_of_one_accumulated_four_times_equal_one_batch_of_four(runs):
     """The same update from 4 micro-batches of 1 and from 1 of 4; also whatever the batches while sampling."""
     shared = {"prompts_per_update": 4, "lr": 1e-4}
     short = {"epochs": 1}
-    single = train("single", optim={**shared, "micro_batch": 1}, sampling={"batch_size": 1}, run=short)
-    four = train("four", optim={**shared, "micro_batch": 4}, sampling={"batch_size": 4}, run=short)
-    for name, tensor in single[0].items():
-        torch.testing.assert_close(tensor, four[0][name], atol=1e-6, rtol=0)
+    single, four = (
+        runs.train(
+            f"of{count}",
+            optim={**shared, "micro_batch": count},
+            sampling={"batch_size": count},
+            run=short,
+        )
+        for count in (1, 4)
+    )
+    for name, tensor in single["last/lora.safetensors"].items():
+        torch.testing.assert_close(tensor, four["last/lora.safetensors"][name], atol=1e-6, rtol=0)
 
 
-def test_two_processes_train_the_lora_of_one(train, tiny_model_dir, tiny_config, tmp_path):
-    """Global advantages, dual steps and updates: 2 processes x 2 prompts are 1 x 4."""
-    optim = {"lr": 1e-4, "prompts_per_update": 3}  # 3 of 4: the second update is one process's alone
+def test_two_processes_train_the_lora_of_one(runs, monkeypatch):
+    """Global advantages, dual steps and updates: 2 processes x 4 prompts are 1 x 8."""
+    shared = {
+        # 3 of 8 prompts an update: the last one has 2, and the processes' shares differ
+        "optim": {"lr": 1e-4, "prompts_per_update": 3, "ema_decay": 0.9, "kl_weight": 1.0},
+        "sampling": {"prompts_per_iteration": 8, "batch_size": 4},
+        "constraint": {"violated_lr": 200.0, "satisfied_lr": 20.0},
+        "evaluation": {"every": 2, "prompts": "dev", "num_prompts": 1},
+        "run": {"iterations_per_epoch": 2, "epochs": 1},
+    }
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    config = tiny_config(run={"sheet_prompts": 0, "out_dir": str(tmp_path / "two")}, optim=optim)
-    shared = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": "2"}
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", DRIVER, str(tiny_model_dir), json.dumps(config_to_dict(config))],
-            cwd=ROOT,
-            env={**shared, "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"},
-        )
+        runs.start("two", {"keeps_advantages": True}, {**place, "RANK": rank, "LOCAL_RANK": rank}, **shared)
         for rank in ("0", "1")
     ]
-    assert [process.wait(timeout=300) for process in processes] == [0, 0]
-    (two, two_records), (one, one_records) = outcome(tmp_path / "two"), train("one", optim=optim)
-    for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, atol=1e-5, rtol=0)
-    for ours, theirs in zip(two_records, one_records, strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-6)
+    for process in processes:
+        process.communicate(timeout=300)
+    assert [process.returncode for process in processes] == [0, 0]
+    advantages, compute = [], Trainer._advantages
+
+    def compute_and_keep(*given):
+        advantages.append(compute(*given))
+        return advantages[-1]
+
+    monkeypatch.setattr(Trainer, "_advantages", compute_and_keep)
+    one, two = runs.train("one", **shared), runs.outcome("two")
+    for iteration, expected in enumerate(advantages):
+        assert expected.shape == (8, 2, 2)
+        for rank in (0, 1):
+            found = torch.load(runs.root / "two" / f"advantages_{iteration}_{rank}.pt", weights_only=True)
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert len(advantages) == 2
+    assert one.keys() == two.keys()
+    for part in ("last/lora.safetensors", "lora/epoch_0001.safetensors", "average"):
+        assert one[part].keys() == two[part].keys()
+        for name, tensor in one[part].items():
+            torch.testing.assert_close(two[part][name], tensor, atol=1e-5, rtol=0)
+    assert one["metrics"][-1]["lambda"] > 0.1
+    assert two["counters"]["dual"] == pytest.approx(one["counters"]["dual"], abs=1e-5)
+    assert two["counters"]["prompts"] == one["counters"]["prompts"]
+    for part in ("metrics", "evaluations"):
+        for ours, theirs in zip(two[part], one[part], strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-5, rel=1e-5)

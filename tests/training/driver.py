@@ -1,0 +1,56 @@
+"""The trainer's command line with rewards of plain arithmetic, for tests that kill or watch it.
+
+python driver.py OPTIONS --preset run.yaml --resume auto
+
+OPTIONS is JSON: "sleep" are seconds that every scoring takes, so that a run can be killed in the middle;
+"keeps_advantages" writes every iteration's into the run folder. "ready" is printed when the run folder is
+about to be opened.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import t2mv_core.rewards
+from t2mv_core.rewards import RewardSpec
+from t2mv_core.rewards.base import RewardResult
+from training.mvczigal import main
+from training.trainer import Trainer
+
+OPTIONS = {"sleep": 0.0, "keeps_advantages": False, **json.loads(sys.argv[1])}
+
+
+def redness(images, prompts):
+    time.sleep(OPTIONS["sleep"])
+    return RewardResult(images[:, 0].mean(dim=(1, 2)))
+
+
+def agreement(images, prompts):
+    blue = images[:, 2].mean(dim=(1, 2)).reshape(len(prompts), -1)
+    spread = blue.std(dim=1, correction=0)
+    return RewardResult(-spread, {"overall": -spread})
+
+
+class WatchedTrainer(Trainer):
+    def _open_folder(self, resume):
+        print("ready", flush=True)  # noqa: T201 - for the process that waits
+        super()._open_folder(resume)
+
+    def _advantages(self, table):
+        found = super()._advantages(table)
+        if OPTIONS["keeps_advantages"]:
+            name = f"advantages_{self.iteration}_{self.accelerator.process_index}.pt"
+            torch.save(found, Path(self.config.run.out_dir) / name)
+        return found
+
+
+if __name__ == "__main__":
+    import training.trainer
+
+    training.trainer.Trainer = WatchedTrainer
+    t2mv_core.rewards.REWARDS["redness"] = RewardSpec("view", lambda _: redness, "test")
+    t2mv_core.rewards.REWARDS["agreement"] = RewardSpec("joint", lambda _: agreement, "test")
+    sys.exit(main(sys.argv[2:]))
