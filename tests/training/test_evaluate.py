@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.samplers import SamplingSettings
 from training import evaluate
-from training.evaluate import build_parser, find_specs, make_variants, spread
+from training.config import config_to_dict, load_config
+from training.evaluate import build_parser, find_specs, make_variants, name_variants, spread
 from training.measure import Instruments, Questions, Variant, judge_sets, measure
-from training.prompts import load_prompts
-from training.report import differences, write_report
+from training.prompts import load_prompts, load_split
+from training.report import applicable, differences, write_report
 from training.toybox.judge import Judge
 from training.toybox.scenes import COLOURS, FAMILIES
 from training.trainer import Trainer
@@ -136,3 +138,30 @@ def test_the_command_line_writes_a_report(tiny_model_dir, tmp_path, monkeypatch,
     words = ["--model", str(tiny_model_dir), "--num-prompts", "2", "--seeds", "3", "--steps", "1"]
     assert evaluate.main([*words, "--out", str(tmp_path / "out")]) == 0
     assert "standard, 1 steps, base" in capsys.readouterr().out
+
+
+def test_loras_of_several_runs_are_told_apart(tmp_path):
+    paths = [tmp_path / run / "lora" / "best.safetensors" for run in ("a", "b")]
+    assert name_variants(paths) == {None: "base", paths[0]: "a/lora/best", paths[1]: "b/lora/best"}
+    assert name_variants(paths[:1]) == {None: "base", paths[0]: "best"}
+    assert name_variants([]) == {None: "base"}
+    with pytest.raises(ValueError, match="names a file twice"):
+        name_variants([paths[0], paths[0]])
+
+
+def test_a_run_gives_its_settings_and_held_out_prompts(tmp_path):
+    config = load_config(
+        "demo", ["sampling.num_steps=3", "sampling.held_out_share=0.2", "sampling.view_scale=1.5"]
+    )
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config_to_dict(config)))
+    arguments = evaluate.parse(["--run", str(tmp_path), "--guidance-scale", "4", "--out", "x"])
+    assert (arguments.steps, arguments.view_scale, arguments.guidance_scale) == ([3], 1.5, 4.0)
+    assert arguments.held_out == load_split("toybox", 0.2).held_out
+    assert arguments.prompts is None
+    assert make_variants(arguments)[0].settings.view_scale == 1.5
+    assert evaluate.parse(["--out", "x"]).prompts == "heldout"
+
+
+def test_measures_that_apply_to_nothing_are_left_out():
+    values = {"a": torch.ones(2, 1), "b": torch.full((2, 1), torch.nan)}
+    assert list(applicable(values)) == ["a"]

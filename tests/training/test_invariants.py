@@ -26,19 +26,20 @@ def test_four_iterations_equal_two_and_a_resumed_two(runs, sections):
     assert len(whole["average"]) == (len(whole["last/lora.safetensors"]) if sections else 0)
 
 
-def test_a_stopped_run_goes_on_where_it_was(runs, sections):
-    """Asked to stop in the second iteration's rollout, which is thrown away, with a save every third."""
+@pytest.mark.parametrize("stopped_in", [1, 2])
+def test_a_stopped_run_goes_on_where_it_was(runs, sections, stopped_in):
+    """Asked to stop in a rollout, which is thrown away, with a save every third iteration."""
     trainer = runs.trainer("stopped", run={"save_every": 3}, **sections)
     collect = trainer._collect
 
     def stop_and_collect(iteration):
-        if iteration == 2:
+        if iteration == stopped_in:
             trainer.request_stop()
         return collect(iteration)
 
     trainer._collect = stop_and_collect
     assert not trainer.run()
-    assert runs.outcome("stopped")["counters"]["iteration"] == 1
+    assert runs.outcome("stopped")["counters"]["iteration"] == stopped_in - 1
     resumed = runs.train("stopped", resume=True, run={"save_every": 3}, **sections)
     runs.assert_identical(resumed, runs.undisturbed(**sections))
 

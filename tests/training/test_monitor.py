@@ -152,6 +152,19 @@ def test_a_resumed_run_remembers_the_best_before(make_trainer):
         assert opened.metadata()["step"] == "1"
 
 
+def test_the_start_counts_once_though_a_stop_before_the_first_iteration_repeats_it(make_trainer):
+    patience = {"evaluation": {"patience": 2}, "run": {"epochs": 9}}
+    trainer = make_trainer(**patience)
+    script(trainer, [0.5])
+    trainer.request_stop()
+    assert not trainer.run()
+    resumed = make_trainer(resume=True, **patience)
+    script(resumed, [0.5, 0.4, 0.3, 0.2])
+    assert resumed.run()
+    assert resumed.iteration == 2
+    assert [record["iteration"] for record in evaluations(resumed)] == [0, 1, 2]
+
+
 def test_evaluations_after_the_saved_state_are_made_again(make_trainer):
     """Killed after evaluating iteration 3, saved at 2; and killed before anything was saved."""
     for save_every, saved in ((2, [0, 1, 2]), (9, [])):

@@ -46,9 +46,11 @@ def test_a_run_ends_with_zero_and_can_be_extended(words, tmp_path):
 
 def test_sigint_saves_and_the_run_goes_on(words, tmp_path, monkeypatch, plain_rewards):
     handler = signal.getsignal(signal.SIGINT)
+    sent = []
 
     def interrupt(images, prompts):
-        if len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 1:
+        if len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 1 and not sent:
+            sent.append(signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
         return plain_rewards.view["redness"](images, prompts)
 
@@ -57,7 +59,7 @@ def test_sigint_saves_and_the_run_goes_on(words, tmp_path, monkeypatch, plain_re
     assert main([*words, "reward.view=interrupting"]) == 130
     assert signal.getsignal(signal.SIGINT) is handler
     assert (tmp_path / "run" / "last" / "counters.json").exists()
-    assert main([*words, "--resume", "auto"]) == 0
+    assert main([*words, "reward.view=interrupting", "--resume", "auto"]) == 0
 
 
 @pytest.mark.parametrize(

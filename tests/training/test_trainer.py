@@ -144,12 +144,15 @@ def test_a_reward_that_is_no_number_stops_before_the_update(tiny_bundle, plain_r
     assert all(map(torch.equal, before, trainer.learner.parameters))
 
 
-def test_a_folder_with_a_run_is_refused_without_resume(tiny_model_dir, plain_rewards, tiny_config):
+def test_a_folder_with_a_run_is_refused_without_resume(tiny_model_dir, plain_rewards, tiny_config, tmp_path):
     config = tiny_config(run={"epochs": 1, "iterations_per_epoch": 1, "sheet_prompts": 0})
     Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards).run()
     with pytest.raises(FileExistsError, match="holds a run at iteration 1; continue it with --resume auto"):
         Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards)
     other = tiny_config(model={"lora_rank": 4})
+    with pytest.raises(ValueError, match=r"was started with model.lora_rank=2, now it is 4"):
+        Trainer(other, load_bundle(str(tiny_model_dir)), plain_rewards, resume=True)
+    (tmp_path / "run" / "config.yaml").unlink()  # what the state itself says
     with pytest.raises(ValueError, match=r"model.lora_rank the run was started with"):
         Trainer(other, load_bundle(str(tiny_model_dir)), plain_rewards, resume=True)
 
@@ -345,11 +348,16 @@ def test_only_the_newest_loras_are_kept(tiny_bundle, plain_rewards, tiny_config)
     ]
 
 
-def test_a_run_without_an_average_does_not_resume_with_one(tiny_model_dir, plain_rewards, tiny_config):
+def test_a_run_without_an_average_does_not_resume_with_one(
+    tiny_model_dir, plain_rewards, tiny_config, tmp_path
+):
     run = {"epochs": 1, "iterations_per_epoch": 1, "sheet_prompts": 0}
     Trainer(tiny_config(run=run), load_bundle(str(tiny_model_dir)), plain_rewards).run()
     config = tiny_config(run=run, optim={"ema_decay": 0.9})
-    with pytest.raises(ValueError, match="kept no moving average; resume it with optim.ema_decay=null"):
+    with pytest.raises(ValueError, match=r"started with optim.ema_decay=its default, now it is 0.9"):
+        Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards, resume=True)
+    (tmp_path / "run" / "config.yaml").unlink()
+    with pytest.raises(ValueError, match=r"kept no moving average; resume it with optim.ema_decay=null"):
         Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards, resume=True)
 
 
