@@ -44,13 +44,14 @@ from t2mv_core.samplers import SamplingSettings, sample_standard
 from t2mv_core.text import TextCondition, encode_text
 from training.consistency import view_consistency
 from training.environment import describe_environment
-from training.evaluate import find_specs, load_instruments
+from training.evaluate import find_specs, load_instruments, spread
 from training.intervals import bootstrap
 from training.measure import Instruments, judge_sets, reward_values
 from training.prompts import load_prompts
 from training.rollout import paired_noise
 
 DEV_SEED, HELD_OUT_SEED = 2000, 3000
+NUM_DEV, NUM_HELD_OUT = 60, 120
 PAPERS = "zmv (first step)"
 STILL = 0.1
 BATCH_SIZE = 10
@@ -284,6 +285,41 @@ def gap_rows(
     return rows
 
 
+@torch.no_grad()
+def pair_spread(
+    bundle: ModelBundle, instruments: Instruments, prompts: Sequence[str], ways: Sequence[Way]
+) -> dict[str, tuple[float, float]]:
+    """What training learns from: the spread of the reward differences of a prompt's two trajectories.
+
+    Both start from one initial noise, as in training.rollout.collect. The first way is the first trajectory,
+    every way in turn the second; name -> standard deviation of the differences in view and in joint reward.
+    """
+    cameras, scores = encode_cameras(bundle, DEFAULT_RIG), []
+    for number, way in enumerate([ways[0], *ways]):
+        parts = []
+        for start in range(0, len(prompts), BATCH_SIZE):
+            rows = range(start, min(start + BATCH_SIZE, len(prompts)))
+            batch, noise = [prompts[row] for row in rows], paired_noise(DEV_SEED, 0, rows, min(number, 1))
+            walk = Walk(bundle, encode_text(bundle, batch), cameras, way.settings, noise)
+            parts.append(instruments.rewards.score(decode_latents(bundle.vae, sample(walk, way)), batch))
+        view, joint = ([next(iter(getattr(p, kind).values())) for p in parts] for kind in ("view", "joint"))
+        scores.append((torch.cat(view), torch.cat(joint)))
+    first, *seconds = scores
+    return {
+        way.name: (float((first[0] - view).std()), float((first[1] - joint).std()))
+        for way, (view, joint) in zip(ways, seconds, strict=True)
+    }
+
+
+def spread_table(spreads: Mapping[str, tuple[float, float]]) -> str:
+    """Markdown of `pair_spread`."""
+    lines = [
+        "| second trajectory | spread of the view reward's difference | joint reward's |",
+        "|---|---|---|",
+    ]
+    return "\n".join([*lines, *(f"| {name} | {v:.4f} | {j:.4f} |" for name, (v, j) in spreads.items())])
+
+
 def correlation(a: Tensor, b: Tensor) -> float:
     """Pearson's, over all elements."""
     return float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])
@@ -348,7 +384,7 @@ def measure_group(
     group: str, ways: Sequence[Way], bundle: ModelBundle, instruments: Instruments, has_confirmation: bool
 ) -> tuple[list[str], dict[str, Any]]:
     """All ways on development prompts, the chosen ones on held-out prompts; Markdown parts and JSON."""
-    dev, held_out = load_prompts("dev"), load_prompts("heldout200")
+    dev, held_out = spread(load_prompts("dev"), NUM_DEV), spread(load_prompts("heldout200"), NUM_HELD_OUT)
     reference = ways[0].name
     found = {way.name: measure(way, bundle, instruments, dev, [DEV_SEED]) for way in tqdm(ways, desc=group)}
     gaps = gap_rows(bundle, dev[:24], ways[0].settings)
@@ -361,6 +397,13 @@ def measure_group(
     ]
     record = {"dev": record_of(found, reference), "gaps": gaps}
     if has_confirmation:
+        second = [way for way in ways if way.name in (reference, PAPERS, "renoise")]
+        spreads = pair_spread(bundle, instruments, dev, second)
+        parts += [
+            "What a pair of trajectories differs by, when the first one is standard:",
+            spread_table(spreads),
+        ]
+        record["spreads"] = spreads
         chosen = choose(ways, found)
         found = {
             way.name: measure(way, bundle, instruments, held_out, [HELD_OUT_SEED])

@@ -65,7 +65,8 @@ class RunState:
             group.update(lr=optim.lr, weight_decay=optim.weight_decay)
         self.dual.load_state_dict(checkpoint.counters["dual"])
         self.prompts.load_state_dict(checkpoint.counters["prompts"])
-        if "early_stop" in checkpoint.counters:  # not in runs of version 0.1
+        # Not in runs of version 0.1; and a run saved before its first iteration measures its start again.
+        if checkpoint.iteration and "early_stop" in checkpoint.counters:
             self.early_stop.load_state_dict(checkpoint.counters["early_stop"])
         if self.ema is not None:
             if checkpoint.ema is None:

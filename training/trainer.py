@@ -100,7 +100,8 @@ class Trainer:
         self.num_iterations = config.run.epochs * config.run.iterations_per_epoch
         self.is_stopping = False
         self.folder = RunFolder(Path(config.run.out_dir))
-        self._open_folder(resume)
+        with self._locked_folder():  # not into the files of a run that is going on
+            self._open_folder(resume)
         self.display = RunDisplay(self.num_iterations, self.iteration, self.accelerator.is_main_process)
 
     def request_stop(self) -> None:

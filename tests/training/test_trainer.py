@@ -157,6 +157,24 @@ def test_a_folder_with_a_run_is_refused_without_resume(tiny_model_dir, plain_rew
         Trainer(other, load_bundle(str(tiny_model_dir)), plain_rewards, resume=True)
 
 
+def test_a_folder_in_use_is_refused_before_anything_in_it_changes(tiny_model_dir, plain_rewards, tiny_config):
+    config = tiny_config(run={"epochs": 1, "iterations_per_epoch": 1, "sheet_prompts": 0})
+    trainer = Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards)
+    trainer.run()
+    root = trainer.folder.root
+    with trainer.folder.metrics_path.open("a") as file:  # of the other process, not saved yet
+        file.write(trainer.folder.metrics_path.read_text().replace('"iteration": 1', '"iteration": 2'))
+    (root / "lora" / ".epoch_0002.safetensors.1.tmp").write_text("being written")
+
+    def contents():
+        return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+    before = contents()
+    with trainer.folder.locked(), pytest.raises(FileExistsError, match="Another process is training in"):
+        Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards, resume=True).run()
+    assert contents() == before
+
+
 def greenness(images, prompts):
     return RewardResult(images[:, 1].mean(dim=(1, 2)))
 
