@@ -7,4 +7,4 @@ Shape letters used in every docstring of this package:
 Pictures are float tensors [n, 3, H, W] in [0, 1]. Importing this package imports nothing heavy.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -44,6 +44,7 @@ def test_a_stopped_run_goes_on_where_it_was(runs, sections, stopped_in):
     runs.assert_identical(resumed, runs.undisturbed(**sections))
 
 
+@pytest.mark.parametrize("sections", ["everything"], indirect=True)
 def test_a_run_killed_in_the_middle_ends_like_the_undisturbed_one(runs, sections):
     process = runs.start("killed", {"sleep": 0.2}, **sections)
     metrics = runs.root / "killed" / "metrics.jsonl"

@@ -165,20 +165,19 @@ def test_the_start_counts_once_though_a_stop_before_the_first_iteration_repeats_
     assert [record["iteration"] for record in evaluations(resumed)] == [0, 1, 2]
 
 
-def test_evaluations_after_the_saved_state_are_made_again(make_trainer):
-    """Killed after evaluating iteration 3, saved at 2; and killed before anything was saved."""
-    for save_every, saved in ((2, [0, 1, 2]), (9, [])):
-        trainer = make_trainer(run={"save_every": save_every, "epochs": 4}, evaluation={"stop_measure": None})
-        script(trainer, [0.0, 0.1, 0.2, 0.3])  # the fifth raises StopIteration: a kill
-        with pytest.raises(StopIteration):
-            trainer.run()
-        assert [record["iteration"] for record in evaluations(trainer)] == [0, 1, 2, 3]
-        resumed = make_trainer(resume=True, run={"epochs": 4}, evaluation={"stop_measure": None})
-        assert [record["iteration"] for record in resumed.recorder.evaluations] == saved
-        resumed.run()
-        assert [record["iteration"] for record in evaluations(resumed)] == [0, 1, 2, 3, 4]
-        for path in sorted(trainer.folder.root.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
+@pytest.mark.parametrize(("save_every", "killed_in", "kept"), [(2, 4, [0, 1, 2]), (9, 2, [])])
+def test_evaluations_after_the_saved_state_are_made_again(make_trainer, save_every, killed_in, kept):
+    """Killed with one more evaluation than iterations saved; and before anything was saved."""
+    run, evaluation = {"save_every": save_every, "epochs": killed_in}, {"stop_measure": None}
+    trainer = make_trainer(run=run, evaluation=evaluation)
+    script(trainer, [0.1] * killed_in)  # the last of the run raises StopIteration
+    with pytest.raises(StopIteration):
+        trainer.run()
+    assert [record["iteration"] for record in evaluations(trainer)] == list(range(killed_in))
+    resumed = make_trainer(resume=True, run=run, evaluation=evaluation)
+    assert [record["iteration"] for record in resumed.recorder.evaluations] == kept
+    resumed.run()
+    assert [record["iteration"] for record in evaluations(resumed)] == list(range(killed_in + 1))
 
 
 def test_the_measure_must_be_one_that_was_measured(make_trainer):

@@ -21,7 +21,9 @@ from training.toybox.judge import load_judge
 def test_a_measurement_is_made_once_for_the_same_weights_and_questions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rewards = Rewards(load_reward("toybox_clip"), load_reward("toybox_hyperscore"))
+    rewards = Rewards(
+        {"toybox_clip": load_reward("toybox_clip")}, {"toybox_hyperscore": load_reward("toybox_hyperscore")}
+    )
     bundle, instruments = load_bundle("toybox"), Instruments(rewards, load_judge())
     variant = Variant("student, 1 step", "standard", SamplingSettings(1, 2.0))
     specs = DEV_PROMPTS[:1]
