@@ -10,6 +10,7 @@ of the resident set's peak, on a GPU `torch.cuda.max_memory_allocated`.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import json
 import sys
@@ -63,7 +64,7 @@ ROLLOUTS: dict[str, tuple[str, ...]] = {
     "optim.mixed_precision=bf16": ("optim.mixed_precision=bf16",),
     "sampling.state_dtype=bf16": ("sampling.state_dtype=bf16",),
 }
-REPEATS = 3
+REPEATS = 2
 
 
 def make_trainer(overrides: tuple[str, ...], device: str, folder: Path) -> Trainer:
@@ -87,6 +88,7 @@ def reset_peak(device: str) -> float:
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated() / 2**20
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # else freed memory stays resident and hides the next peak
     Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM to the present resident set
     return peak_mib(device)
 
@@ -156,7 +158,7 @@ def table(found: dict[str, tuple[float, float]]) -> str:
     seconds, memory = next(iter(found.values()))
     lines = ["| lever | seconds | ratio | MiB above the start | ratio |", "|---|---|---|---|---|"]
     lines += [
-        f"| {name} | {s:.2f} | {s / seconds:.2f} | {m:.0f} | {m / memory:.2f} |"
+        f"| {name} | {s:.2f} | {s / seconds:.2f} | {m:.0f} | {m / max(memory, 1.0):.2f} |"
         for name, (s, m) in found.items()
     ]
     return "\n".join(lines)

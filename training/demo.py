@@ -115,7 +115,10 @@ def train_lora(config: TrainConfig, bundle: ModelBundle, instruments: Instrument
         )
     with stopping_on_signals(trainer.request_stop):
         is_done = trainer.run()
-    return trainer.folder.lora_path(config.run.epochs) if is_done else None
+    last = trainer.folder.lora_path(config.run.epochs)
+    if is_done and not last.is_file():  # held-out evaluation ended the run early
+        last = last.with_name("best.safetensors")
+    return last if is_done else None
 
 
 def verdicts(changes: Mapping[str, Interval]) -> list[str]:

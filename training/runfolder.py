@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ import torch
 from .curves import draw_curves
 from .metrics import read_metrics
 from .rollout import Rollout
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,10 +90,14 @@ class RunFolder:
         with (self.root / ".lock").open("w") as file:
             try:
                 lock_file(file.fileno())
-            except OSError as error:
+            except (BlockingIOError, PermissionError) as error:
                 raise FileExistsError(
                     f"Another process is training in {self.root}; wait for it, or choose another run.out_dir."
                 ) from error
+            except OSError as error:
+                logger.info(
+                    "%s cannot be locked (%s); see to it that one process trains there.", self.root, error
+                )
             yield
 
     def prune_loras(self, count: int | None) -> None:

@@ -131,10 +131,10 @@ class Trainer:
                 self.iteration += 1
                 self._report(record, rollout)
                 del rollout  # two iterations' trajectories need not be in memory together
-        if self.iteration % self.config.run.save_every or not self.iteration:
-            self._save()
-        if self.accelerator.is_main_process:
-            self.recorder.finish(self._lora_facts())
+            if self.iteration % self.config.run.save_every or not self.iteration:
+                self._save()
+            if self.accelerator.is_main_process:
+                self.recorder.finish(self._lora_facts())
         return self._is_over()
 
     def _iterate(self, iteration: int) -> tuple[dict[str, float], Rollout]:
