@@ -178,12 +178,13 @@ def main() -> int:
         found = measure_levers(arguments.device, Path(folder))
         remarks = [*measure_sharing(arguments.device), *measure_trajectories(arguments.device, Path(folder))]
     environment = describe_environment()
-    git = environment["git"] or {}
+    git = environment["git"]
+    commit = f"{str(git['commit'])[:10]}{' with changes' if git['is_dirty'] else ''}"
     text = "\n\n".join(
         [
             "# Cost levers of the trainer",
             f"`python -m benchmarks.trainer_levers {' '.join(sys.argv[1:])}`, {arguments.threads} threads, "
-            f"commit {str(git.get('commit'))[:10]}, {arguments.device}. 8 prompts x 2 trajectories x 4 steps "
+            f"commit {commit}, {arguments.device}. 8 prompts x 2 trajectories x 4 steps "
             f"of the bundled model; the least time and the largest memory of {REPEATS} repeats.",
             "## One policy update",
             table(found["update"]),

@@ -27,6 +27,16 @@ def test_every_equation_names_a_function_and_a_test_that_exist():
         assert test in names_in(folder / test_file), f"{test_file}::{test}"
 
 
+def test_published_results_name_no_folder_of_the_machine_that_made_them():
+    results = [path for path in (ROOT / "docs").rglob("*") if path.suffix in (".json", ".md")]
+    assert any(path.parent.name == "runs" for path in results)
+    for path in results:
+        found = re.findall(
+            r"[\"'` =](?:/(?:root|home|work|tmp|Users|opt|mnt)/|[A-Z]:\\\\)", path.read_text("utf-8")
+        )
+        assert not found, f"{path.relative_to(ROOT)}: {found[0]}"
+
+
 def test_links_between_documents_lead_somewhere():
     for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):

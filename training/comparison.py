@@ -201,12 +201,13 @@ def training_record(config: TrainConfig, records: Sequence[dict[str, float]]) ->
 
 def write_result(task: Task, found: Measurement, training: dict[str, Any] | None) -> None:
     """Write the result file atomically, and the first pictures into the work folder."""
-    environment = describe_environment()
+    environment, config = describe_environment(), config_to_dict(task.own_config)
+    del config["run"]["out_dir"]  # says where, not what; and the file gets published
     result = {
         "method": task.method,
         "seed": task.seed,
         "key": task.key(),
-        "config": config_to_dict(task.own_config),
+        "config": config,
         "git": environment["git"],
         "packages": environment["packages"],
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -31,7 +31,7 @@ def describe_environment() -> dict[str, Any]:
 
     Returns:
         started: time of this call, ISO 8601, UTC.
-        command: the words of the command line.
+        command: the words of the command line; the program as `program_name` has it.
         t2mv, python, platform: versions of this pack, of Python, of the operating system.
         packages: version by package name; None for one that is not installed.
         devices: `name` and `memory_gib` of each CUDA device; without one, the CPU's name, `num_cores` and
@@ -41,7 +41,7 @@ def describe_environment() -> dict[str, Any]:
     """
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": list(sys.argv),
+        "command": [program_name(sys.argv[0]), *sys.argv[1:]],
         "t2mv": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -66,6 +66,12 @@ def write_environment(path: Path) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def program_name(program: str) -> str:
+    """The program's path within this repository, its bare name anywhere else: records get published."""
+    path = Path(program).resolve()
+    return path.relative_to(REPOSITORY).as_posix() if path.is_relative_to(REPOSITORY) else path.name
 
 
 def package_version(name: str) -> str | None:

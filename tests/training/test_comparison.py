@@ -151,6 +151,7 @@ def test_a_method_is_measured_and_reported(task):
     written = [one.result_path.stat().st_mtime_ns for one in tasks]
     assert all(run_task(one) for one in tasks)
     assert [one.result_path.stat().st_mtime_ns for one in tasks] == written
+    assert not any(str(task.work_dir.parent) in one.result_path.read_text() for one in tasks)
     results = load_results(tasks)
     assert list(results) == ["none", "mvc_zigal"]
     assert results["none"].values["view_reward"].shape == (3, 1)

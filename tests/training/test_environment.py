@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 import torch
@@ -145,3 +146,12 @@ def test_a_failing_write_keeps_the_starts_before(tmp_path, monkeypatch):
         write_environment(path)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["environment.json"]
+
+
+def test_a_program_is_named_without_the_machines_folders(tmp_path):
+    assert (
+        environment.program_name(str(environment.REPOSITORY / "training" / "compare.py"))
+        == "training/compare.py"
+    )
+    assert environment.program_name(str(tmp_path / "bin" / "pytest")) == "pytest"
+    assert not Path(environment.describe_environment()["command"][0]).is_absolute()
