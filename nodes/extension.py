@@ -6,8 +6,9 @@ from comfy_api.latest import ComfyExtension, io
 
 from .folders import register_folders
 from .loaders import T2MVLoadLoRA, T2MVLoadModel
+from .reward_loader import T2MVLoadReward
 from .sampling import T2MVSampleStandard, T2MVSampleZMV
-from .scoring import T2MVLoadReward, T2MVScoreViews
+from .scoring import T2MVScoreViews
 from .view import T2MVCreateCameraRig, T2MVCreateContactSheet
 
 NODE_CLASSES: tuple[type[io.ComfyNode], ...] = (
