@@ -10,9 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
-from .files import read_safetensors, write_safetensors
+from .files import write_safetensors
+from .weights import WeightsFile
 
 if TYPE_CHECKING:
     from diffusers import T2IAdapter, UNet2DConditionModel
@@ -63,26 +65,41 @@ def save_adapter(unet: UNet2DConditionModel, camera_encoder: T2IAdapter, path: P
     write_safetensors(adapter_state_dict(unet, camera_encoder), path, {"format": "mv-adapter"})
 
 
-def load_adapter(unet: UNet2DConditionModel, camera_encoder: T2IAdapter, path: Path) -> None:
+def load_adapter(
+    unet: UNet2DConditionModel, camera_encoder: T2IAdapter, path: Path, dtype: torch.dtype | None = None
+) -> None:
     """Fill multiview attention and camera encoder from an MV-Adapter file, strictly.
+
+    Args:
+        unet: with multiview attention installed.
+        camera_encoder: its camera encoder.
+        path: the file.
+        dtype: precision of weights that have no memory yet (`without_weights`); others keep their own.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: the file is damaged, lacks a weight, has a foreign one, or one of another shape.
     """
-    loaded, _ = read_safetensors(path)
+    file = WeightsFile(path)
     own = adapter_state_dict(unet, camera_encoder)
-    missing, foreign = sorted(own.keys() - loaded.keys()), sorted(loaded.keys() - own.keys())
+    missing, foreign = sorted(own.keys() - file.shapes.keys()), sorted(file.shapes.keys() - own.keys())
     if missing or foreign:
         what = f"lacks {missing[0]!r}" if missing else f"has {foreign[0]!r}, which this model does not know"
         raise ValueError(
             f"{path} is not an MV-Adapter for this UNet: it {what} ({len(missing)} missing, {len(foreign)} "
             "foreign). Use the adapter that was trained for this base model."
         )
-    for name, tensor in loaded.items():
-        if tensor.shape != own[name].shape:
+    for name, shape in file.shapes.items():
+        if shape != tuple(own[name].shape):
             raise ValueError(
-                f"{path}: {name!r} has shape {tuple(tensor.shape)}, this UNet needs "
-                f"{tuple(own[name].shape)}; use the adapter that was trained for this base model."
+                f"{path}: {name!r} has shape {shape}, this UNet needs {tuple(own[name].shape)}; use the "
+                "adapter that was trained for this base model."
             )
-        own[name].copy_(tensor)
+    for name, tensor in own.items():
+        loaded = file.read(name, dtype or tensor.dtype)
+        if tensor.is_meta:
+            owner, _, leaf = name.rpartition(".")
+            module = unet if ".processor." in name else camera_encoder
+            setattr(module.get_submodule(owner), leaf, nn.Parameter(loaded, requires_grad=False))
+        else:
+            tensor.copy_(loaded)

@@ -1,54 +1,28 @@
-"""The model as one value: where its parts come from (`ModelSources`), and those parts (`ModelBundle`)."""
+"""The model as one value: its parts (`ModelBundle`), loaded from where they come from (`ModelSources`)."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from .adapter import create_camera_encoder, load_adapter
+from .architecture import ADAPTER_LATENT_PX, LATENT_PX
 from .attention import install_multiview_attention
-from .files import read_safetensors
 from .lora import LoraHandle
+from .parts import SHARED_KEY, PartsLoader, read_scheduler_config
 from .schedule import NoiseSchedule, schedule_from_config
+from .sources import PRESETS, ModelFiles, ModelSources, resolve_sources
 from .text import ClipTokenizer, clip_tokenizer
-from .toybox import toybox_path
+from .weights import without_weights
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, T2IAdapter, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-PRESETS = ("toybox", "toybox-teacher")
-SHARED_KEY = "t2mv_rest"
-"""Metadata key of a UNet file that holds only what differs from the model's own UNet (toybox teacher)."""
-_WEIGHT_NAMES = (
-    "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors",
-    "model.safetensors", "model.fp16.safetensors",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ModelSources:
-    """Where the parts of a model come from.
-
-    Attributes:
-        model: "toybox", "toybox-teacher", a local folder in diffusers' layout, or a Hub id such as
-            "stabilityai/stable-diffusion-xl-base-1.0".
-        adapter: MV-Adapter file; None takes `mvadapter.safetensors` beside or inside the model's folder.
-        unet: folder of another UNet (LCM-SDXL, say) than the model's own.
-        scheduler: folder of another scheduler configuration than the model's own.
-        allow_download: whether a Hub id may be downloaded; without, only the local cache is looked at.
-    """
-
-    model: str = "toybox"
-    adapter: str | None = None
-    unet: str | None = None
-    scheduler: str | None = None
-    allow_download: bool = False
+__all__ = ["PRESETS", "SHARED_KEY", "ModelBundle", "ModelSources", "load_bundle"]
 
 
 @dataclass(frozen=True)
@@ -147,156 +121,52 @@ def load_bundle(
 
     Raises:
         FileNotFoundError: a folder or file is missing, or a Hub id is not cached and may not be downloaded.
-        ValueError: a file is damaged, holds NaN, or does not fit.
+        ValueError: a file is damaged, holds NaN, is another kind of model, or does not fit.
     """
     if isinstance(sources, str):
         sources = ModelSources(model=sources)
-    parts = _resolve(sources)
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-
-    own_unet = parts.model / "unet"
-    is_own = parts.unet.resolve() == own_unet.resolve()
-    unet = _load_diffusers(UNet2DConditionModel, parts.unet, None if is_own else own_unet)
-    vae = _load_diffusers(AutoencoderKL, parts.model / "vae")
-    install_multiview_attention(unet)
-    camera_encoder = create_camera_encoder(unet, 2 ** (len(vae.config["block_out_channels"]) - 1))
-    load_adapter(unet, camera_encoder, parts.adapter)
-    text_encoder, text_encoder_2 = _load_text_encoders(parts.model)
-    schedule = schedule_from_config(_read_config(parts.scheduler / "scheduler_config.json"))
+    files = resolve_sources(sources)
+    schedule = schedule_from_config(read_scheduler_config(files.scheduler))
+    loader = PartsLoader(dtype)
+    unet = loader.load_unet(files.unet, files.own_unet)
+    vae = loader.load_vae(files.vae)
+    _check_latents(unet, vae, files)
+    with without_weights():
+        install_multiview_attention(unet)
+        camera_encoder = create_camera_encoder(unet, 2 ** (len(vae.config["block_out_channels"]) - 1))
+    load_adapter(unet, camera_encoder, files.adapter, dtype)
+    text_encoders = loader.load_text_encoders(files.text_encoder, files.text_encoder_2)
+    _check_text(unet, text_encoders, files)
     if unet.config["time_cond_proj_dim"] is not None:
         # Only a distilled consistency model has this input; LCM-SDXL's UNet is often used with SDXL's folder.
         schedule = replace(schedule, sampler="lcm")
-    bundle = ModelBundle(unet, vae, text_encoder, text_encoder_2, camera_encoder, schedule, sources)
+    if unet.config["sample_size"] == LATENT_PX:
+        unet.register_to_config(
+            sample_size=ADAPTER_LATENT_PX
+        )  # MV-Adapter's views are smaller than SDXL's pictures
+    bundle = ModelBundle(unet, vae, *text_encoders, camera_encoder, schedule, sources)
     for module in bundle.modules().values():
         # Not the module's own `to`: diffusers' warns of modules to keep in float32, though there are none.
         nn.Module.to(module, device=device, dtype=dtype).eval().requires_grad_(False)
     return bundle
 
 
-@dataclass(frozen=True)
-class _Parts:
-    model: Path
-    unet: Path
-    scheduler: Path
-    adapter: Path
-
-
-def _resolve(sources: ModelSources) -> _Parts:
-    """Turn names into folders, before anything big is read."""
-    if sources.model in PRESETS:
-        model = toybox_path("model")
-        own = toybox_path("teacher") if sources.model == "toybox-teacher" else model
-        adapter = toybox_path("mvadapter.safetensors")
-    else:
-        model = own = _folder(sources.model, sources.allow_download)
-        adapter = _existing(Path(sources.adapter)) if sources.adapter else _adapter_beside(model)
-    unet = _folder(sources.unet, sources.allow_download) if sources.unet else own / "unet"
-    scheduler = _folder(sources.scheduler, sources.allow_download) if sources.scheduler else own / "scheduler"
-    return _Parts(model, unet, scheduler, adapter)
-
-
-def _adapter_beside(model: Path) -> Path:
-    for candidate in (model / "mvadapter.safetensors", model.parent / "mvadapter.safetensors"):
-        if candidate.is_file():
-            return candidate
-    raise FileNotFoundError(
-        f"No MV-Adapter was named and there is no mvadapter.safetensors in or beside {model}; name the "
-        "adapter's file (for SDXL: mvadapter_t2mv_sdxl.safetensors of huanngzh/mv-adapter)."
-    )
-
-
-def _folder(name: str, allow_download: bool) -> Path:
-    path = Path(name)
-    if path.is_dir():
-        return path
-    looks_like_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
-    if not looks_like_hub_id:
-        raise FileNotFoundError(
-            f"There is no model folder {name!r}; use one of {', '.join(PRESETS)}, a local folder in "
-            "diffusers' layout, or a Hub id such as 'stabilityai/stable-diffusion-xl-base-1.0'."
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = ["*.json", "*.safetensors", "*.txt"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=not allow_download))
-    except LocalEntryNotFoundError as error:
-        cure = "check name and network" if allow_download else "allow downloads, or give a local folder"
-        raise FileNotFoundError(f"{name!r} is no local folder and not in the Hub cache; {cure}.") from error
-    except HFValidationError as error:
-        raise FileNotFoundError(
-            f"{name!r} is neither a local folder nor a Hub id; check the spelling."
-        ) from error
-    # Before it has an answer the client's own errors get through; they share a base with the Hub's.
-    except (HfHubHTTPError.__bases__[0], OSError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise FileNotFoundError(
-            f"{name!r} could not be downloaded ({reason}); check name, network and disk."
-        ) from error
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; the model folder is incomplete, or the name is wrong.")
-    return path
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(_existing(path).read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:  # not JSON, not text, or JSON that is not a table
-        raise ValueError(f"{path} is not readable ({error}); fetch the folder again.") from error
-
-
-def _weights_file(folder: Path) -> Path:
-    for name in _WEIGHT_NAMES:
-        if (folder / name).is_file():
-            return folder / name
-    raise FileNotFoundError(f"{folder} has no safetensors weights (looked for {', '.join(_WEIGHT_NAMES)}).")
-
-
-def _load_diffusers(model_class: Any, folder: Path, shared: Path | None = None) -> Any:
-    model = model_class.from_config(_read_config(folder / "config.json"))
-    _load_strictly(model, _weights_file(folder), shared)
-    return model
-
-
-def _load_text_encoders(model: Path) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    encoders = []
-    classes = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
-    for name, encoder_class in classes.items():
-        encoder = encoder_class(CLIPTextConfig(**_read_config(model / name / "config.json")))
-        _load_strictly(encoder, _weights_file(model / name))
-        encoders.append(encoder)
-    return encoders[0], encoders[1]
-
-
-def _load_strictly(model: nn.Module, path: Path, shared: Path | None = None) -> None:
-    """Fill a module; files and transformers disagree about a `text_model.` prefix, both are taken.
-
-    A file whose metadata says `SHARED_KEY` holds only what differs from the weights in the folder `shared`.
-    """
-    tensors, metadata = read_safetensors(path)
-    if SHARED_KEY in metadata and shared is not None:
-        known = model.state_dict().keys()
-        rest = read_safetensors(_weights_file(shared))[0]
-        tensors = {**{key: tensor for key, tensor in rest.items() if key in known}, **tensors}
-    own = model.state_dict()
-    tensors.pop("text_model.embeddings.position_ids", None)  # a constant that older transformers saved
-    fitted = {}
-    for key, tensor in tensors.items():
-        bare = key.removeprefix("text_model.")
-        fitted[next((name for name in (key, bare, f"text_model.{bare}") if name in own), key)] = tensor
-    missing, foreign = sorted(own.keys() - fitted.keys()), sorted(fitted.keys() - own.keys())
-    wrong = [key for key in fitted.keys() & own.keys() if fitted[key].shape != own[key].shape]
-    if missing or foreign or wrong:
-        first = (missing or foreign or sorted(wrong))[0]
-        what = "is missing" if missing else "is not known to the model" if foreign else "has the wrong shape"
+def _check_latents(unet: UNet2DConditionModel, vae: AutoencoderKL, files: ModelFiles) -> None:
+    wanted, given = unet.config["in_channels"], vae.config["latent_channels"]
+    if wanted != given:
         raise ValueError(
-            f"{path} does not fit its config.json: {first!r} {what} ({len(missing)} missing, "
-            f"{len(foreign)} foreign, {len(wrong)} of another shape). Fetch the folder again."
+            f"{files.vae} makes latents of {given} channels, the UNet takes {wanted}: it is the VAE of another "
+            "kind of model. Choose SDXL's."
         )
-    model.load_state_dict(fitted)
+
+
+def _check_text(unet: UNet2DConditionModel, encoders: tuple[Any, Any], files: ModelFiles) -> None:
+    wanted, given = (
+        unet.config["cross_attention_dim"],
+        sum(encoder.config.hidden_size for encoder in encoders),
+    )
+    if wanted != given:
+        raise ValueError(
+            f"The UNet of {files.unet} takes text features of width {wanted}, the text encoders give {given}: "
+            "UNet and model do not belong together. Choose a UNet of the same kind."
+        )

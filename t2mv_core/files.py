@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,19 +39,40 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         FileNotFoundError: no such file.
         ValueError: the file is not a readable safetensors file, or holds NaN or infinity.
     """
+    opened = open_safetensors(path)
+    tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+    for name, tensor in tensors.items():
+        check_finite(tensor, name, path)
+    return tensors, opened.metadata() or {}
+
+
+def open_safetensors(path: Path) -> Any:
+    """Map a safetensors file; its tensors lie in the file until they are touched.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is not a readable safetensors file.
+    """
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise FileNotFoundError(f"There is no weights file at {path}; check the name and the folder.")
     try:
-        with safe_open(path, framework="pt", device="cpu") as opened:
-            metadata = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+        return safe_open(path, framework="pt", device="cpu")
     except SafetensorError as error:
         raise ValueError(
             f"{path} is damaged or not a safetensors file ({error}); download or save it again."
         ) from error
-    for name, tensor in tensors.items():
-        if tensor.dtype in _CHECKED_DTYPES and not bool(tensor.isfinite().all()):
-            raise ValueError(f"{path}: weight {name!r} holds NaN or infinity; the file is unusable.")
-    return tensors, metadata
+
+
+def check_finite(tensor: Tensor, name: str, path: Path) -> None:
+    """Refuse a weight with NaN or infinity; other types than the usual floating-point ones pass.
+
+    Raises:
+        ValueError: with file and name.
+    """
+    if tensor.dtype not in _CHECKED_DTYPES or tensor.numel() == 0:
+        return
+    # Both ends of the range, NaN included, without a second tensor of the weight's size.
+    if not all(bool(end.isfinite()) for end in torch.aminmax(tensor.detach())):
+        raise ValueError(f"{path}: weight {name!r} holds NaN or infinity; the file is unusable.")

@@ -191,7 +191,9 @@ def test_model_of_another_prediction_type_is_refused(own_folder):
 
 @pytest.mark.parametrize("name", ["no-such-model", "/no/such/folder", "./models/none", "~/models"])
 def test_unknown_model_is_answered_with_what_is_known(name):
-    with pytest.raises(FileNotFoundError, match="use one of toybox, toybox-teacher, a local folder"):
+    with pytest.raises(
+        FileNotFoundError, match="use one of toybox, toybox-teacher, lcm-sdxl, sdxl, a local folder"
+    ):
         load_bundle(name)
 
 
@@ -203,7 +205,7 @@ def test_hub_id_that_is_not_cached_is_not_downloaded_unasked(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", no_network)
     with pytest.raises(
-        FileNotFoundError, match="not in the Hub cache; allow downloads, or give a local folder"
+        FileNotFoundError, match="not in the Hub.s local cache; allow downloads, or give a local path"
     ):
         load_bundle("t2mv-tests/there-is-no-such-model")
 
@@ -222,7 +224,7 @@ def test_trouble_with_the_hub_is_told_in_a_sentence(monkeypatch, error):
     def fail(*_args, **_kwargs):
         raise error
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
     with pytest.raises(FileNotFoundError, match="'some/model' .*check"):
         load_bundle(ModelSources("some/model", allow_download=True))
 

@@ -1,0 +1,121 @@
+"""Weights files without a folder around them: an SDXL checkpoint, or a UNet or VAE alone, in either layout."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from .original_layout import (
+    Change,
+    blocks_per_level,
+    diffusers_unet_name,
+    diffusers_vae_name,
+    transformers_clip_names,
+)
+from .recognise import UNET_PREFIX, refuse_other_models
+from .weights import Weight, WeightsFile
+
+PARTS = {  # prefix in a checkpoint -> part of the model
+    UNET_PREFIX: "unet",
+    "first_stage_model.": "vae",
+    "conditioner.embedders.0.transformer.": "text_encoder",
+    "conditioner.embedders.1.model.": "text_encoder_2",
+}
+_CONSTANTS = re.compile(  # training's leftovers and constants, of no use to anyone who loads the file
+    r"model_ema\..*|denoiser\.sigmas|.*position_ids|(.*\.)?logit_scale|first_stage_model\.loss\..*|loss\..*|"
+    r"(model\.)?(betas|alphas_cumprod(_prev)?|sqrt_\w*alphas\w*|log_one_minus_alphas_cumprod|posterior_\w+)|"
+    r"conditioner\.embedders\.0\.(transformer\.)?text_projection(\.weight)?|ztsnr|epoch|global_step"
+)
+_HOME = {"unet": ("input_blocks.0.0.weight", "conv_in.weight"), "vae": ("encoder.conv_in.weight",)}
+
+PartWeights = dict[str, Weight]
+
+
+def split_file(file: WeightsFile, part_alone: str | None = None) -> dict[str, PartWeights]:
+    """Sort a file's weights by part, under diffusers' and transformers' names.
+
+    Args:
+        file: in original or diffusers layout.
+        part_alone: "unet" or "vae": what weights without a prefix are taken for; None refuses them.
+
+    Returns:
+        Weights by name, by part; the parts the file has.
+
+    Raises:
+        ValueError: the file is known to be something else, or holds a tensor that belongs to no part.
+    """
+    refuse_other_models(file)
+    raw: dict[str, dict[str, str]] = {}
+    foreign = []
+    for key in sorted(file.shapes):
+        if _CONSTANTS.fullmatch(key):
+            continue
+        prefix = next((prefix for prefix in PARTS if key.startswith(prefix)), "")
+        part = PARTS.get(prefix, part_alone)
+        if part is None:
+            foreign.append(key)
+        else:
+            raw.setdefault(part, {})[key.removeprefix(prefix)] = key
+    if foreign:
+        raise ValueError(
+            f"{file.path} is not an SDXL checkpoint this project knows: {foreign[0]!r} belongs to no part of "
+            f"it ({len(foreign)} such tensors of {len(file.shapes)}). Choose a single-file SDXL checkpoint."
+        )
+    return {part: _renamed(part, names, file) for part, names in raw.items()}
+
+
+def part_of_file(file: WeightsFile, part: str, alone: bool = False) -> PartWeights:
+    """The weights of one part; see `split_file`.
+
+    Args:
+        file: a checkpoint, or the part alone.
+        part: one of `PARTS`' values.
+        alone: whether the part may be alone in the file, without a prefix.
+
+    Raises:
+        ValueError: the part is not in the file; see also `split_file`.
+    """
+    is_checkpoint = sum(any(key.startswith(prefix) for key in file.shapes) for prefix in PARTS) > 1
+    weights = split_file(file, part if alone and not is_checkpoint else None).get(part)
+    if not weights or (alone and not _looks_like(part, file)):
+        first = next(iter(sorted(file.shapes)), "none")
+        raise ValueError(
+            f"{file.path} holds no {part} of SDXL (first tensor: {first!r}). Choose a checkpoint, or for a part "
+            "alone a UNet from models/diffusion_models or a VAE from models/vae."
+        )
+    return weights
+
+
+def _looks_like(part: str, file: WeightsFile) -> bool:
+    prefix = next(prefix for prefix, name in PARTS.items() if name == part)
+    return any(start + home in file.shapes for home in _HOME[part] for start in ("", prefix))
+
+
+def _renamed(part: str, names: Mapping[str, str], file: WeightsFile) -> PartWeights:
+    """Weights of one part under its module's names; `names`: name without prefix -> key in the file."""
+    weights: PartWeights = {}
+    rename = _renamer(part, names)
+    for name, key in names.items():
+        for renamed, change in rename(name):
+            if renamed in weights:
+                raise ValueError(
+                    f"{file.path} holds {renamed!r} twice, as {weights[renamed].key!r} and as {key!r}: it "
+                    "mixes two layouts. Fetch it again."
+                )
+            weights[renamed] = Weight(file, key, change)
+    return weights
+
+
+def _renamer(part: str, names: Collection[str]) -> Callable[[str], Iterable[tuple[str, Change | None]]]:
+    if part == "unet":
+        per_level = blocks_per_level(names)
+        return lambda name: [(diffusers_unet_name(name, per_level), None)]
+    if part == "vae":
+        levels = [
+            int(found[1]) for found in (re.match(r"decoder\.up\.(\d+)\.", name) for name in names) if found
+        ]
+        num_levels = max(levels, default=0) + 1
+        return lambda name: [diffusers_vae_name(name, num_levels)]
+    return lambda name: [
+        (new.removeprefix("text_model."), change) for new, change in transformers_clip_names(name)
+    ]
