@@ -1,7 +1,8 @@
 """SDXL's architecture as facts: what a file's weights say of their sizes, and what no weight says.
 
 A diffusers folder brings its configurations; a single file does not. Widths, depths and counts are read from
-shapes; the width of an attention head, the groups of a normalisation, the activation and the VAE's scale are SDXL's.
+shapes; the width of an attention head, the groups of a normalisation, the activation and the VAE's scale are
+SDXL's.
 """
 
 from __future__ import annotations

@@ -155,8 +155,8 @@ def _check_latents(unet: UNet2DConditionModel, vae: AutoencoderKL, files: ModelF
     wanted, given = unet.config["in_channels"], vae.config["latent_channels"]
     if wanted != given:
         raise ValueError(
-            f"{files.vae} makes latents of {given} channels, the UNet takes {wanted}: it is the VAE of another "
-            "kind of model. Choose SDXL's."
+            f"{files.vae} makes latents of {given} channels, the UNet takes {wanted}: it is the VAE of "
+            "another kind of model. Choose SDXL's."
         )
 
 
@@ -167,6 +167,6 @@ def _check_text(unet: UNet2DConditionModel, encoders: tuple[Any, Any], files: Mo
     )
     if wanted != given:
         raise ValueError(
-            f"The UNet of {files.unet} takes text features of width {wanted}, the text encoders give {given}: "
-            "UNet and model do not belong together. Choose a UNet of the same kind."
+            f"The UNet of {files.unet} takes text features of width {wanted}, the text encoders give "
+            f"{given}: UNet and model do not belong together. Choose a UNet of the same kind."
         )

@@ -1,4 +1,4 @@
-"""The parts of a model from their files: UNet, VAE, text encoders, scheduler; from folders or single files."""
+"""The parts of a model from their files: UNet, VAE, text encoders, scheduler; from folders or files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights files without a folder around them: an SDXL checkpoint, or a UNet or VAE alone, in either layout."""
+"""Weights files without a folder: an SDXL checkpoint, or a UNet or VAE alone, in either layout."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def part_of_file(file: WeightsFile, part: str, alone: bool = False) -> PartWeigh
     if not weights or (alone and not _looks_like(part, file)):
         first = next(iter(sorted(file.shapes)), "none")
         raise ValueError(
-            f"{file.path} holds no {part} of SDXL (first tensor: {first!r}). Choose a checkpoint, or for a part "
-            "alone a UNet from models/diffusion_models or a VAE from models/vae."
+            f"{file.path} holds no {part} of SDXL (first tensor: {first!r}). Choose a checkpoint, or for a "
+            "part alone a UNet from models/diffusion_models or a VAE from models/vae."
         )
     return weights
 

@@ -1,4 +1,4 @@
-"""Where the parts of a model come from (`ModelSources`), as files and folders, before anything big is read."""
+"""Where the parts of a model come from (`ModelSources`), as files and folders, before any big one is read."""
 
 from __future__ import annotations
 
