@@ -2,9 +2,9 @@
 
 python -m benchmarks.rewards --out docs/results/rewards
 
-The published rewards have random weights of the published sizes, as none can be downloaded here; what they cost
-does not depend on that. One image at a time is what a plain loop does: resize, image encoder and text encoder for
-every picture anew. Both ways score the same pictures in the same process.
+The published rewards have random weights of the published sizes, as none can be downloaded here; what they
+cost does not depend on that. One image at a time is what a plain loop does: resize, image encoder and text
+encoder for every picture anew. Both ways score the same pictures in the same process.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def measure(reward: Reward, images: torch.Tensor, prompts: list[str], device: st
 def table(found: dict[str, dict[str, float]]) -> str:
     """Markdown, a row per reward."""
     lines = [
-        "| reward | weights, MiB | images/s | one at a time | ratio | peak MiB | one at a time | difference |",
+        "| reward | weights MiB | images/s | one at a time | ratio | peak MiB | one at a time | difference |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, f in found.items():
