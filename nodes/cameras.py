@@ -28,15 +28,15 @@ class T2MVCreateCameraRig(io.ComfyNode):
             node_id="T2MVCreateCameraRig",
             display_name="Create Camera Rig (T2MV)",
             category="T2MV/cameras",
-            description="Chooses the views: one camera per azimuth around the object. Says so when the angles "
+            description="Chooses the views: one camera per azimuth around the object. Says so when angles "
             "leave what the models were trained on.",
             search_aliases=["multiview cameras", "azimuth", "elevation", "view angles", "turntable", "orbit"],
             inputs=[
                 io.String.Input(
                     "azimuths",
                     default="0, 45, 90, 180, 270, 315",
-                    tooltip="Only for the preset 'custom'. One view per angle, in degrees: 0 front, 90 right, "
-                    "180 back, 270 left side. "
+                    tooltip="Only for the preset 'custom'. One view per angle, in degrees: 0 front, "
+                    "90 right, 180 back, 270 left side. "
                     "The bundled and published models were trained on 0, 45, 90, 180, 270 and 315.",
                 ),
                 io.String.Input(
@@ -50,14 +50,14 @@ class T2MVCreateCameraRig(io.ComfyNode):
                     options=PRESET_CHOICES,
                     default=CUSTOM,
                     optional=True,
-                    tooltip="Ready-made views at elevation 0, or 'custom': the azimuths and elevations above.",
+                    tooltip="Ready-made views at elevation 0, or 'custom': the angles in the boxes above.",
                 ),
                 io.String.Input(
                     "views",
                     default="",
                     optional=True,
-                    tooltip="Which of these views to draw, in this order: numbers such as '1, 3' or names such "
-                    "as 'front, back'. Empty: all of them.",
+                    tooltip="Which of these views to draw, in this order: numbers such as '1, 3' or names "
+                    "such as 'front, back'. Empty: all of them.",
                 ),
             ],
             outputs=[

@@ -32,8 +32,8 @@ def check_prefix(name: str, prefix: str | None) -> None:
     longest = max(len(part.encode()) for part in parts)
     if longest > MAX_NAME_BYTES or len(parts) > 10:
         raise ValueError(
-            f"{name}={shown} is too long ({longest} bytes, {len(parts)} levels); at most {MAX_NAME_BYTES} bytes "
-            "per name and 10 levels are allowed."
+            f"{name}={shown} is too long ({longest} bytes, {len(parts)} levels); at most {MAX_NAME_BYTES} "
+            "bytes per name and 10 levels are allowed."
         )
 
 

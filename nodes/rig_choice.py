@@ -1,4 +1,4 @@
-"""Which cameras a workflow asks for: a preset or its own angles, and which of those views; needs no ComfyUI."""
+"""Which cameras a workflow asks for: a preset or own angles, and which of those views. Needs no ComfyUI."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 CONVENTION = (
     "Right-handed world, z up, object at the origin in a box of ±0.5, its front towards -y. Azimuth 0 is the "
     "camera at -y, 90 at +x (to the right of who looks at the front), 180 at +y, 270 at -x; elevation is the "
-    "angle above the horizon. camera_to_world (row-major, column vectors) takes camera coordinates, x picture "
-    "right, y picture up, looking along -z (OpenGL), to the world. Orthographic: x and y in "
+    "angle above the horizon. camera_to_world (row-major, column vectors) takes camera coordinates, x to the "
+    "picture's right, y to its top, looking along -z (OpenGL), to the world. Orthographic: x and y in "
     "[-half_width, half_width] fill the picture. World units."
 )
 # ComfyUI's 3D viewer (three.js, y up) scales every model to a largest side of 5, standing on the floor, and

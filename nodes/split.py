@@ -47,8 +47,8 @@ class T2MVSplitViews(io.ComfyNode):
             node_id="T2MVSplitViews",
             display_name="Split Views (T2MV)",
             category="T2MV/view",
-            description="Gives single views by name, for nodes with an input per side such as "
-            "Hunyuan3Dv2ConditioningMultiView. Left and right are the viewer's; Hunyuan3D means the object's own.",
+            description="Gives single views by name, for nodes with an input per side such as Hunyuan3D's "
+            "multi-view conditioning. Left and right are the viewer's; Hunyuan3D means the object's own.",
             search_aliases=["unbatch views", "hunyuan3d multi view", "front back left right", "image to 3d"],
             inputs=[
                 io.Image.Input("images", tooltip="Views of one or more sets, one set after the other."),
@@ -77,12 +77,12 @@ class T2MVSplitViews(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, images: Tensor, rig: CameraRig | None = None, **others: int) -> io.NodeOutput:
+    def execute(cls, images: Tensor, rig: CameraRig | None = None, set: int = 1) -> io.NodeOutput:
         """Pick the views; one that the rig lacks blocks only the nodes that ask for it."""
         from ..t2mv_core.cameras import AZIMUTH_OF_NAME, DEFAULT_RIG
 
         rig = rig or DEFAULT_RIG
-        views = choose_set(images, rig, others.get("set", 1))  # `set` would hide the builtin
+        views = choose_set(images, rig, set)
         outputs: list[Tensor | ExecutionBlocker] = []
         for side, _, _ in OUTPUTS.values():
             found = rig.find_views(AZIMUTH_OF_NAME[side])
@@ -92,6 +92,6 @@ class T2MVSplitViews(io.ComfyNode):
 
 def _missing(side: str, rig: CameraRig) -> str:
     return (
-        f"the rig has no {side} view, only {', '.join(rig.labels())}. Add that azimuth to Create Camera Rig, or "
-        f"leave the output '{side}' of Split Views unconnected."
+        f"the rig has no {side} view, only {', '.join(rig.labels())}. Add that azimuth to Create Camera Rig, "
+        f"or leave the output '{side}' of Split Views unconnected."
     )

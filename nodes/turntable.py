@@ -36,7 +36,7 @@ class T2MVCreateTurntable(io.ComfyNode):
             node_id="T2MVCreateTurntable",
             display_name="Create Turntable (T2MV)",
             category="T2MV/view",
-            description="Turns the object: all views in angular order as an animated WEBP, and as a sequence.",
+            description="Turns the object: all views in angular order, as animated WEBP and as sequence.",
             search_aliases=["animated webp", "turn around", "360", "spin", "orbit video", "save animation"],
             is_output_node=True,
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
@@ -76,8 +76,8 @@ class T2MVCreateTurntable(io.ComfyNode):
         frames_per_second: float = 4.0,
         filename_prefix: str = "T2MV/turntable",
         folder: str = "output",
+        set: int = 1,
         ping_pong: bool = False,
-        **others: int,
     ) -> io.NodeOutput:
         """Write the animation and show it on the node."""
         from ..t2mv_core.cameras import DEFAULT_RIG
@@ -85,7 +85,7 @@ class T2MVCreateTurntable(io.ComfyNode):
 
         _check(frames_per_second, filename_prefix, folder)
         rig = rig or DEFAULT_RIG
-        frames = choose_set(images, rig, others.get("set", 1))[rig.angular_order()]
+        frames = choose_set(images, rig, set)[rig.angular_order()]
         there_and_back = [*range(len(frames)), *range(len(frames) - 2, 0, -1)]
         shown = frames[there_and_back] if ping_pong else frames
         content = encode_webp(from_comfy(shown), frames_per_second, _metadata(cls.hidden))

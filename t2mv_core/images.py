@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -94,7 +95,7 @@ def contact_sheet(
     header, label = (line if column_labels else 0), (line if row_labels else 0)
     sheet = Image.new("RGB", (columns * cell_width, header + rows * (cell_px + label)), "white")
     starts = [column for column, text in enumerate(column_labels) if text]
-    for start, end in zip(starts, [*starts[1:], columns], strict=True):
+    for start, end in pairwise([*starts, columns]):
         sheet.paste(_label(column_labels[start], (end - start) * cell_width, line), (start * cell_width, 0))
     pixels = _to_bytes(images.flatten(0, 1)).unflatten(0, (rows, columns)).numpy()
     for row in range(rows):
