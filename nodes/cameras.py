@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io, ui
 
 from .checks import MAX_VIEWS, first_problem
+from .node_text import show_text
 from .rig_choice import CUSTOM, PRESET_CHOICES, choose_rig
 from .rig_report import to_json, to_text, to_viewer_camera
 from .sockets import Rig, make_schema
@@ -31,6 +32,7 @@ class T2MVCreateCameraRig(io.ComfyNode):
             description="Chooses the views: one camera per azimuth around the object. Says so when angles "
             "leave what the models were trained on.",
             search_aliases=["multiview cameras", "azimuth", "elevation", "view angles", "turntable", "orbit"],
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.String.Input(
                     "azimuths",
@@ -88,6 +90,7 @@ class T2MVCreateCameraRig(io.ComfyNode):
         if rig is None:
             raise ValueError("An input of the camera rig is linked to nothing (None); give it a text.")
         report = to_text(rig)
+        show_text(cls, report)
         return io.NodeOutput(rig, report, ui=ui.PreviewText(report))
 
 

@@ -64,9 +64,9 @@ def to_viewer_camera(rig: CameraRig, index: int) -> dict[str, Any]:
 
 
 def to_text(rig: CameraRig) -> str:
-    """The views in words, with a warning for what the checkpoints were not trained on."""
+    """What the checkpoints were not trained on, first, as a node has room for two lines; then the views."""
     listed = ", ".join(f"{number} {label}" for number, label in enumerate(rig.labels(), 1))
-    return "\n".join([f"{rig.num_views} views: {listed}", *warnings(rig)])
+    return "\n".join([*warnings(rig), f"{rig.num_views} views: {listed}"])
 
 
 def warnings(rig: CameraRig) -> list[str]:
