@@ -7,7 +7,6 @@ linked value is not known before.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 MAX_PROMPTS = 16
@@ -30,15 +29,17 @@ def first_problem(*checks: Callable[[], object]) -> bool | str:
 
 
 def check_number(name: str, value: float | None, low: float, high: float) -> None:
-    """Refuse a number that is not finite or not in [low, high]; None (a linked input, not known yet) passes.
+    """Refuse what is no number in [low, high], NaN included; None (a linked input, not known yet) passes.
+
+    Texts come here, too: ComfyUI 0.3.64 goes on to a node's own checks with a value it could not convert.
 
     Raises:
         ValueError: with the value and the range.
     """
     if value is None:
         return
-    if not math.isfinite(value) or not low <= value <= high:
-        raise ValueError(f"{name}={value} must be a number from {low:g} to {high:g}.")
+    if not isinstance(value, int | float) or not low <= value <= high:
+        raise ValueError(f"{name}={str(value)[:40]} must be a number from {low:g} to {high:g}.")
 
 
 def check_choice(name: str, value: str | None, choices: Sequence[str], remedy: str) -> None:

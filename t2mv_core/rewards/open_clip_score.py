@@ -44,7 +44,8 @@ def load_open_clip_score(
     """
     import open_clip
 
-    config = open_clip.get_model_config(model_name)
+    # Not get_model_config alone: it asks the Hub about names that begin with "hf-hub:".
+    config = open_clip.get_model_config(model_name) if model_name in open_clip.list_models() else None
     if config is None:
         raise ValueError(
             f"open_clip has no architecture {model_name!r}; take a name of open_clip.list_models(), such as "

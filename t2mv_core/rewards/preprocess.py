@@ -33,18 +33,28 @@ def prepare_images(
 ) -> Tensor:
     """Resize [n, 3, H, W] to image_px squared with antialiasing and normalise per channel; float32.
 
-    Pictures that have the size already are not resampled. Bicubic overshoot is clipped, as PIL does.
+    Pictures that have the size already are not resampled.
     """
     images = images.float()
     height, width = images.shape[-2:]
     if (height, width) != (image_px, image_px):
         size = (image_px, image_px)
         if fit != "stretch":
-            scale = image_px / (min(height, width) if fit == "crop" else max(height, width))
-            size = (round(height * scale), round(width * scale))
-        images = F.interpolate(images, size, mode=mode, align_corners=False, antialias=True).clamp(0, 1)
+            size = _fitting_size(height, width, image_px, fit)
+        # First across, then down, clipped after either: so does PIL, by which published scorers learned.
+        for step in ((height, size[1]), size):
+            images = F.interpolate(images, step, mode=mode, align_corners=False, antialias=True).clamp(0, 1)
         images = _center(images, image_px)
     return (images - images.new_tensor(mean)[:, None, None]) / images.new_tensor(std)[:, None, None]
+
+
+def _fitting_size(height: int, width: int, image_px: int, fit: Fit) -> tuple[int, int]:
+    """Size of a picture before the middle is cut out, or the bars are added; rounded as published."""
+    if fit == "crop":  # torchvision and transformers round the longer side down
+        shorter = min(height, width)
+        return int(image_px * height / shorter), int(image_px * width / shorter)
+    longer = max(height, width)
+    return max(1, round(height * image_px / longer)), max(1, round(width * image_px / longer))
 
 
 def _center(images: Tensor, image_px: int) -> Tensor:
