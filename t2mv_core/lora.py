@@ -5,12 +5,14 @@ their strengths, and `active_loras` switches them on for one UNet call. So two b
 never disturb each other, and a bundle without LoRAs computes exactly what the UNet computed before any was
 attached.
 
-Files: safetensors, keys `<module path>.lora_A.weight` and `.lora_B.weight` (PEFT's, METHOD.md section 9).
+Files: safetensors; written with the keys `<module path>.lora_A.weight` and `.lora_B.weight` (PEFT's,
+METHOD.md section 9), read in any of the layouts of `lora_layouts`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping
@@ -23,13 +25,13 @@ import torch
 from torch import Tensor, nn
 
 from .files import read_safetensors, write_safetensors
+from .lora_layouts import LoraContent, LoraModule, describe_unmatched, sort_lora
 
 if TYPE_CHECKING:
     from .bundle import ModelBundle
 
 FORMAT = "t2mv-lora"
 TARGET_MODULES = ("to_q", "to_k", "to_v", "to_out.0", "to_q_mv", "to_k_mv", "to_v_mv", "to_out_mv.0")
-_KNOWN_PREFIXES = ("base_model.model.", "unet.")
 _SUFFIXES = {".lora_A.weight": "lora_A", ".lora_B.weight": "lora_B"}
 
 
@@ -42,12 +44,14 @@ class LoraHandle:
         strength: factor on its effect; 1 is as trained, 0 none.
         num_matched: modules of the UNet it changes.
         unmatched: keys of its file this UNet has no place for.
+        layout: of its file: "PEFT" (ours, too), "diffusers" or "kohya".
     """
 
     name: str
     strength: float = 1.0
     num_matched: int = 0
     unmatched: tuple[str, ...] = ()
+    layout: str = ""
 
 
 def add_lora(
@@ -100,7 +104,7 @@ def load_lora(bundle: ModelBundle, path: Path, strength: float = 1.0) -> ModelBu
 
     Args:
         bundle: the model, possibly with LoRAs already.
-        path: safetensors file.
+        path: safetensors file, in any layout of `lora_layouts`.
         strength: factor on the LoRA's effect.
 
     Raises:
@@ -112,15 +116,10 @@ def load_lora(bundle: ModelBundle, path: Path, strength: float = 1.0) -> ModelBu
     identity = path.stat() if path.is_file() else None
     name = "file_" + hashlib.sha256(f"{path.resolve()}|{identity}".encode()).hexdigest()[:16]
     tensors, metadata = read_safetensors(path)
-    modules, unmatched = _match(bundle.unet, tensors)
-    if not modules:
-        raise ValueError(
-            f"{path} has no LoRA weights for this model (first key: {next(iter(tensors), 'none')!r}); "
-            "choose a LoRA that was trained on it."
-        )
+    content = _sort(bundle.unet, tensors, path)
     if name not in attached_loras(bundle.unet):
-        _attach_file(bundle.unet, name, modules, metadata, path)
-    handle = LoraHandle(name, strength, len(modules), tuple(unmatched))
+        _attach_file(bundle.unet, name, content.modules, metadata, path)
+    handle = LoraHandle(name, strength, len(content.modules), content.unmatched, content.layout)
     return replace(bundle, loras=(*bundle.loras, handle))
 
 
@@ -184,47 +183,57 @@ def _attach(unet: nn.Module, config: Any, name: str) -> int:
 
 
 def _attach_file(
-    unet: nn.Module,
-    name: str,
-    modules: dict[str, dict[str, Tensor]],
-    metadata: Mapping[str, str],
-    path: Path,
+    unet: nn.Module, name: str, modules: dict[str, LoraModule], metadata: Mapping[str, str], path: Path
 ) -> None:
     from peft import LoraConfig
 
-    # A tensor that is no matrix is given rank 1 here and refused below, where its shape is compared.
-    ranks = {module: (*parts["lora_A"].shape, 1)[0] for module, parts in modules.items()}
+    ranks = {module: parts.rank for module, parts in modules.items()}
     file_rank = next(iter(ranks.values()))
     scale = _read_scale(metadata, file_rank, path)
+    alphas = {
+        module: scale * parts.rank if parts.alpha is None else parts.alpha
+        for module, parts in modules.items()
+    }
     config = LoraConfig(
         r=file_rank,
         lora_alpha=scale * file_rank,  # type: ignore[arg-type]
         target_modules=list(ranks),
         rank_pattern=ranks,
-        alpha_pattern={module: scale * rank for module, rank in ranks.items()},
+        alpha_pattern=alphas,
         inference_mode=True,
     )
     _attach(unet, config, name)
     with torch.no_grad():
         for module, layer in _lora_layers(unet, name):
-            for attribute, tensor in modules[module].items():
+            for attribute, tensor in (("lora_A", modules[module].down), ("lora_B", modules[module].up)):
                 weight = getattr(layer, attribute)[name].weight
                 weight.requires_grad_(False)
-                if weight.shape != tensor.shape:
+                fitted = _fit(tensor, weight)
+                if weight.shape != fitted.shape:
                     remove_lora(unet, name)
                     raise ValueError(
                         f"{path}: {attribute} of {module!r} has shape {tuple(tensor.shape)}, this model "
                         f"needs {tuple(weight.shape)}; choose a LoRA that was trained on it."
                     )
-                weight.copy_(tensor)
+                weight.copy_(fitted)
+
+
+def _fit(tensor: Tensor, weight: Tensor) -> Tensor:
+    """A 1x1 convolution as the matrix it is, and back: layouts differ there."""
+    if tensor.ndim == 4 and weight.ndim == 2 and tensor.shape[2:] == (1, 1):
+        return tensor[:, :, 0, 0]
+    if tensor.ndim == 2 and weight.ndim == 4:
+        return tensor[:, :, None, None]
+    return tensor
 
 
 def _read_scale(metadata: Mapping[str, str], file_rank: int, path: Path) -> float:
-    """Alpha / rank as the file says; alpha = rank when it says nothing."""
-    alpha, rank = metadata.get("alpha", str(file_rank)), metadata.get("rank", str(file_rank))
+    """Alpha / rank as the file says of all its modules; alpha = rank when it says nothing."""
+    facts = _adapter_facts(metadata)
+    alpha, rank = facts.get("alpha", file_rank), facts.get("rank", file_rank)
     try:
         scale = float(alpha) / float(rank)
-    except (ValueError, ZeroDivisionError):
+    except (TypeError, ValueError, ZeroDivisionError):
         scale = math.nan
     if not math.isfinite(scale):
         raise ValueError(
@@ -233,24 +242,39 @@ def _read_scale(metadata: Mapping[str, str], file_rank: int, path: Path) -> floa
     return scale
 
 
-def _match(unet: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
-    """Sort a file's tensors by the module they belong to; modules that lack one of the two are unmatched."""
-    linear = (name for name, module in unet.named_modules() if hasattr(module, "in_features"))
-    known = {name.replace(".base_layer", "") for name in linear}
-    found: dict[str, dict[str, Tensor]] = {}
-    unmatched = []
-    for key, tensor in tensors.items():
-        path = key
-        for prefix in _KNOWN_PREFIXES:
-            path = path.removeprefix(prefix)
-        suffix = next((s for s in _SUFFIXES if path.endswith(s)), None)
-        if suffix is None or path.removesuffix(suffix) not in known:
-            unmatched.append(key)
-        else:
-            found.setdefault(path.removesuffix(suffix), {})[_SUFFIXES[suffix]] = tensor
-    whole = {module: parts for module, parts in found.items() if len(parts) == len(_SUFFIXES)}
-    unmatched += [module for module in found if module not in whole]
-    return whole, unmatched
+def _adapter_facts(metadata: Mapping[str, str]) -> Mapping[str, Any]:
+    """What a file says of alpha and rank: as ours do, or as diffusers writes PEFT's configuration."""
+    try:
+        config = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+        facts = {"alpha": config.get("unet.lora_alpha"), "rank": config.get("unet.r")}
+    except (ValueError, AttributeError):  # not JSON, or JSON that is not a table
+        facts = {}
+    return {**{key: value for key, value in facts.items() if value is not None}, **metadata}
+
+
+def _sort(unet: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> LoraContent:
+    """A file's tensors by the modules of this UNet; at least one has a place."""
+    layers = (
+        name for name, x in unet.named_modules() if hasattr(x, "in_features") or isinstance(x, nn.Conv2d)
+    )
+    known = {name.replace(".base_layer", "") for name in layers if ".lora_" not in name}
+    try:
+        content = sort_lora(tensors, known, int(unet.config["layers_per_block"]))  # type: ignore[index, arg-type]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not content.modules:
+        reason = "; ".join(describe_unmatched(content.unmatched)) or "it is empty"
+        raise ValueError(
+            f"{path} has no LoRA weights for this model (first key: {next(iter(tensors), 'none')!r}; "
+            f"{reason}); choose a LoRA that was trained on it."
+        )
+    for module, parts in content.modules.items():
+        if parts.rank < 1 or (parts.alpha is not None and not math.isfinite(parts.alpha)):
+            raise ValueError(
+                f"{path}: rank {parts.rank} and alpha {parts.alpha} of {module!r} are of no use; "
+                "fetch it again."
+            )
+    return content
 
 
 def _all_lora_layers(unet: nn.Module) -> Iterator[Any]:

@@ -1,9 +1,9 @@
 """Big weights files tensor by tensor: names and shapes first, then each tensor once, into an empty module.
 
-The file is mapped and each tensor copied out of it in the wanted type; the mapping is let go of on the way, so that
-the peak stays near the size of the result. Using the mapped tensors themselves would save the copy, but
-they lie at addresses that no vector instruction likes (other kernels, other last bits: the same weights in
-another layout would draw another picture), and a file that is overwritten in place would crash the program.
+The file is mapped and each tensor copied out of it in the wanted type; the mapping is let go of on the way,
+so that the peak stays near the size of the result. Using the mapped tensors themselves would save the copy,
+but they lie at addresses that no vector instruction likes (other kernels, other last bits: the same weights in
+another layout would draw another picture), and a file overwritten in place would crash the program.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def fill_module(module: nn.Module, weights: Mapping[str, Weight], dtype: torch.d
             what = f"{weights[wrong[0]].key!r} has the wrong shape, {shapes}"
         path = next((weight.file.path for weight in weights.values()), "The file")
         raise ValueError(
-            f"{path} does not fit {place}: {what} ({len(missing)} missing, {len(foreign)} foreign, {len(wrong)} "
-            "of another shape). Fetch it again, or choose the file that belongs to this model."
+            f"{path} does not fit {place}: {what} ({len(missing)} missing, {len(foreign)} foreign, "
+            f"{len(wrong)} of another shape). Fetch it again, or choose the file that belongs to this model."
         )
     module.load_state_dict({name: weight.read(dtype) for name, weight in weights.items()}, assign=True)

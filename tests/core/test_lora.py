@@ -249,7 +249,10 @@ def test_keys_without_a_place_are_reported_not_dropped_in_silence(base, lora_fil
     edit_weights(path, change)
     (handle,) = load_lora(base, path).loras
     assert handle.num_matched == 83
-    assert sorted(handle.unmatched) == [LAYER, "text_encoder.layers.0.q_proj.lora_A.weight"]
+    assert sorted(handle.unmatched) == [
+        f"{LAYER}.lora_A.weight",
+        "text_encoder.layers.0.q_proj.lora_A.weight",
+    ]
 
 
 def wrong_shape(tensors):

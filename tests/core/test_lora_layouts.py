@@ -1,0 +1,218 @@
+"""One LoRA written in every published layout acts as its matrices merged into the weights would."""
+
+import copy
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.sdxl_files import TINY, create_modules, original_unet
+from t2mv_core.attention import install_multiview_attention
+from t2mv_core.files import read_safetensors, write_safetensors
+from t2mv_core.lora import active_loras, attached_loras, load_lora
+from t2mv_core.lora_layouts import describe_unmatched, sort_lora
+
+RANK, ALPHA = 3, 1.5
+
+
+@pytest.fixture(scope="module")
+def base(lcm_bundle):
+    """An SDXL-shaped UNet in a bundle of which LoRAs need nothing else."""
+    torch.manual_seed(0)
+    unet = create_modules(TINY)["unet"].eval().requires_grad_(False)
+    install_multiview_attention(unet)
+    return replace(lcm_bundle, unet=unet)
+
+
+@pytest.fixture
+def bundle(base):
+    return replace(base, unet=copy.deepcopy(base.unet))
+
+
+@pytest.fixture(scope="module")
+def matrices(base):
+    """Random matrices for every linear layer and convolution, the multiview ones included."""
+    generator = torch.Generator().manual_seed(1)
+    out = {}
+    for name, layer in base.unet.named_modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            out_size, in_size, *kernel = layer.weight.shape
+            down = 0.1 * torch.randn(RANK, in_size, *kernel, generator=generator)
+            up = 0.1 * torch.randn(out_size, RANK, *([1] * len(kernel)), generator=generator)
+            out[name] = (down, up)
+    assert len(out) > 150
+    return out
+
+
+def compute(bundle):
+    generator = torch.Generator().manual_seed(2)
+    x, text, pooled = (torch.randn(s, generator=generator) for s in ((4, 4, 8, 8), (4, 12, 192), (4, 64)))
+    added = {"text_embeds": pooled, "time_ids": torch.ones(4, 6)}
+    views = {"num_views": 2, "latent_size": (8, 8)}
+    with torch.no_grad(), active_loras(bundle):
+        return bundle.unet(x, 500, text, added_cond_kwargs=added, cross_attention_kwargs=views).sample
+
+
+def merged(bundle, matrices, scale):
+    """What the LoRA means: its product added to the weights."""
+    unet = copy.deepcopy(bundle.unet)
+    with torch.no_grad():
+        for name, (down, up) in matrices.items():
+            weight = unet.get_submodule(name).weight
+            weight += scale * (up.flatten(1) @ down.flatten(1)).view(weight.shape)
+    return compute(replace(bundle, unet=unet))
+
+
+def original_name(name):
+    return next(iter(original_unet({f"{name}.weight": None}, TINY))).removesuffix(".weight")
+
+
+def kohya(name):
+    return "lora_unet_" + name.replace(".", "_")
+
+
+def write(path, matrices, rename, down=".lora_down.weight", up=".lora_up.weight", alpha=ALPHA):
+    tensors = {}
+    for name, (a, b) in matrices.items():
+        tensors[rename(name) + down], tensors[rename(name) + up] = a, b
+        if alpha is not None:
+            tensors[rename(name) + ".alpha"] = torch.tensor(alpha)
+    write_safetensors(tensors, path, {})
+    return path
+
+
+def without_mv(matrices):
+    return {name: pair for name, pair in matrices.items() if "processor" not in name}
+
+
+@pytest.mark.parametrize(
+    "naming", [kohya, lambda name: kohya(original_name(name))], ids=["diffusers", "original"]
+)
+def test_kohya_in_both_namings(bundle, matrices, tmp_path, naming):
+    ordinary = without_mv(matrices)
+    loaded = load_lora(bundle, write(tmp_path / "a.safetensors", ordinary, naming), 0.8)
+    expected = merged(bundle_without_loras(bundle), ordinary, 0.8 * ALPHA / RANK)
+    torch.testing.assert_close(compute(loaded), expected, atol=1e-4, rtol=1e-4)
+    (handle,) = loaded.loras
+    assert (handle.num_matched, handle.unmatched, handle.layout) == (len(ordinary), (), "kohya")
+    assert float((compute(loaded) - compute(bundle)).abs().max()) > 1e-2
+
+
+def bundle_without_loras(bundle):
+    """The same weights in a UNet that no LoRA was ever attached to."""
+    torch.manual_seed(0)
+    unet = create_modules(TINY)["unet"].eval().requires_grad_(False)
+    install_multiview_attention(unet)
+    return replace(bundle, unet=unet, loras=())
+
+
+@pytest.mark.parametrize(
+    ("rename", "down", "up", "layout"),
+    [
+        (str, ".lora_A.weight", ".lora_B.weight", "PEFT"),
+        (lambda n: f"base_model.model.{n}", ".lora_A.weight", ".lora_B.weight", "PEFT"),
+        (lambda n: f"base_model.model.{n}", ".lora_A.default.weight", ".lora_B.default.weight", "PEFT"),
+        (lambda n: f"unet.{n}", ".lora.down.weight", ".lora.up.weight", "diffusers"),
+    ],
+)
+def test_dotted_layouts_reach_the_multiview_layers_too(bundle, matrices, tmp_path, rename, down, up, layout):
+    path = write(tmp_path / "a.safetensors", matrices, rename, down, up, alpha=None)
+    loaded = load_lora(bundle, path)
+    torch.testing.assert_close(
+        compute(loaded), merged(bundle_without_loras(bundle), matrices, 1.0), atol=1e-4, rtol=1e-4
+    )
+    assert loaded.loras[0].layout == layout
+    assert (loaded.loras[0].num_matched, loaded.loras[0].unmatched) == (len(matrices), ())
+
+
+def test_older_diffusers_files_with_loras_in_the_attention_processor(bundle, matrices, tmp_path):
+    attention = {n: pair for n, pair in without_mv(matrices).items() if re.search(r"attn[12]\.to_", n)}
+
+    def rename(name):
+        return "unet." + re.sub(r"\.to_(q|k|v|out)(\.0)?$", r".processor.to_\1", name)
+
+    path = write(tmp_path / "a.safetensors", attention, rename, "_lora.down.weight", "_lora.up.weight", None)
+    loaded = load_lora(bundle, path)
+    expected = merged(bundle_without_loras(bundle), attention, 1.0)
+    torch.testing.assert_close(compute(loaded), expected, atol=1e-4, rtol=1e-4)
+    assert loaded.loras[0].num_matched == len(attention)
+
+
+def test_a_1x1_convolution_stands_for_a_matrix(bundle, matrices, tmp_path):
+    name = "mid_block.attentions.0.proj_in"
+    down, up = matrices[name]
+    as_convolution = {name: (down[:, :, None, None], up[:, :, None, None])}
+    loaded = load_lora(bundle, write(tmp_path / "a.safetensors", as_convolution, kohya))
+    expected = merged(bundle_without_loras(bundle), {name: (down, up)}, ALPHA / RANK)
+    torch.testing.assert_close(compute(loaded), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_peft_configuration_in_diffusers_metadata_gives_alpha(bundle, matrices, tmp_path):
+    path = write(tmp_path / "a.safetensors", matrices, str, ".lora_A.weight", ".lora_B.weight", None)
+    tensors = {f"{n}.lora_{x}.weight": pair["AB".index(x)] for n, pair in matrices.items() for x in "AB"}
+    write_safetensors(tensors, path, {"lora_adapter_metadata": '{"unet.lora_alpha": 6, "unet.r": 3}'})
+    torch.testing.assert_close(
+        compute(load_lora(bundle, path)),
+        merged(bundle_without_loras(bundle), matrices, 2.0),
+        atol=1e-3,
+        rtol=1e-3,
+    )
+
+
+def test_text_encoder_parts_are_reported_in_words(bundle, matrices, tmp_path):
+    path = write(tmp_path / "a.safetensors", without_mv(matrices), kohya)
+    tensors, _ = read_safetensors(path)
+    extra = {
+        "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.ones(2, 2),
+        "lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha": torch.tensor(1.0),
+        "lora_unet_up_blocks_9_conv.lora_down.weight": torch.ones(2, 2),
+    }
+    write_safetensors({**tensors, **extra}, path, {})
+    (handle,) = load_lora(bundle, path).loras
+    assert handle.num_matched == len(without_mv(matrices))
+    assert set(handle.unmatched) == extra.keys()
+    assert describe_unmatched(handle.unmatched) == [
+        "2 keys are for the text encoders, which T2MV leaves as they are",
+        "1 keys have no place in this UNet, or lack their other half",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind"), [(".dora_scale", "DoRA"), (".lora_mid.weight", "LoCon"), (".hada_w1_a", "LoHa")]
+)
+def test_a_module_with_more_than_a_lora_is_left_out_as_a_whole(ending, kind):
+    names = ["mid_block.attentions.0.proj_in", "conv_in"]
+    tensors = {}
+    for name in names:
+        tensors |= {f"{kohya(name)}.lora_{x}.weight": torch.ones(2, 2) for x in ("down", "up")}
+    strange = kohya("conv_in") + ending
+    content = sort_lora({**tensors, strange: torch.ones(2)}, names, 2)
+    assert list(content.modules) == [names[0]]
+    assert len(content.unmatched) == 3
+    assert kind in describe_unmatched([strange])[0]
+
+
+def test_a_file_of_another_kind_is_refused_with_what_it_is(bundle, tmp_path):
+    tensors = {f"{kohya('conv_in')}.hada_{x}": torch.ones(2, 2) for x in ("w1_a", "w1_b", "w2_a", "w2_b")}
+    write_safetensors(tensors, tmp_path / "loha.safetensors", {})
+    with pytest.raises(ValueError, match=r"has no LoRA weights for this model .*4 keys are .*\(LoHa\)"):
+        load_lora(bundle, tmp_path / "loha.safetensors")
+    assert attached_loras(bundle.unet) == []
+
+
+def test_two_loras_for_one_module_in_a_file_are_refused(bundle, matrices, tmp_path):
+    pair = {"conv_in": matrices["conv_in"]}
+    path = write(
+        tmp_path / "a.safetensors", {**pair, "input_blocks.0.0": [x.clone() for x in pair["conv_in"]]}, kohya
+    )
+    with pytest.raises(ValueError, match=r"a\.safetensors: It holds two LoRAs for 'conv_in'"):
+        load_lora(bundle, path)
+
+
+@pytest.mark.parametrize("alpha", [float("nan"), float("inf")])
+def test_alpha_must_be_finite(bundle, matrices, tmp_path, alpha):
+    path = write(tmp_path / "a.safetensors", without_mv(matrices), kohya, alpha=alpha)
+    with pytest.raises(ValueError, match="holds NaN or infinity"):
+        load_lora(bundle, path)
