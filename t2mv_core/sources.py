@@ -90,9 +90,9 @@ def resolve_sources(sources: ModelSources) -> ModelFiles:
     allow = sources.allow_download
     is_replaced = bool(sources.unet) or own != model
     return ModelFiles(
-        unet=_find_part(sources.unet, None, allow) if sources.unet else _find_part(own, "unet", allow),
+        unet=_find_alone(sources.unet, "unet", allow) if sources.unet else _find_part(own, "unet", allow),
         own_unet=Path(model) / "unet" if is_replaced and Path(model).is_dir() else None,
-        vae=_find_part(sources.vae, None, allow) if sources.vae else _find_part(model, "vae", allow),
+        vae=_find_alone(sources.vae, "vae", allow) if sources.vae else _find_part(model, "vae", allow),
         text_encoder=_find_part(model, "text_encoder", allow),
         text_encoder_2=_find_part(model, "text_encoder_2", allow),
         scheduler=_find_scheduler(sources.scheduler, own, allow),
@@ -123,18 +123,26 @@ def weights_file(folder: Path) -> Path:
     raise FileNotFoundError(f"{folder} has no safetensors weights (looked for {', '.join(WEIGHT_NAMES)}).")
 
 
-def _find_part(name: str, part: str | None, allow_download: bool) -> Path:
-    """The folder or file of a model's part (`part`: its folder there), or of a part that is named alone."""
-    path = Path(name)
+def _find_part(model: str, part: str, allow_download: bool) -> Path:
+    """A part of a model: its folder there, or the checkpoint that holds all of them."""
+    path = Path(model)
     if path.is_file() and path.suffix == _FILE:
         return path
     if path.is_dir():
-        if part is not None:
-            return path / part
-        inside = next((path / kind for kind in ("unet", "vae") if (path / kind / _CONFIG).is_file()), path)
-        return path if (path / _CONFIG).is_file() else inside
+        return path / part
+    _refuse_unless_hub_id(model)
+    return _hub_folder(model, f"{part}/", allow_download)
+
+
+def _find_alone(name: str, part: str, allow_download: bool) -> Path:
+    """A part that is named alone: its own folder or file or repository, or a model that has it."""
+    path = Path(name)
+    if (path.is_file() and path.suffix == _FILE) or (path / _CONFIG).is_file():
+        return path
+    if path.is_dir():
+        return path / part if (path / part).is_dir() else path
     _refuse_unless_hub_id(name)
-    return _hub_folder(name, f"{part}/" if part else "", allow_download)
+    return _hub_folder(name, "", allow_download)
 
 
 def _find_scheduler(named: str | None, model: str, allow_download: bool) -> Path | None:

@@ -2,8 +2,8 @@
 
 The file is mapped and each tensor copied out of it in the wanted type; the mapping is let go of on the way,
 so that the peak stays near the size of the result. Using the mapped tensors themselves would save the copy,
-but they lie at addresses that no vector instruction likes (other kernels, other last bits: the same weights in
-another layout would draw another picture), and a file overwritten in place would crash the program.
+but they lie at addresses that no vector instruction likes (other kernels, other last bits: the same weights
+in another layout would draw another picture), and a file overwritten in place would crash the program.
 """
 
 from __future__ import annotations

@@ -1,0 +1,196 @@
+"""How long a real-size model takes to load, and how much memory, from every layout of its files.
+
+python -m benchmarks.loading --out docs/results/loading
+
+Full-size SDXL files with random bfloat16 weights are written to a temporary folder (about 31 GB on disk, 15
+GB of memory), each way of loading runs in a fresh process, and the folder is deleted. The peak is the
+process's resident set, mapped files included, above what it was before loading; it is compared with the bytes
+of the tensors that are used, as they lie in the files and as they are wanted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.sdxl_files import (
+    FULL,
+    TINY,
+    Size,
+    State,
+    create_modules,
+    original_checkpoint,
+    original_unet,
+    original_vae,
+    save_folder,
+)
+
+ROOT = Path(__file__).parents[1]
+GUIDANCE_WIDTH = 256
+CASES: dict[str, dict[str, str]] = {  # name -> arguments of ModelSources, files of the folder; dtype apart
+    "diffusers folder, bf16": {"model": "folder"},
+    "single file, bf16": {"model": "checkpoint.safetensors"},
+    "single file, bf16 wanted as fp16": {"model": "checkpoint.safetensors", "dtype": "float16"},
+    "single file, fp8 wanted as bf16": {"model": "checkpoint_fp8.safetensors"},
+    "single file + LCM UNet (diffusers layout) + VAE file": {
+        "model": "checkpoint.safetensors",
+        "unet": "lcm.safetensors",
+        "vae": "vae.safetensors",
+    },
+    "folder + LCM UNet (original layout, prefixed) + VAE file": {
+        "model": "folder",
+        "unet": "lcm_original.safetensors",
+        "vae": "vae.safetensors",
+    },
+}
+
+
+def random_state(module: torch.nn.Module, part: str = "") -> State:
+    """Random bfloat16 values for an empty module's weights (`part` in their names), quickly made."""
+    block = 0.02 * torch.randn(2**22 + 1, generator=torch.Generator().manual_seed(0)).bfloat16()
+    state = {}
+    for name, tensor in module.state_dict().items():
+        if part not in name:
+            continue
+        repeats = tensor.numel() // len(block) + 1
+        state[name] = block.repeat(repeats)[: tensor.numel()].clone().view(tensor.shape)
+    return state
+
+
+def write_files(folder: Path, size: Size = FULL) -> None:
+    """Every layout of a model of that size."""
+    from safetensors.torch import save_file
+
+    from t2mv_core.adapter import create_camera_encoder
+    from t2mv_core.attention import install_multiview_attention
+
+    def save(name: str, tensors: State) -> None:
+        save_file(
+            {key: tensor.contiguous() for key, tensor in tensors.items()}, folder / f"{name}.safetensors"
+        )
+
+    modules = create_modules(size, is_empty=True)
+    states = {part: random_state(module) for part, module in modules.items()}
+    save_folder(states, size, folder / "folder")
+    save("checkpoint", checkpoint := original_checkpoint(states, size))
+    save("vae", original_vae(states["vae"], size))
+    save(
+        "checkpoint_fp8",
+        {key: x.to(torch.float8_e4m3fn) if x.dtype == torch.bfloat16 else x for key, x in checkpoint.items()},
+    )
+    del states, checkpoint
+    lcm = create_modules(replace(size, guidance=GUIDANCE_WIDTH), is_empty=True)["unet"]
+    state = random_state(lcm)
+    save("lcm", state)
+    save("lcm_original", {f"model.diffusion_model.{k}": x for k, x in original_unet(state, size).items()})
+    del state
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        install_multiview_attention(lcm)
+        camera_encoder = create_camera_encoder(lcm, 2 ** (len(size.vae_widths) - 1))
+    save("mvadapter", {**random_state(lcm, ".processor."), **random_state(camera_encoder)})
+
+
+def _status_bytes(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
+
+
+def load_case(folder: Path, case: str) -> dict[str, Any]:
+    """Load one case in this process; what it took. To be called once per process."""
+    import diffusers  # noqa: F401
+    import transformers  # noqa: F401
+    from diffusers import AutoencoderKL, T2IAdapter, UNet2DConditionModel  # noqa: F401  (lazy packages)
+    from transformers import CLIPTextModelWithProjection  # noqa: F401
+
+    from t2mv_core.bundle import ModelSources, load_bundle
+
+    torch.set_num_threads(1)
+    named = {key: str(folder / value) for key, value in CASES[case].items() if key != "dtype"}
+    dtype = getattr(torch, CASES[case].get("dtype", "bfloat16"))
+    before, start = _status_bytes("VmRSS"), time.perf_counter()
+    bundle = load_bundle(ModelSources(**named), dtype=dtype)
+    seconds = time.perf_counter() - start
+    num_weights = sum(x.numel() for module in bundle.modules().values() for x in module.parameters())
+    wanted = num_weights * dtype.itemsize
+    stored = num_weights * (1 if "fp8" in named["model"] else 2)
+    if "fp8" in named["model"]:  # the adapter's file is bf16
+        stored += sum(x.numel() for name, x in bundle.unet.named_parameters() if ".processor." in name) + sum(
+            x.numel() for x in bundle.camera_encoder.parameters()
+        )
+    peak = _status_bytes("VmHWM")
+    return {
+        "case": case,
+        "seconds": seconds,
+        "stored_bytes": stored,
+        "wanted_bytes": wanted,
+        "before_bytes": before,
+        "peak_bytes": peak,
+        "growth_to_stored": (peak - before) / stored,
+        "growth_to_larger": (peak - before) / max(stored, wanted),
+    }
+
+
+def to_table(rows: list[dict[str, Any]]) -> str:
+    """Markdown; sizes in GB (10⁹ bytes)."""
+    lines = [
+        "| files | in files, GB | wanted, GB | peak, GB | growth / files | growth / the larger | seconds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        sizes = " | ".join(f"{row[key] / 1e9:.2f}" for key in ("stored_bytes", "wanted_bytes", "peak_bytes"))
+        ratios = f"{row['growth_to_stored']:.2f} | {row['growth_to_larger']:.2f}"
+        lines.append(f"| {row['case']} | {sizes} | {ratios} | {row['seconds']:.1f} |")
+    return "\n".join(lines)
+
+
+def run_in_fresh_process(folder: Path, case: str) -> dict[str, Any]:
+    """`load_case` where nothing was loaded before."""
+    command = [sys.executable, "-m", "benchmarks.loading", "--folder", str(folder), "--case", case]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{case}: {done.stderr[-2000:]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    """Write files, load each layout, report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, help="folder for report.json and README.md")
+    parser.add_argument("--temporary", type=Path, help="where to write the files (default: the system's)")
+    parser.add_argument("--tiny", action="store_true", help="a tiny model: to try the script")
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.case:
+        print(json.dumps(load_case(arguments.folder, arguments.case)))  # noqa: T201
+        return
+    with tempfile.TemporaryDirectory(dir=arguments.temporary) as name:
+        folder = Path(name)
+        write_files(folder, TINY if arguments.tiny else FULL)
+        rows = [run_in_fresh_process(folder, case) for case in CASES]
+    table = to_table(rows)
+    print(table)  # noqa: T201
+    if arguments.out:
+        from training.environment import describe_environment
+
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        report = {"rows": rows, "environment": describe_environment()}
+        (arguments.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+        (arguments.out / "README.md").write_text(f"# Loading at real size\n\n{__doc__}\n{table}\n")
+
+
+if __name__ == "__main__":
+    main()

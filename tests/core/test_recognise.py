@@ -1,0 +1,89 @@
+"""Other models are refused by their names, whatever else is in the file."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from benchmarks.sdxl_files import TINY, create_modules, original_checkpoint, original_unet
+from t2mv_core.recognise import refuse_other_models
+from t2mv_core.weights import WeightsFile
+
+PREFIX = "model.diffusion_model."
+
+
+@pytest.fixture(scope="module")
+def states():
+    return {part: dict(module.state_dict()) for part, module in create_modules(TINY).items()}
+
+
+@pytest.fixture
+def refuse(tmp_path):
+    def run(tensors):
+        save_file({key: x.contiguous() for key, x in tensors.items()}, tmp_path / "model.safetensors")
+        refuse_other_models(WeightsFile(tmp_path / "model.safetensors"))
+
+    return run
+
+
+def test_sdxl_passes_in_both_layouts(refuse, states):
+    refuse(original_checkpoint(states, TINY))
+    refuse(states["unet"])
+    refuse(states["vae"])
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("v_pred", "is a v-prediction model; T2MV needs an SDXL model"),
+        ("edm_vpred.sigma_max", r"is a v-prediction \(EDM\) model"),
+        ("edm_mean", "is an EDM model"),
+        (f"{PREFIX}scaled_fp8", "is an fp8 file with scales of its own"),
+        ("conditioner.embedders.0.model.ln_final.weight", "is an SDXL refiner"),
+        (
+            "cond_stage_model.transformer.text_model.final_layer_norm.weight",
+            "is a Stable Diffusion 1.x model",
+        ),
+        ("cond_stage_model.model.ln_final.weight", "is a Stable Diffusion 2.x model"),
+        ("control_model.input_hint_block.0.weight", "is a ControlNet"),
+    ],
+)
+def test_marks_of_other_models_in_a_checkpoint(refuse, states, key, words):
+    with pytest.raises(ValueError, match=words):
+        refuse({**original_checkpoint(states, TINY), key: torch.ones(1)})
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (["double_blocks.0.img_attn.qkv.weight", "img_in.weight"], "is a Flux model"),
+        ([f"{PREFIX}double_blocks.0.img_attn.qkv.weight"], "is a Flux model"),
+        (["joint_blocks.0.x_block.attn.qkv.weight"], "is a Stable Diffusion 3 model"),
+        (["lora_unet_conv_in.lora_down.weight"], "is a LoRA .* models/loras"),
+    ],
+)
+def test_files_of_other_kinds(refuse, keys, words):
+    with pytest.raises(ValueError, match=words):
+        refuse({key: torch.ones(2, 2) for key in keys})
+
+
+@pytest.mark.parametrize("layout", ["original", "prefixed", "diffusers"])
+@pytest.mark.parametrize(
+    ("channels", "words"), [(9, "is an inpainting model"), (8, "is an image-editing model")]
+)
+def test_input_channels_tell_what_a_unet_is_for(refuse, states, layout, channels, words):
+    unet = {**states["unet"], "conv_in.weight": torch.ones(32, channels, 3, 3)}
+    if layout != "diffusers":
+        prefix = PREFIX if layout == "prefixed" else ""
+        unet = {prefix + key: x for key, x in original_unet(unet, TINY).items()}
+    with pytest.raises(ValueError, match=words):
+        refuse(unet)
+
+
+@pytest.mark.parametrize(
+    ("width", "words"),
+    [(768, "Stable Diffusion 1.x"), (1024, "Stable Diffusion 2.x"), (1280, "an SDXL refiner")],
+)
+def test_width_of_the_text_tells_unets_without_size_input_apart(refuse, width, words):
+    keys = ("input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", "input_blocks.0.0.weight")
+    with pytest.raises(ValueError, match=words):
+        refuse({keys[0]: torch.ones(320, width), keys[1]: torch.ones(320, 4, 3, 3)})
