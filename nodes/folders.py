@@ -13,6 +13,7 @@ REWARD_EXTENSIONS = {".safetensors", ".pt", ".pth", ".bin"}
 """Published rewards come as pickles, too: those are read with weights_only, never run."""
 SAFE_EXTENSION = ".safetensors"
 _MODEL_INDEX = "model_index.json"
+_PART_CONFIG = "config.json"
 
 
 def register_folders() -> None:
@@ -48,11 +49,24 @@ def find_file(folder: str, name: str) -> Path:
 
 def list_diffusers_folders() -> dict[str, Path]:
     """Models in diffusers' folder format under ComfyUI's `diffusers` folders: name -> folder."""
+    return _folders_with(_MODEL_INDEX)
+
+
+def list_unet_folders() -> dict[str, Path]:
+    """Single parts in diffusers' folder format there, such as LCM-SDXL's UNet: name -> folder."""
+    whole = list_diffusers_folders().values()
+    found = _folders_with(_PART_CONFIG)
+    return {
+        name: path for name, path in found.items() if not any(path.is_relative_to(model) for model in whole)
+    }
+
+
+def _folders_with(filename: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for search_dir in folder_paths.get_folder_paths("diffusers"):
         for parent, children, files in os.walk(search_dir, followlinks=True):
             children.sort()
-            if _MODEL_INDEX in files:
+            if filename in files:
                 children.clear()  # a model's own parts hold no further models
                 found.setdefault(Path(parent).relative_to(search_dir).as_posix(), Path(parent))
     return found

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io, ui
 
 from .checks import check_choice, check_number, first_problem
-from .folders import ADAPTER_FOLDER, find_file, fingerprint, list_diffusers_folders, list_files
+from .folders import ADAPTER_FOLDER, find_file, fingerprint, list_files
 from .memory import load_once, preferred_dtype
+from .model_files import (
+    BUNDLED,
+    OWN,
+    UNET_FOLDER,
+    VAE_FOLDER,
+    ModelChoice,
+    check_model_choice,
+    find_sources,
+    identify,
+    list_models,
+)
 from .sockets import Model, ModelHandle, advanced, make_schema
 
 if TYPE_CHECKING:
@@ -17,17 +29,9 @@ if TYPE_CHECKING:
 
     from ..t2mv_core.lora import LoraHandle
 
-PRESETS = {"toybox": "toybox", "toybox teacher": "toybox-teacher"}  # as shown -> as the core knows it
-DIFFUSERS_PREFIX = "diffusers/"
-OWN_ADAPTER = "the model's own"
 PRECISIONS = ["auto", "float32", "bfloat16", "float16"]
 MAX_LORA_STRENGTH = 10.0
 MAX_FACTS, MAX_FACT_CHARACTERS = 20, 100  # other trainers write whole configurations into their files
-
-
-def list_models() -> list[str]:
-    """Everything Load Model offers."""
-    return [*PRESETS, *(DIFFUSERS_PREFIX + name for name in sorted(list_diffusers_folders()))]
 
 
 class T2MVLoadModel(io.ComfyNode):
@@ -41,24 +45,32 @@ class T2MVLoadModel(io.ComfyNode):
             display_name="Load Model (T2MV)",
             category="T2MV/loaders",
             description="Loads a text-to-multiview model. The toybox models come with this pack.",
-            search_aliases=["multiview model", "mv-adapter", "toybox", "text to views"],
+            search_aliases=[
+                "multiview model",
+                "mv-adapter",
+                "toybox",
+                "text to views",
+                "lcm-sdxl",
+                "sdxl",
+                "checkpoint",
+            ],
             inputs=[
                 io.Combo.Input(
                     "model",
                     options=list_models(),
                     default="toybox",
                     tooltip="'toybox' is the bundled few-step model (4 steps), 'toybox teacher' the one it "
-                    "was distilled from (25 steps). 'diffusers/…' are models in diffusers' folder format in "
-                    "models/diffusers.",
+                    "was distilled from (25 steps). 'LCM-SDXL' (8 steps) and 'SDXL' are the published "
+                    "weights, looked for in ComfyUI's folders. 'diffusers/…' are models in diffusers' folder "
+                    "format in models/diffusers, 'checkpoints/…' single-file SDXL checkpoints in "
+                    "models/checkpoints.",
                 ),
-                advanced(
-                    io.Combo.Input(
-                        "adapter",
-                        options=[OWN_ADAPTER, *list_files(ADAPTER_FOLDER)],
-                        default=OWN_ADAPTER,
-                        tooltip="MV-Adapter weights: those that lie in the model's folder, or a file from "
-                        "models/mvadapter. Has no effect on the toybox models.",
-                    )
+                _part_input(
+                    "adapter",
+                    ADAPTER_FOLDER,
+                    "MV-Adapter weights: those that lie with the model, for SDXL models "
+                    "mvadapter_t2mv_sdxl.safetensors, or another file from models/mvadapter. Has no effect "
+                    "on the toybox models.",
                 ),
                 advanced(
                     io.Combo.Input(
@@ -69,6 +81,30 @@ class T2MVLoadModel(io.ComfyNode):
                         "ComfyUI's choice for others. Choose float32 when pictures turn out to be NaN.",
                     )
                 ),
+                _part_input(
+                    "unet",
+                    UNET_FOLDER,
+                    "Another UNet than the model's, from models/diffusion_models, in diffusers' or the "
+                    "original layout: LCM-SDXL's, for example, which needs few steps.",
+                    optional=True,
+                ),
+                _part_input(
+                    "vae",
+                    VAE_FOLDER,
+                    "Another VAE than the model's, from models/vae: for SDXL in float16 choose "
+                    "sdxl-vae-fp16-fix, the original one gives black pictures there.",
+                    optional=True,
+                ),
+                advanced(
+                    io.Boolean.Input(
+                        "download",
+                        default=False,
+                        optional=True,
+                        tooltip="Whether files of LCM-SDXL and SDXL that are neither in ComfyUI's folders "
+                        "nor in the Hugging Face cache may be fetched (7 GB). Off: nothing touches the "
+                        "network.",
+                    )
+                ),
             ],
             outputs=[
                 Model.Output("t2mv_model", display_name="model", tooltip="The model, for LoRAs and samplers.")
@@ -77,43 +113,68 @@ class T2MVLoadModel(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, model: str | None = None, adapter: str | None = None, precision: str | None = None
+        cls,
+        model: str | None = None,
+        adapter: str | None = None,
+        precision: str | None = None,
+        unet: str | None = OWN,
+        vae: str | None = OWN,
+        download: bool | None = False,
     ) -> bool | str:
-        """Refuse names that ComfyUI's folders do not have, before anything is read."""
+        """Refuse names that ComfyUI's folders do not have, and missing files, before anything is read."""
         return first_problem(
-            lambda: check_choice("model", model, list_models(), "Choose one of the list."),
-            lambda: check_choice(
-                "adapter", adapter, [OWN_ADAPTER, *list_files(ADAPTER_FOLDER)], "Choose one of the list."
-            ),
             lambda: check_choice("precision", precision, PRECISIONS, "Choose one of the list."),
+            lambda: check_model_choice(ModelChoice(model, adapter, unet, vae, download)),
         )
 
     @classmethod
-    def fingerprint_inputs(cls, model: str | None = None, adapter: str | None = None, **others: Any) -> str:
+    def fingerprint_inputs(
+        cls,
+        model: str | None = None,
+        adapter: str | None = OWN,
+        unet: str | None = OWN,
+        vae: str | None = OWN,
+        **others: Any,
+    ) -> str:
         """The identity of the files: the node runs again exactly when they change."""
-        return "|".join(map(fingerprint, _model_paths(model, adapter)))
+        return "" if model is None else identify(find_sources(ModelChoice(model, adapter, unet, vae)))
 
     @classmethod
-    def execute(cls, model: str, adapter: str, precision: str) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: str,
+        adapter: str,
+        precision: str,
+        unet: str = OWN,
+        vae: str = OWN,
+        download: bool = False,
+    ) -> io.NodeOutput:
         """Load the model, or take the one in use."""
-        dtype = _dtype(model, precision)
-        paths = _model_paths(model, adapter)
+        from ..t2mv_core.bundle import load_bundle
+        from ..t2mv_core.sources import resolve_sources
+
+        check_choice("precision", precision, PRECISIONS, "Choose one of the list.")
+        choice = ModelChoice(model, adapter, unet, vae, download)
+        check_model_choice(choice)
+        sources, dtype = find_sources(choice), _dtype(model, precision)
+        resolve_sources(
+            sources
+        )  # fetches what is missing, if that is allowed: the identity is that of the files
+
+        def load() -> tuple[Any, dict[str, Any]]:
+            bundle = load_bundle(sources, dtype=dtype)
+            return bundle, bundle.modules()
+
         residency = load_once(
-            ("model", model, str(dtype), *map(fingerprint, paths)), lambda: _load_bundle(model, paths, dtype)
+            ("model", replace(sources, allow_download=False), str(dtype), identify(sources)), load
         )
         return io.NodeOutput(ModelHandle(residency.owner, residency))
 
 
-def _model_paths(model: str | None, adapter: str | None) -> list[Path]:
-    """The folder of a listed model, then the adapter file if one was chosen."""
-    from ..t2mv_core.toybox import TOYBOX_DIR
-
-    folders = {**dict.fromkeys(PRESETS, TOYBOX_DIR)}
-    folders.update((DIFFUSERS_PREFIX + name, path) for name, path in list_diffusers_folders().items())
-    paths = [folders[model]] if model in folders else []
-    if adapter not in (None, OWN_ADAPTER) and model not in PRESETS:
-        paths.append(find_file(ADAPTER_FOLDER, adapter))
-    return paths
+def _part_input(name: str, folder: str, tooltip: str, optional: bool = False) -> io.WidgetInput:
+    """A choice between the model's own part and the files of a folder."""
+    options = [OWN, *list_files(folder)]
+    return advanced(io.Combo.Input(name, options=options, default=OWN, optional=optional, tooltip=tooltip))
 
 
 def _dtype(model: str, precision: str) -> torch.dtype:
@@ -121,18 +182,10 @@ def _dtype(model: str, precision: str) -> torch.dtype:
 
     if precision != "auto":
         return getattr(torch, precision)
-    return torch.float32 if model in PRESETS else preferred_dtype()
-
-
-def _load_bundle(model: str, paths: list[Path], dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
-    from ..t2mv_core.bundle import ModelSources, load_bundle
-
-    if model in PRESETS:
-        sources = ModelSources(PRESETS[model])
-    else:
-        sources = ModelSources(str(paths[0]), adapter=str(paths[1]) if len(paths) > 1 else None)
-    bundle = load_bundle(sources, dtype=dtype)
-    return bundle, bundle.modules()
+    if model in BUNDLED:
+        return torch.float32
+    preferred = preferred_dtype()
+    return preferred if preferred.itemsize > 1 else torch.bfloat16  # fp8 is for ComfyUI's own layers
 
 
 class T2MVLoadLoRA(io.ComfyNode):
@@ -146,13 +199,20 @@ class T2MVLoadLoRA(io.ComfyNode):
             display_name="Load LoRA (T2MV)",
             category="T2MV/loaders",
             description="Adds a LoRA; several in a row add up. The model that came in is not changed.",
-            search_aliases=["lora", "reinforcement learning lora", "mvc-zigal", "adapter weights"],
+            search_aliases=[
+                "lora",
+                "reinforcement learning lora",
+                "mvc-zigal",
+                "adapter weights",
+                "lcm-lora",
+            ],
             inputs=[
                 Model.Input("model", tooltip="The model, with or without LoRAs."),
                 io.Combo.Input(
                     "lora",
                     options=list_files("loras"),
-                    tooltip="A safetensors file in models/loras, as written by training.mvczigal.",
+                    tooltip="A safetensors file in models/loras: as written by training.mvczigal, or any "
+                    "SDXL LoRA in kohya's or diffusers' layout (LCM-LoRA, styles).",
                 ),
                 io.Float.Input(
                     "strength",
@@ -205,15 +265,18 @@ class T2MVLoadLoRA(io.ComfyNode):
 
 
 def _lora_report(lora: str, path: Path, handle: LoraHandle) -> str:
-    """What of a LoRA's file was used, and the facts it states of itself."""
-    from ..t2mv_core.files import read_safetensors
+    """What of a LoRA's file was used, what was not and why, and the facts it states of itself."""
+    from ..t2mv_core.lora_layouts import describe_unmatched
+    from ..t2mv_core.weights import WeightsFile
 
-    _, facts = read_safetensors(path)
-    unmatched = ", ".join(handle.unmatched[:5]) + (", …" if len(handle.unmatched) > 5 else "")
+    keys = ", ".join(handle.unmatched[:5]) + (", …" if len(handle.unmatched) > 5 else "")
     lines = [
         f"{lora} at strength {handle.strength:g}",
+        f"layout: {handle.layout}",
         f"matched: {handle.num_matched} modules",
-        f"not matched: {len(handle.unmatched)} keys" + (f" ({unmatched})" if unmatched else ""),
+        f"not matched: {len(handle.unmatched)} keys" + (f" ({keys})" if keys else ""),
+        *(f"  {line}" for line in describe_unmatched(handle.unmatched)),
     ]
-    told = [f"{name}: {value[:MAX_FACT_CHARACTERS]}" for name, value in sorted(facts.items())]
+    facts = sorted(WeightsFile(path).metadata.items())
+    told = [f"{name}: {value[:MAX_FACT_CHARACTERS]}" for name, value in facts]
     return "\n".join(lines + told[:MAX_FACTS])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from .hub import hub_file
@@ -109,6 +111,31 @@ def published_sources(sources: ModelSources) -> ModelSources:
         vae=sources.vae or FP16_VAE,
         adapter=sources.adapter or f"{ADAPTER_REPO}/{ADAPTER_FILE}",
     )
+
+
+def missing_parts(sources: ModelSources) -> dict[str, str]:
+    """What of a model is not on this machine: name of the field -> why, in a sentence; nothing is fetched."""
+    if sources.model in TOYBOX_PRESETS:
+        return {}
+    if sources.model in PUBLISHED_UNETS:
+        sources = published_sources(sources)
+    own = ["text_encoder", "text_encoder_2"]
+    own += [part for part, other in (("unet", sources.unet), ("vae", sources.vae)) if not other]
+    searches: dict[str, list[Callable[[], object]]] = {
+        "model": [partial(_find_part, sources.model, part, False) for part in own],
+        "unet": [partial(_find_alone, sources.unet, "unet", False)] if sources.unet else [],
+        "vae": [partial(_find_alone, sources.vae, "vae", False)] if sources.vae else [],
+        "adapter": [partial(_find_adapter, replace(sources, allow_download=False))],
+    }
+    searches["model"].append(partial(_find_scheduler, sources.scheduler, sources.model, False))
+    missing = {}
+    for name, finders in searches.items():
+        try:
+            for find in finders:
+                find()
+        except FileNotFoundError as error:
+            missing[name] = str(error)
+    return missing
 
 
 def weights_file(folder: Path) -> Path:

@@ -268,6 +268,41 @@ def _write_tiny_lora(path: Path, model: Path) -> None:
     save_lora(unet, path, {"base_model": "tiny", "step": 7}, name="tiny")
 
 
+def _write_tiny_files(models: Path) -> None:
+    """A random small SDXL in files, under the names of the published ones; LoRAs of others; foreign files."""
+    from dataclasses import replace
+
+    import torch
+    from safetensors.torch import save_file
+
+    from benchmarks.sdxl_files import TINY, create_modules, original_checkpoint
+    from t2mv_core.adapter import create_camera_encoder, save_adapter
+    from t2mv_core.attention import install_multiview_attention
+
+    def save(name: str, tensors: dict[str, torch.Tensor]) -> None:
+        (models / name).parent.mkdir(exist_ok=True)
+        save_file({key: x.contiguous() for key, x in tensors.items()}, models / name)
+
+    torch.manual_seed(0)
+    modules = create_modules(TINY)
+    states = {part: dict(module.state_dict()) for part, module in modules.items()}
+    checkpoint = original_checkpoint(states, TINY)
+    save("checkpoints/sd_xl_base_1.0.safetensors", checkpoint)
+    save("checkpoints/v_pred.safetensors", {**checkpoint, "v_pred": torch.ones(1)})
+    unet = create_modules(replace(TINY, guidance=64))["unet"]
+    save("diffusion_models/lcm-sdxl.safetensors", dict(unet.state_dict()))
+    save("vae/sdxl-vae-fp16-fix.safetensors", dict(modules["vae"].state_dict()))
+    install_multiview_attention(unet)
+    adapter = models / "mvadapter" / "mvadapter_t2mv_sdxl.safetensors"
+    save_adapter(unet, create_camera_encoder(unet, vae_scale_factor=2), adapter)
+    layer = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
+    text = "lora_te1_text_model_encoder_layers_0_mlp_fc1"
+    save("loras/kohya.safetensors", {
+        f"{layer}.lora_down.weight": torch.randn(2, 64), f"{layer}.lora_up.weight": torch.randn(64, 2),
+        f"{layer}.alpha": torch.tensor(1.0), f"{text}.lora_down.weight": torch.randn(2, 64),
+    })  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def comfy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ComfyUI's base folder for the tests: the pack in custom_nodes, a tiny model and a tiny LoRA."""
@@ -276,6 +311,7 @@ def comfy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (base / name).mkdir(parents=True)
     _write_tiny_model(base / "models" / "diffusers" / "tiny")
     _write_tiny_lora(base / "models" / "loras" / "tiny.safetensors", base / "models" / "diffusers" / "tiny")
+    _write_tiny_files(base / "models")
     (base / "models" / "loras" / "damaged.safetensors").write_bytes(b"not a safetensors file")
     # A new user is greeted with a dialogue over the canvas; these tests are no new user.
     (base / "user" / "default" / "comfy.settings.json").write_text('{"Comfy.TutorialCompleted": true}')
