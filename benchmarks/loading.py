@@ -36,7 +36,9 @@ from benchmarks.sdxl_files import (
 
 ROOT = Path(__file__).parents[1]
 GUIDANCE_WIDTH = 256
+REFERENCE = "reference: "
 CASES: dict[str, dict[str, str]] = {  # name -> arguments of ModelSources, files of the folder; dtype apart
+    "reference: diffusers' from_pretrained, the folder's parts, no MV-Adapter": {"model": "folder"},
     "diffusers folder, bf16": {"model": "folder"},
     "single file, bf16": {"model": "checkpoint.safetensors"},
     "single file, bf16 wanted as fp16": {"model": "checkpoint.safetensors", "dtype": "float16"},
@@ -119,15 +121,17 @@ def load_case(folder: Path, case: str) -> dict[str, Any]:
     named = {key: str(folder / value) for key, value in CASES[case].items() if key != "dtype"}
     dtype = getattr(torch, CASES[case].get("dtype", "bfloat16"))
     before, start = _status_bytes("VmRSS"), time.perf_counter()
-    bundle = load_bundle(ModelSources(**named), dtype=dtype)
+    if case.startswith(REFERENCE):
+        modules = _load_with_diffusers(folder / "folder", dtype)
+    else:
+        modules = load_bundle(ModelSources(**named), dtype=dtype).modules()
     seconds = time.perf_counter() - start
-    num_weights = sum(x.numel() for module in bundle.modules().values() for x in module.parameters())
+    num_weights = sum(x.numel() for module in modules.values() for x in module.parameters())
     wanted = num_weights * dtype.itemsize
     stored = num_weights * (1 if "fp8" in named["model"] else 2)
     if "fp8" in named["model"]:  # the adapter's file is bf16
-        stored += sum(x.numel() for name, x in bundle.unet.named_parameters() if ".processor." in name) + sum(
-            x.numel() for x in bundle.camera_encoder.parameters()
-        )
+        adapter = [x for name, x in modules["unet"].named_parameters() if ".processor." in name]
+        stored += sum(x.numel() for x in (*adapter, *modules["camera_encoder"].parameters()))
     peak = _status_bytes("VmHWM")
     return {
         "case": case,
@@ -138,6 +142,22 @@ def load_case(folder: Path, case: str) -> dict[str, Any]:
         "peak_bytes": peak,
         "growth_to_stored": (peak - before) / stored,
         "growth_to_larger": (peak - before) / max(stored, wanted),
+    }
+
+
+def _load_with_diffusers(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """The same weights by the libraries' own loaders."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    classes = {
+        "unet": UNet2DConditionModel,
+        "vae": AutoencoderKL,
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": CLIPTextModelWithProjection,
+    }
+    return {
+        part: loader.from_pretrained(folder / part, torch_dtype=dtype) for part, loader in classes.items()
     }
 
 
