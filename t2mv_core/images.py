@@ -61,8 +61,8 @@ def _decode_finite(vae: AutoencoderKL, latents: Tensor, tile_latent_px: int | No
     pixels = _decode(vae, latents, tile_latent_px)
     if vae.dtype != torch.float32 and not bool(pixels.isfinite().all()):
         logger.warning(
-            "The VAE decoded to NaN or infinity in %s (SDXL's own VAE does that in float16); decoding again in "
-            "float32. With madebyollin/sdxl-vae-fp16-fix, or the VAE in float32, this takes no second try.",
+            "The VAE decoded to NaN or infinity in %s (SDXL's own VAE does that in float16); decoding again "
+            "in float32. With madebyollin/sdxl-vae-fp16-fix, or a VAE in float32, this takes no second try.",
             vae.dtype,
         )
         # A copy: the model is shared, and may be decoding for somebody else in half precision.
@@ -70,7 +70,7 @@ def _decode_finite(vae: AutoencoderKL, latents: Tensor, tile_latent_px: int | No
     if not bool(pixels.isfinite().all()):
         raise ValueError(
             "The VAE decoded to NaN or infinity even in float32: its weights are damaged, or the latents are "
-            "far out of range. Fetch the VAE's file again; for SDXL, madebyollin/sdxl-vae-fp16-fix is a good one."
+            "far out of range. Fetch the VAE's file again; for SDXL take madebyollin/sdxl-vae-fp16-fix."
         )
     return pixels
 

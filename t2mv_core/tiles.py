@@ -13,9 +13,9 @@ OVERLAP_LATENT_PX = 16
 def decode_tiled(decode: Callable[[Tensor], Tensor], latents: Tensor, tile_latent_px: int) -> Tensor:
     """Decode latents in square tiles, so that memory grows with the tile and not with the picture.
 
-    Neighbours overlap by at least 16 latent pixels (half a tile, if tiles are smaller than 32) and are blended
-    linearly there. A decoder that normalises over the picture sees a tile only: colours can differ a little
-    from those of the picture decoded at once.
+    Neighbours overlap by at least 16 latent pixels (half a tile, if tiles are smaller than 32) and are
+    blended linearly there. A decoder that normalises over the picture sees a tile only: colours can differ a
+    little from those of the picture decoded at once.
 
     Args:
         decode: latents [n, C, h, w] -> pictures [n, 3, f·h, f·w], for any h and w up to a tile.

@@ -57,7 +57,7 @@ def test_an_overflow_in_half_precision_is_decoded_again_in_float32(make_lcm_bund
     latents = latents * 10
     assert not vae.decode(latents[0].half() / 0.5).sample.isfinite().all()
     images = decode_latents(vae, latents)
-    assert "decoding again in float32" in caplog.text
+    assert "decoding again" in caplog.text
     assert vae.dtype == torch.float16  # the shared model stays as it was
     assert torch.equal(images, decode_latents(copy.deepcopy(vae).float(), latents))
 
