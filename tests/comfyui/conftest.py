@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -312,12 +313,20 @@ def toybox() -> Path:
 @pytest.fixture(scope="session")
 def server(comfy_install: ComfyInstall, comfy_base: Path) -> Iterator[ComfyServer]:
     """A running ComfyUI with the pack; stopped at the end."""
-    with start_server(comfy_install, comfy_base) as running:
+    with _start_server(comfy_install, comfy_base) as running:
         yield running
 
 
-@contextlib.contextmanager
+@pytest.fixture(scope="session")
 def start_server(
+    comfy_install: ComfyInstall,
+) -> Callable[..., contextlib.AbstractContextManager[ComfyServer]]:
+    """Starts another ComfyUI: (base folder, what to call in the new process first) -> a context with it."""
+    return functools.partial(_start_server, comfy_install)
+
+
+@contextlib.contextmanager
+def _start_server(
     comfy_install: ComfyInstall, comfy_base: Path, before_start: Callable[[], None] | None = None
 ) -> Iterator[ComfyServer]:
     """Run a ComfyUI on a base folder; `before_start` is called in the new process, before its program."""
