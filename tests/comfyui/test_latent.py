@@ -1,4 +1,4 @@
-"""The latent that samplers give is ComfyUI's: its own VAE makes the same pictures of it."""
+"""Decoding: ComfyUI's own VAE makes the same pictures of the latent; small cards and cancelling."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 # ComfyUI builds SDXL's kind of VAE only (four levels, 32 groups): here a thin one with random weights.
 DECODE_WITH_COMFYUIS_VAE = """
 import importlib.util, json, torch
+import comfy.model_management as model_management
 import comfy.sd
 from types import SimpleNamespace
 from diffusers import AutoencoderKL
@@ -19,6 +20,7 @@ from diffusers import AutoencoderKL
 spec = importlib.util.spec_from_file_location("pack", sys.argv[1] + "/__init__.py")
 sys.modules["pack"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["pack"])
+from pack.nodes import set_sampler
 from pack.nodes.memory import Residency
 from pack.nodes.set_sampler import comfy_latent, decode_set
 from pack.nodes.sockets import ModelHandle
@@ -43,18 +45,51 @@ with torch.inference_mode():
     images = torch.cat([decode_set(model, views, False) for views in sets])
     latent = comfy_latent(model, sets)
     decoded = theirs.decode(latent["samples"])
+    fits = torch.equal(decode_set(model, sets[1], True), images[3:])
+
+    # A card without room for a picture at once.
+    set_sampler.TILE_LATENT_PX = 6
+    tiled, decode_whole = decode_set(model, sets[0], True), ours.decode
+
+    def decode(latents, **options):
+        if latents.shape[-1] > 6:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return decode_whole(latents, **options)
+
+    ours.decode = decode
+    in_tiles = torch.equal(decode_set(model, sets[0], False), tiled) and not torch.equal(tiled, images[:3])
+
+    # Cancelled while the second view is decoded.
+    num_decoded = 0
+
+    def cancel(latents, **options):
+        global num_decoded
+        num_decoded += 1
+        if num_decoded == 2:
+            model_management.interrupt_current_processing(True)
+        return decode_whole(latents, **options)
+
+    ours.decode = cancel
+    try:
+        decode_set(model, sets[0], False)
+    except model_management.InterruptProcessingException:
+        pass
 print(json.dumps({
     "keys": list(latent),
     "samples": list(latent["samples"].shape),
     "shapes": [list(images.shape), list(decoded.shape)],
     "difference": float((decoded - images).abs().max()),
     "contrast": float(images.std()),
-    "tiles that fit": torch.equal(decode_set(model, sets[1], True), images[3:]),
+    "tiles that fit": fits,
+    "tiles when memory runs out": in_tiles,
+    "views decoded before the cancel": num_decoded,
 }))
 """
 
 
-def test_comfyuis_vae_decodes_the_latent_to_the_same_pictures(comfy_install: ComfyInstall) -> None:
+def test_pictures_are_what_comfyuis_vae_makes_of_the_latent_and_can_be_tiled_and_cancelled(
+    comfy_install: ComfyInstall,
+) -> None:
     pack_dir = str(Path(__file__).parents[2])
     facts = json.loads(comfy_install.run_code(DECODE_WITH_COMFYUIS_VAE, pack_dir).splitlines()[-1])
     assert facts["keys"] == ["samples"]
@@ -62,3 +97,5 @@ def test_comfyuis_vae_decodes_the_latent_to_the_same_pictures(comfy_install: Com
     assert facts["shapes"] == [[6, 64, 64, 3]] * 2
     assert facts["difference"] < 1e-4 < 0.1 < facts["contrast"]
     assert facts["tiles that fit"]
+    assert facts["tiles when memory runs out"]
+    assert facts["views decoded before the cancel"] == 2
