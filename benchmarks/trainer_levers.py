@@ -28,7 +28,7 @@ from t2mv_core.denoiser import encode_cameras
 from t2mv_core.text import encode_text
 from training.config import load_config
 from training.environment import describe_environment
-from training.setup import load_rewards
+from training.reward_models import load_rewards
 from training.trainer import Trainer
 
 SHARED = (

@@ -8,15 +8,24 @@ from pathlib import Path
 import folder_paths
 
 ADAPTER_FOLDER = "mvadapter"
+REWARD_FOLDER = "t2mv_rewards"
+REWARD_EXTENSIONS = {".safetensors", ".pt", ".pth", ".bin"}
+"""Published rewards come as pickles, too: those are read with weights_only, never run."""
 SAFE_EXTENSION = ".safetensors"
 _MODEL_INDEX = "model_index.json"
 
 
 def register_folders() -> None:
-    """Make `models/mvadapter` known to ComfyUI; paths from extra_model_paths.yaml stay as they are."""
-    folder_paths.add_model_folder_path(ADAPTER_FOLDER, os.path.join(folder_paths.models_dir, ADAPTER_FOLDER))
-    paths, _ = folder_paths.folder_names_and_paths[ADAPTER_FOLDER]
-    folder_paths.folder_names_and_paths[ADAPTER_FOLDER] = (paths, {SAFE_EXTENSION})
+    """Make this pack's model folders known to ComfyUI; paths from extra_model_paths.yaml stay as they are."""
+    for name, extensions in ((ADAPTER_FOLDER, {SAFE_EXTENSION}), (REWARD_FOLDER, REWARD_EXTENSIONS)):
+        folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
+        paths, _ = folder_paths.folder_names_and_paths[name]
+        folder_paths.folder_names_and_paths[name] = (paths, extensions)
+
+
+def reward_folders() -> tuple[Path, ...]:
+    """Where ComfyUI keeps the weights of rewards, in the order in which they are looked at."""
+    return tuple(Path(path) for path in folder_paths.get_folder_paths(REWARD_FOLDER))
 
 
 def list_files(folder: str) -> list[str]:

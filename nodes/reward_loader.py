@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import comfy.model_management
 from comfy_api.latest import io
 
 from .checks import check_choice, first_problem
-from .folders import fingerprint
+from .folders import fingerprint, reward_folders
 from .memory import load_once
-from .sockets import RewardHandle, Rewards, make_schema
+from .sockets import RewardHandle, Rewards, advanced, make_schema
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..t2mv_core.rewards import RewardPlaces
 
 
 def list_rewards() -> list[str]:
-    """The names of the core's rewards, view rewards first."""
-    from ..t2mv_core.rewards import REWARDS
+    """The core's rewards and their parts: bundled ones first, then view rewards, joint rewards and parts."""
+    from ..t2mv_core.rewards import OVER_VIEWS, REWARDS
 
-    return sorted(REWARDS, key=lambda name: (REWARDS[name].kind != "view", name))
+    whole = sorted(
+        REWARDS, key=lambda name: (REWARDS[name].weights is not None, REWARDS[name].kind != "view")
+    )
+    parts = [
+        f"{name}.{part}"
+        for name in whole
+        for part in (*REWARDS[name].parts, *(OVER_VIEWS if REWARDS[name].kind == "view" else ()))
+    ]
+    return whole + parts
 
 
 class T2MVLoadReward(io.ComfyNode):
@@ -28,17 +42,34 @@ class T2MVLoadReward(io.ComfyNode):
         from ..t2mv_core.rewards import REWARDS
 
         names = list_rewards()
-        summaries = " ".join(f"{name}: {REWARDS[name].summary}" for name in names)
+        summaries = " ".join(f"{name}: {spec.summary}" for name, spec in REWARDS.items())
         return make_schema(
             node_id="T2MVLoadReward",
             display_name="Load Reward (T2MV)",
             category="T2MV/loaders",
             description="Loads a scorer of views. Connect one after the other to score with several.",
-            search_aliases=["reward model", "scorer", "clip score", "hyperscore", "quality"],
+            search_aliases=[
+                "reward model",
+                "scorer",
+                "pickscore",
+                "hpsv2",
+                "imagereward",
+                "clip score",
+                "hyperscore",
+            ],
             inputs=[
                 io.Combo.Input("reward", options=names, default=names[0], tooltip=summaries),
                 Rewards.Input(
                     "rewards", optional=True, tooltip="Rewards loaded before; this one is added to them."
+                ),
+                advanced(
+                    io.Boolean.Input(
+                        "download",
+                        default=False,
+                        optional=True,
+                        tooltip="Whether weights that are not in models/t2mv_rewards may be fetched from the "
+                        "Hugging Face Hub. Off: nothing touches the network.",
+                    )
                 ),
             ],
             outputs=[
@@ -49,34 +80,67 @@ class T2MVLoadReward(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, reward: str | None = None) -> bool | str:
-        """Refuse names that are no rewards."""
-        return first_problem(
-            lambda: check_choice("reward", reward, list_rewards(), "Choose one of the list.")
-        )
+    def validate_inputs(cls, reward: str | None = None, download: bool | None = None) -> bool | str:
+        """Refuse names that are no rewards, and rewards whose weights are missing, before the run."""
+        return first_problem(lambda: _check(reward, download))
 
     @classmethod
-    def fingerprint_inputs(cls, **inputs: Any) -> str:
-        """The identity of the bundled reward files."""
-        return _identity()
+    def fingerprint_inputs(cls, reward: str | None = None, **others: Any) -> str:
+        """The identity of the reward's files: the node runs again exactly when they change."""
+        return "" if reward is None else fingerprint(_weights_path(reward, _places(False)))
 
     @classmethod
-    def execute(cls, reward: str, rewards: tuple[RewardHandle, ...] = ()) -> io.NodeOutput:
-        """Load the reward, or take the one in use."""
-        from ..t2mv_core.rewards import load_reward
+    def execute(
+        cls, reward: str, rewards: tuple[RewardHandle, ...] = (), download: bool = False
+    ) -> io.NodeOutput:
+        """Load the reward, or take the one in use; parts of one reward share its weights."""
+        from ..t2mv_core.rewards import load_reward, reward_dtype, take_part
 
-        check_choice("reward", reward, list_rewards(), "Choose one of the list.")
+        _check(reward, download)
+        places, (model, _, part) = _places(download), reward.partition(".")
+        dtype = reward_dtype(model, comfy.model_management.get_torch_device())
 
         def load() -> tuple[Any, dict[str, Any]]:
-            scorer = load_reward(reward)
-            return scorer, {"model": scorer.model}  # type: ignore[attr-defined]
+            scorer = load_reward(model, dtype=dtype, places=places)
+            return scorer, {"model": scorer.model}
 
-        residency = load_once(("reward", reward, _identity()), load)
-        handle = RewardHandle(residency.owner, residency)
+        identity = fingerprint(_weights_path(model, places))
+        residency = load_once(("reward", model, str(dtype), identity), load)
+        handle = RewardHandle(take_part(residency.owner, part), residency)
         return io.NodeOutput((*(other for other in rewards if other.reward.name != reward), handle))
 
 
-def _identity() -> str:
+def _places(download: bool) -> RewardPlaces:
+    from ..t2mv_core.rewards import RewardPlaces
+
+    return RewardPlaces(folders=reward_folders(), allow_download=download)
+
+
+def _check(reward: str | None, download: bool | None) -> None:
+    """Refuse a reward that cannot be loaded.
+
+    Raises:
+        ValueError: not a reward, or its weights are missing; says where to get them and where to put them.
+    """
+    from ..t2mv_core.rewards import check_rewards
+
+    check_choice("reward", reward, list_rewards(), "Choose one of the list.")
+    if reward is None or download is None:
+        return
+    if not isinstance(download, bool):
+        raise ValueError(f"download={download!r} must be true or false.")
+    try:
+        check_rewards([reward], _places(download))
+    except FileNotFoundError as error:
+        raise ValueError(str(error)) from error
+
+
+def _weights_path(reward: str, places: RewardPlaces) -> Path:
+    """The files behind a reward, to tell whether they changed; the bundled folder while they are missing."""
+    from ..t2mv_core.rewards import REWARDS, find_local_weights
     from ..t2mv_core.toybox import TOYBOX_DIR
 
-    return fingerprint(TOYBOX_DIR / "rewards")
+    model = reward.partition(".")[0]
+    weights = REWARDS[model].weights if model in REWARDS else None
+    local = find_local_weights(model, weights, places) if weights is not None else None
+    return local or TOYBOX_DIR / "rewards"

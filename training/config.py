@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .config_rewards import OwnRewardConfig, RewardConfig
 from .config_sections import (
     ConstraintConfig,
     EvaluationConfig,
     ModelConfig,
     OptimConfig,
-    RewardConfig,
     RunConfig,
     SamplingConfig,
     require,
@@ -22,7 +22,7 @@ from .config_values import apply_override, build_record, plain_values
 
 __all__ = [
     "OBJECTIVE_NAMES", "PRESET_DIR", "ConstraintConfig", "EvaluationConfig", "ModelConfig", "OptimConfig",
-    "RewardConfig", "RunConfig", "SamplingConfig", "TrainConfig",
+    "OwnRewardConfig", "RewardConfig", "RunConfig", "SamplingConfig", "TrainConfig",
     "changed_values", "config_from_dict", "config_to_dict", "load_config", "preset_names",
 ]  # fmt: skip
 

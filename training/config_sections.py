@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 def require(condition: bool, sentence: str) -> None:
@@ -136,31 +136,6 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True)
-class RewardConfig:
-    """The reward models."""
-
-    view: dict[str, float] = field(default_factory=lambda: {"toybox_clip": 1.0})
-    """Scorers of single views (fidelity): names of t2mv_core.rewards with weights, or one name."""
-    joint: dict[str, float] = field(default_factory=lambda: {"toybox_hyperscore": 1.0})
-    """Scorers of a set of views (consistency), likewise; none: no joint reward, so no constraint."""
-    normalization: str = "iteration"
-    """What a trajectory's reward is compared with: all of the "iteration" (the paper) or its "prompt"'s."""
-    device: str = "auto"
-    """Where the reward models run: "auto" is the model's device; "cpu" or "cuda:1" leaves it to the UNet."""
-
-    def __post_init__(self) -> None:
-        """Check names and ranges."""
-        require(len(self.view) > 0, "reward.view names no reward; give at least one, such as toybox_clip.")
-        require_choice("reward.normalization", self.normalization, ("iteration", "prompt"))
-        for role in ("view", "joint"):
-            for name, weight in getattr(self, role).items():
-                require(
-                    math.isfinite(weight) and weight > 0,
-                    f"reward.{role}.{name}={weight} must be a weight greater than zero.",
-                )
-
-
-@dataclass(frozen=True)
 class ConstraintConfig:
     """The dual variable of the joint-view constraint (METHOD.md section 6)."""
 
@@ -281,6 +256,10 @@ class EvaluationConfig:
     """Prompt set or file; none: the held-out part of sampling.prompts."""
     num_prompts: int = 16
     """How many of them, at even distances."""
+    view: tuple[str, ...] = ()
+    """Scorers of single views that measure beside reward.view and that nothing learns from."""
+    joint: tuple[str, ...] = ()
+    """Scorers of sets that measure beside reward.joint and that nothing learns from."""
     stop_measure: str | None = None
     """Measure whose best LoRA is kept as lora/best.safetensors, such as view_reward or judge_colour."""
     patience: int = 0

@@ -17,7 +17,8 @@ def build_record(kind: type[Record], values: Any, prefix: str = "") -> Record:
     """Build a dataclass from nested plain values.
 
     Args:
-        kind: the dataclass; its fields are dataclasses, bool, int, float, str, tuples of these, or optional.
+        kind: the dataclass; its fields are dataclasses, bool, int, float, str, tuples of these or dicts with
+            such values, or optional.
         values: what YAML read.
         prefix: key of the block, for messages.
 
@@ -76,7 +77,7 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
     if origin is tuple:
         return _convert_tuple(typing.get_args(hint), value, key)
     if origin is dict:
-        return _convert_weights(value, key)
+        return _convert_dict(typing.get_args(hint)[1], value, key)
     return _convert_scalar(hint, value, key)
 
 
@@ -88,13 +89,16 @@ def _convert_tuple(arguments: tuple[Any, ...], value: Any, key: str) -> tuple[An
     return tuple(_convert(arguments[0], item, key) for item in value)
 
 
-def _convert_weights(value: Any, key: str) -> dict[str, float]:
-    """Names with weights; a single word is that name with weight 1, nothing is no name."""
-    if value is None or isinstance(value, str):
-        return {value: 1.0} if value else {}
+def _convert_dict(hint: Any, value: Any, key: str) -> dict[str, Any]:
+    """Names with values of one type; where these are weights, a single word is that name with weight 1."""
+    if value is None or value == "":
+        return {}
+    if hint is float and isinstance(value, str):
+        return {value: 1.0}
     if not isinstance(value, Mapping):
-        raise ValueError(f"{key}={value!r} must be a name, or names with weights such as {{a: 1, b: 0.5}}.")
-    return {str(name): _convert_scalar(float, weight, f"{key}.{name}") for name, weight in value.items()}
+        form = "a name, or names with weights such as {a: 1, b: 0.5}"
+        raise ValueError(f"{key}={value!r} must be {form if hint is float else 'a block of names'}.")
+    return {str(name): _convert(hint, item, f"{key}.{name}") for name, item in value.items()}
 
 
 def _convert_scalar(hint: type, value: Any, key: str) -> Any:

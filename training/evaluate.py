@@ -22,10 +22,11 @@ from t2mv_core.bundle import ModelBundle, ModelSources, load_bundle
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.samplers import SAMPLERS, SamplingSettings, StepEvent, count_evaluations
 
-from .config import load_config
+from .config import RewardConfig, load_config
 from .measure import Instruments, Measurement, Questions, Variant, measure
 from .prompts import load_prompts, load_split
-from .setup import TORCH_DTYPES, load_rewards
+from .reward_models import check_reward_models, load_rewards
+from .setup import TORCH_DTYPES
 
 if TYPE_CHECKING:
     from .toybox.captions import PromptSpec
@@ -107,8 +108,9 @@ def run_defaults(run_dir: Path) -> dict[str, Any]:
         "azimuths": list(sampling.azimuths_deg[: sampling.num_views]),
         "negative_prompt": sampling.negative_prompt,
         "steps": [sampling.num_steps],
-        "view_rewards": list(config.reward.view),
-        "joint_rewards": list(config.reward.joint),
+        "view_rewards": list(dict.fromkeys((*config.reward.view, *config.evaluation.view))),
+        "joint_rewards": list(dict.fromkeys((*config.reward.joint, *config.evaluation.joint))),
+        "reward": config.reward,
     }
     for name in ("guidance_scale", "view_scale", "zigzag_steps", "zigzag_repeats"):
         defaults[name] = getattr(sampling, name)
@@ -149,6 +151,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add("--view-rewards", nargs="+", default=["toybox_clip"], help="scorers of single views")
     add("--joint-rewards", nargs="*", default=["toybox_hyperscore"], help="scorers of sets of views")
+    add("--rewards-folder", type=Path, help="where the weights of published rewards are (docs/rewards.md)")
     add("--guidance-scale", type=float, default=7.0, help="w; use the one a LoRA was trained with")
     add("--view-scale", type=float, default=1.0)
     add("--zigzag-steps", type=int, default=1)
@@ -165,7 +168,7 @@ def build_parser() -> argparse.ArgumentParser:
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; what `--run` says are defaults."""
     parser = build_parser()
-    parser.set_defaults(held_out=())
+    parser.set_defaults(held_out=(), reward=RewardConfig())
     run_dir = parser.parse_known_args(words)[0].run
     if run_dir is not None:
         parser.set_defaults(**run_defaults(run_dir))
@@ -194,10 +197,10 @@ def run(arguments: argparse.Namespace) -> Path:
         scheduler=arguments.scheduler,
         allow_download=arguments.allow_download,
     )
+    names, reward = (arguments.view_rewards, arguments.joint_rewards), reward_config(arguments)
+    check_reward_models(*names, reward)  # before gigabytes are read for nothing
     bundle = load_bundle(sources, arguments.device, TORCH_DTYPES[arguments.dtype])
-    instruments = load_instruments(
-        arguments.view_rewards, arguments.joint_rewards, arguments.device, specs is not None
-    )
+    instruments = load_instruments(*names, arguments.device, specs is not None, reward)
     questions = Questions(
         prompts, tuple(arguments.seeds), arguments.batch_size, specs, arguments.negative_prompt
     )
@@ -209,8 +212,20 @@ def run(arguments: argparse.Namespace) -> Path:
     return write_report(measurements, questions, arguments.out, command)
 
 
+def reward_config(arguments: argparse.Namespace) -> RewardConfig:
+    """Where the command line, or else the run, has the weights of rewards."""
+    config: RewardConfig = arguments.reward
+    if arguments.rewards_folder is not None:
+        config = replace(config, folder=str(arguments.rewards_folder))
+    return replace(config, allow_download=config.allow_download or arguments.allow_download)
+
+
 def load_instruments(
-    view_rewards: Iterable[str], joint_rewards: Iterable[str], device: torch.device | str, has_judge: bool
+    view_rewards: Iterable[str],
+    joint_rewards: Iterable[str],
+    device: torch.device | str,
+    has_judge: bool,
+    config: RewardConfig | None = None,
 ) -> Instruments:
     """Load rewards by name, and the bundled judge when prompts have specs for it.
 
@@ -220,7 +235,7 @@ def load_instruments(
     """
     from .toybox.judge import load_judge
 
-    rewards = load_rewards(view_rewards, joint_rewards, device)
+    rewards = load_rewards(view_rewards, joint_rewards, device, config)
     return Instruments(rewards, load_judge().to(device) if has_judge else None)
 
 

@@ -35,7 +35,7 @@ class Monitor:
     Args:
         config: the run's; nothing is done when `evaluation.every` is 0.
         policy: the policy in training.
-        rewards: the run's scorers.
+        rewards: the scorers that measure.
         conditions: the run's text conditions.
         held_out: the held-out part of the training prompts, used when no other prompts are named.
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
-from .config import TrainConfig, load_config, preset_names
+from .config import EvaluationConfig, TrainConfig, load_config, preset_names
 
 logger = logging.getLogger(__name__)
 
@@ -54,11 +54,15 @@ def train(config: TrainConfig, resume: bool) -> bool:
 
     from t2mv_core.bundle import ModelSources, load_bundle
 
-    from .setup import TORCH_DTYPES, available_trackers, load_rewards
+    from .reward_models import check_reward_models, load_rewards
+    from .setup import TORCH_DTYPES, available_trackers
     from .trainer import Trainer
 
-    model = config.model
+    model, reward, evaluation = config.model, config.reward, config.evaluation
     trackers = available_trackers(config.run.trackers)
+    measuring = evaluation if evaluation.every else EvaluationConfig()
+    view, joint = [*reward.view, *measuring.view], [*reward.joint, *measuring.joint]
+    check_reward_models(view, joint, reward)  # before gigabytes are read for nothing
     accelerator = Accelerator(
         cpu=model.device == "cpu",
         log_with=trackers or None,
@@ -75,9 +79,9 @@ def train(config: TrainConfig, resume: bool) -> bool:
         allow_download=model.allow_download,
     )
     bundle = load_bundle(sources, device, TORCH_DTYPES[model.dtype])
-    reward_device = device if config.reward.device == "auto" else config.reward.device
-    rewards = load_rewards(config.reward.view, config.reward.joint, reward_device)
-    trainer = Trainer(config, bundle, rewards, accelerator, resume)
+    measures = load_rewards(view, joint, device if reward.device == "auto" else reward.device, reward)
+    rewards = measures.select(reward.view, reward.joint)
+    trainer = Trainer(config, bundle, rewards, accelerator, resume, measures)
 
     with stopping_on_signals(trainer.request_stop):
         try:

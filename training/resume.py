@@ -12,6 +12,9 @@ FREE = {
     "sampling.batch_size",
     "sampling.prompts",  # a file may have moved; the prompts themselves are compared by PromptSampler
     "reward.device",
+    "reward.folder",
+    "reward.paths",
+    "reward.allow_download",
     "optim.lr",
     "optim.weight_decay",
     "optim.max_grad_norm",

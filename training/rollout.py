@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,6 +55,10 @@ class Rewards:
 
     view: Mapping[str, Scorer]
     joint: Mapping[str, Scorer]
+
+    def select(self, view: Iterable[str], joint: Iterable[str]) -> Rewards:
+        """Those of the given names."""
+        return Rewards({name: self.view[name] for name in view}, {name: self.joint[name] for name in joint})
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Scores:
         """Score sets of views.

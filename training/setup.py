@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,12 +13,11 @@ from t2mv_core.bundle import ModelBundle
 from t2mv_core.cameras import CameraRig
 from t2mv_core.denoiser import encode_cameras
 from t2mv_core.lora import LoraHandle, add_lora, lora_state_dict, trainable_parameters
-from t2mv_core.rewards.base import RewardResult
 from t2mv_core.samplers import SamplingSettings
 
 from .config import ConstraintConfig, OptimConfig, SamplingConfig, TrainConfig
 from .constraint import DualVariable
-from .rollout import Policy, Rewards, Scorer
+from .rollout import Policy
 from .seeds import derive_seed
 from .updates import Update, plan_updates
 
@@ -100,49 +99,6 @@ def make_optimizer(config: OptimConfig, parameters: Sequence[nn.Parameter]) -> t
     return torch.optim.AdamW(
         parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
     )
-
-
-def load_rewards(view: Iterable[str], joint: Iterable[str], device: torch.device | str) -> Rewards:
-    """Load the reward models of a run by name; "hyperscore.geometry" is a named part as a reward of its own.
-
-    Raises:
-        ValueError: an unknown name, or a reward in the wrong role.
-        FileNotFoundError: weights that are not on this machine.
-    """
-    from t2mv_core.rewards import REWARDS, load_reward
-
-    roles = {"view": list(view), "joint": list(joint)}
-    for role, names in roles.items():
-        for name in names:
-            spec = REWARDS.get(name.partition(".")[0])
-            if spec is not None and spec.kind != role:
-                raise ValueError(f"{name} is a {spec.kind} reward; it cannot be used as {role} reward.")
-    models = {name.partition(".")[0] for names in roles.values() for name in names}
-    loaded = {name: load_reward(name, device) for name in sorted(models)}
-
-    def scorer(name: str) -> Scorer:
-        model, _, part = name.partition(".")
-        return scorer_of_part(loaded[model], part) if part else loaded[model]
-
-    return Rewards(
-        {name: scorer(name) for name in roles["view"]}, {name: scorer(name) for name in roles["joint"]}
-    )
-
-
-def scorer_of_part(model: Scorer, part: str) -> Scorer:
-    """One of a reward's details as a reward.
-
-    Raises:
-        ValueError: when it scores, if the reward has no such detail.
-    """
-
-    def score(images: Tensor, prompts: Sequence[str]) -> RewardResult:
-        details = model(images, prompts).details
-        if part not in details:
-            raise ValueError(f"The reward has no part {part!r}; it has {', '.join(details) or 'none'}.")
-        return RewardResult(details[part])
-
-    return score
 
 
 def available_trackers(names: Sequence[str]) -> list[str]:

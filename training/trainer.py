@@ -61,6 +61,7 @@ class Trainer:
         rewards: the scorers.
         accelerator: processes and device; none is this process alone on the bundle's device.
         resume: continue from the run folder's saved state when there is one.
+        measures: the scorers of held-out evaluations; none: those of the training.
 
     Raises:
         FileExistsError: the run folder holds a run and `resume` is false.
@@ -76,6 +77,7 @@ class Trainer:
         rewards: Rewards,
         accelerator: Accelerator | None = None,
         resume: bool = False,
+        measures: Rewards | None = None,
     ) -> None:
         self.config, self.rewards = config, rewards
         self.accelerator = accelerator or Accelerator(cpu=bundle.device.type == "cpu")
@@ -92,7 +94,7 @@ class Trainer:
         self.optimizer = make_optimizer(config.optim, parameters)
         self.learner = self._make_learner()
         self.conditions = ConditionCache(bundle, config.sampling.negative_prompt)
-        self.monitor = Monitor(config, self.policy, rewards, self.conditions, split.held_out)
+        self.monitor = Monitor(config, self.policy, measures or rewards, self.conditions, split.held_out)
         self.state = RunState(
             self.policy, self.optimizer, self.dual, self.prompts, self.monitor.early_stop, self.ema
         )

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import logging
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-logger = logging.getLogger(__name__)
-
 RewardKind = Literal["view", "joint"]
-Tokenize = Callable[[list[str], int], Tensor]
-"""(prompts, max_length) -> ids [n, max_length]: start, words, end, zeros; a cut prompt keeps its end."""
 
 # Pictures decoded in half precision leave [0, 1] by rounding; anything further out is another range.
 RANGE_TOLERANCE = 1e-3
-MAX_CACHED_PROMPTS = 2048
 
 
 @dataclass(frozen=True)
@@ -51,12 +41,17 @@ class Reward(Protocol):
     name: str
     kind: RewardKind
 
+    @property
+    def model(self) -> nn.Module:
+        """All weights, for whoever manages memory."""
+        ...
+
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> RewardResult:
         """Score the pictures against the prompts."""
         ...
 
-    def to(self, device: torch.device | str) -> Self:
-        """Move the scorer to a device and return it."""
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
+        """Move the scorer to a device, its weights to a precision (none: as they are), and return it."""
         ...
 
 
@@ -109,112 +104,3 @@ def check_prompts(prompts: Sequence[str], num_images: int, kind: RewardKind) -> 
             "the views of a prompt contiguous."
         )
     return num_images // len(prompts)
-
-
-def prepare_images(
-    images: Tensor, image_px: int, mean: Sequence[float], std: Sequence[float], mode: str = "bicubic"
-) -> Tensor:
-    """Resize [n, 3, H, W] to image_px squared with antialiasing and normalise per channel; float32.
-
-    Pictures that have the size already are not resampled. Bicubic overshoot is clipped, as PIL does.
-    """
-    images = images.float()
-    if images.shape[-2:] != (image_px, image_px):
-        images = F.interpolate(images, (image_px, image_px), mode=mode, align_corners=False, antialias=True)
-        images = images.clamp(0, 1)
-    return (images - images.new_tensor(mean)[:, None, None]) / images.new_tensor(std)[:, None, None]
-
-
-class PromptTokens:
-    """Turns prompts into token ids for one scorer; warns once when a prompt is longer than the context."""
-
-    def __init__(self, tokenize: Tokenize, context_length: int, name: str) -> None:
-        self.tokenize, self.context_length, self.name = tokenize, context_length, name
-        self._has_warned = False
-
-    def __call__(self, prompts: Sequence[str]) -> Tensor:
-        """Token ids [n, context_length]; the end token stays when a prompt is cut."""
-        # One place more than the context: a prompt whose end (the largest id) stands there does not fit.
-        probe = self.tokenize(list(prompts), self.context_length + 1)
-        if not self._has_warned and bool((probe.argmax(dim=1) == self.context_length).any()):
-            self._has_warned = True
-            logger.warning(
-                "%s reads at most %d tokens; the rest of a longer prompt is ignored.",
-                self.name,
-                self.context_length,
-            )
-        return self.tokenize(list(prompts), self.context_length)
-
-
-class PromptCache:
-    """Text features by prompt: each distinct prompt is encoded once while it is among the last ones used."""
-
-    def __init__(self, max_prompts: int = MAX_CACHED_PROMPTS) -> None:
-        self.max_prompts = max_prompts
-        self._features: OrderedDict[str, tuple[Tensor, ...]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._features)
-
-    def clear(self) -> None:
-        """Forget everything; needed after the weights or the device changed."""
-        self._features.clear()
-
-    def lookup(
-        self, prompts: Sequence[str], encode: Callable[[list[str]], tuple[Tensor, ...]]
-    ) -> tuple[Tensor, ...]:
-        """Features of every prompt, in order, stacked; `encode` sees only the distinct unknown prompts."""
-        known = {prompt: self._features[prompt] for prompt in prompts if prompt in self._features}
-        unknown = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
-        if unknown:
-            encoded = encode(unknown)
-            known.update({prompt: tuple(part[i] for part in encoded) for i, prompt in enumerate(unknown)})
-        for prompt, parts in known.items():
-            self._features[prompt] = parts
-            self._features.move_to_end(prompt)
-        while len(self._features) > self.max_prompts:
-            self._features.popitem(last=False)
-        return tuple(torch.stack(parts) for parts in zip(*(known[prompt] for prompt in prompts), strict=True))
-
-
-def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Copy the tensors into the module: nothing missing, nothing left over, every shape right.
-
-    Raises:
-        ValueError: names the first key that is missing, left over or of another shape, and the file.
-    """
-    expected = module.state_dict()
-    hint = f"{source} does not hold this model's weights; check that it is the right file and whole."
-    for name, tensor in expected.items():
-        if name not in tensors:
-            raise ValueError(f"Weight {name!r} is missing: {hint}")
-        if tensors[name].shape != tensor.shape:
-            given, wanted = list(tensors[name].shape), list(tensor.shape)
-            raise ValueError(f"Weight {name!r} has shape {given}, the model needs {wanted}: {hint}")
-    for name in tensors:
-        if name not in expected:
-            raise ValueError(f"Weight {name!r} is not part of the model: {hint}")
-    module.load_state_dict(dict(tensors), strict=True)
-
-
-def read_reward_file(path: Path, architecture: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and config of a scorer saved by this project (config as JSON in the safetensors metadata).
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: damaged, of another architecture, or without a config.
-    """
-    from ..files import read_safetensors
-
-    tensors, metadata = read_safetensors(path)
-    found = metadata.get("architecture")
-    if found != architecture:
-        raise ValueError(
-            f"{path} holds {found or 'no named architecture'}, not {architecture}; pass that scorer's file."
-        )
-    try:
-        return tensors, dict(json.loads(metadata["config"]))
-    except (KeyError, ValueError) as error:
-        raise ValueError(
-            f"{path} has no readable config in its metadata; save it again with this project."
-        ) from error

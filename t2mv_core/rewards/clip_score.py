@@ -2,7 +2,8 @@
 
     score = cos(encode_image(x), encode_text(c))     (no logit scale)
 
-Source: METHOD.md section 8. The bundled scorer `toybox_clip` is this class with a small model of our own.
+Source: METHOD.md section 8. PickScore and HPSv2 are this class with their weights; the bundled scorer
+`toybox_clip` is it with a small model of our own.
 """
 
 from __future__ import annotations
@@ -16,25 +17,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import (
-    PromptCache,
-    PromptTokens,
-    RewardKind,
-    RewardResult,
-    Tokenize,
-    check_request,
-    load_strictly,
-    prepare_images,
-    read_reward_file,
-)
+from .base import RewardKind, RewardResult, check_request
+from .checkpoints import load_strictly, read_reward_file
+from .preprocess import OPENAI_MEAN, OPENAI_STD, Fit, images_per_chunk, prepare_images
+from .prompts import PromptCache, PromptTokens, Tokenize
 
 if TYPE_CHECKING:
     from open_clip.model import CLIP
+    from torch import nn
     from typing_extensions import Self
 
 ARCHITECTURE = "open_clip"
-OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
-OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -76,6 +69,11 @@ class ClipSize:
         )
         return CLIP(self.embed_dim, vision, text, quick_gelu=self.quick_gelu)
 
+    def preprocessing(self) -> Preprocessing:
+        """What a model of these sizes wants of its pictures."""
+        num_tokens = (self.image_px // self.patch_px) ** 2 + 1
+        return Preprocessing(self.image_px, num_tokens, self.vision_width, fit="stretch")
+
     @classmethod
     def from_config(cls, config: dict[str, Any], source: str) -> ClipSize:
         """Sizes from a saved config.
@@ -91,31 +89,57 @@ class ClipSize:
         return cls(**config)
 
 
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a CLIP wants its pictures.
+
+    Attributes:
+        image_px: side, pixels.
+        num_tokens: tokens of a picture inside the network.
+        width: channels of a token.
+        mean: per channel, in [0, 1].
+        std: per channel.
+        fit: how a picture that is not square becomes square.
+        mode: interpolation.
+    """
+
+    image_px: int
+    num_tokens: int
+    width: int
+    mean: tuple[float, ...] = OPENAI_MEAN
+    std: tuple[float, ...] = OPENAI_STD
+    fit: Fit = "crop"
+    mode: str = "bicubic"
+
+
 class ClipScore:
     """View reward: cosine in [-1, 1] of each picture and its prompt; text features are cached per prompt."""
 
     kind: RewardKind = "view"
 
     def __init__(
-        self, model: CLIP, tokenize: Tokenize, image_px: int, name: str = "clip", chunk_size: int = 64
+        self, model: nn.Module, tokenize: Tokenize, preprocessing: Preprocessing, name: str = "clip"
     ) -> None:
         """Wrap a model.
 
         Args:
-            model: anything with open_clip's `encode_image`, `encode_text` and `context_length`.
+            model: anything with open_clip's `encode_image`, `encode_text`, `logit_scale` and
+                `context_length`.
             tokenize: (prompts, max_length) -> token ids.
-            image_px: the side the model was trained on.
+            preprocessing: what the model was trained on.
             name: the name under which the reward is reported.
-            chunk_size: pictures per forward pass; bounds the memory.
         """
-        self.model = model.eval().requires_grad_(False)
-        self.tokens = PromptTokens(tokenize, int(model.context_length), name)
-        self.image_px, self.name, self.chunk_size = image_px, name, chunk_size
+        self.model: Any = model.eval().requires_grad_(False)
+        context_length: Any = model.context_length
+        self.tokens = PromptTokens(tokenize, int(context_length), name)
+        self.preprocessing, self.name = preprocessing, name
+        self.chunk_size: int | None = None
+        """Pictures per forward pass; None keeps within the memory bound of `preprocess`."""
         self.cache = PromptCache()
 
-    def to(self, device: torch.device | str) -> Self:
-        """Move the model to a device; cached text features are dropped."""
-        self.model.to(device)
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
+        """Move the model to a device and precision; cached text features are dropped."""
+        self.model.to(device=device, dtype=dtype)
         self.cache.clear()
         return self
 
@@ -137,10 +161,14 @@ class ClipScore:
     @torch.inference_mode()
     def encode_images(self, images: Tensor) -> Tensor:
         """Unit picture features [n, d] of pictures [n, 3, H, W] in [0, 1], a chunk at a time."""
-        device, features = self.model.logit_scale.device, []
-        for chunk in images.split(self.chunk_size):
-            pixels = prepare_images(chunk.to(device), self.image_px, OPENAI_MEAN, OPENAI_STD)
-            features.append(F.normalize(self.model.encode_image(pixels).float(), dim=-1))
+        asked, scale = self.preprocessing, self.model.logit_scale
+        chunk_size = self.chunk_size or images_per_chunk(asked.num_tokens, asked.width, scale.dtype)
+        features = []
+        for chunk in images.split(chunk_size):
+            pixels = prepare_images(
+                chunk.to(scale.device), asked.image_px, asked.mean, asked.std, asked.mode, asked.fit
+            )
+            features.append(F.normalize(self.model.encode_image(pixels.to(scale.dtype)).float(), dim=-1))
         return torch.cat(features)
 
     def _encode_new_prompts(self, prompts: list[str]) -> tuple[Tensor]:
@@ -161,4 +189,4 @@ def load_clip_score(path: Path, name: str, device: torch.device | str = "cpu") -
     size = ClipSize.from_config(config, str(path))
     model = size.build()
     load_strictly(model, tensors, str(path))
-    return ClipScore(model, clip_tokenizer(size.vocab_size), size.image_px, name).to(device)
+    return ClipScore(model, clip_tokenizer(size.vocab_size), size.preprocessing(), name).to(device)

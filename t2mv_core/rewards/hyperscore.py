@@ -12,24 +12,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .base import (
-    PromptCache,
-    PromptTokens,
-    RewardKind,
-    RewardResult,
-    Tokenize,
-    check_request,
-    prepare_images,
-    read_reward_file,
-)
+from .base import RewardKind, RewardResult, check_request
+from .checkpoints import check_finite, read_checkpoint, read_reward_file
 from .hyperscore_network import HEADS, HyperScore, HyperScoreSize, TargetLayers, load_hyperscore_weights
+from .preprocess import IMAGENET_MEAN, IMAGENET_STD, images_per_chunk, prepare_images
+from .prompts import PromptCache, PromptTokens, Tokenize
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 ARCHITECTURE = "hyperscore"
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+MAX_CACHED_PROMPTS = 256
+"""Every prompt keeps the features of all its tokens: 154 kB at full size."""
 
 
 class HyperScoreReward:
@@ -37,19 +31,21 @@ class HyperScoreReward:
 
     kind: RewardKind = "joint"
 
-    def __init__(
-        self, model: HyperScore, tokenize: Tokenize, name: str = "hyperscore", chunk_size: int = 8
-    ) -> None:
-        """Wrap a network; `chunk_size` sets of views go through it at a time."""
+    def __init__(self, model: HyperScore, tokenize: Tokenize, name: str = "hyperscore") -> None:
+        """Wrap a network."""
         self.model = model.eval().requires_grad_(False)
         self.tokens = PromptTokens(tokenize, model.size.clip.context_length, name)
-        self.name, self.chunk_size = name, chunk_size
-        self.cache = PromptCache()
+        self.name = name
+        self.chunk_size: int | None = None
+        """Sets of views per forward pass; None keeps within the memory bound of `preprocess`."""
+        self.cache = PromptCache(MAX_CACHED_PROMPTS)
         self._conditions: tuple[Tensor, TargetLayers] | None = None
 
-    def to(self, device: torch.device | str) -> Self:
-        """Move the model to a device; cached features are dropped."""
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
+        """Move the model to a device, its CLIP to a precision; cached features are dropped."""
         self.model.to(device)
+        if dtype is not None:
+            self.model.set_clip_dtype(dtype)
         self.cache.clear()
         self._conditions = None
         return self
@@ -66,23 +62,29 @@ class HyperScoreReward:
                 f"{num_views} views per prompt; {self.name} scores sets of exactly {expected} views: "
                 "use that camera rig or another joint reward."
             )
-        device, image_px = self.model.fc_quality.weight.device, self.model.size.clip.image_px
+        weight, clip = self.model.clip_model.visual.conv1.weight, self.model.size.clip
+        chunk_size = self.chunk_size or self._sets_per_chunk(num_views, weight.dtype)
         parts = []
         with torch.inference_mode():
             end, text = self.cache.lookup(
-                prompts, lambda new: self.model.encode_prompts(self.tokens(new).to(device))
+                prompts, lambda new: self.model.encode_prompts(self.tokens(new).to(weight.device))
             )
             self._conditions = self._conditions or self.model.encode_conditions()
-            for start in range(0, len(prompts), self.chunk_size):
-                chosen = slice(start, start + self.chunk_size)
-                chunk = images[start * num_views : (start + self.chunk_size) * num_views].to(device)
-                pixels = prepare_images(chunk, image_px, IMAGENET_MEAN, IMAGENET_STD, mode="bilinear")
+            for start in range(0, len(prompts), chunk_size):
+                chosen = slice(start, start + chunk_size)
+                chunk = images[start * num_views : (start + chunk_size) * num_views].to(weight.device)
+                pixels = prepare_images(chunk, clip.image_px, IMAGENET_MEAN, IMAGENET_STD, mode="bilinear")
                 patches = self.model.encode_views(pixels.unflatten(0, (-1, num_views)))
                 parts.append(self.model.score(patches, end[chosen], text[chosen], self._conditions))
             scores = torch.cat(parts).float()
         scores = scores.clone()  # a clone made outside is an ordinary tensor again
         details = {head: scores[:, index] for index, head in enumerate(HEADS)}
         return RewardResult(details["overall"], details)
+
+    def _sets_per_chunk(self, num_views: int, dtype: torch.dtype) -> int:
+        clip = self.model.size.clip
+        num_tokens = (clip.image_px // clip.patch_px) ** 2 + 1
+        return images_per_chunk(num_tokens * num_views, clip.vision_width, dtype)
 
 
 def load_hyperscore(path: Path, name: str, device: torch.device | str = "cpu") -> HyperScoreReward:
@@ -100,3 +102,34 @@ def load_hyperscore(path: Path, name: str, device: torch.device | str = "cpu") -
     model = HyperScore(size, tokenize)
     load_hyperscore_weights(model, tensors, str(path))
     return HyperScoreReward(model, tokenize, name).to(device)
+
+
+def load_published_hyperscore(
+    path: Path,
+    name: str = "hyperscore",
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    size: HyperScoreSize | None = None,
+) -> HyperScoreReward:
+    """Load MATE-3D's `model.pth`: OpenAI's CLIP ViT-B/16 inside, nothing missing, nothing left over.
+
+    Args:
+        path: the state dict as published.
+        name: the name under which the reward is reported.
+        device: where to.
+        dtype: precision of the CLIP inside, None: float32; the small rest is float32.
+        size: sizes; None: the published ones.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not such a file; the first wrong key or shape is named.
+    """
+    from ..text import clip_tokenizer
+
+    size = size or HyperScoreSize()
+    tokenize = clip_tokenizer(size.clip.vocab_size)
+    tensors = read_checkpoint(path)
+    model = HyperScore(size, tokenize)
+    load_hyperscore_weights(model, tensors, str(path))
+    check_finite(tensors, path)
+    return HyperScoreReward(model, tokenize, name).to(device, dtype)

@@ -22,13 +22,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Tokenize, load_strictly
+from . import QUALITIES
+from .checkpoints import load_strictly
 from .clip_score import ClipSize
+from .prompts import Tokenize
 
 if TYPE_CHECKING:
     from open_clip.model import CLIP
 
-HEADS = ("alignment", "geometry", "texture", "overall")
+HEADS = QUALITIES
 
 TargetLayers = list[tuple[Tensor, Tensor]]
 """Weight [K, out, in] and bias [K, out] of every layer of the K conditions' target networks."""
@@ -93,9 +95,10 @@ class TextTower(nn.Module):
         self.register_buffer("attn_mask", clip_model.attn_mask, persistent=False)
 
     def forward(self, embedded: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-        """Embedded tokens [n, L, w] with the end token at `end` [n] -> features ([n, d], [n, L, d])."""
-        hidden = _transform(self.transformer, embedded + self.positional_embedding, self.attn_mask)
-        features = self.ln_final(hidden) @ self.text_projection
+        """Embedded tokens [n, L, w], end token at `end` [n] -> features ([n, d], [n, L, d]), float32."""
+        embedded = embedded.to(self.positional_embedding.dtype) + self.positional_embedding
+        hidden = _transform(self.transformer, embedded, self.attn_mask)
+        features = (self.ln_final(hidden) @ self.text_projection).float()
         return features[torch.arange(len(end), device=end.device), end], features
 
 
@@ -189,16 +192,22 @@ class HyperScore(nn.Module):
             nn.Parameter(torch.zeros(size.num_views, size.clip.vision_width)) if size.num_views else None
         )
 
+    def set_clip_dtype(self, dtype: torch.dtype) -> None:
+        """Give the CLIP inside a precision; what makes scores of its features is small and stays float32."""
+        self.clip_model.to(dtype=dtype)
+        self.text_encoder.to(dtype=dtype)
+
     def encode_views(self, pixels: Tensor) -> Tensor:
-        """Normalised pictures [B, V, 3, px, px] -> projected patch tokens of all views [B, V·P, d]."""
+        """Normalised pictures [B, V, 3, px, px] -> projected patches of all views [B, V·P, d], float32."""
         visual, (num_sets, num_views) = self.clip_model.visual, pixels.shape[:2]
-        hidden = visual.conv1(pixels.flatten(0, 1)).flatten(2).transpose(1, 2)
+        pixels = pixels.flatten(0, 1).to(visual.conv1.weight.dtype)
+        hidden = visual.conv1(pixels).flatten(2).transpose(1, 2)
         class_token = visual.class_embedding.expand(len(hidden), 1, -1)
         hidden = torch.cat([class_token, hidden], dim=1) + visual.positional_embedding
         if self.view_embedding is not None:
-            hidden = hidden + self.view_embedding.repeat(num_sets, 1)[:, None]
+            hidden = hidden + self.view_embedding.repeat(num_sets, 1)[:, None].to(hidden.dtype)
         hidden = _transform(visual.transformer, visual.ln_pre(hidden))
-        patches = visual.ln_post(hidden[:, 1:]) @ visual.proj
+        patches = (visual.ln_post(hidden[:, 1:]) @ visual.proj).float()
         return patches.reshape(num_sets, num_views * patches.shape[1], -1)
 
     def encode_prompts(self, tokens: Tensor) -> tuple[Tensor, Tensor]:

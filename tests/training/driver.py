@@ -51,6 +51,6 @@ if __name__ == "__main__":
     import training.trainer
 
     training.trainer.Trainer = WatchedTrainer
-    t2mv_core.rewards.REWARDS["redness"] = RewardSpec("view", lambda _: redness, "test")
-    t2mv_core.rewards.REWARDS["agreement"] = RewardSpec("joint", lambda _: agreement, "test")
+    t2mv_core.rewards.REWARDS["redness"] = RewardSpec("view", lambda *_: redness, "test")
+    t2mv_core.rewards.REWARDS["agreement"] = RewardSpec("joint", lambda *_: agreement, "test")
     sys.exit(main(sys.argv[2:]))

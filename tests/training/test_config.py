@@ -82,6 +82,19 @@ def test_overrides_replace_single_values():
         ("reward.joint={a: much}", "reward.joint.a='much' must be a number"),
         ("reward.view=[toybox_clip]", "must be a name, or names with weights"),
         ("reward.normalization=batch", "use one of iteration, prompt"),
+        ("reward.dtype=fp8", "reward.dtype='fp8' is not known; use one of auto, fp32, bf16, fp16"),
+        ("reward.paths=somewhere", "reward.paths='somewhere' must be a block of names"),
+        ("reward.paths={pickscore: [1]}", "reward.paths.pickscore=[1] must be a word"),
+        ("reward.own={mine: my.py}", "reward.own.mine. must be a block of `key: value` lines"),
+        ("reward.own={mine: {file: my.txt}}", "file='my.txt' must be a Python file (.py)"),
+        (
+            "reward.own={mine: {file: my.py, function: a.b}}",
+            "function='a.b' is not the name of a Python function",
+        ),
+        ("reward.own={mine: {file: my.py, kind: both}}", "kind='both' is not known; use one of view, joint"),
+        ("reward.own={mine: {path: my.py}}", "reward.own.mine.path is not a setting; did you mean"),
+        ("reward.own={my.own: {file: my.py}}", "reward.own.my.own must be named by letters"),
+        ("evaluation.view=hpsv2", "evaluation.view='hpsv2' must be a list"),
         ("reward.joint={}", "objective=mvc_zigal needs a joint reward; set reward.joint, or use zigal_view"),
         ("evaluation.every=5", "evaluation.every=5 needs prompts: set evaluation.prompts"),
         ("evaluation.every=-1", "evaluation.every=-1 must not be negative"),
@@ -145,7 +158,9 @@ def leaf_fields(kind, prefix=""):
 
 def test_every_setting_has_a_reader_and_a_sentence():
     readers = "".join(p.read_text() for p in TRAINING_DIR.glob("*.py") if not p.name.startswith("config"))
-    source = "".join((TRAINING_DIR / name).read_text() for name in ("config.py", "config_sections.py"))
+    source = "".join(
+        (TRAINING_DIR / name).read_text() for name in ("config.py", "config_sections.py", "config_rewards.py")
+    )
     for name in leaf_fields(TrainConfig):
         attribute = name.rpartition(".")[2]
         assert re.search(rf"\.{attribute}\b", readers), f"no code reads {name}"

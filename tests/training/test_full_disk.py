@@ -49,7 +49,7 @@ def command_line(runs, plain_rewards, monkeypatch):
     """`python -m training.mvczigal --resume auto` in this process; the exit code."""
     for role in ("view", "joint"):
         for name, scorer in getattr(plain_rewards, role).items():
-            spec = RewardSpec(role, lambda _, scorer=scorer: scorer, "test")
+            spec = RewardSpec(role, lambda *_, scorer=scorer: scorer, "test")
             monkeypatch.setitem(t2mv_core.rewards.REWARDS, name, spec)
 
     def run(name, **sections):
@@ -70,9 +70,9 @@ def assert_sentence(error):
     [
         (3, lambda size: size, "metrics.jsonl"),  # the line of the iteration
         (3, lambda size: size + 20, "metrics.jsonl"),  # half of it is written
-        (2, lambda _: 4096, "lora/"),  # the epoch's LoRA file
-        (3, lambda _: 4096, "last.new/lora.safetensors"),  # the state
-        (3, lambda _: 50_000, "last.new/optimizer.pt"),  # later in the state
+        (2, lambda *_: 4096, "lora/"),  # the epoch's LoRA file
+        (3, lambda *_: 4096, "last.new/lora.safetensors"),  # the state
+        (3, lambda *_: 50_000, "last.new/optimizer.pt"),  # later in the state
     ],
     ids=["metrics", "half a line", "LoRA", "state", "optimizer"],
 )
@@ -135,7 +135,7 @@ def refuse_to_score(images, prompts):
 def test_a_folder_that_cannot_be_written_gets_a_sentence_before_the_first_iteration(
     place, runs, command_line, monkeypatch, capsys
 ):
-    spec = RewardSpec("view", lambda _: refuse_to_score, "test")
+    spec = RewardSpec("view", lambda *_: refuse_to_score, "test")
     monkeypatch.setitem(t2mv_core.rewards.REWARDS, "redness", spec)
     if place == "read-only":
         with mounted(runs.root / "disk", "-o", "ro"):

@@ -32,7 +32,7 @@ def words(tiny_model_dir, plain_rewards, tmp_path, monkeypatch):
     """A run of seconds with rewards of plain arithmetic."""
     for role in ("view", "joint"):
         for name, scorer in getattr(plain_rewards, role).items():
-            spec = RewardSpec(role, lambda _, scorer=scorer: scorer, "test")
+            spec = RewardSpec(role, lambda *_, scorer=scorer: scorer, "test")
             monkeypatch.setitem(t2mv_core.rewards.REWARDS, name, spec)
     return ["--preset", "demo", *SMALL, f"model.name={tiny_model_dir}", f"run.out_dir={tmp_path / 'run'}"]
 
@@ -54,7 +54,7 @@ def test_sigint_saves_and_the_run_goes_on(words, tmp_path, monkeypatch, plain_re
             os.kill(os.getpid(), signal.SIGINT)
         return plain_rewards.view["redness"](images, prompts)
 
-    spec = RewardSpec("view", lambda _: interrupt, "test")
+    spec = RewardSpec("view", lambda *_: interrupt, "test")
     monkeypatch.setitem(t2mv_core.rewards.REWARDS, "interrupting", spec)
     assert main([*words, "reward.view=interrupting"]) == 130
     assert signal.getsignal(signal.SIGINT) is handler

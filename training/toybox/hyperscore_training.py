@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2mv_core.rewards.base import prepare_images
-from t2mv_core.rewards.hyperscore import IMAGENET_MEAN, IMAGENET_STD
 from t2mv_core.rewards.hyperscore_network import HyperScore, HyperScoreSize
+from t2mv_core.rewards.preprocess import IMAGENET_MEAN, IMAGENET_STD, prepare_images
 from t2mv_core.text import clip_tokenizer
 
 from .augmentation import move

@@ -148,7 +148,7 @@ def load_judge(path: Path | None = None) -> Judge:
         FileNotFoundError: no such file.
         ValueError: the file does not hold a judge; the first wrong key is named.
     """
-    from t2mv_core.rewards.base import load_strictly, read_reward_file
+    from t2mv_core.rewards.checkpoints import load_strictly, read_reward_file
 
     if path is None:
         from t2mv_core.toybox import toybox_path

@@ -11,12 +11,11 @@ import torch
 from t2mv_core.files import write_safetensors
 from t2mv_core.rewards.clip_score import (
     ARCHITECTURE,
-    OPENAI_MEAN,
-    OPENAI_STD,
     ClipScore,
     ClipSize,
     load_clip_score,
 )
+from t2mv_core.rewards.preprocess import OPENAI_MEAN, OPENAI_STD
 from t2mv_core.text import clip_tokenizer
 
 SIZE = ClipSize(
@@ -29,7 +28,7 @@ PROMPTS = ["a red mug", "a blue car", "a red mug"]
 @pytest.fixture
 def scorer():
     torch.manual_seed(0)
-    return ClipScore(SIZE.build(), clip_tokenizer(600), SIZE.image_px)
+    return ClipScore(SIZE.build(), clip_tokenizer(600), SIZE.preprocessing())
 
 
 def test_the_score_is_the_cosine_of_open_clips_features(scorer):

@@ -14,10 +14,9 @@ from t2mv_core.files import write_safetensors
 from t2mv_core.rewards.clip_score import ClipSize
 from t2mv_core.rewards.hyperscore import (
     ARCHITECTURE,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     HyperScoreReward,
     load_hyperscore,
+    load_published_hyperscore,
 )
 from t2mv_core.rewards.hyperscore_network import (
     HEADS,
@@ -27,6 +26,7 @@ from t2mv_core.rewards.hyperscore_network import (
     load_hyperscore_weights,
     weights_to_save,
 )
+from t2mv_core.rewards.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from t2mv_core.text import clip_tokenizer
 
 CLIP_SIZE = ClipSize(
@@ -166,7 +166,8 @@ def test_without_view_embeddings_the_views_are_a_set_and_with_them_they_are_not(
 
 
 def test_a_batch_of_sets_equals_the_sets_one_by_one():
-    reward = HyperScoreReward(build(replace(SIZE, num_views=3)), clip_tokenizer(600), chunk_size=2)
+    reward = HyperScoreReward(build(replace(SIZE, num_views=3)), clip_tokenizer(600))
+    reward.chunk_size = 2
     images = torch.rand(9, 3, 16, 16)
     together = reward(images, [*PROMPTS, "a tree"]).scores
     alone = [reward(images[3 * b : 3 * b + 3], [[*PROMPTS, "a tree"][b]]).scores for b in range(3)]
@@ -260,3 +261,41 @@ def test_a_config_of_another_version_is_refused():
     with pytest.raises(ValueError, match="'num_heads' is unknown"):
         HyperScoreSize.from_config({**config, "num_heads": 5}, "file")
     assert HyperScoreSize.from_config(config, "file") == SIZE
+
+
+def test_the_published_file_loads_and_scores_the_same(tmp_path):
+    model = build()
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    loaded = load_published_hyperscore(tmp_path / "model.pth", size=SIZE)
+    images = torch.rand(6, 3, 16, 16)
+    expected = HyperScoreReward(model, clip_tokenizer(600))(images, PROMPTS)
+    result = loaded(images, PROMPTS)
+    assert all(torch.equal(result.details[head], expected.details[head]) for head in HEADS)
+    assert (loaded.name, loaded.kind) == ("hyperscore", "joint")
+
+
+def test_half_precision_is_the_clips_alone(tmp_path):
+    torch.save(build().state_dict(), tmp_path / "model.pth")
+    images = torch.rand(6, 3, 16, 16)
+    exact = load_published_hyperscore(tmp_path / "model.pth", size=SIZE)(images, PROMPTS).scores
+    for dtype in (torch.bfloat16, torch.float16):
+        loaded = load_published_hyperscore(tmp_path / "model.pth", dtype=dtype, size=SIZE)
+        assert loaded.model.clip_model.visual.proj.dtype == dtype
+        assert loaded.model.hypernet.fc1w_conv.weight.dtype == torch.float32
+        scores = loaded(images, PROMPTS).scores
+        assert scores.dtype == torch.float32
+        assert (scores - exact).abs().max() < 0.05 * (1 + exact.abs().max())
+
+
+def test_a_file_of_something_else_is_refused(tmp_path):
+    weights = {name: t.clone() for name, t in build().state_dict().items()}
+    weights["fc_quality.bias"][0] = math.nan
+    torch.save(weights, tmp_path / "model.pth")
+    with pytest.raises(ValueError, match="weight 'fc_quality.bias' holds NaN"):
+        load_published_hyperscore(tmp_path / "model.pth", size=SIZE)
+    torch.save({**build().state_dict(), "thop.total_ops": torch.zeros(1)}, tmp_path / "model.pth")
+    with pytest.raises(ValueError, match=r"'thop.total_ops' is not part of the model: .*model.pth"):
+        load_published_hyperscore(tmp_path / "model.pth", size=SIZE)
+    torch.save(build().state_dict(), tmp_path / "model.pth")
+    with pytest.raises(ValueError, match=r"'clip_model.positional_embedding' has shape \[32, 16\]"):
+        load_published_hyperscore(tmp_path / "model.pth")

@@ -1,0 +1,118 @@
+"""Rewards made of rewards: a named part, the worst or the mean of a set's views, a weighted sum.
+
+    part:   R = details[name]                                   kind as the reward's
+    worst:  R({x^v}, c) = min_v  R(x^v, c)                      view -> joint
+    mean:   R({x^v}, c) = mean_v R(x^v, c)                      view -> joint
+    sum:    R = Σ_k w_k R_k                                     all of one kind
+
+A sum adds scores as they are; rewards of different ranges are better given to the trainer with weights, which
+normalises each on its own first (docs/training.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from . import OVER_VIEWS, no_such_part
+from .base import Reward, RewardKind, RewardResult, check_request
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class PartOfReward:
+    """One of a reward's details as a reward of its own, such as HyperScore's "geometry"."""
+
+    def __init__(self, reward: Reward, part: str) -> None:
+        self.reward, self.part = reward, part
+        self.name, self.kind, self.model = f"{reward.name}.{part}", reward.kind, reward.model
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
+        """Move the reward behind it."""
+        self.reward.to(device, dtype)
+        return self
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> RewardResult:
+        """The detail as score.
+
+        Raises:
+            ValueError: the reward has no such detail.
+        """
+        details = self.reward(images, prompts).details
+        if self.part not in details:
+            raise ValueError(no_such_part(self.reward.name, self.part, details))
+        return RewardResult(details[self.part])
+
+
+class OverViews:
+    """A view reward as a joint reward: the worst view of a set, or the mean of its views."""
+
+    kind: RewardKind = "joint"
+
+    def __init__(self, reward: Reward, part: str) -> None:
+        """Wrap a view reward.
+
+        Raises:
+            ValueError: not a view reward, or `part` is neither "min" nor "mean".
+        """
+        if reward.kind != "view" or part not in OVER_VIEWS:
+            raise ValueError(
+                f"{reward.name}.{part}: only view rewards have the parts {' and '.join(OVER_VIEWS)}, and "
+                f"{reward.name} is a {reward.kind} reward."
+            )
+        self.reward, self.part = reward, part
+        self.name, self.model = f"{reward.name}.{part}", reward.model
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
+        """Move the reward behind it."""
+        self.reward.to(device, dtype)
+        return self
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> RewardResult:
+        """Scores [B] of B sets of pictures [B·V, 3, H, W].
+
+        Raises:
+            ValueError: pictures or prompts are not what a joint reward takes.
+        """
+        num_views = check_request(images, prompts, self.kind)
+        per_view = [prompt for prompt in prompts for _ in range(num_views)]
+        views = self.reward(images, per_view).scores.reshape(len(prompts), num_views)
+        return RewardResult(views.amin(dim=1) if self.part == "min" else views.mean(dim=1))
+
+
+class WeightedSum:
+    """Σ_k w_k R_k of rewards of one kind; `details` holds the summands unweighted, by their names."""
+
+    def __init__(self, rewards: Sequence[Reward], weights: Sequence[float], name: str = "sum") -> None:
+        """Combine rewards.
+
+        Raises:
+            ValueError: none given, the numbers differ, or view and joint rewards are mixed.
+        """
+        kinds = {reward.kind for reward in rewards}
+        if not rewards or len(rewards) != len(weights):
+            raise ValueError(
+                f"{len(rewards)} rewards and {len(weights)} weights; give one weight per reward."
+            )
+        if len(kinds) > 1:
+            names = ", ".join(f"{reward.name} ({reward.kind})" for reward in rewards)
+            raise ValueError(f"A sum takes rewards of one kind, not {names}; use <view reward>.mean or .min.")
+        self.rewards, self.weights, self.name = tuple(rewards), tuple(weights), name
+        self.kind: RewardKind = rewards[0].kind
+        self.model = nn.ModuleList(reward.model for reward in rewards)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
+        """Move all of them."""
+        for reward in self.rewards:
+            reward.to(device, dtype)
+        return self
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> RewardResult:
+        """The sum of the scores; see the rewards for what raises."""
+        parts: Mapping[str, Tensor] = {reward.name: reward(images, prompts).scores for reward in self.rewards}
+        scores = torch.stack([w * part for w, part in zip(self.weights, parts.values(), strict=True)]).sum(0)
+        return RewardResult(scores, dict(parts))

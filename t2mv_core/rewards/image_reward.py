@@ -1,0 +1,155 @@
+"""ImageReward: how people would rate a picture for its prompt; the equation is in image_reward_network.py.
+
+Prompt and picture are encoded together, so a prompt has no features of its own that could be kept.
+Source: `zai-org/ImageReward`, files ImageReward.pt and med_config.json; METHOD.md section 8.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .base import RewardKind, RewardResult, check_request
+from .bert_tokens import load_bert_tokenizer
+from .checkpoints import check_finite, load_strictly, read_checkpoint, without_memory
+from .image_reward_network import (
+    TEXT_SIZES,
+    UNUSED_WEIGHTS,
+    BlipSize,
+    ImageRewardNetwork,
+    published_name,
+    read_size,
+)
+from .preprocess import OPENAI_MEAN, OPENAI_STD, images_per_chunk, prepare_images
+from .prompts import PromptTokens, Tokenize
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+CONTEXT_LENGTH = 35
+CONFIG_NAME, VOCABULARY_NAME = "med_config.json", "vocab.txt"
+
+
+class ImageReward:
+    """View reward: about a standard normal number over the pictures people rated; below zero is common."""
+
+    kind: RewardKind = "view"
+
+    def __init__(
+        self, model: ImageRewardNetwork, tokenize: Tokenize, size: BlipSize, name: str = "image_reward"
+    ) -> None:
+        """Wrap a network.
+
+        Args:
+            model: the network.
+            tokenize: (prompts, max_length) -> BERT's token ids, 0 where nothing is.
+            size: its sizes.
+            name: the name under which the reward is reported.
+        """
+        self.model = model.eval().requires_grad_(False)
+        self.size, self.name = size, name
+        self.chunk_size: int | None = None
+        """Pictures per forward pass; None keeps within the memory bound of `preprocess`."""
+        length = min(CONTEXT_LENGTH, int(size.text["max_position_embeddings"]))
+        self.tokens = PromptTokens(tokenize, length, name)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
+        """Move the model to a device, BLIP's encoders to a precision; the MLP stays float32."""
+        self.model.to(device)
+        self.model.mlp.float()
+        if dtype is not None:
+            self.model.image_encoder.to(dtype=dtype)
+            self.model.text_encoder.to(dtype=dtype)
+        return self
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> RewardResult:
+        """Score pictures [n, 3, H, W] in [0, 1] against n prompts.
+
+        Raises:
+            ValueError: pictures or prompts are not what a view reward takes.
+        """
+        check_request(images, prompts, self.kind)
+        tokens = self._tokenize(prompts)
+        tokens_per_image = (self.size.image_px // self.size.patch_px) ** 2 + 1
+        dtype = next(self.model.image_encoder.parameters()).dtype
+        chunk_size = self.chunk_size or images_per_chunk(tokens_per_image, self.size.vision_width, dtype)
+        with torch.inference_mode():
+            parts = [
+                self._score_chunk(*chunk)
+                for chunk in zip(images.split(chunk_size), tokens.split(chunk_size), strict=True)
+            ]
+            scores = torch.cat(parts)
+        return RewardResult(scores.clone())  # a clone made outside is an ordinary tensor again
+
+    def _tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """Token ids [n, L]; a prompt that stands there several times is read once."""
+        distinct = list(dict.fromkeys(prompts))
+        places = {prompt: place for place, prompt in enumerate(distinct)}
+        return self.tokens(distinct)[[places[prompt] for prompt in prompts]]
+
+    def _score_chunk(self, images: Tensor, tokens: Tensor) -> Tensor:
+        weight = next(self.model.image_encoder.parameters())
+        pixels = prepare_images(
+            images.to(weight.device), self.size.image_px, OPENAI_MEAN, OPENAI_STD, fit="crop"
+        )
+        tokens = tokens.to(weight.device)
+        return self.model(pixels.to(weight.dtype), tokens, (tokens != 0).long())
+
+
+def load_image_reward(
+    path: Path,
+    name: str = "image_reward",
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> ImageReward:
+    """Load the published checkpoint; med_config.json and BERT's vocab.txt lie beside it.
+
+    Args:
+        path: ImageReward.pt (or its state dict as safetensors), or the folder that holds it.
+        name: the name under which the reward is reported.
+        device: where to.
+        dtype: precision of the encoders, None: as in the file; the small MLP is float32.
+
+    Raises:
+        FileNotFoundError: one of the three files is missing.
+        ValueError: not such files; the first wrong key or shape is named.
+    """
+    path = _weights_in(path)
+    tokenize = load_bert_tokenizer(path.with_name(VOCABULARY_NAME))
+    text = _read_text_sizes(path.with_name(CONFIG_NAME))
+    tensors = {name: x for name, x in read_checkpoint(path).items() if name not in UNUSED_WEIGHTS}
+    size = read_size(tensors, text, str(path))
+    with without_memory():
+        model = ImageRewardNetwork(size)
+    load_strictly(model, tensors, str(path), published_name)
+    check_finite(tensors, path)
+    return ImageReward(model, tokenize, size, name).to(device, dtype)
+
+
+def _weights_in(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    for candidate in (path / "ImageReward.pt", path / "ImageReward.safetensors"):
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(f"{path} holds no ImageReward.pt; download it into that folder.")
+
+
+def _read_text_sizes(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing: it has the sizes of ImageReward's text encoder; get {path.name} from "
+            "https://huggingface.co/zai-org/ImageReward and put it there."
+        )
+    try:
+        sizes = json.loads(path.read_text(encoding="utf-8"))
+        return {key: sizes[key] for key in TEXT_SIZES}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} does not hold the text encoder's sizes ({error}); download it again."
+        ) from error

@@ -1,0 +1,115 @@
+"""PickScore: the cosine of a CLIP ViT-H/14 that was fine-tuned on people's choices between pictures.
+
+Source: arXiv:2305.01569; `yuvalkirstain/PickScore_v1`, a model folder of transformers. METHOD.md section 8:
+the cosine is taken without the logit scale.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .checkpoints import check_finite, load_strictly, read_checkpoint, without_memory
+from .clip_score import ClipScore, Preprocessing
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel
+
+_WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")
+_CONSTANTS = ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
+"""Numbers 0, 1, 2, … that older transformers saved with the weights."""
+
+
+class TransformersClip(nn.Module):
+    """A CLIPModel of transformers with open_clip's interface.
+
+    It does not use `get_image_features`, which returns a tensor or an output object depending on the version
+    of transformers, nor the text model's own pooling, which depends on the end token its configuration names.
+    """
+
+    def __init__(self, clip: CLIPModel) -> None:
+        super().__init__()
+        self.clip = clip
+        self.context_length = int(clip.config.text_config.max_position_embeddings)
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """The trained scale of the logits; the score does without it."""
+        return self.clip.logit_scale
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Normalised pictures [n, 3, px, px] -> features [n, d]."""
+        return self.clip.visual_projection(self.clip.vision_model(pixel_values=pixels).pooler_output)
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Token ids [n, L], the end token being the largest -> features [n, d]."""
+        hidden = self.clip.text_model(input_ids=tokens).last_hidden_state
+        rows = torch.arange(len(tokens), device=tokens.device)
+        return self.clip.text_projection(hidden[rows, tokens.argmax(dim=1)])
+
+
+def load_pickscore(
+    folder: Path,
+    name: str = "pickscore",
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> ClipScore:
+    """Load PickScore, or any other CLIPModel, from a folder of transformers.
+
+    Args:
+        folder: holds config.json and model.safetensors (or pytorch_model.bin).
+        name: the name under which the reward is reported.
+        device: where to.
+        dtype: precision of the network; None: as in the file.
+
+    Raises:
+        FileNotFoundError: the folder is incomplete.
+        ValueError: not such a model; the first wrong key or shape is named.
+    """
+    from transformers import CLIPModel
+
+    from ..text import clip_tokenizer
+
+    config, weights_path = _read_config(folder), _weights_path(folder)
+    tensors = {key: tensor for key, tensor in read_checkpoint(weights_path).items() if key not in _CONSTANTS}
+    with without_memory():
+        model = CLIPModel(config)
+    load_strictly(model, tensors, str(weights_path))
+    check_finite(tensors, weights_path)
+    vision = config.vision_config
+    preprocessing = Preprocessing(
+        vision.image_size, (vision.image_size // vision.patch_size) ** 2 + 1, vision.hidden_size
+    )
+    tokenize = clip_tokenizer(config.text_config.vocab_size)
+    return ClipScore(TransformersClip(model), tokenize, preprocessing, name).to(device, dtype)
+
+
+def _read_config(folder: Path) -> Any:
+    from transformers import CLIPConfig
+
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing; PickScore is a folder with config.json and {_WEIGHTS_NAMES[0]}."
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not readable ({error}); download it again.") from error
+    if not isinstance(values, dict) or values.get("model_type") != "clip":
+        found = values.get("model_type") if isinstance(values, dict) else type(values).__name__
+        raise ValueError(f"{path} describes a {found!r} model, not a 'clip' model; PickScore is a CLIPModel.")
+    return CLIPConfig.from_dict(values)
+
+
+def _weights_path(folder: Path) -> Path:
+    for candidate in (folder / name for name in _WEIGHTS_NAMES):
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(
+        f"{folder} holds neither {' nor '.join(_WEIGHTS_NAMES)}; download the folder again."
+    )

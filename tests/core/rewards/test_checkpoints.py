@@ -1,0 +1,140 @@
+"""Weights files: strictly loaded, and never run."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from t2mv_core.rewards.checkpoints import (
+    check_finite,
+    load_strictly,
+    read_checkpoint,
+    without_memory,
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda w: w.pop("1.bias"), "'1.bias' is missing: some.file"),
+        (lambda w: w.update(extra=torch.zeros(1)), "'extra' is not part of the model: some.file"),
+        (
+            lambda w: w.update({"0.weight": torch.zeros(2, 3)}),
+            r"'0.weight' has shape \[2, 3\], the model needs \[3, 2\]",
+        ),
+    ],
+)
+def test_the_first_wrong_weight_is_named(change, words):
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    weights = dict(model.state_dict())
+    change(weights)
+    with pytest.raises(ValueError, match=words):
+        load_strictly(model, weights, "some.file")
+
+
+def test_a_weight_is_named_as_in_the_file():
+    model = nn.Sequential(nn.Linear(2, 3))
+    weights = {f"body.{name}": tensor for name, tensor in model.state_dict().items()}
+    load_strictly(model, weights, "some.file", lambda name: f"body.{name}")
+    del weights["body.0.bias"]
+    with pytest.raises(ValueError, match="'body.0.bias' is missing: some.file"):
+        load_strictly(model, weights, "some.file", lambda name: f"body.{name}")
+
+
+def test_a_module_without_memory_takes_the_tensors_themselves():
+    with without_memory():
+        model = nn.Linear(2, 3)
+    assert model.weight.is_meta
+    weights = {"weight": torch.rand(3, 2, dtype=torch.float16), "bias": torch.rand(3, dtype=torch.float16)}
+    load_strictly(model, weights, "some.file")
+    assert model.weight.data_ptr() == weights["weight"].data_ptr()
+    assert model.weight.dtype == torch.float16
+
+
+WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.zeros(2)}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        WEIGHTS,
+        {"state_dict": WEIGHTS, "epoch": 3},
+        {"model": {f"module.{name}": tensor for name, tensor in WEIGHTS.items()}},
+    ],
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_state_dicts_by_torch_save_are_read_in_every_wrapping(tmp_path, content, zipped):
+    path = tmp_path / "weights.pt"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    read = read_checkpoint(path)
+    assert read.keys() == WEIGHTS.keys()
+    assert all(torch.equal(read[name], WEIGHTS[name]) for name in WEIGHTS)
+
+
+def test_safetensors_are_read(tmp_path):
+    save_file(WEIGHTS, tmp_path / "weights.safetensors")
+    assert torch.equal(read_checkpoint(tmp_path / "weights.safetensors")["a.weight"], WEIGHTS["a.weight"])
+
+
+class Attack:
+    """What an evil pickle does when it is loaded: it leaves a file behind."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+@pytest.mark.parametrize("writer", ["torch", "pickle"])
+def test_a_file_that_would_run_code_is_refused_and_does_not_run(tmp_path, writer):
+    path, mark = tmp_path / "evil.pth", tmp_path / "was_here"
+    if writer == "torch":
+        torch.save({"state_dict": WEIGHTS, "x": Attack(str(mark))}, path)
+    else:
+        path.write_bytes(pickle.dumps({"x": Attack(str(mark))}))
+    with pytest.raises(ValueError, match=r"evil.pth is damaged, or holds more than weights"):
+        read_checkpoint(path)
+    assert not mark.exists()
+
+
+def test_a_torchscript_archive_is_refused_in_words(tmp_path):
+    path = tmp_path / "jit.pt"
+    torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), str(path))
+    with pytest.raises(ValueError, match="save its state dict as safetensors"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ([1, 2], "holds no weights by name"),
+        ({}, "holds no weights by name"),
+        ({"a": 1.5}, "'a' is float, not a tensor"),
+        ({"state_dict": {"a": {"b": torch.zeros(1)}}}, "'a' is dict, not a tensor"),
+    ],
+)
+def test_other_contents_are_refused_in_words(tmp_path, content, words):
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=words):
+        read_checkpoint(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("name", ["x.pt", "x.safetensors"])
+def test_missing_and_damaged_files_are_refused_in_words(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match="There is no weights file at"):
+        read_checkpoint(tmp_path / name)
+    for content in (b"", b"PK\x03\x04 not really", b"garbage" * 100):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match="damaged"):
+            read_checkpoint(tmp_path / name)
+
+
+def test_weights_that_are_no_numbers_are_named(tmp_path):
+    bad = {"good": torch.zeros(2), "bad": torch.tensor([1.0, float("nan")])}
+    with pytest.raises(ValueError, match="weight 'bad' holds NaN or infinity"):
+        check_finite(bad, tmp_path / "x.pt")

@@ -1,0 +1,90 @@
+"""Parts of rewards, worst and mean views, and sums, on rewards of plain arithmetic."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from t2mv_core.rewards.base import RewardResult
+from t2mv_core.rewards.composite import OverViews, PartOfReward, WeightedSum
+
+
+class Redness:
+    """View reward: mean red, plus the prompt's length."""
+
+    kind, name, model = "view", "redness", nn.Linear(1, 1)
+
+    def __call__(self, images, prompts):
+        lengths = torch.tensor([float(len(prompt)) for prompt in prompts])
+        return RewardResult(images[:, 0].mean(dim=(1, 2)) + lengths)
+
+    def to(self, device, dtype=None):
+        self.moved_to = (device, dtype)
+        return self
+
+
+class Agreement(Redness):
+    """Joint reward with two parts."""
+
+    kind, name, model = "joint", "agreement", nn.Linear(2, 2)
+
+    def __call__(self, images, prompts):
+        sets = images.unflatten(0, (len(prompts), -1)).mean(dim=(1, 2, 3, 4))
+        return RewardResult(sets, {"overall": sets, "geometry": -sets})
+
+
+IMAGES = torch.arange(6.0).div(10).view(6, 1, 1, 1).expand(6, 3, 4, 4)
+PROMPTS = ["a", "bb"]
+
+
+def test_worst_and_mean_view_by_hand():
+    worst, mean = (OverViews(Redness(), part) for part in ("min", "mean"))
+    assert torch.allclose(worst(IMAGES, PROMPTS).scores, torch.tensor([0.0 + 1, 0.3 + 2]))
+    assert torch.allclose(mean(IMAGES, PROMPTS).scores, torch.tensor([0.1 + 1, 0.4 + 2]))
+    assert (worst.name, worst.kind) == ("redness.min", "joint")
+
+
+def test_views_that_do_not_divide_among_prompts_are_refused():
+    with pytest.raises(ValueError, match="4 prompts for 6 images; a joint reward takes B prompts"):
+        OverViews(Redness(), "min")(IMAGES, ["a"] * 4)
+
+
+def test_only_view_rewards_have_worst_and_mean_views():
+    with pytest.raises(ValueError, match="agreement is a joint reward"):
+        OverViews(Agreement(), "min")
+    with pytest.raises(ValueError, match="only view rewards have the parts min and mean"):
+        OverViews(Redness(), "max")
+
+
+def test_a_part_is_the_detail_of_that_name():
+    part = PartOfReward(Agreement(), "geometry")
+    assert torch.allclose(part(IMAGES, PROMPTS).scores, torch.tensor([-0.1, -0.4]))
+    assert (part.name, part.kind) == ("agreement.geometry", "joint")
+    with pytest.raises(ValueError, match="agreement has no part 'colour'; it has overall, geometry"):
+        PartOfReward(Agreement(), "colour")(IMAGES, PROMPTS)
+
+
+def test_a_sum_weighs_and_keeps_its_summands():
+    parts = [PartOfReward(Agreement(), "geometry"), OverViews(Redness(), "min")]
+    result = WeightedSum(parts, [2.0, 0.5])(IMAGES, PROMPTS)
+    assert torch.allclose(result.scores, torch.tensor([-0.2 + 0.5, -0.8 + 1.15]))
+    assert list(result.details) == ["agreement.geometry", "redness.min"]
+    assert torch.allclose(result.details["redness.min"], torch.tensor([1.0, 2.3]))
+
+
+def test_sums_of_different_kinds_or_counts_are_refused():
+    with pytest.raises(ValueError, match=r"one kind, not redness \(view\), agreement \(joint\)"):
+        WeightedSum([Redness(), Agreement()], [1, 1])
+    with pytest.raises(ValueError, match="1 rewards and 2 weights"):
+        WeightedSum([Redness()], [1, 1])
+    with pytest.raises(ValueError, match="0 rewards and 0 weights"):
+        WeightedSum([], [])
+
+
+def test_moving_reaches_every_reward_and_weights_are_all_seen():
+    redness, agreement = Redness(), Agreement()
+    total = WeightedSum([OverViews(redness, "min"), PartOfReward(agreement, "geometry")], [1, 1])
+    assert total.to("cpu", torch.float16) is total
+    assert redness.moved_to == agreement.moved_to == ("cpu", torch.float16)
+    assert len(list(total.model.parameters())) == 4

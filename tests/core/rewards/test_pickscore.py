@@ -1,0 +1,96 @@
+"""PickScore against transformers' own logits, and its files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from t2mv_core.rewards.pickscore import load_pickscore
+from t2mv_core.rewards.preprocess import OPENAI_MEAN, OPENAI_STD, prepare_images
+from t2mv_core.text import clip_tokenizer
+
+PROMPTS = ["a red mug", "a blue car with metal wheels", "a red mug", "cat", "dog", "a blue car"]
+
+
+def test_the_score_is_transformers_logit_without_its_scale(pickscore_folder, tiny_clip, pictures):
+    scorer = load_pickscore(pickscore_folder)
+    pixels = prepare_images(pictures, 32, OPENAI_MEAN, OPENAI_STD)
+    ids = clip_tokenizer(600)(PROMPTS, 16)
+    with torch.no_grad():
+        logits = tiny_clip(input_ids=ids, pixel_values=pixels).logits_per_image
+    expected = logits.diagonal() / tiny_clip.logit_scale.exp()
+    result = scorer(pictures, PROMPTS)
+    assert torch.allclose(result.scores, expected, atol=1e-6)
+    assert (scorer.name, scorer.kind, result.details) == ("pickscore", "view", {})
+
+
+def test_an_end_token_of_older_configurations_changes_nothing(pickscore_folder, pictures):
+    """PickScore's own config.json names end token 2, a relic that newer transformers take at its word."""
+    before = load_pickscore(pickscore_folder)(pictures, PROMPTS).scores
+    config = json.loads((pickscore_folder / "config.json").read_text())
+    config["text_config"]["eos_token_id"] = 2
+    (pickscore_folder / "config.json").write_text(json.dumps(config))
+    assert torch.equal(load_pickscore(pickscore_folder)(pictures, PROMPTS).scores, before)
+
+
+def test_weights_by_torch_save_are_the_same(pickscore_folder, pictures):
+    expected = load_pickscore(pickscore_folder)(pictures, PROMPTS).scores
+    weights = load_file(pickscore_folder / "model.safetensors")
+    (pickscore_folder / "model.safetensors").unlink()
+    torch.save(weights, pickscore_folder / "pytorch_model.bin")
+    assert torch.equal(load_pickscore(pickscore_folder)(pictures, PROMPTS).scores, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_scores_nearly_the_same(pickscore_folder, pictures, dtype):
+    exact = load_pickscore(pickscore_folder)(pictures, PROMPTS).scores
+    half = load_pickscore(pickscore_folder, dtype=dtype)(pictures, PROMPTS).scores
+    assert half.dtype == torch.float32
+    assert (half - exact).abs().max() < 0.02
+
+
+def test_incomplete_folders_are_refused_in_words(pickscore_folder):
+    (pickscore_folder / "model.safetensors").rename(pickscore_folder / "other.safetensors")
+    with pytest.raises(FileNotFoundError, match="neither model.safetensors nor pytorch_model.bin"):
+        load_pickscore(pickscore_folder)
+    (pickscore_folder / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="config.json is missing; PickScore is a folder"):
+        load_pickscore(pickscore_folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "not readable"),
+        ("[]", "describes a 'list' model"),
+        ('{"model_type": "siglip"}', "describes a 'siglip' model, not a 'clip' model"),
+    ],
+)
+def test_configurations_of_something_else_are_refused_in_words(pickscore_folder, text, words):
+    (pickscore_folder / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=words):
+        load_pickscore(pickscore_folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda w: w.pop("visual_projection.weight"), "'visual_projection.weight' is missing"),
+        (lambda w: w.update(extra=torch.zeros(1)), "'extra' is not part of the model"),
+        (
+            lambda w: w.update({"text_projection.weight": torch.zeros(3, 3)}),
+            r"'text_projection.weight' has shape \[3, 3\], the model needs \[12, 16\]",
+        ),
+        (lambda w: w["logit_scale"].fill_(float("nan")), "'logit_scale' holds NaN"),
+    ],
+)
+def test_the_first_wrong_weight_is_named(pickscore_folder, change, words):
+    path = pickscore_folder / "model.safetensors"
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path)
+    with pytest.raises(ValueError, match=words):
+        load_pickscore(pickscore_folder)

@@ -1,0 +1,104 @@
+"""Pictures for scorers: against PIL and torchvision's transforms, and within a memory bound."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import v2
+
+from t2mv_core.rewards.preprocess import CHUNK_BYTES, images_per_chunk, prepare_images
+
+PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+PIL_TOLERANCE = 1.2 / 255
+"""PIL rounds to 8 bits after either of its two passes, tensors are not rounded: and its weights are 8-bit."""
+
+
+def photograph(height, width, seed=0):
+    """A picture with smooth shades and hard edges in 8 bits: [1, 3, H, W] in [0, 1], and PIL's."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width] / max(height, width)
+    pixels = np.stack([x, y, (np.hypot(x - 0.4, y - 0.5) < 0.3).astype(float)], axis=-1)
+    pixels = np.clip(pixels + 0.2 * random.random(pixels.shape), 0, 1)
+    eight_bit = (255 * pixels).round().astype(np.uint8)
+    return torch.from_numpy(eight_bit).float().div(255).movedim(-1, 0)[None], Image.fromarray(eight_bit)
+
+
+def to_tensor(picture):
+    return torch.from_numpy(np.array(picture)).float().div(255).movedim(-1, 0)[None]
+
+
+@pytest.mark.parametrize(("mode", "pil"), [("bicubic", Image.BICUBIC), ("bilinear", Image.BILINEAR)])
+@pytest.mark.parametrize("side", [96, 200, 768])
+def test_a_square_picture_is_resized_as_pil_does(side, mode, pil):
+    images, picture = photograph(side, side)
+    expected = to_tensor(picture.resize((224, 224), pil))
+    assert (prepare_images(images, 224, *PLAIN, mode) - expected).abs().max() <= PIL_TOLERANCE
+
+
+@pytest.mark.parametrize("size", [(300, 200), (200, 301), (97, 500), (224, 300), (230, 224)])
+def test_crop_is_shortest_side_and_middle(size):
+    """What CLIP, PickScore and ImageReward publish: resize the shorter side, cut the middle."""
+    images, picture = photograph(*size)
+    transform = v2.Compose([v2.Resize(224, interpolation=v2.InterpolationMode.BICUBIC), v2.CenterCrop(224)])
+    expected = to_tensor(transform(picture))
+    assert (prepare_images(images, 224, *PLAIN, fit="crop") - expected).abs().max() <= PIL_TOLERANCE
+
+
+def test_pad_keeps_the_whole_picture_between_black_bars():
+    images = torch.ones(1, 3, 40, 80)
+    padded = prepare_images(images, 20, *PLAIN, fit="pad")
+    assert padded.shape == (1, 3, 20, 20)
+    assert torch.allclose(padded[:, :, 5:15], torch.ones(1, 3, 10, 20))
+    assert (padded[:, :, :5] == 0).all()
+    assert (padded[:, :, 15:] == 0).all()
+
+
+def test_stretch_keeps_the_whole_picture_without_bars():
+    images = torch.arange(80.0).div(79).expand(1, 3, 40, 80).clone()
+    stretched = prepare_images(images, 20, *PLAIN, fit="stretch")[0, 0, 10]
+    assert stretched[0] < 0.03
+    assert stretched[-1] > 0.97
+
+
+def test_bars_are_black_before_normalising():
+    mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+    padded = prepare_images(torch.ones(1, 3, 4, 8), 8, mean, std, fit="pad")
+    assert padded[0, 0, 0, 0] == (0 - 0.5) / 0.25
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 70),
+    width=st.integers(1, 70),
+    image_px=st.integers(1, 40),
+    fit=st.sampled_from(["crop", "pad", "stretch"]),
+)
+def test_every_picture_becomes_a_finite_square_in_range(height, width, image_px, fit):
+    prepared = prepare_images(torch.rand(2, 3, height, width), image_px, *PLAIN, fit=fit)
+    assert prepared.shape == (2, 3, image_px, image_px)
+    assert 0 <= prepared.min()
+    assert prepared.max() <= 1
+
+
+def test_pictures_of_the_right_size_are_only_normalised():
+    images = torch.rand(2, 3, 8, 8)
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
+    prepared = prepare_images(images, 8, mean, std)
+    for channel in range(3):
+        assert torch.allclose(prepared[:, channel], (images[:, channel] - mean[channel]) / std[channel])
+
+
+def test_a_plain_picture_stays_plain_when_resized():
+    pictures = torch.full((6, 3, 8, 8), 0.5)
+    assert torch.allclose(prepare_images(pictures, 5, *PLAIN), torch.full((6, 3, 5, 5), 0.5))
+
+
+def test_chunks_keep_within_the_bound_and_half_precision_doubles_them():
+    big = images_per_chunk(257, 1280, torch.float32)  # ViT-H/14
+    assert big * 257 * 1280 * 4 <= CHUNK_BYTES
+    assert images_per_chunk(257, 1280, torch.float16) in (2 * big, 2 * big + 1)
+    assert images_per_chunk(10**6, 10**4, torch.float32) == 1

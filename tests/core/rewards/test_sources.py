@@ -1,0 +1,75 @@
+"""Where weights are looked for, and what is said when they are nowhere."""
+
+from __future__ import annotations
+
+import pytest
+
+from t2mv_core import hub
+from t2mv_core.rewards.sources import PublishedWeights, RewardPlaces, find_weights
+
+WEIGHTS = PublishedWeights(
+    ("model.pt", "model.safetensors"), "https://example.org/model", "someone/model", "model.pt", "Big."
+)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What the Hub client is asked; it has nothing."""
+    asked = []
+
+    def fetch(repo_id, filename, local_files_only):
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        asked.append((repo_id, filename, local_files_only))
+        raise LocalEntryNotFoundError("nothing")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+    return asked
+
+
+def test_a_named_path_comes_before_the_folders(tmp_path):
+    (tmp_path / "model.pt").touch()
+    own = tmp_path / "own.pt"
+    own.touch()
+    places = RewardPlaces({"reward": own}, (tmp_path,))
+    assert find_weights("reward", WEIGHTS, places) == own
+    assert find_weights("another", WEIGHTS, places) == tmp_path / "model.pt"
+    with pytest.raises(FileNotFoundError, match=r"said to be at .*gone.pt.*https://example.org/model"):
+        find_weights("reward", WEIGHTS, RewardPlaces({"reward": tmp_path / "gone.pt"}, (tmp_path,)))
+
+
+def test_the_first_folder_and_name_win(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, name in ((first, "model.safetensors"), (second, "model.pt")):
+        folder.mkdir()
+        (folder / name).touch()
+    places = RewardPlaces(folders=(first, second))
+    assert find_weights("reward", WEIGHTS, places) == first / "model.safetensors"
+
+
+def test_without_permission_only_the_cache_is_asked(calls, tmp_path):
+    with pytest.raises(FileNotFoundError) as refusal:
+        find_weights("reward", WEIGHTS, RewardPlaces(folders=(tmp_path,)))
+    assert calls == [("someone/model", "model.pt", True)]
+    assert str(refusal.value) == (
+        "The weights of the reward reward are not on this machine: get model.pt or model.safetensors from "
+        f"https://example.org/model and put it into {tmp_path}. Big."
+    )
+
+
+def test_with_permission_the_hub_is_asked(calls):
+    with pytest.raises(FileNotFoundError, match="a folder named t2mv_rewards.*not in the Hub's local cache"):
+        find_weights("reward", WEIGHTS, RewardPlaces(allow_download=True))
+    assert calls == [("someone/model", "model.pt", False)]
+
+
+def test_weights_that_are_not_on_the_hub_ask_nobody(calls):
+    elsewhere = PublishedWeights(("model.pth",), "https://example.org")
+    with pytest.raises(FileNotFoundError, match="get model.pth from https://example.org"):
+        find_weights("reward", elsewhere, RewardPlaces(allow_download=True))
+    assert calls == []
+
+
+def test_a_hub_id_that_is_none_is_said(monkeypatch):
+    with pytest.raises(FileNotFoundError, match="is not a Hub id"):
+        hub.hub_folder("a/b/c/d", ["*"], allow_download=False)
