@@ -94,10 +94,13 @@ model_management.get_free_memory = get_free_memory
 spec = importlib.util.spec_from_file_location("pack", sys.argv[1] + "/__init__.py")
 sys.modules["pack"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["pack"])
+from pack.nodes.folders import register_folders
 from pack.nodes.loaders import T2MVLoadModel
 from pack.nodes.reward_loader import T2MVLoadReward
 from pack.nodes.sampling import sample_views
 from pack.nodes.scoring import score_sets, split_by_prompt
+
+register_folders()  # as the entry point does
 
 def states(residency):
     patchers = residency._patchers.items()
