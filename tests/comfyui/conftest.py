@@ -321,15 +321,25 @@ def server(comfy_install: ComfyInstall, comfy_base: Path) -> Iterator[ComfyServe
 def start_server(
     comfy_install: ComfyInstall,
 ) -> Callable[..., contextlib.AbstractContextManager[ComfyServer]]:
-    """Starts another ComfyUI: (base folder, what to call in the new process first) -> a context with it."""
+    """Starts another ComfyUI on a base folder, see `_start_server`; a context that gives the server."""
     return functools.partial(_start_server, comfy_install)
 
 
 @contextlib.contextmanager
 def _start_server(
-    comfy_install: ComfyInstall, comfy_base: Path, before_start: Callable[[], None] | None = None
+    comfy_install: ComfyInstall,
+    comfy_base: Path,
+    before_start: Callable[[], None] | None = None,
+    environment: dict[str, str] | None = None,
 ) -> Iterator[ComfyServer]:
-    """Run a ComfyUI on a base folder; `before_start` is called in the new process, before its program."""
+    """Run a ComfyUI on a base folder.
+
+    Args:
+        comfy_install: which.
+        comfy_base: its base folder.
+        before_start: called in the new process, before its program.
+        environment: variables besides those of this process.
+    """
     port, log = _free_port(), comfy_base / "comfyui.log"
     command = [
         str(comfy_install.python),
@@ -352,6 +362,7 @@ def _start_server(
             stdout=output,
             stderr=subprocess.STDOUT,
             preexec_fn=before_start,
+            env={**os.environ, **(environment or {})},
         )
         try:
             running = ComfyServer(port, comfy_base, log, process.pid)
