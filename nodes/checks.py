@@ -7,7 +7,6 @@ linked value is not known before.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 MAX_PROMPTS = 16
@@ -30,7 +29,9 @@ def first_problem(*checks: Callable[[], object]) -> bool | str:
 
 
 def check_number(name: str, value: float | None, low: float, high: float) -> None:
-    """Refuse a number that is not finite or not in [low, high]; None (a linked input, not known yet) passes.
+    """Refuse what is no number in [low, high], NaN included; None (a linked input, not known yet) passes.
+
+    Texts come here, too: ComfyUI 0.3.64 goes on to a node's own checks with a value it could not convert.
 
     Raises:
         ValueError: with the value and the range.
@@ -39,7 +40,7 @@ def check_number(name: str, value: float | None, low: float, high: float) -> Non
         return
     # A bool counts as 0 or 1 in Python, but who links one to a number has linked the wrong thing.
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not low <= value <= high:
+    if not is_number or not low <= value <= high:
         raise ValueError(f"{name}={_shown(value)} must be a number from {low:g} to {high:g}.")
 
 

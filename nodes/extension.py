@@ -5,12 +5,15 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .best_of import T2MVSampleBest
+from .cameras import T2MVCreateCameraData, T2MVCreateCameraRig
 from .folders import register_folders
 from .loaders import T2MVLoadLoRA, T2MVLoadModel
 from .reward_loader import T2MVLoadReward
 from .sampling import T2MVSampleStandard, T2MVSampleZMV
 from .scoring import T2MVScoreViews
-from .view import T2MVCreateCameraRig, T2MVCreateContactSheet
+from .split import T2MVSplitViews
+from .turntable import T2MVCreateTurntable
+from .view import T2MVCreateContactSheet
 
 NODE_CLASSES: tuple[type[io.ComfyNode], ...] = (
     T2MVLoadModel,
@@ -22,6 +25,9 @@ NODE_CLASSES: tuple[type[io.ComfyNode], ...] = (
     T2MVLoadReward,
     T2MVScoreViews,
     T2MVCreateContactSheet,
+    T2MVSplitViews,
+    T2MVCreateTurntable,
+    T2MVCreateCameraData,
 )
 
 

@@ -80,7 +80,7 @@ class T2MVLoadReward(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, reward: str | None = None, download: bool | None = None) -> bool | str:
+    def validate_inputs(cls, reward: str | None = None, download: bool | None = False) -> bool | str:
         """Refuse names that are no rewards, and rewards whose weights are missing, before the run."""
         return first_problem(lambda: _check(reward, download))
 

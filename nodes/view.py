@@ -1,4 +1,4 @@
-"""Nodes around the views: which cameras look at the object, and all pictures on one sheet."""
+"""The contact sheet node: all pictures on one sheet; how a batch divides into sets of views."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io, ui
 
-from .checks import first_problem, read_rig_angles
 from .sockets import Rig, make_schema
 
 if TYPE_CHECKING:
@@ -16,50 +15,6 @@ if TYPE_CHECKING:
 
 MAX_SHEET_PICTURES = 24 * 16
 MAX_CELL_PX = 1024
-
-
-class T2MVCreateCameraRig(io.ComfyNode):
-    """Angles to a camera rig."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """The node's inputs and outputs."""
-        return make_schema(
-            node_id="T2MVCreateCameraRig",
-            display_name="Create Camera Rig (T2MV)",
-            category="T2MV/cameras",
-            description="Chooses the views: one camera per azimuth around the object.",
-            search_aliases=["multiview cameras", "azimuth", "elevation", "view angles", "turntable"],
-            inputs=[
-                io.String.Input(
-                    "azimuths",
-                    default="0, 45, 90, 180, 270, 315",
-                    tooltip="One view per angle, in degrees: 0 front, 90 right, 180 back, 270 left side. "
-                    "The bundled and published models were trained on 0, 45, 90, 180, 270 and 315.",
-                ),
-                io.String.Input(
-                    "elevations",
-                    default="0",
-                    tooltip="Height angle in degrees, -90 to 90: one for all views, or one per view. "
-                    "The bundled and published models were trained on 0.",
-                ),
-            ],
-            outputs=[
-                Rig.Output("rig", display_name="rig", tooltip="The cameras, in the order of the angles.")
-            ],
-        )
-
-    @classmethod
-    def validate_inputs(cls, azimuths: str | None = None, elevations: str | None = None) -> bool | str:
-        """Refuse unreadable angles before the run."""
-        return first_problem(lambda: read_rig_angles(azimuths, elevations))
-
-    @classmethod
-    def execute(cls, azimuths: str, elevations: str) -> io.NodeOutput:
-        """Build the rig."""
-        from ..t2mv_core.cameras import CameraRig
-
-        return io.NodeOutput(CameraRig(*read_rig_angles(azimuths, elevations)))
 
 
 class T2MVCreateContactSheet(io.ComfyNode):
@@ -117,8 +72,7 @@ class T2MVCreateContactSheet(io.ComfyNode):
         views = split_sets(from_comfy(images), rig.num_views)
         lines = [line.strip() for line in row_labels.splitlines()]
         rows = (lines + [""] * len(views))[: len(views)] if any(lines) else []
-        columns = [f"{angle:g}°" for angle in rig.azimuths_deg]
-        sheet = picture_tensor(contact_sheet(views, rows, columns, cell_px))
+        sheet = picture_tensor(contact_sheet(views, rows, rig.labels(), cell_px))
         return io.NodeOutput(sheet, ui=ui.PreviewImage(sheet, cls=cls))
 
 
@@ -137,6 +91,28 @@ def split_sets(images: Tensor, num_views: int) -> Tensor:
             f"{len(images)} pictures are too many for one sheet; at most {MAX_SHEET_PICTURES} fit."
         )
     return images.unflatten(0, (-1, num_views))
+
+
+def choose_set(images: Tensor, rig: CameraRig, number: int) -> Tensor:
+    """One set of views, [V, H, W, 3], of a batch of pictures [B·V, H, W, 3 or 4], both as ComfyUI keeps them.
+
+    Args:
+        images: one set after the other.
+        rig: the cameras of a set.
+        number: of the set, from 1.
+
+    Raises:
+        ValueError: the pictures are no sets of V views, or there is no such set.
+    """
+    from ..t2mv_core.images import from_comfy, to_comfy
+
+    sets = split_sets(from_comfy(images), rig.num_views)
+    if not 1 <= number <= len(sets):
+        raise ValueError(
+            f"set={number} is not in this batch; {len(images)} pictures of {rig.num_views} views are "
+            f"{len(sets)} sets, counted from 1."
+        )
+    return to_comfy(sets[number - 1])
 
 
 def picture_tensor(picture: object) -> Tensor:

@@ -11,6 +11,15 @@ from torch import Tensor
 
 # The model's "front" is the user's azimuth 0, which in world coordinates lies at -90 degrees (the -y axis).
 WORLD_AZIMUTH_OFFSET_DEG = -90.0
+# Sides as the viewer of the front names them, by the user's azimuth.
+AZIMUTH_OF_NAME = {
+    "front": 0.0, "front-right": 45.0, "right": 90.0, "back-right": 135.0,
+    "back": 180.0, "back-left": 225.0, "left": 270.0, "front-left": 315.0,
+}  # fmt: skip
+# The views that the bundled and the published checkpoints were trained on.
+TRAINED_AZIMUTHS_DEG = (0.0, 45.0, 90.0, 180.0, 270.0, 315.0)
+TRAINED_ELEVATION_DEG = 0.0
+_SAME_ANGLE_DEG = 1e-3
 
 
 @dataclass(frozen=True)
@@ -80,5 +89,49 @@ class CameraRig:
         unit_positions = torch.nn.functional.normalize(self.positions(), dim=-1)
         return (torch.cat([-unit_positions, unit_positions], dim=-1) + 1.0) / 2.0
 
+    def camera_to_world(self) -> Tensor:
+        """Camera-to-world matrices [V, 4, 4], float64; columns: image right, image up, backwards, position.
+
+        A camera looks along its own -z, its x is the picture's right and its y the picture's up (OpenGL).
+        The right axis (cos az, sin az, 0), az as users say it, is level and exists straight above, too.
+        """
+        azimuth = torch.tensor(self.azimuths_deg, dtype=torch.float64).deg2rad()
+        elevation = torch.tensor(self.elevations_deg, dtype=torch.float64).deg2rad()
+        right = torch.stack([azimuth.cos(), azimuth.sin(), torch.zeros_like(azimuth)], dim=-1)
+        backward = torch.stack(
+            [elevation.cos() * azimuth.sin(), -elevation.cos() * azimuth.cos(), elevation.sin()], dim=-1
+        )
+        up = torch.linalg.cross(backward, right)
+        matrices = torch.eye(4, dtype=torch.float64).repeat(self.num_views, 1, 1)
+        matrices[:, :3] = torch.stack([right, up, backward, self.distance * backward], dim=-1)
+        return matrices
+
+    def find_views(self, azimuth_deg: float) -> list[int]:
+        """Indices of the views at an azimuth (full turns aside), those closest to elevation 0 first."""
+        found = [i for i, own in enumerate(self.azimuths_deg) if is_same_azimuth(own, azimuth_deg)]
+        return sorted(found, key=lambda i: abs(self.elevations_deg[i]))
+
+    def angular_order(self) -> list[int]:
+        """Indices of the views once around the object: by azimuth from 0 to 360 degrees, then elevation."""
+        turns = [0.0 if is_same_azimuth(azimuth, 0.0) else azimuth % 360.0 for azimuth in self.azimuths_deg]
+        return sorted(range(self.num_views), key=lambda i: (turns[i], self.elevations_deg[i]))
+
+    def labels(self) -> list[str]:
+        """What to write beside each view: "front 0°", "30°", "right 90°/+20°" (azimuth/elevation)."""
+        return [label_view(*angles) for angles in zip(self.azimuths_deg, self.elevations_deg, strict=True)]
+
 
 DEFAULT_RIG = CameraRig()
+
+
+def is_same_azimuth(a_deg: float, b_deg: float) -> bool:
+    """Whether two azimuths in degrees differ by full turns only (to a thousandth of a degree)."""
+    return abs((a_deg - b_deg + 180.0) % 360.0 - 180.0) < _SAME_ANGLE_DEG
+
+
+def label_view(azimuth_deg: float, elevation_deg: float = 0.0) -> str:
+    """A view's side, if it has a name, and its angles; the elevation only where it is not 0."""
+    name = next((n for n, angle in AZIMUTH_OF_NAME.items() if is_same_azimuth(angle, azimuth_deg)), "")
+    azimuth = f"{azimuth_deg + 0.0:g}°"  # + 0.0: no "-0°"
+    elevation = f"/{elevation_deg:+g}°" if elevation_deg else ""
+    return f"{name} {azimuth}{elevation}".strip()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import io
 import logging
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 logger = logging.getLogger(__name__)
+
+_MAX_LABEL_CHARACTERS = 500
+_LABEL_SIZES = (0.65, 0.5)  # of a label's line
+_MAX_WEBP_PX = 16383
 
 
 @torch.no_grad()
@@ -119,28 +125,82 @@ def contact_sheet(
     Args:
         images: [B, V, 3, H, W] in [0, 1].
         row_labels: B texts above the rows, or none.
-        column_labels: V texts at the top, or none.
-        cell_px: height of a cell, pixels.
+        column_labels: V texts at the top, or none; an empty one gives its room to the one before. Texts that
+            are too long lose their first words ("front-right 45°" its side), in rows the last ones.
+        cell_px: height of a cell, pixels; labels grow with it from 192 px on.
 
     Returns:
         RGB picture.
     """
-    from PIL import Image, ImageDraw
+    from PIL import Image
 
     rows, columns = images.shape[:2]
     cell_width = round(cell_px * images.shape[4] / images.shape[3])
-    header, label = (16 if column_labels else 0), (16 if row_labels else 0)
+    line = max(16, cell_px // 12)
+    header, label = (line if column_labels else 0), (line if row_labels else 0)
     sheet = Image.new("RGB", (columns * cell_width, header + rows * (cell_px + label)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for column, text in enumerate(column_labels):
-        draw.text((column * cell_width + 3, 2), text, fill="black")
-    pixels = (images.detach().float().cpu().clamp(0, 1) * 255).round().byte().movedim(2, -1).numpy()
+    starts = [column for column, text in enumerate(column_labels) if text]
+    for start, end in pairwise([*starts, columns]):
+        sheet.paste(_label(column_labels[start], (end - start) * cell_width, line), (start * cell_width, 0))
+    pixels = _to_bytes(images.flatten(0, 1)).unflatten(0, (rows, columns)).numpy()
     for row in range(rows):
         top = header + row * (cell_px + label)
         if row_labels:
-            draw.text((3, top + 2), row_labels[row], fill="black")
+            sheet.paste(_label(row_labels[row], sheet.width, line, keeps_start=True), (0, top))
         for column in range(columns):
             picture = Image.fromarray(pixels[row, column])
             resized = picture.resize((cell_width, cell_px), Image.Resampling.LANCZOS)
             sheet.paste(resized, (column * cell_width, top + label))
     return sheet
+
+
+def encode_webp(images: Tensor, frames_per_second: float, exif: bytes = b"") -> bytes:
+    """Pictures as an endless animated WEBP.
+
+    Args:
+        images: [n, 3, H, W] in [0, 1]; shown in this order.
+        frames_per_second: greater than 0; a frame lasts whole milliseconds, at least one.
+        exif: metadata that the file is to carry.
+
+    Returns:
+        The file's content.
+
+    Raises:
+        ValueError: a picture is larger than WEBP's 16383 px.
+    """
+    from PIL import Image
+
+    height, width = images.shape[2:]
+    if max(height, width) > _MAX_WEBP_PX:
+        raise ValueError(
+            f"{width} x {height} px is too large for WEBP ({_MAX_WEBP_PX} px); scale down first."
+        )
+    frames = [Image.fromarray(pixels) for pixels in _to_bytes(images).numpy()]
+    content = io.BytesIO()
+    frames[0].save(
+        content, "WEBP", save_all=True, append_images=frames[1:], loop=0, quality=90, exif=exif,
+        duration=max(1, round(1000 / frames_per_second)),
+    )  # fmt: skip
+    return content.getvalue()
+
+
+def _to_bytes(images: Tensor) -> Tensor:
+    """[n, 3, H, W] in [0, 1] to [n, H, W, 3] uint8 on the CPU."""
+    return (images.detach().float().cpu().clamp(0, 1) * 255).round().byte().movedim(1, -1).contiguous()
+
+
+def _label(text: str, width: int, height: int, keeps_start: bool = False) -> Image.Image:
+    """A line of text on white that never runs into its neighbour: words are left out, then it is smaller."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    strip = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(strip)
+    margin = min(3, width // 16)
+    fonts = [ImageFont.load_default(size=share * height) for share in _LABEL_SIZES]
+    words = text[:_MAX_LABEL_CHARACTERS].split(" ")
+    kept = [words[: len(words) - n] + ["…"] if keeps_start and n else words[n:] for n in range(len(words))]
+    choices = [(" ".join(part), font) for font in fonts for part in kept]
+    fitting = (choice for choice in choices if draw.textlength(*choice) <= width - 2 * margin)
+    shown, font = next(fitting, choices[-1])
+    draw.text((margin, height // 2), shown, fill="black", font=font, anchor="lm")
+    return strip

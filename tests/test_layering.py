@@ -26,6 +26,7 @@ EXCEPTIONS = {("nodes.train", "training.config")}
 # Modules of the core -> all they may import of our own, annotations aside. `files` lies below everything.
 ALLOWED_IN_CORE: dict[str, tuple[str, ...]] = {
     "files": (),
+    "hub": (),
     "cameras": (),
     "schedule": (),
     "images": ("tiles",),

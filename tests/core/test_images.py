@@ -1,9 +1,18 @@
 import copy
+import io
 
 import pytest
 import torch
+from PIL import Image, ImageChops
 
-from t2mv_core.images import contact_sheet, decode_latents, encode_images, from_comfy, to_comfy
+from t2mv_core.images import (
+    contact_sheet,
+    decode_latents,
+    encode_images,
+    encode_webp,
+    from_comfy,
+    to_comfy,
+)
 
 
 @pytest.fixture
@@ -138,3 +147,62 @@ def test_contact_sheet_takes_labels_in_any_script():
 
 def test_contact_sheet_keeps_the_pictures_proportions():
     assert contact_sheet(torch.zeros(1, 2, 3, 10, 20), cell_px=30).size == (120, 30)
+
+
+@pytest.mark.parametrize("cell_px", [16, 32, 48, 64, 160, 512])
+def test_labels_are_readable_and_stay_in_their_column(cell_px):
+    """Whatever the cell, something is written over every column, and nothing across its border."""
+    labels = ["front 0°", "front-right 45°", "right 90°", "back 180°"]
+    sheet = contact_sheet(torch.zeros(1, 4, 3, 8, 8), (), labels, cell_px)
+    header = sheet.height - cell_px
+    assert header == max(16, cell_px // 12)
+    for column in range(4):
+        cell = sheet.crop((column * cell_px, 0, (column + 1) * cell_px, header)).convert("L")
+        assert cell.getextrema()[0] < 160
+    alone = contact_sheet(torch.zeros(1, 4, 3, 8, 8), (), ["", labels[1], " ", " "], cell_px)
+    ink = ImageChops.invert(alone.crop((0, 0, alone.width, header)).convert("L")).getbbox()
+    assert cell_px <= ink[0]
+    assert ink[2] <= 2 * cell_px
+
+
+def test_a_label_without_room_keeps_its_angle_and_a_row_its_beginning():
+    def header(text):
+        return contact_sheet(torch.zeros(1, 1, 3, 8, 8), (), [text], cell_px=32)
+
+    assert header("front-right 45°").tobytes() == header("45°").tobytes()
+    assert header("front-right 45°").tobytes() != header("55°").tobytes()
+
+    def row(text):
+        return contact_sheet(torch.zeros(1, 2, 3, 8, 8), [text], cell_px=32).tobytes()
+
+    assert row("a mug and a very long description of it") == row("a mug and …")
+
+
+def test_an_empty_column_label_leaves_its_room_to_the_one_before():
+    wide = contact_sheet(torch.zeros(1, 3, 3, 8, 8), (), ["front-right 45°", "", ""], cell_px=32)
+    ink = ImageChops.invert(wide.crop((0, 0, 96, 16)).convert("L")).getbbox()
+    assert ink[2] > 40
+
+
+def test_animations_hold_the_frames_in_order_with_speed_and_metadata():
+    grey = torch.tensor([0.0, 0.5, 1.0, 0.5]).view(4, 1, 1, 1).expand(4, 3, 16, 24)
+    exif = Image.Exif()
+    exif[0x0110] = "prompt:{}"
+    opened = Image.open(io.BytesIO(encode_webp(grey, 8.0, exif.tobytes())))
+    assert (opened.format, opened.size, opened.n_frames, opened.info["loop"]) == ("WEBP", (24, 16), 4, 0)
+    assert opened.getexif()[0x0110] == "prompt:{}"
+    for frame, level in enumerate([0, 128, 255, 128]):
+        opened.seek(frame)
+        opened.load()
+        assert opened.info["duration"] == 125  # 1000 / 8 ms
+        assert abs(opened.convert("RGB").getpixel((12, 8))[0] - level) <= 3
+
+
+def test_a_single_frame_and_a_tiny_speed_are_animations_too():
+    opened = Image.open(io.BytesIO(encode_webp(torch.zeros(1, 3, 8, 8), 10_000.0)))
+    assert (opened.format, opened.size) == ("WEBP", (8, 8))
+
+
+def test_pictures_too_large_for_webp_are_refused_in_words():
+    with pytest.raises(ValueError, match="16400 x 1 px is too large for WEBP"):
+        encode_webp(torch.zeros(1, 3, 1, 16400), 4.0)

@@ -62,6 +62,44 @@ def test_sigint_saves_and_the_run_goes_on(words, tmp_path, monkeypatch, plain_re
     assert main([*words, "reward.view=interrupting", "--resume", "auto"]) == 0
 
 
+def test_missing_reward_weights_are_said_before_the_model_is_loaded(words, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("t2mv_core.bundle.load_bundle", lambda *_: pytest.fail("the model was loaded"))
+    extra = ["reward.view={redness: 1, pickscore: 1}", f"reward.folder={tmp_path}", "reward.joint=hyperscore"]
+    assert main([*words, *extra]) == 1
+    error = capsys.readouterr().err
+    for address in (
+        "https://huggingface.co/yuvalkirstain/PickScore_v1",
+        "https://github.com/zhangyujie-1998/MATE-3D",
+    ):
+        assert f"from {address} and put it into {tmp_path}" in error
+
+
+def test_rewards_of_the_evaluation_are_only_asked_for_when_there_is_one(words, tmp_path, capsys):
+    folder = [f"reward.folder={tmp_path}", "evaluation.view=[hpsv2]"]
+    assert main([*words, *folder, "evaluation.every=1", "evaluation.prompts=dev"]) == 1
+    assert "The weights of the reward hpsv2 are not on this machine" in capsys.readouterr().err
+    assert main([*words, *folder]) == 0
+
+
+def test_rewards_that_only_measure_are_measured_and_not_trained_on(words, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def greenness(images, prompts):\n    return images[:, 1].mean(dim=(1, 2))\n"
+    )
+    own = f"reward.own={{greenness: {{file: {tmp_path / 'mine.py'}, function: greenness}}}}"
+    asked = [
+        "evaluation.every=1",
+        "evaluation.prompts=dev",
+        "evaluation.num_prompts=2",
+        "evaluation.view=[greenness]",
+    ]
+    assert main([*words, own, *asked]) == 0
+    evaluations = read_metrics(tmp_path / "run" / "evaluations.jsonl")
+    assert {"view_reward/redness", "view_reward/greenness", "joint_reward"} <= evaluations[0].keys()
+    metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert "view_reward_standard" in metrics[0]
+    assert not any("greenness" in name for name in metrics[0])
+
+
 @pytest.mark.parametrize(
     ("extra", "sentence"),
     [

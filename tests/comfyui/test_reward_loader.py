@@ -1,0 +1,64 @@
+"""Load Reward in a real ComfyUI: what is missing is said before the run, published layouts load by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from conftest import ComfyServer
+
+LOAD = {"class_type": "T2MVLoadModel",
+        "inputs": {"model": "diffusers/tiny", "adapter": "the model's own", "precision": "auto"}}  # fmt: skip
+SAMPLE = {"class_type": "T2MVSampleStandard",
+          "inputs": {"model": ["1", 0], "prompt": "a red mug", "seed": 1, "steps": 1, "guidance": 7.0,
+                     "view_scale": 1.0}}  # fmt: skip
+
+
+def workflow(*names: str) -> dict[str, Any]:
+    """Views of the tiny model, scored by several rewards loaded one after the other; the JSON is shown."""
+    nodes: dict[str, Any] = {"1": LOAD, "2": SAMPLE}
+    before: dict[str, Any] = {}
+    for number, name in enumerate(names, start=10):
+        nodes[str(number)] = {"class_type": "T2MVLoadReward", "inputs": {"reward": name, **before}}
+        before = {"rewards": [str(number), 0]}
+    score = {**before, "images": ["2", 0], "prompts": "a red mug"}
+    nodes["3"] = {"class_type": "T2MVScoreViews", "inputs": score}
+    nodes["4"] = {"class_type": "PreviewAny", "inputs": {"source": ["3", 3]}}
+    return nodes
+
+
+def write_tiny_pickscore(folder: Path) -> None:
+    """A PickScore of small size as transformers saves it."""
+    import torch
+    from transformers import CLIPConfig, CLIPModel
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {**sizes, "image_size": 32, "patch_size": 16}
+    CLIPModel(CLIPConfig(text_config=sizes, vision_config=vision, projection_dim=8)).save_pretrained(folder)
+
+
+def test_missing_weights_are_said_before_the_run_and_found_once_they_are_there(
+    server: ComfyServer, comfy_base: Path
+) -> None:
+    refusal = server.refusal(workflow("pickscore"))
+    assert "The weights of the reward pickscore are not on this machine" in refusal
+    assert "https://huggingface.co/yuvalkirstain/PickScore_v1" in refusal
+    assert "t2mv_rewards" in refusal
+
+    write_tiny_pickscore(comfy_base / "models" / "t2mv_rewards" / "PickScore_v1")
+    run = server.run(workflow("pickscore", "pickscore.min"))
+    assert run.status == "success", run.error
+    (scored,) = json.loads(run.outputs["4"]["text"][0])
+    assert len(scored["view_scores"]["pickscore"]) == 6
+    assert scored["joint_scores"]["pickscore.min"] == min(scored["view_scores"]["pickscore"])
+
+
+def test_hyperscore_has_parts_to_choose(server: ComfyServer) -> None:
+    info = json.loads(server.get("/object_info/T2MVLoadReward"))["T2MVLoadReward"]
+    options = info["input"]["required"]["reward"][1]["options"]
+    assert {"hyperscore", "hyperscore.geometry", "image_reward", "hpsv2_1", "toybox_clip.min"} <= set(options)
+    assert options[0] == "toybox_clip"
+    assert "Hugging Face" in info["input"]["optional"]["download"][1]["tooltip"]
