@@ -2,7 +2,7 @@
 
 python -m benchmarks.loading --out docs/results/loading
 
-Full-size SDXL files with random bfloat16 weights are written to a temporary folder (about 31 GB on disk, 15
+Full-size SDXL files with random bfloat16 weights are written to a temporary folder (about 31 GB on disk, 10
 GB of memory), each way of loading runs in a fresh process, and the folder is deleted. The peak is the
 process's resident set, mapped files included, above what it was before loading; it is compared with the bytes
 of the tensors that are used, as they lie in the files and as they are wanted.
@@ -85,11 +85,12 @@ def write_files(folder: Path, size: Size = FULL) -> None:
     save_folder(states, size, folder / "folder")
     save("checkpoint", checkpoint := original_checkpoint(states, size))
     save("vae", original_vae(states["vae"], size))
-    save(
-        "checkpoint_fp8",
-        {key: x.to(torch.float8_e4m3fn) if x.dtype == torch.bfloat16 else x for key, x in checkpoint.items()},
-    )
-    del states, checkpoint
+    del states
+    for key, tensor in checkpoint.items():
+        if tensor.dtype == torch.bfloat16:
+            checkpoint[key] = tensor.to(torch.float8_e4m3fn)
+    save("checkpoint_fp8", checkpoint)
+    del checkpoint
     lcm = create_modules(replace(size, guidance=GUIDANCE_WIDTH), is_empty=True)["unet"]
     state = random_state(lcm)
     save("lcm", state)
