@@ -54,7 +54,7 @@ def train(config: TrainConfig, resume: bool) -> bool:
 
     from t2mv_core.bundle import ModelSources, load_bundle
 
-    from .reward_models import check_reward_models, load_rewards
+    from .reward_models import check_reward_models, check_stop_measure, load_rewards
     from .setup import TORCH_DTYPES, available_trackers
     from .trainer import Trainer
 
@@ -63,6 +63,7 @@ def train(config: TrainConfig, resume: bool) -> bool:
     measuring = evaluation if evaluation.every else EvaluationConfig()
     view, joint = [*reward.view, *measuring.view], [*reward.joint, *measuring.joint]
     check_reward_models(view, joint, reward)  # before gigabytes are read for nothing
+    check_stop_measure(config)
     accelerator = Accelerator(
         cpu=model.device == "cpu",
         log_with=trackers or None,
@@ -79,6 +80,8 @@ def train(config: TrainConfig, resume: bool) -> bool:
         allow_download=model.allow_download,
     )
     bundle = load_bundle(sources, device, TORCH_DTYPES[model.dtype])
+    if not accelerator.is_main_process:  # the others do not evaluate
+        view, joint = list(reward.view), list(reward.joint)
     measures = load_rewards(view, joint, device if reward.device == "auto" else reward.device, reward)
     rewards = measures.select(reward.view, reward.joint)
     trainer = Trainer(config, bundle, rewards, accelerator, resume, measures)
