@@ -7,6 +7,7 @@ COMFYUI_DIR names its folder (default ~/comfy/ComfyUI), COMFYUI_PYTHON the Pytho
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import socket
@@ -304,9 +305,18 @@ def toybox() -> Path:
 @pytest.fixture(scope="session")
 def server(comfy_install: ComfyInstall, comfy_base: Path) -> Iterator[ComfyServer]:
     """A running ComfyUI with the pack; stopped at the end."""
-    port, log = _free_port(), comfy_base / "comfyui.log"
+    with running_server(comfy_install, comfy_base, "comfyui.log") as (running, _):
+        yield running
+
+
+@contextlib.contextmanager
+def running_server(
+    install: ComfyInstall, base: Path, log_name: str
+) -> Iterator[tuple[ComfyServer, subprocess.Popen[bytes]]]:
+    """Start ComfyUI on a base folder; give how to speak to it, and its process."""
+    port, log = _free_port(), base / log_name
     command = [
-        str(comfy_install.python),
+        str(install.python),
         "main.py",
         "--cpu",
         "--listen",
@@ -314,20 +324,36 @@ def server(comfy_install: ComfyInstall, comfy_base: Path) -> Iterator[ComfyServe
         "--port",
         str(port),
         "--base-directory",
-        str(comfy_base),
+        str(base),
         "--database-url",
         "sqlite:///:memory:",
         "--disable-api-nodes",
     ]
     with log.open("w") as output:
-        process = subprocess.Popen(command, cwd=comfy_install.folder, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command,
+            cwd=install.folder,
+            # Models this small gain nothing from threads, and lose much to them on a machine that is busy.
+            env={"OMP_NUM_THREADS": "1", **os.environ},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
         try:
-            running = ComfyServer(port, comfy_base, log)
+            running = ComfyServer(port, base, log)
             _wait_until_up(running, process)
-            yield running
+            yield running, process
         finally:
             process.terminate()
             process.wait(timeout=60)
+
+
+@pytest.fixture
+def another_server(
+    comfy_install: ComfyInstall, comfy_base: Path
+) -> Iterator[tuple[ComfyServer, subprocess.Popen[bytes]]]:
+    """A ComfyUI of a test's own that it may kill, and its process."""
+    with running_server(comfy_install, comfy_base, "another.log") as running:
+        yield running
 
 
 def _wait_until_up(running: ComfyServer, process: subprocess.Popen[bytes]) -> None:
