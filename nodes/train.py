@@ -9,11 +9,19 @@ from comfy_api.latest import io, ui
 
 from ..training.config import OBJECTIVE_NAMES, load_config, preset_names
 from .checks import first_problem
+from .folders import reward_folders
 from .memory import check_cancelled
 from .publish import LoraPlace, find_place, is_lost, publish
 from .sockets import make_schema
 from .train_inputs import training_inputs
-from .train_settings import build_overrides, check_inputs, check_name, read_training_prompts, write_prompts
+from .train_settings import (
+    Surroundings,
+    build_overrides,
+    check_inputs,
+    check_name,
+    read_training_prompts,
+    write_prompts,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,9 +123,12 @@ def _prepare(inputs: dict[str, Any], run_dir: Path) -> tuple[list[str], int]:
     import comfy.model_management
 
     on_cpu = comfy.model_management.get_torch_device().type == "cpu"
+    reward_dirs = reward_folders()
+    reward_dir = next((folder for folder in reward_dirs if folder.is_dir()), reward_dirs[0])
+    surroundings = Surroundings(run_dir, reward_dir, on_cpu)
     prompts = read_training_prompts(inputs["prompts"])
     prompts_path = run_dir / "prompts.jsonl" if prompts else None
-    overrides = build_overrides(inputs, load_config(inputs["preset"]), run_dir, prompts_path, on_cpu)
+    overrides = build_overrides(inputs, load_config(inputs["preset"]), surroundings, prompts_path)
     run = load_config(inputs["preset"], overrides).run
     run_dir.mkdir(parents=True, exist_ok=True)
     if prompts_path is not None:

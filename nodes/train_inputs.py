@@ -81,4 +81,12 @@ def _advanced_inputs(objectives: Sequence[str]) -> list[io.Input]:
 def _whole_input(name: str, tooltip: str, is_preset_at_zero: bool = True) -> io.Input:
     low, high = WHOLE_NUMBERS[name]
     ending = " 0: the preset's." if is_preset_at_zero else ""
-    return io.Int.Input(name, default=0, min=low, max=high, tooltip=tooltip + ending)
+    return io.Int.Input(
+        name,
+        default=0,
+        min=low,
+        max=high,
+        # Without this word the frontend would draw another seed after every queue: another run, not this one.
+        control_after_generate=False,
+        tooltip=tooltip + ending,
+    )

@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,23 @@ def write_prompts(prompts: Sequence[str], path: Path) -> None:
     temporary.replace(path)
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """What ComfyUI has for the trainer.
+
+    Attributes:
+        run_dir: where the run lies.
+        reward_dir: folder with the weights of published rewards.
+        on_cpu: ComfyUI computes on the processor, so the trainer is to do likewise.
+    """
+
+    run_dir: Path
+    reward_dir: Path
+    on_cpu: bool
+
+
 def build_overrides(
-    inputs: Mapping[str, Any], preset: Any, run_dir: Path, prompts_path: Path | None, on_cpu: bool
+    inputs: Mapping[str, Any], preset: Any, surroundings: Surroundings, prompts_path: Path | None
 ) -> list[str]:
     """The checked inputs as the trainer's `section.key=value` words.
 
@@ -124,12 +140,11 @@ def build_overrides(
     Args:
         inputs: checked values by input name.
         preset: the preset's TrainConfig.
-        run_dir: where the run lies.
+        surroundings: folders and device.
         prompts_path: file of the user's own prompts; None leaves the preset's.
-        on_cpu: ComfyUI computes on the processor, so the trainer is to do likewise.
     """
     values: dict[str, Any] = {
-        "run.out_dir": str(run_dir),
+        "run.out_dir": str(surroundings.run_dir),
         "run.epochs": inputs["iterations"] or preset.run.epochs * preset.run.iterations_per_epoch,
         "run.iterations_per_epoch": 1,
         "run.keep_loras": 3,
@@ -137,8 +152,10 @@ def build_overrides(
         "run.trackers": [],
         "run.seed": inputs["seed"],
         "model.allow_download": inputs["download"],
+        "reward.allow_download": inputs["download"],
+        "reward.folder": str(surroundings.reward_dir),
     }
-    if on_cpu:
+    if surroundings.on_cpu:
         values["model.device"] = "cpu"
     if prompts_path is not None:
         values["sampling.prompts"] = str(prompts_path)

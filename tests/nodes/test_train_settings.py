@@ -25,7 +25,8 @@ GOOD: dict[str, Any] = {
 KEYS = {
     "run.out_dir", "run.epochs", "run.iterations_per_epoch", "run.keep_loras", "run.sheet_prompts",
     "run.trackers", "run.seed", "model.allow_download", "model.device", "model.lora_rank", "model.lora_alpha",
-    "sampling.prompts", "sampling.prompts_per_iteration", "objective", "optim.lr", "optim.prompts_per_update",
+    "reward.allow_download", "reward.folder", "sampling.prompts", "sampling.prompts_per_iteration",
+    "objective", "optim.lr", "optim.prompts_per_update",
 }  # fmt: skip
 ANY_TEXT = st.text(st.characters(), max_size=80)  # unpaired surrogates too: paths can hold them
 HOSTILE = st.one_of(
@@ -75,7 +76,8 @@ def test_hostile_values_are_refused_or_stay_values(
         return
     run_dir = Path("/runs") / folder.replace("\0", "").strip("/") / inputs["name"]
     preset = load_config(inputs["preset"])
-    words = settings.build_overrides(inputs, preset, run_dir, run_dir / "prompts.jsonl", on_cpu=True)
+    around = settings.Surroundings(run_dir, run_dir.parent / "rewards", on_cpu=True)
+    words = settings.build_overrides(inputs, preset, around, run_dir / "prompts.jsonl")
     assert {word.partition("=")[0] for word in words} <= KEYS
     command = process.build_command(inputs["preset"], inputs["resume"], words)
     read = build_parser().parse_intermixed_args(command[command.index(process.CODE) + 2 :])
@@ -85,7 +87,9 @@ def test_hostile_values_are_refused_or_stay_values(
     config = load_config(inputs["preset"], words)
     assert config.run.out_dir == str(run_dir)
     assert config.run.seed == inputs["seed"]
-    assert not config.model.allow_download or inputs["download"] is True
+    assert config.model.allow_download is config.reward.allow_download is inputs["download"]
+    assert config.reward.folder == str(run_dir.parent / "rewards")
+    assert not config.reward.own
 
 
 @given(name=st.one_of(ANY_TEXT, st.from_regex(r"[\w .-]{1,52}", fullmatch=True)))
@@ -156,7 +160,8 @@ def test_zero_means_the_presets_value(settings: ModuleType) -> None:
     zeros = {**GOOD, "prompts": "", "objective": settings.PRESETS_OWN}
     zeros |= dict.fromkeys(("iterations", "learning_rate", "rank", "prompts_per_iteration"), 0)
     preset = load_config("demo")
-    config = load_config("demo", settings.build_overrides(zeros, preset, Path("/r/x"), None, on_cpu=False))
+    around = settings.Surroundings(Path("/r/x"), Path("/models/t2mv_rewards"), on_cpu=False)
+    config = load_config("demo", settings.build_overrides(zeros, preset, around, None))
     assert (config.model, config.sampling, config.optim) == (preset.model, preset.sampling, preset.optim)
     assert config.objective == preset.objective
     # the same length, but a LoRA and a sheet after every iteration
@@ -164,7 +169,8 @@ def test_zero_means_the_presets_value(settings: ModuleType) -> None:
 
 
 def test_overrides_do_what_their_names_say(settings: ModuleType) -> None:
-    words = settings.build_overrides(GOOD, load_config("demo"), Path("/r/x"), Path("/r/p.jsonl"), on_cpu=True)
+    around = settings.Surroundings(Path("/r/x"), Path("/models/t2mv_rewards"), on_cpu=True)
+    words = settings.build_overrides(GOOD, load_config("demo"), around, Path("/r/p.jsonl"))
     config = load_config("demo", words)
     assert config.run.epochs == 7
     assert config.optim.lr == 1e-5
