@@ -106,7 +106,7 @@ def status_text(records: Sequence[Record], total: int, seconds_left: float | Non
     record = records[-1]
     parts = [f"iteration {record['iteration']:.0f}/{total}"]
     parts += [text.format(record[name]) for name, text in _TEXTS.items() if name in record]
-    if seconds_left is not None:
+    if seconds_left is not None and record["iteration"] < total:
         in_minutes = seconds_left >= 90
         parts.append(f"{seconds_left / 60:.0f} min left" if in_minutes else f"{seconds_left:.0f} s left")
     return " · ".join(parts)

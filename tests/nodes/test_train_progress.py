@@ -89,6 +89,7 @@ def test_the_line_on_the_node(progress: ModuleType) -> None:
         "iteration 3/5 · view 0.8765 · lambda 0.250 · 42 s left"
     )
     assert progress.status_text([record], 5, 600).endswith("10 min left")
+    assert "left" not in progress.status_text([record], 3, 0.0)
 
 
 def test_rewards_are_compared_between_both_ends(progress: ModuleType) -> None:
