@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .best_of import T2MVSampleBest
 from .cameras import T2MVCreateCameraData, T2MVCreateCameraRig
 from .folders import register_folders
 from .loaders import T2MVLoadLoRA, T2MVLoadModel
@@ -22,6 +23,7 @@ NODE_CLASSES: tuple[type[io.ComfyNode], ...] = (
     T2MVCreateCameraRig,
     T2MVSampleStandard,
     T2MVSampleZMV,
+    T2MVSampleBest,
     T2MVLoadReward,
     T2MVScoreViews,
     T2MVCreateContactSheet,

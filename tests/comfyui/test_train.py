@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 if TYPE_CHECKING:
-    import subprocess
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from conftest import ComfyServer, Run
 
@@ -250,14 +251,16 @@ def test_a_trainer_that_is_killed_leaves_comfyui_alive(server: ComfyServer, toyb
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the trainer in /proc")
 def test_killing_comfyui_ends_the_trainer_with_its_state_saved(
-    toybox: Path, another_server: tuple[ComfyServer, subprocess.Popen[bytes]]
+    toybox: Path, start_server: Callable[..., AbstractContextManager[ComfyServer]], tmp_path: Path
 ) -> None:
-    comfy, process = another_server
-    status, _ = comfy.post("/prompt", {"prompt": {"1": train(name="orphan", iterations=ENDLESS)}})
-    assert status == 200
-    assert wait_until(lambda: (run_dir(comfy, "orphan") / "last" / "counters.json").is_file(), 120)
-    assert trainers("orphan")
-    process.kill()
-    assert wait_until(lambda: not trainers("orphan"), 30)
+    (tmp_path / "custom_nodes").mkdir()
+    (tmp_path / "custom_nodes" / "ComfyUI-T2MV").symlink_to(Path(__file__).parents[2])
+    with start_server(tmp_path) as comfy:
+        status, _ = comfy.post("/prompt", {"prompt": {"1": train(name="orphan", iterations=ENDLESS)}})
+        assert status == 200
+        assert wait_until(lambda: (run_dir(comfy, "orphan") / "last" / "counters.json").is_file(), 120)
+        assert trainers("orphan")
+        os.kill(comfy.process_id, signal.SIGKILL)
+        assert wait_until(lambda: not trainers("orphan"), 30)
     log = (run_dir(comfy, "orphan") / "trainer.log").read_text("utf-8")
     assert "was stopped and saved" in log
