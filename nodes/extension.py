@@ -12,12 +12,14 @@ from .reward_loader import T2MVLoadReward
 from .sampling import T2MVSampleStandard, T2MVSampleZMV
 from .scoring import T2MVScoreViews
 from .split import T2MVSplitViews
+from .train import T2MVTrainLoRA
 from .turntable import T2MVCreateTurntable
 from .view import T2MVCreateContactSheet
 
 NODE_CLASSES: tuple[type[io.ComfyNode], ...] = (
     T2MVLoadModel,
     T2MVLoadLoRA,
+    T2MVTrainLoRA,
     T2MVCreateCameraRig,
     T2MVSampleStandard,
     T2MVSampleZMV,

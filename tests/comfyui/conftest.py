@@ -398,7 +398,8 @@ def _start_server(
             stdout=output,
             stderr=subprocess.STDOUT,
             preexec_fn=before_start,
-            env={**os.environ, **(environment or {})},
+            # Models this small gain nothing from threads, and lose much to them on a machine that is busy.
+            env={"OMP_NUM_THREADS": "1", **os.environ, **(environment or {})},
         )
         try:
             running = ComfyServer(port, comfy_base, log, process.pid)
