@@ -14,6 +14,7 @@ from .adapter import create_camera_encoder, load_adapter
 from .attention import install_multiview_attention
 from .files import read_safetensors
 from .lora import LoraHandle
+from .memory import MemorySettings
 from .schedule import NoiseSchedule, schedule_from_config
 from .text import ClipTokenizer, clip_tokenizer
 from .toybox import toybox_path
@@ -64,6 +65,7 @@ class ModelBundle:
         schedule: noise schedule and sampler.
         sources: what was loaded.
         loras: LoRAs acting on the UNet, see `lora`.
+        memory: how much memory the UNet's calls may take, see `memory`.
     """
 
     unet: UNet2DConditionModel = field(repr=False)
@@ -74,6 +76,7 @@ class ModelBundle:
     schedule: NoiseSchedule = field(repr=False)
     sources: ModelSources = field(default_factory=ModelSources)
     loras: tuple[LoraHandle, ...] = ()
+    memory: MemorySettings = MemorySettings()
 
     @property
     def name(self) -> str:

@@ -34,11 +34,12 @@ ALLOWED_IN_CORE: dict[str, tuple[str, ...]] = {
     "adapter": ("files",),
     "text": (),
     "trajectory": (),
+    "memory": (),
     "toybox": (),
     "policy": ("schedule",),
     "lora": ("files",),
-    "bundle": ("attention", "adapter", "text", "schedule", "lora", "files", "toybox"),
-    "denoiser": ("bundle", "cameras", "lora"),
+    "bundle": ("attention", "adapter", "text", "schedule", "lora", "files", "memory", "toybox"),
+    "denoiser": ("bundle", "cameras", "lora", "memory"),
     "samplers": ("denoiser", "policy", "trajectory"),
 }
 
