@@ -2,8 +2,8 @@
 
 python -m benchmarks.attention --out docs/results/size/attention
 
-The other form is written here as it is usually done: every view is a batch row of its own, so each gets a copy
-of the keys and values of all views. "attention" starts from projected queries, keys and values as the
+The other form is written here as it is usually done: every view is a batch row of its own, so each gets a
+copy of the keys and values of all views. "attention" starts from projected queries, keys and values as the
 projections leave them, [B·V, H·W, C], and ends in that layout; "layer" is the whole multiview branch of one
 self-attention, projections included. Both forms compute the same, which is checked.
 """

@@ -8,7 +8,7 @@ there a full-size model is "run" in seconds. What kernels take inside themselves
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,6 +41,11 @@ class LiveMemory(TorchDispatchMode):
                 self._count(tensor.untyped_storage(), before)
         return result
 
+    def hold(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Count tensors that are there already, such as weights."""
+        for tensor in tensors:
+            self._count(tensor.untyped_storage(), set())
+
     def _count(self, storage: torch.UntypedStorage, before: set[int]) -> None:
         key, size = id(storage), storage.nbytes()
         if key in self._known or key in before:
@@ -55,9 +60,11 @@ class LiveMemory(TorchDispatchMode):
         self.peak_bytes = max(self.peak_bytes, self.live_bytes)
 
 
-def measure_live(work: Callable[[], Any]) -> tuple[int, Any]:
-    """Peak of the bytes that `work` made and that lived at once, and its result."""
-    with LiveMemory() as memory:
+def measure_live(work: Callable[[], Any], *resident: torch.nn.Module) -> tuple[int, Any]:
+    """Peak of the bytes that lived at once, made by `work` or weights of the modules; and its result."""
+    memory = LiveMemory()
+    memory.hold(x for module in resident for x in (*module.parameters(), *module.buffers()))
+    with memory:
         result = work()
     return memory.peak_bytes, result
 
