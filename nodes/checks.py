@@ -38,8 +38,44 @@ def check_number(name: str, value: float | None, low: float, high: float) -> Non
     """
     if value is None:
         return
-    if not isinstance(value, int | float) or not low <= value <= high:
-        raise ValueError(f"{name}={str(value)[:40]} must be a number from {low:g} to {high:g}.")
+    # A bool counts as 0 or 1 in Python, but who links one to a number has linked the wrong thing.
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high:
+        raise ValueError(f"{name}={_shown(value)} must be a number from {low:g} to {high:g}.")
+
+
+def check_integer(name: str, value: int | None, low: int, high: int) -> None:
+    """Refuse what is not a whole number in [low, high]; None (a linked input, not known yet) passes.
+
+    Raises:
+        ValueError: with the value and the range.
+    """
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{name}={_shown(value)} must be a whole number from {low} to {high}.")
+
+
+def check_text(name: str, text: str | None) -> None:
+    """Refuse what is not a text of at most 2,000 characters; None (a linked input, not known yet) passes.
+
+    Raises:
+        ValueError: with what it is.
+    """
+    if text is None:
+        return
+    if not isinstance(text, str):
+        raise ValueError(f"{name}={_shown(text)} must be a text.")
+    if len(text) > MAX_PROMPT_CHARACTERS:
+        raise ValueError(
+            f"{name} has {len(text)} characters; at most {MAX_PROMPT_CHARACTERS} are allowed. Shorten it."
+        )
+
+
+def _shown(value: object) -> str:
+    """A value as a sentence can hold it."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def check_choice(name: str, value: str | None, choices: Sequence[str], remedy: str) -> None:
@@ -62,6 +98,8 @@ def read_prompts(text: str | None) -> list[str]:
     """
     if text is None:
         return []
+    if not isinstance(text, str):
+        raise ValueError(f"The prompt must be a text, one object per line, not {_shown(text)}.")
     prompts = [line.strip() for line in text.splitlines() if line.strip()]
     if not prompts:
         raise ValueError("The prompt is empty; describe one object per line, for example 'a red mug'.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .best_of import T2MVSampleBest
 from .cameras import T2MVCreateCameraData, T2MVCreateCameraRig
 from .folders import register_folders
 from .loaders import T2MVLoadLoRA, T2MVLoadModel
@@ -11,15 +12,18 @@ from .reward_loader import T2MVLoadReward
 from .sampling import T2MVSampleStandard, T2MVSampleZMV
 from .scoring import T2MVScoreViews
 from .split import T2MVSplitViews
+from .train import T2MVTrainLoRA
 from .turntable import T2MVCreateTurntable
 from .view import T2MVCreateContactSheet
 
 NODE_CLASSES: tuple[type[io.ComfyNode], ...] = (
     T2MVLoadModel,
     T2MVLoadLoRA,
+    T2MVTrainLoRA,
     T2MVCreateCameraRig,
     T2MVSampleStandard,
     T2MVSampleZMV,
+    T2MVSampleBest,
     T2MVLoadReward,
     T2MVScoreViews,
     T2MVCreateContactSheet,

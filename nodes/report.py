@@ -43,3 +43,20 @@ def _lines(scored: ScoredSet) -> list[str]:
         parts = "  ".join(f"{part} {value:.3f}" for part, value in scored.details.get(name, {}).items())
         lines.append(f"{name} (all views): {score:.3f}" + (f"   [{parts}]" if parts else ""))
     return lines
+
+
+def ranking_to_text(ranked: Sequence[tuple[int, float, ScoredSet]], rank_by: str, keep: int) -> str:
+    """One prompt's sets in order, as lines to read.
+
+    Args:
+        ranked: (seed, ranking score, scores) of every set, the best first.
+        rank_by: what the ranking score is.
+        keep: how many of them are kept.
+    """
+    lines = [f"“{ranked[0][2].prompt}”: {len(ranked)} sets by {rank_by}, {keep} kept"]
+    for rank, (seed, score, scored) in enumerate(ranked, start=1):
+        parts = [f"{name} {sum(each) / len(each):.3f}" for name, each in scored.view_scores.items()]
+        parts += [f"{name} {joint:.3f}" for name, joint in scored.joint_scores.items()]
+        kept = "kept" if rank <= keep else "    "
+        lines.append(f"#{rank:<3} {kept}  seed {seed}  score {score:.3f}   [{'  '.join(parts)}]")
+    return "\n".join(lines)

@@ -13,8 +13,6 @@ from .memory import load_once
 from .sockets import RewardHandle, Rewards, advanced, make_schema
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ..t2mv_core.rewards import RewardPlaces
 
 
@@ -87,7 +85,7 @@ class T2MVLoadReward(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, reward: str | None = None, **others: Any) -> str:
         """The identity of the reward's files: the node runs again exactly when they change."""
-        return "" if reward is None else fingerprint(_weights_path(reward, _places(False)))
+        return "" if reward is None else _identity(reward, _places(False))
 
     @classmethod
     def execute(
@@ -104,8 +102,7 @@ class T2MVLoadReward(io.ComfyNode):
             scorer = load_reward(model, dtype=dtype, places=places)
             return scorer, {"model": scorer.model}
 
-        identity = fingerprint(_weights_path(model, places))
-        residency = load_once(("reward", model, str(dtype), identity), load)
+        residency = load_once(("reward", model, str(dtype), _identity(model, places)), load)
         handle = RewardHandle(take_part(residency.owner, part), residency)
         return io.NodeOutput((*(other for other in rewards if other.reward.name != reward), handle))
 
@@ -135,12 +132,17 @@ def _check(reward: str | None, download: bool | None) -> None:
         raise ValueError(str(error)) from error
 
 
-def _weights_path(reward: str, places: RewardPlaces) -> Path:
-    """The files behind a reward, to tell whether they changed; the bundled folder while they are missing."""
-    from ..t2mv_core.rewards import REWARDS, find_local_weights
+def _identity(reward: str, places: RewardPlaces) -> str:
+    """The files behind a reward, to tell whether they changed; the bundled ones while they are missing."""
+    from ..t2mv_core.rewards import REWARDS, find_local_weights, reward_files
     from ..t2mv_core.toybox import TOYBOX_DIR
 
     model = reward.partition(".")[0]
     weights = REWARDS[model].weights if model in REWARDS else None
-    local = find_local_weights(model, weights, places) if weights is not None else None
-    return local or TOYBOX_DIR / "rewards"
+    try:
+        local = find_local_weights(model, weights, places) if weights is not None else None
+    except FileNotFoundError:  # incomplete: the run says so
+        local = None
+    if weights is None or local is None:
+        return fingerprint(TOYBOX_DIR / "rewards")
+    return "|".join(map(fingerprint, reward_files(weights, local)))

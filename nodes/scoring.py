@@ -6,14 +6,18 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import comfy.utils
+import torch
 from comfy_api.latest import io, ui
 
 from .checks import first_problem, read_prompts
 from .memory import check_cancelled
 from .report import ScoredSet, to_json, to_text
+from .score_sheet import score_sheet, set_title, view_labels
 from .sockets import RewardHandle, Rewards, make_schema
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
 
@@ -62,6 +66,12 @@ class T2MVScoreViews(io.ComfyNode):
                     "json", display_name="json", tooltip="All scores, with the parts of joint scores."
                 ),
                 io.String.Output("report", display_name="report", tooltip="All scores, to read."),
+                io.Image.Output(
+                    "sheet",
+                    display_name="sheet",
+                    tooltip="The views with their scores drawn in: a row per set, titled with its joint "
+                    "scores.",
+                ),
             ],
         )
 
@@ -73,45 +83,74 @@ class T2MVScoreViews(io.ComfyNode):
     @classmethod
     def execute(cls, rewards: tuple[RewardHandle, ...], images: Tensor, prompts: str) -> io.NodeOutput:
         """Score set by set."""
-        sets = score_sets(rewards, images, read_prompts(prompts))
+        lines = read_prompts(prompts)
+        pictures = split_by_prompt(images, len(lines))
+        sets = score_sets(rewards, pictures, lines)
         views = [score for scored in sets for score in _first(scored.view_scores, [])]
         joints = [_first(scored.joint_scores, math.nan) for scored in sets]
         report = to_text(sets)
+        sheet = score_sheet(list(pictures), list(map(set_title, sets)), list(map(view_labels, sets)))
         return io.NodeOutput(
             sum(views) / len(views) if views else math.nan,
             sum(joints) / len(joints),
             views,
             to_json(sets),
             report,
-            ui=ui.PreviewText(report),
+            sheet,
+            ui={**ui.PreviewImage(sheet, cls=cls).as_dict(), **ui.PreviewText(report).as_dict()},
         )
 
 
-def score_sets(rewards: tuple[RewardHandle, ...], images: Tensor, prompts: list[str]) -> list[ScoredSet]:
-    """Score pictures [B·V, H, W, 3] prompt by prompt; can be cancelled between any two calls of a reward.
+def split_by_prompt(images: Tensor, num_prompts: int) -> Tensor:
+    """ComfyUI's pictures [B·V, H, W, 3] as one set per prompt, [B, V, 3, H, W].
 
     Raises:
-        ValueError: the pictures do not divide into one set per prompt, or are not what the rewards take.
+        ValueError: the pictures do not divide into one set per prompt.
     """
     from ..t2mv_core.images import from_comfy
 
     pictures = from_comfy(images)
-    if len(pictures) % len(prompts):
+    if len(pictures) % num_prompts:
         raise ValueError(
-            f"{len(pictures)} pictures do not divide into {len(prompts)} sets, one per line of the prompt; "
+            f"{len(pictures)} pictures do not divide into {num_prompts} sets, one per line of the prompt; "
             "use the same prompt text as the sampler."
         )
-    num_views = len(pictures) // len(prompts)
+    return pictures.unflatten(0, (num_prompts, -1))
+
+
+def score_sets(rewards: tuple[RewardHandle, ...], pictures: Tensor, prompts: list[str]) -> list[ScoredSet]:
+    """Score pictures [B, V, 3, H, W] set by set, with a progress bar.
+
+    Raises:
+        ValueError: see `score_set`.
+    """
     bar = comfy.utils.ProgressBar(len(prompts) * len(rewards))
-    sets = []
-    for index, prompt in enumerate(prompts):
-        scored = ScoredSet(prompt, {}, {}, {})
-        for handle in rewards:
-            check_cancelled()
-            _score_one(handle, pictures[index * num_views : (index + 1) * num_views], scored)
-            bar.update(1)
-        sets.append(scored)
-    return sets
+    return [
+        score_set(rewards, views, prompt, lambda: bar.update(1))
+        for views, prompt in zip(pictures, prompts, strict=True)
+    ]
+
+
+def score_set(
+    rewards: tuple[RewardHandle, ...], pictures: Tensor, prompt: str, on_reward: Callable[[], None]
+) -> ScoredSet:
+    """Score one set of pictures [V, 3, H, W]; can be cancelled between any two calls of a reward.
+
+    Args:
+        rewards: each is brought to the compute device for its call.
+        pictures: in [0, 1].
+        prompt: what they should show.
+        on_reward: called after every reward.
+
+    Raises:
+        ValueError: the pictures are not what a reward takes, or a score is not finite.
+    """
+    scored = ScoredSet(prompt, {}, {}, {})
+    for handle in rewards:
+        check_cancelled()
+        _score_one(handle, pictures, scored)
+        on_reward()
+    return scored
 
 
 def _score_one(handle: RewardHandle, pictures: Tensor, scored: ScoredSet) -> None:
@@ -120,6 +159,12 @@ def _score_one(handle: RewardHandle, pictures: Tensor, scored: ScoredSet) -> Non
     device = handle.residency.load()
     is_view = reward.kind == "view"
     result = reward(pictures.to(device), [scored.prompt] * (len(pictures) if is_view else 1))
+    for name, scores in {reward.name: result.scores, **result.details}.items():
+        if not bool(torch.isfinite(scores).all()):
+            raise ValueError(
+                f"{reward.name} gave {scores.flatten().tolist()} ({name}) for “{scored.prompt[:60]}”, which "
+                "is no score: its weights are damaged, or its precision is too low. Fetch its file again."
+            )
     if is_view:
         scored.view_scores[reward.name] = result.scores.tolist()
     else:

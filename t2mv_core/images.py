@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -11,9 +13,13 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from .tiles import decode_tiled
+
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
     from PIL import Image
+
+logger = logging.getLogger(__name__)
 
 _MAX_LABEL_CHARACTERS = 500
 _LABEL_SIZES = (0.65, 0.5)  # of a label's line
@@ -21,28 +27,67 @@ _MAX_WEBP_PX = 16383
 
 
 @torch.no_grad()
-def decode_latents(vae: AutoencoderKL, latents: Tensor, chunk_size: int = 6) -> Tensor:
+def decode_latents(
+    vae: AutoencoderKL,
+    latents: Tensor,
+    chunk_size: int = 6,
+    tile_latent_px: int | None = None,
+    before_chunk: Callable[[], None] | None = None,
+) -> Tensor:
     """Decode scaled latents, a few views at a time.
 
+    A chunk that overflows in half precision, as SDXL's own VAE does in float16, is decoded again in float32.
+
     Args:
-        vae: its configuration holds the scaling factor.
+        vae: its configuration holds the scaling factor; it is not changed.
         latents: [B, V, C, h, w].
-        chunk_size: views decoded at once; memory grows with it, the result does not depend on it.
+        chunk_size: views decoded at once; memory grows with it. Pictures decoded in chunks of another size
+            differ by rounding only.
+        tile_latent_px: decode in tiles of this side; None decodes pictures at once.
+        before_chunk: called before every chunk; may raise to cancel.
 
     Returns:
         Pictures [B, V, 3, H, W] in [0, 1], float32, on the latents' device.
 
     Raises:
-        ValueError: the decoder's output holds NaN or infinity.
+        ValueError: the decoder's output holds NaN or infinity, even in float32.
     """
-    flat = rearrange(latents, "b v c h w -> (b v) c h w").to(vae.dtype) / vae.config["scaling_factor"]
-    pixels = torch.cat([vae.decode(chunk, return_dict=False)[0] for chunk in flat.split(chunk_size)]).float()
+    flat = rearrange(latents, "b v c h w -> (b v) c h w")
+    pictures = []
+    for chunk in flat.split(chunk_size):
+        if before_chunk is not None:
+            before_chunk()
+        pictures.append(_decode_finite(vae, chunk, tile_latent_px))
+    pixels = torch.cat(pictures)
+    return rearrange((pixels / 2 + 0.5).clamp(0, 1), "(b v) c h w -> b v c h w", v=latents.shape[1])
+
+
+def _decode_finite(vae: AutoencoderKL, latents: Tensor, tile_latent_px: int | None) -> Tensor:
+    """Pictures [n, 3, H, W] around [-1, 1], float32; in float32 from the start where less is too little."""
+    pixels = _decode(vae, latents, tile_latent_px)
+    if vae.dtype != torch.float32 and not bool(pixels.isfinite().all()):
+        logger.warning(
+            "The VAE decoded to NaN or infinity in %s (SDXL's own VAE does that in float16); decoding again "
+            "in float32. With madebyollin/sdxl-vae-fp16-fix, or a VAE in float32, this takes no second try.",
+            vae.dtype,
+        )
+        # A copy: the model is shared, and may be decoding for somebody else in half precision.
+        pixels = _decode(copy.deepcopy(vae).float(), latents, tile_latent_px)
     if not bool(pixels.isfinite().all()):
         raise ValueError(
-            f"The VAE decoded to NaN or infinity in {vae.dtype}; SDXL's own VAE does that in float16: use "
-            "madebyollin/sdxl-vae-fp16-fix, or load the VAE in float32."
+            "The VAE decoded to NaN or infinity even in float32: its weights are damaged, or the latents are "
+            "far out of range. Fetch the VAE's file again; for SDXL take madebyollin/sdxl-vae-fp16-fix."
         )
-    return rearrange((pixels / 2 + 0.5).clamp(0, 1), "(b v) c h w -> b v c h w", v=latents.shape[1])
+    return pixels
+
+
+def _decode(vae: AutoencoderKL, latents: Tensor, tile_latent_px: int | None) -> Tensor:
+    def decode(part: Tensor) -> Tensor:
+        return vae.decode(part, return_dict=False)[0]
+
+    unscaled = latents.to(vae.dtype) / vae.config["scaling_factor"]
+    pixels = decode_tiled(decode, unscaled, tile_latent_px) if tile_latent_px else decode(unscaled)
+    return pixels.float()
 
 
 @torch.no_grad()

@@ -127,7 +127,12 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--run", type=Path, help="a training run's folder: its settings and held-out prompts become defaults")
+    add(
+        "--run",
+        type=Path,
+        help="a training run's folder: its settings and held-out prompts become defaults; a Python file that "
+        "it names as a reward is run, so it must be a run to trust",
+    )
     add("--model", default="toybox", help="toybox, toybox-teacher, a diffusers folder or a Hub id")
     add("--adapter", help="MV-Adapter file or Hub id")
     add("--unet", help="UNet in place of the model's own")
@@ -200,7 +205,8 @@ def run(arguments: argparse.Namespace) -> Path:
     names, reward = (arguments.view_rewards, arguments.joint_rewards), reward_config(arguments)
     check_reward_models(*names, reward)  # before gigabytes are read for nothing
     bundle = load_bundle(sources, arguments.device, TORCH_DTYPES[arguments.dtype])
-    instruments = load_instruments(*names, arguments.device, specs is not None, reward)
+    reward_device = arguments.device if reward.device == "auto" else reward.device
+    instruments = load_instruments(*names, reward_device, specs is not None, reward)
     questions = Questions(
         prompts, tuple(arguments.seeds), arguments.batch_size, specs, arguments.negative_prompt
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,11 +34,13 @@ class Instruments:
         rewards: the scorers.
         judge: the independent judge; none when prompts have no specs.
         azimuths_deg: cameras of the pictures, filled in when measuring.
+        only_measuring: rewards that a training does not learn from; their measures carry their names.
     """
 
     rewards: Rewards
     judge: Judge | None = None
     azimuths_deg: tuple[float, ...] = ()
+    only_measuring: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ def _measure_batch(
     scored = sample_and_score(
         policy, instruments.rewards, variant.sampler, batch, noise, variant.settings, on_step
     )
-    values = reward_values(scored.scores)
+    values = reward_values(scored.scores, instruments.only_measuring)
     if instruments.judge is not None and questions.specs is not None:
         specs, pictures = [questions.specs[row] for row in rows], scored.images / 255
         values |= judge_sets(instruments.judge, pictures, specs)
@@ -184,23 +186,27 @@ def _measure_batch(
     return scored, values
 
 
-def reward_values(scores: Scores) -> dict[str, Tensor]:
+def reward_values(scores: Scores, only_measuring: frozenset[str] = frozenset()) -> dict[str, Tensor]:
     """Rewards and their parts per set, [B] each.
 
-    "view_reward", "joint_reward" and "joint_<part>" where a role has one reward; else the name stands behind:
-    "view_reward/pickscore".
+    "view_reward", "joint_reward" and "joint_<part>" of the one reward a role has; where it has several, and
+    for those that only measure, the name stands behind: "view_reward/pickscore".
     """
-    views = {name: values.mean(dim=1) for name, values in scores.view.items()}
-    named = {f"view_reward{_suffix(name, scores.view)}": values for name, values in views.items()}
-    named |= {f"joint_reward{_suffix(name, scores.joint)}": values for name, values in scores.joint.items()}
+    view_names = measure_names("view", scores.view, only_measuring)
+    joint_names = measure_names("joint", scores.joint, only_measuring)
+    named = {view_names[name]: values.mean(dim=1) for name, values in scores.view.items()}
+    named |= {joint_names[name]: values for name, values in scores.joint.items()}
     for key, values in scores.details.items():
         name, _, part = key.rpartition(".")
-        named[f"joint_{part}{_suffix(name, scores.joint)}"] = values
+        named[joint_names[name].replace("joint_reward", f"joint_{part}", 1)] = values
     return named
 
 
-def _suffix(name: str, role: Mapping[str, Tensor]) -> str:
-    return f"/{name}" if len(role) > 1 else ""
+def measure_names(role: str, names: Iterable[str], only_measuring: frozenset[str]) -> dict[str, str]:
+    """Reward -> the name of its measure; see `reward_values`."""
+    names = list(names)
+    learned = [name for name in names if name not in only_measuring]
+    return {name: f"{role}_reward" + ("" if learned == [name] else f"/{name}") for name in names}
 
 
 def judge_sets(judge: Judge, images: Tensor, specs: Sequence[PromptSpec]) -> dict[str, Tensor]:

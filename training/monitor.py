@@ -66,7 +66,9 @@ class Monitor:
                     "sampling.held_out_share."
                 )
             self.questions = self._questions(tuple(spread(prompts, self.config.num_prompts)))
-            self.instruments = Instruments(rewards, self._judge())
+            learned = {*config.reward.view, *config.reward.joint}
+            only_measuring = frozenset({*rewards.view, *rewards.joint} - learned)
+            self.instruments = Instruments(rewards, self._judge(), only_measuring=only_measuring)
 
     def measure_when_due(
         self, iteration: int, ema: LoraEma | None, accelerator: Accelerator, display: RunDisplay

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from .config import EvaluationConfig, TrainConfig, load_config, preset_names
+from .parent import ParentWatch
 
 logger = logging.getLogger(__name__)
 
@@ -33,13 +34,23 @@ def build_parser() -> argparse.ArgumentParser:
         help="auto: continue the run in run.out_dir if there is one; never: refuse such a folder",
     )
     parser.add_argument(
+        "--stop-with-parent",
+        action="store_true",
+        help="save and end when standard input closes: the program that started this one holds its other end",
+    )
+    parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="settings that differ from the preset"
     )
     return parser
 
 
-def train(config: TrainConfig, resume: bool) -> bool:
+def train(config: TrainConfig, resume: bool, parent: ParentWatch | None = None) -> bool:
     """Load model and rewards, train, and save on interruption.
+
+    Args:
+        config: everything the run depends on.
+        resume: continue from the run folder's saved state when there is one.
+        parent: watches the program that started this one, if the run is to end with it.
 
     Returns:
         Whether the run reached its end.
@@ -54,7 +65,7 @@ def train(config: TrainConfig, resume: bool) -> bool:
 
     from t2mv_core.bundle import ModelSources, load_bundle
 
-    from .reward_models import check_reward_models, load_rewards
+    from .reward_models import check_reward_models, check_stop_measure, load_rewards
     from .setup import TORCH_DTYPES, available_trackers
     from .trainer import Trainer
 
@@ -63,6 +74,7 @@ def train(config: TrainConfig, resume: bool) -> bool:
     measuring = evaluation if evaluation.every else EvaluationConfig()
     view, joint = [*reward.view, *measuring.view], [*reward.joint, *measuring.joint]
     check_reward_models(view, joint, reward)  # before gigabytes are read for nothing
+    check_stop_measure(config)
     accelerator = Accelerator(
         cpu=model.device == "cpu",
         log_with=trackers or None,
@@ -79,11 +91,15 @@ def train(config: TrainConfig, resume: bool) -> bool:
         allow_download=model.allow_download,
     )
     bundle = load_bundle(sources, device, TORCH_DTYPES[model.dtype])
+    if not accelerator.is_main_process:  # the others do not evaluate
+        view, joint = list(reward.view), list(reward.joint)
     measures = load_rewards(view, joint, device if reward.device == "auto" else reward.device, reward)
     rewards = measures.select(reward.view, reward.joint)
     trainer = Trainer(config, bundle, rewards, accelerator, resume, measures)
 
     with stopping_on_signals(trainer.request_stop):
+        if parent is not None:
+            parent.hand_over(trainer.request_stop)
         try:
             is_done = trainer.run()
         except OutOfMemoryError as error:
@@ -122,8 +138,12 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments = parser.parse_intermixed_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parent = ParentWatch() if arguments.stop_with_parent else None
+    if parent is not None:
+        parent.start()
     try:
-        is_done = train(load_config(arguments.preset, arguments.overrides), arguments.resume == "auto")
+        config = load_config(arguments.preset, arguments.overrides)
+        is_done = train(config, arguments.resume == "auto", parent)
     except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         print(f"mvczigal: {error}", file=sys.stderr)  # noqa: T201 - a command line
         return 1

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -22,7 +26,7 @@ RewardFunction = Callable[[Tensor, list[str]], Any]
 
 
 def load_own_reward(config: OwnRewardConfig) -> RewardFunction:
-    """Run the file and take the function out of it.
+    """Take the function out of the file, which is run once per process.
 
     Raises:
         FileNotFoundError: no such file.
@@ -31,18 +35,26 @@ def load_own_reward(config: OwnRewardConfig) -> RewardFunction:
     path = Path(config.file)
     if not path.is_file():
         raise FileNotFoundError(f"reward.own: there is no file {path.absolute()}; correct the path.")
-    spec = importlib.util.spec_from_file_location(f"t2mv_own_reward_{path.stem}", path)
-    assert spec is not None  # a .py file always has a spec
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises is the user's to see
-        raise ValueError(f"reward.own: {path} cannot be run: {type(error).__name__}: {error}") from error
-    function = getattr(module, config.function, None)
+    function = getattr(_run_file(path.resolve()), config.function, None)
     if not callable(function):
         raise ValueError(f"reward.own: {path} has no function {config.function!r}.")
     return cast(RewardFunction, function)
+
+
+@cache
+def _run_file(path: Path) -> ModuleType:
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    spec = importlib.util.spec_from_file_location(f"t2mv_own_reward_{path.stem}_{digest}", path)
+    assert spec is not None  # a .py file always has a spec
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look their module up by its name
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's file raises is the user's to see
+        del sys.modules[spec.name]
+        raise ValueError(f"reward.own: {path} cannot be run: {type(error).__name__}: {error}") from error
+    return module
 
 
 class OwnReward:
@@ -62,12 +74,16 @@ class OwnReward:
         """Score pictures [n, 3, H, W].
 
         Raises:
-            ValueError: pictures or prompts are not what such a reward takes, or the function does not return
-                one number per picture ("view") or per set ("joint").
+            ValueError: pictures or prompts are not what such a reward takes, or the function raises, or does
+                not return one number per picture ("view") or per set ("joint").
         """
         check_request(images, prompts, self.kind)
-        with torch.no_grad():
-            returned = self.function(images, list(prompts))
+        try:
+            with torch.no_grad():
+                # A copy: a function that changes it in place must not change what others score and store.
+                returned = self.function(images.clone(), list(prompts))
+        except Exception as error:  # whatever the user's function raises, it is this reward that failed
+            raise ValueError(f"The reward {self.name} failed: {type(error).__name__}: {error}") from error
         try:
             scores = torch.as_tensor(returned, dtype=torch.float32, device=images.device).detach()
         except (TypeError, ValueError, RuntimeError) as error:

@@ -13,7 +13,6 @@ FREE = {
     "sampling.prompts",  # a file may have moved; the prompts themselves are compared by PromptSampler
     "reward.device",
     "reward.folder",
-    "reward.paths",
     "reward.allow_download",
     "optim.lr",
     "optim.weight_decay",

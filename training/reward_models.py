@@ -19,7 +19,9 @@ from t2mv_core.rewards import (
 from t2mv_core.rewards import load_rewards as load_by_name
 from t2mv_core.rewards.sources import FOLDER_NAME
 
+from .config import TrainConfig
 from .config_rewards import OwnRewardConfig, RewardConfig
+from .measure import measure_names
 from .own_rewards import OwnReward, load_own_reward
 from .rollout import Rewards, Scorer
 
@@ -49,8 +51,6 @@ def check_reward_models(view: Iterable[str], joint: Iterable[str], config: Rewar
         ValueError: an unknown name, a reward in the wrong role, or an own reward that cannot be used.
         FileNotFoundError: weights or files are missing, with where to get them and where to put them.
     """
-    for own in config.own.values():
-        load_own_reward(own)
     for name in config.own:
         if name in REWARDS:
             raise ValueError(f"reward.own.{name}: there is a reward of that name already; choose another.")
@@ -65,8 +65,32 @@ def check_reward_models(view: Iterable[str], joint: Iterable[str], config: Rewar
             kind = _kind(name, config.own)
             if kind != role:
                 raise ValueError(f"{name} is a {kind} reward; it cannot be used as {role} reward.")
-    published = [name for in_role in names.values() for name in in_role if not _is_own(name, config.own)]
-    check_rewards(published, reward_places(config))
+    asked = [name for in_role in names.values() for name in in_role]
+    for name in asked:
+        if _is_own(name, config.own):  # only what is asked for: the file is run
+            load_own_reward(config.own[name.partition(".")[0]])
+    check_rewards([name for name in asked if not _is_own(name, config.own)], reward_places(config))
+
+
+def check_stop_measure(config: TrainConfig) -> None:
+    """Refuse a watched reward that the evaluation will not measure; the judge's measures are not looked at.
+
+    Raises:
+        ValueError: names what will be measured.
+    """
+    measure = config.evaluation.stop_measure
+    if measure is None or not measure.startswith(("view_reward", "joint_reward")):
+        return
+    known: list[str] = []
+    for role in ("view", "joint"):
+        learned, measuring = getattr(config.reward, role), getattr(config.evaluation, role)
+        only = frozenset(measuring) - frozenset(learned)
+        known += measure_names(role, dict.fromkeys((*learned, *measuring)), only).values()
+    if measure not in known:
+        raise ValueError(
+            f"evaluation.stop_measure={measure} will not be measured; the rewards' measures are "
+            f"{', '.join(known)}."
+        )
 
 
 def load_rewards(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from .sources import PublishedWeights, RewardPlaces, find_local_weights, find_weights, missing_sentence
+from .sources import PublishedWeights, RewardPlaces, find_local_weights, find_weights, reward_files
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "OVER_VIEWS", "QUALITIES", "REWARDS", "PublishedWeights", "RewardPlaces", "RewardSpec",
     "check_rewards", "find_local_weights", "load_reward", "load_rewards", "no_such_part", "reward_dtype",
-    "reward_kind", "take_part",
+    "reward_files", "reward_kind", "take_part",
 ]  # fmt: skip
 
 
@@ -119,6 +120,7 @@ REWARDS: dict[str, RewardSpec] = {
             ("PickScore_v1",),
             "https://huggingface.co/yuvalkirstain/PickScore_v1",
             "yuvalkirstain/PickScore_v1",
+            needs=(("config.json",), ("model.safetensors", "pytorch_model.bin")),
             remark="It is a folder with config.json and model.safetensors (3.9 GB).",
         ),
         has_half_precision=True,
@@ -154,6 +156,7 @@ REWARDS: dict[str, RewardSpec] = {
         PublishedWeights(
             ("ImageReward/ImageReward.pt", "ImageReward/ImageReward.safetensors"),
             "https://huggingface.co/zai-org/ImageReward",
+            needs=(("med_config.json",), ("vocab.txt",)),
             remark="Beside it go med_config.json from the same page and vocab.txt from "
             "https://huggingface.co/google-bert/bert-base-uncased.",
         ),
@@ -231,13 +234,13 @@ def check_rewards(names: Iterable[str], places: RewardPlaces) -> None:
     missing = []
     for model in dict.fromkeys(name.partition(".")[0] for name in names):
         weights = _spec(model).weights
-        if weights is None or find_local_weights(model, weights, places) is not None:
-            continue
-        if weights.hub_id is None or not places.allow_download:
-            try:
+        try:
+            if weights is None or find_local_weights(model, weights, places) is not None:
+                continue
+            if weights.hub_id is None or not places.allow_download:
                 find_weights(model, weights, places)
-            except FileNotFoundError:
-                missing.append(missing_sentence(model, weights, places))
+        except FileNotFoundError as error:
+            missing.append(str(error))
     if missing:
         raise FileNotFoundError("\n".join(missing))
 
@@ -273,16 +276,18 @@ def load_rewards(
 
     See `load_reward` for arguments and errors.
     """
-    places, models, found = places or RewardPlaces(), {}, {}
+    from .composite import ScoredOnce
+
+    names, places, models = list(dict.fromkeys(names)), places or RewardPlaces(), {}
+    uses = Counter(name.partition(".")[0] for name in names)
     for name in names:
         reward_kind(name)  # refuses names before anything is read
-        model, _, part = name.partition(".")
-        if model not in models:
-            spec = _spec(model)
-            path = find_weights(model, spec.weights, places) if spec.weights is not None else None
-            models[model] = spec.load(path, device, dtype or reward_dtype(model, device))
-        found[name] = take_part(models[model], part)
-    return found
+    for model in uses:
+        spec = _spec(model)
+        path = find_weights(model, spec.weights, places) if spec.weights is not None else None
+        reward = spec.load(path, device, dtype or reward_dtype(model, device))
+        models[model] = ScoredOnce(reward) if uses[model] > 1 else reward
+    return {name: take_part(models[name.partition(".")[0]], name.partition(".")[2]) for name in names}
 
 
 def take_part(reward: Reward, part: str) -> Reward:

@@ -88,7 +88,13 @@ def check_prompts(prompts: Sequence[str], num_images: int, kind: RewardKind) -> 
     """
     if isinstance(prompts, str):
         raise ValueError(f"prompts is one string ({prompts[:40]!r}); pass a list of prompts.")
+    if not isinstance(prompts, Sequence):
+        raise ValueError(f"prompts is {type(prompts).__name__}; pass a list of prompts.")
     for index, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise ValueError(
+                f"prompt {index} is {type(prompt).__name__}, not text; pass a list of sentences."
+            )
         if not prompt.strip():
             raise ValueError(
                 f"prompt {index} is empty; a reward needs a sentence to compare the picture with."

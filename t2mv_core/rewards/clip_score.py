@@ -156,7 +156,8 @@ class ClipScore:
     @torch.inference_mode()
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Unit text features [n, d]; prompts that are in the cache are not encoded again."""
-        return self.cache.lookup(prompts, self._encode_new_prompts)[0]
+        # Whoever moved the model without `to` (ComfyUI's memory management does) left the cache where it was.
+        return self.cache.lookup(prompts, self._encode_new_prompts)[0].to(self.model.logit_scale.device)
 
     @torch.inference_mode()
     def encode_images(self, images: Tensor) -> Tensor:

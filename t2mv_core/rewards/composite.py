@@ -11,6 +11,7 @@ normalises each on its own first (docs/training.md).
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,29 @@ from .base import Reward, RewardKind, RewardResult, check_request
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+class ScoredOnce:
+    """A reward of which several parts are used: asked again about the same pictures, it has the answer."""
+
+    def __init__(self, reward: Reward) -> None:
+        self.reward = reward
+        self.name, self.kind, self.model = reward.name, reward.kind, reward.model
+        self._last: tuple[weakref.ref[Tensor], list[str], RewardResult] | None = None
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
+        """Move the reward behind it."""
+        self.reward.to(device, dtype)
+        self._last = None
+        return self
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> RewardResult:
+        """The result of the reward; see there for what raises."""
+        if self._last is not None and self._last[0]() is images and self._last[1] == list(prompts):
+            return self._last[2]
+        result = self.reward(images, prompts)
+        self._last = (weakref.ref(images), list(prompts), result)
+        return result
 
 
 class PartOfReward:
@@ -73,7 +97,7 @@ class OverViews:
         return self
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> RewardResult:
-        """Scores [B] of B sets of pictures [B·V, 3, H, W].
+        """Scores [B] of B sets of pictures [B·V, 3, H, W]; the views' are in `details`: "view_1", ….
 
         Raises:
             ValueError: pictures or prompts are not what a joint reward takes.
@@ -81,7 +105,8 @@ class OverViews:
         num_views = check_request(images, prompts, self.kind)
         per_view = [prompt for prompt in prompts for _ in range(num_views)]
         views = self.reward(images, per_view).scores.reshape(len(prompts), num_views)
-        return RewardResult(views.amin(dim=1) if self.part == "min" else views.mean(dim=1))
+        details = {f"view_{number}": scores for number, scores in enumerate(views.unbind(dim=1), start=1)}
+        return RewardResult(views.amin(dim=1) if self.part == "min" else views.mean(dim=1), details)
 
 
 class WeightedSum:
@@ -98,6 +123,8 @@ class WeightedSum:
             raise ValueError(
                 f"{len(rewards)} rewards and {len(weights)} weights; give one weight per reward."
             )
+        if len({reward.name for reward in rewards}) < len(rewards):
+            raise ValueError("A sum names a reward twice; give it once, with the sum of its weights.")
         if len(kinds) > 1:
             names = ", ".join(f"{reward.name} ({reward.kind})" for reward in rewards)
             raise ValueError(f"A sum takes rewards of one kind, not {names}; use <view reward>.mean or .min.")

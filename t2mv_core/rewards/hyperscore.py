@@ -66,10 +66,13 @@ class HyperScoreReward:
         chunk_size = self.chunk_size or self._sets_per_chunk(num_views, weight.dtype)
         parts = []
         with torch.inference_mode():
+            # Whoever moved the model without `to` (ComfyUI does) left these where they were.
+            if self._conditions is None or self._conditions[0].device != weight.device:
+                self.cache.clear()
+                self._conditions = self.model.encode_conditions()
             end, text = self.cache.lookup(
                 prompts, lambda new: self.model.encode_prompts(self.tokens(new).to(weight.device))
             )
-            self._conditions = self._conditions or self.model.encode_conditions()
             for start in range(0, len(prompts), chunk_size):
                 chosen = slice(start, start + chunk_size)
                 chunk = images[start * num_views : (start + chunk_size) * num_views].to(weight.device)

@@ -60,11 +60,11 @@ class ImageReward:
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """Move the model to a device, BLIP's encoders to a precision; the MLP stays float32."""
-        self.model.to(device)
-        self.model.mlp.float()
-        if dtype is not None:
+        if dtype is not None:  # first, so that a GPU never holds what it will not keep
             self.model.image_encoder.to(dtype=dtype)
             self.model.text_encoder.to(dtype=dtype)
+        self.model.mlp.float()
+        self.model.to(device)
         return self
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> RewardResult:

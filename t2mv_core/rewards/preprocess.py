@@ -19,8 +19,8 @@ Fit = Literal["crop", "pad", "stretch"]
 CHUNK_BYTES = 256 * 2**20
 """Bound on the activations of one forward pass of a scorer."""
 LIVE_COPIES = 24
-"""Copies of a transformer's tokens that live at once without a graph: residual, q, k, v, attention, MLP.
-Measured by benchmarks/rewards.py; rounded up."""
+"""Copies of a transformer's tokens that live at once without a graph: residual, q, k, v, attention, MLP
+(4 + 4 while it is activated), and attention's logits as far as they are kept; rounded up."""
 
 
 def prepare_images(

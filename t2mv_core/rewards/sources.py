@@ -21,6 +21,7 @@ class PublishedWeights:
         address: the page a person downloads them from.
         hub_id: repository on the Hugging Face Hub; none for weights that are elsewhere.
         hub_file: the one file of the repository to fetch; none fetches its folder.
+        needs: what must be there as well, each a choice of names: in the weights' folder, or beside the file.
         remark: what else the person needs to know, one sentence, or nothing.
     """
 
@@ -28,6 +29,7 @@ class PublishedWeights:
     address: str
     hub_id: str | None = None
     hub_file: str | None = None
+    needs: tuple[tuple[str, ...], ...] = ()
     remark: str = ""
 
 
@@ -50,7 +52,7 @@ def find_local_weights(name: str, weights: PublishedWeights, places: RewardPlace
     """The weights of a reward in the named path or one of the folders; None when they are in neither.
 
     Raises:
-        FileNotFoundError: a path was named and is not there.
+        FileNotFoundError: a path was named and is not there, or what was found is not complete.
     """
     if name in places.paths:
         named = places.paths[name]
@@ -59,9 +61,31 @@ def find_local_weights(name: str, weights: PublishedWeights, places: RewardPlace
                 f"The weights of the reward {name} were said to be at {named}, where nothing is; get them "
                 f"from {weights.address}, or correct the path."
             )
-        return named
-    candidates = (folder / part for folder in places.folders for part in weights.names)
-    return next((path for path in candidates if path.exists()), None)
+        found: Path | None = named
+    else:
+        candidates = (folder / part for folder in places.folders for part in weights.names)
+        found = next((path for path in candidates if path.exists()), None)
+    if found is not None:
+        _refuse_incomplete(name, weights, found)
+    return found
+
+
+def reward_files(weights: PublishedWeights, path: Path) -> list[Path]:
+    """A reward's weights as they lie here: the file or folder, and what it needs beside it."""
+    folder = path if path.is_dir() else path.parent
+    beside = [folder / name for choice in weights.needs for name in choice if not path.is_dir()]
+    return [path, *(other for other in beside if other.is_file() and other != path)]
+
+
+def _refuse_incomplete(name: str, weights: PublishedWeights, path: Path) -> None:
+    folder = path if path.is_dir() else path.parent
+    for choice in weights.needs:
+        if not any((folder / part).is_file() for part in choice):
+            remark = f" {weights.remark}" if weights.remark else ""
+            raise FileNotFoundError(
+                f"The weights of the reward {name} in {folder} are not complete: {' or '.join(choice)} is "
+                f"missing; get it from {weights.address}.{remark}"
+            )
 
 
 def find_weights(name: str, weights: PublishedWeights, places: RewardPlaces) -> Path:
@@ -77,7 +101,9 @@ def find_weights(name: str, weights: PublishedWeights, places: RewardPlaces) -> 
         try:
             if weights.hub_file is not None:
                 return hub_file(weights.hub_id, weights.hub_file, places.allow_download)
-            return hub_folder(weights.hub_id, ("*.json", "*.safetensors"), places.allow_download)
+            folder = hub_folder(weights.hub_id, ("*.json", "*.safetensors"), places.allow_download)
+            _refuse_incomplete(name, weights, folder)
+            return folder
         except FileNotFoundError as error:
             if places.allow_download:
                 raise FileNotFoundError(f"{missing_sentence(name, weights, places)} ({error})") from error

@@ -7,6 +7,8 @@ COMFYUI_DIR names its folder (default ~/comfy/ComfyUI), COMFYUI_PYTHON the Pytho
 from __future__ import annotations
 
 import base64
+import contextlib
+import functools
 import json
 import os
 import socket
@@ -116,8 +118,8 @@ class Run:
 class ComfyServer:
     """A running ComfyUI, spoken to over HTTP and WebSocket."""
 
-    def __init__(self, port: int, base_dir: Path, log: Path) -> None:
-        self.port, self.base_dir, self.log = port, base_dir, log
+    def __init__(self, port: int, base_dir: Path, log: Path, process_id: int) -> None:
+        self.port, self.base_dir, self.log, self.process_id = port, base_dir, log, process_id
         self.url = f"http://127.0.0.1:{port}"
 
     def get(self, path: str) -> bytes:
@@ -186,6 +188,13 @@ class ComfyServer:
         """The file of a picture that a node showed."""
         query = f"filename={shown['filename']}&subfolder={shown['subfolder']}&type={shown['type']}"
         return self.get(f"/view?{query}")
+
+    def resident_mib(self) -> float:
+        """Memory of the server's process that is in RAM, MiB."""
+        statm = Path(f"/proc/{self.process_id}/statm")
+        if not statm.is_file():
+            pytest.skip("Memory is read from /proc, which this system does not have.")
+        return int(statm.read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     def forget(self) -> None:
         """Drop ComfyUI's cached outputs and loaded models before the next run."""
@@ -304,6 +313,33 @@ def toybox() -> Path:
 @pytest.fixture(scope="session")
 def server(comfy_install: ComfyInstall, comfy_base: Path) -> Iterator[ComfyServer]:
     """A running ComfyUI with the pack; stopped at the end."""
+    with _start_server(comfy_install, comfy_base) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def start_server(
+    comfy_install: ComfyInstall,
+) -> Callable[..., contextlib.AbstractContextManager[ComfyServer]]:
+    """Starts another ComfyUI on a base folder, see `_start_server`; a context that gives the server."""
+    return functools.partial(_start_server, comfy_install)
+
+
+@contextlib.contextmanager
+def _start_server(
+    comfy_install: ComfyInstall,
+    comfy_base: Path,
+    before_start: Callable[[], None] | None = None,
+    environment: dict[str, str] | None = None,
+) -> Iterator[ComfyServer]:
+    """Run a ComfyUI on a base folder.
+
+    Args:
+        comfy_install: which.
+        comfy_base: its base folder.
+        before_start: called in the new process, before its program.
+        environment: variables besides those of this process.
+    """
     port, log = _free_port(), comfy_base / "comfyui.log"
     command = [
         str(comfy_install.python),
@@ -320,9 +356,17 @@ def server(comfy_install: ComfyInstall, comfy_base: Path) -> Iterator[ComfyServe
         "--disable-api-nodes",
     ]
     with log.open("w") as output:
-        process = subprocess.Popen(command, cwd=comfy_install.folder, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command,
+            cwd=comfy_install.folder,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            preexec_fn=before_start,
+            # Models this small gain nothing from threads, and lose much to them on a machine that is busy.
+            env={"OMP_NUM_THREADS": "1", **os.environ, **(environment or {})},
+        )
         try:
-            running = ComfyServer(port, comfy_base, log)
+            running = ComfyServer(port, comfy_base, log, process.pid)
             _wait_until_up(running, process)
             yield running
         finally:

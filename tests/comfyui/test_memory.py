@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from conftest import ComfyInstall
 
@@ -64,4 +66,90 @@ print(json.dumps(facts))
 
 def test_weights_are_shared_while_in_use_and_leave_as_a_whole(comfy_install: ComfyInstall) -> None:
     facts = json.loads(comfy_install.run_code(LOAD_AND_DROP, str(Path(__file__).parents[2])).splitlines()[-1])
+    assert [name for name, holds in facts.items() if not holds] == []
+
+
+SMALL_CARD = """
+import importlib.util, json, torch
+import comfy.model_management as model_management
+from comfy.model_patcher import ModelPatcher
+
+# ComfyUI never offloads from "cpu"; "cpu:0" computes the same, and it takes that for a card. Its memory is
+# what the test says less what ComfyUI itself has put there.
+card, limit = torch.device("cpu", 0), 0
+model_management.get_torch_device = lambda: card
+model_management.vram_state = model_management.VRAMState.NORMAL_VRAM
+model_management.minimum_inference_memory = model_management.extra_reserved_memory = lambda: 0
+
+def on_card():
+    loaded = [m for m in model_management.current_loaded_models if m.device == card and m.model is not None]
+    return sum(m.model_loaded_memory() for m in loaded)
+
+def get_free_memory(device=None, torch_free_too=False):
+    free = limit - on_card()
+    return (free, 0) if torch_free_too else free
+
+model_management.get_free_memory = get_free_memory
+
+spec = importlib.util.spec_from_file_location("pack", sys.argv[1] + "/__init__.py")
+sys.modules["pack"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["pack"])
+from pack.nodes.folders import register_folders
+from pack.nodes.loaders import T2MVLoadModel
+from pack.nodes.reward_loader import T2MVLoadReward
+from pack.nodes.sampling import sample_views
+from pack.nodes.scoring import score_sets, split_by_prompt
+
+register_folders()  # as the entry point does
+
+def states(residency):
+    patchers = residency._patchers.items()
+    return {name: (patcher.loaded_size(), patcher.model.device) for name, patcher in patchers}
+
+facts = {}
+with torch.inference_mode():
+    model = T2MVLoadModel.execute("toybox", "the model's own", "auto").result[0]
+    sizes = {name: model.residency.size_bytes(name) for name in model.residency._patchers}
+    total = sum(sizes.values())
+    limit = int(1.5 * total)
+    numbers = {"steps": 2, "guidance": 2.0, "view_scale": 1.0}
+
+    first, _ = sample_views("standard", model, "a red mug", 3, **numbers)
+    devices = {device for _, device in states(model.residency).values()}
+    facts["all on the card"] = on_card() == total and devices == {card}
+
+    # A model of ComfyUI's that fits only if nearly all of ours leaves.
+    weights = torch.nn.Linear(1000, int(1.2 * total / 4000), bias=False)
+    weights.device = torch.device("cpu")
+    other = ModelPatcher(weights, card, torch.device("cpu"))
+    model_management.load_models_gpu([other], force_full_load=True)
+    left = states(model.residency)
+    facts["the other is on the card"] = other.loaded_size() == other.model_size()
+    facts["the card holds no more than fits"] = on_card() <= limit
+    facts["ours left, each as a whole"] = all(
+        size == (sizes[name] if device == card else 0) for name, (size, device) in left.items()
+    )
+    facts["the UNet was among them"] = left["unet"] == (0, torch.device("cpu"))
+
+    second, _ = sample_views("standard", model, "a red mug", 3, **numbers)
+    facts["ours is back"] = states(model.residency)["unet"] == (sizes["unet"], card)
+    facts["and the other had to leave"] = other.loaded_size() < other.model_size() and on_card() <= limit
+    facts["same pictures"] = torch.equal(first, second)
+
+    # A reward that needs the room that the model has.
+    (reward,) = T2MVLoadReward.execute("toybox_clip").result[0]
+    limit = int(1.02 * max(total, reward.residency.size_bytes("model")))
+    scored = score_sets((reward,), split_by_prompt(second, 1), ["a red mug"])
+    facts["the reward came"] = states(reward.residency)["model"][0] == reward.residency.size_bytes("model")
+    facts["the model made room"] = on_card() <= limit < total + reward.residency.size_bytes("model")
+    facts["and left"] = any(size == 0 for size, _ in states(model.residency).values())
+    facts["scored"] = len(scored[0].view_scores["toybox_clip"]) == 6
+print(json.dumps({name: bool(holds) for name, holds in facts.items()} | {"bytes": sizes}))
+"""
+
+
+@pytest.mark.usefixtures("toybox")
+def test_the_model_makes_room_on_a_small_card_and_comes_back(comfy_install: ComfyInstall) -> None:
+    facts = json.loads(comfy_install.run_code(SMALL_CARD, str(Path(__file__).parents[2])).splitlines()[-1])
+    assert facts.pop("bytes")["unet"] > 0
     assert [name for name, holds in facts.items() if not holds] == []

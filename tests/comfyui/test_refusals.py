@@ -23,17 +23,22 @@ GOOD = {
     "6": {"class_type": "T2MVLoadReward", "inputs": {"reward": "toybox_clip"}},
     "7": {"class_type": "T2MVScoreViews",
           "inputs": {"rewards": ["6", 0], "images": ["4", 0], "prompts": "a red mug"}},
+    "8": {"class_type": "T2MVSampleBest",
+          "inputs": {"model": ["2", 0], "rewards": ["6", 0], "prompts": "a red mug", "seed": 0,
+                     "candidates": 2, "keep": 1, "rank_by": "view reward (mean)", "sampler": "standard",
+                     "steps": 2, "guidance": 7.0, "view_scale": 1.0, "zigzag_steps": 1, "zigzag_repeats": 1,
+                     "inverse_guidance": 1.0, "inverse_view_scale": 1.0}},
 }  # fmt: skip
 
 
 def changed(node: str, name: str, value: Any) -> dict[str, Any]:
-    """The good workflow with one bad value, without the output node that this value does not concern.
+    """The good workflow with one bad value, and only one output node, one which this value concerns.
 
     ComfyUI queues whatever outputs are left when others are refused.
     """
     workflow = {**GOOD, node: {**GOOD[node], "inputs": {**GOOD[node]["inputs"], name: value}}}
-    del workflow["5" if node in ("6", "7") else "7"]
-    return workflow
+    concerned = {"6": "7", "7": "7", "8": "8"}.get(node, "5")
+    return {key: value for key, value in workflow.items() if key not in {"5", "7", "8"} - {concerned}}
 
 
 @pytest.mark.parametrize(
@@ -53,22 +58,88 @@ def changed(node: str, name: str, value: Any) -> dict[str, Any]:
         ("3", "elevations", "100", "must be a number from -90 to 90"),
         ("4", "prompt", "  ", "The prompt is empty"),
         ("4", "prompt", "x" * 10_000, "10000 characters"),
-        ("4", "steps", 0, "smaller than min"),
-        ("4", "steps", -3, "smaller than min"),
-        ("4", "steps", 10**9, "bigger than max"),
+        ("4", "prompt", "a mug\n" * 17, "17 prompts"),
+        ("4", "steps", 0, "must be a whole number from 1 to 100"),
+        ("4", "steps", -3, "must be a whole number from 1 to 100"),
+        ("4", "steps", 10**9, "must be a whole number from 1 to 100"),
         ("4", "steps", "many", "Failed to convert"),
+        ("4", "steps", float("nan"), "Failed to convert"),
+        ("4", "steps", float("inf"), "Failed to convert"),
+        ("4", "steps", {"a": 1}, "Failed to convert"),
+        ("4", "steps", [4], "must be a length-2 list"),
+        ("4", "steps", {"__value__": [4, 4]}, "Failed to convert"),
+        ("4", "steps", None, "Failed to convert"),
+        ("4", "zigzag_steps", 3, "zigzag_steps=3 must lie between 0 and steps=2"),
+        ("4", "zigzag_repeats", 10**9, "must be a whole number from 1 to 10"),
+        ("4", "negative_prompt", "x" * 10_000, "negative_prompt has 10000 characters"),
+        ("4", "guidance", 1e9, "must be a number from 0 to 30"),
+        ("4", "guidance", "strong", "Failed to convert"),
+        ("4", "guidance", [], "must be a length-2 list"),
         ("4", "guidance", float("nan"), "must be a number from 0 to 30"),
         ("4", "inverse_view_scale", float("inf"), "must be a number from 0 to 10"),
         ("4", "seed", -1, "smaller than min"),
         ("5", "cell_px", 10**9, "bigger than max"),
         ("6", "reward", "__import__('os')", "is not available here"),
         ("7", "prompts", "", "The prompt is empty"),
+        ("7", "prompts", "a mug\n" * 17, "17 prompts"),
+        ("8", "prompts", "", "The prompt is empty"),
+        ("8", "seed", 2**64, "bigger than max"),
+        ("8", "seed", float("nan"), "Failed to convert"),
+        ("8", "candidates", 10**9, "candidates=1000000000 must be a whole number from 1 to 64"),
+        ("8", "candidates", 0, "candidates=0 must be a whole number from 1 to 64"),
+        ("8", "keep", 3, "keep=3 is more than candidates=2"),
+        ("8", "keep", -1, "keep=-1 must be a whole number from 1 to 64"),
+        ("8", "rank_by", "__import__('os')", "is not available here"),
+        ("8", "rank_by", {"__value__": ["joint reward"]}, "is not available here"),
+        ("8", "rank_by", True, "is not available here"),
+        ("8", "rank_by", {"a": 1}, "is not available here"),
+        ("8", "sampler", "../../euler", "is not available here"),
+        ("8", "sampler", 3, "is not available here"),
+        ("8", "steps", 101, "must be a whole number from 1 to 100"),
+        ("8", "guidance", float("nan"), "must be a number from 0 to 30"),
+        ("8", "view_scale", float("-inf"), "must be a number from 0 to 10"),
     ],
 )
 def test_bad_values_are_refused_before_the_run(
     server: ComfyServer, node: str, name: str, value: Any, words: str
 ) -> None:
     assert words in server.refusal(changed(node, name, value))
+
+
+def test_many_sets_are_refused_by_their_number(server: ComfyServer) -> None:
+    lines = "\n".join(f"mug number {i}" for i in range(3))
+    workflow = changed("8", "prompts", lines)
+    workflow["8"]["inputs"]["candidates"] = 64
+    assert "are 192 sets; at most 128" in server.refusal(workflow)
+
+
+def test_a_zigzag_that_the_sampler_does_not_read_is_no_reason_to_refuse(server: ComfyServer) -> None:
+    workflow = changed(
+        "8", "zigzag_steps", 50
+    )  # more than the two steps, but the sampler is the standard one
+    assert server.run(workflow).status == "success"
+    workflow["8"]["inputs"]["sampler"] = "zmv"
+    assert "zigzag_steps=50 must lie between 0 and steps=2" in server.refusal(workflow)
+
+
+def test_a_ranking_without_its_reward_gives_a_sentence_before_sampling(server: ComfyServer) -> None:
+    run = server.run(changed("8", "rank_by", "joint reward"))
+    assert run.status == "error"
+    assert "needs a joint reward, and none is connected" in run.error
+    assert not run.progress
+
+
+def test_values_that_are_linked_are_refused_when_the_node_runs(server: ComfyServer) -> None:
+    for node, name, value, words in (
+        ("4", "zigzag_repeats", 10**9, "zigzag_repeats=1000000000 must be a whole number from 1 to 10"),
+        ("8", "candidates", 10**9, "candidates=1000000000 must be a whole number from 1 to 64"),
+        ("8", "seed", -1, "seed=-1 must be a whole number from 0"),
+    ):
+        workflow = changed(node, name, ["9", 0])
+        run = server.run({**workflow, "9": {"class_type": "PrimitiveInt", "inputs": {"value": value}}})
+        assert run.status == "error"
+        assert words in run.error
+        assert not run.progress
 
 
 def test_wrong_connections_are_refused(server: ComfyServer) -> None:
@@ -83,6 +154,6 @@ def test_a_damaged_file_gives_a_sentence(server: ComfyServer) -> None:
 
 def test_a_wrong_number_of_views_gives_a_sentence(server: ComfyServer) -> None:
     three = {"class_type": "T2MVCreateCameraRig", "inputs": {"azimuths": "0, 90, 180", "elevations": "0"}}
-    run = server.run({**changed("5", "rig", ["8", 0]), "8": three})
+    run = server.run({**changed("5", "rig", ["9", 0]), "9": three})
     assert run.status == "error"
     assert "2 pictures do not divide into sets of 3 views" in run.error

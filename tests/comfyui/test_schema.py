@@ -44,7 +44,7 @@ def test_every_input_and_output_has_a_tooltip(object_info: dict[str, Any], node_
 def test_socket_types_are_prefixed_or_comfyuis_own(object_info: dict[str, Any], node_id: str) -> None:
     schema = object_info[node_id]
     types = {kind for kind, _ in _inputs(schema).values()} | set(schema["output"])
-    own = {"COMBO", "STRING", "INT", "FLOAT", "BOOLEAN", "IMAGE", "LOAD3D_CAMERA"}
+    own = {"COMBO", "STRING", "INT", "FLOAT", "BOOLEAN", "IMAGE", "LATENT", "LOAD3D_CAMERA"}
     assert all(kind in own or kind.startswith("T2MV_") for kind in types)
 
 
@@ -55,7 +55,8 @@ def test_translations_and_help_pages_name_every_input(object_info: dict[str, Any
     assert set(translated["inputs"]) == set(_inputs(schema))
     assert len(translated["outputs"]) == len(schema["output"])
     page = (PACK_DIR / f"web/docs/{node_id}.md").read_text("utf-8")
-    if node_id == "T2MVSampleZMV":  # its page names the inputs it adds
+    if node_id in ("T2MVSampleZMV", "T2MVSampleBest"):  # their pages name the inputs they add
+        page += (PACK_DIR / "web/docs/T2MVSampleZMV.md").read_text("utf-8")
         page += (PACK_DIR / "web/docs/T2MVSampleStandard.md").read_text("utf-8")
     assert [name for name in _inputs(schema) if name not in page] == []
 

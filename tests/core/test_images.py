@@ -1,3 +1,4 @@
+import copy
 import io
 
 import pytest
@@ -59,11 +60,48 @@ def test_half_precision_latents_are_decoded_in_the_vaes_precision(lcm_bundle, la
     torch.testing.assert_close(images, decode_latents(lcm_bundle.vae, latents.half().float()))
 
 
-def test_pictures_that_are_not_finite_are_an_error_with_its_cure(make_lcm_bundle, latents):
+def test_an_overflow_in_half_precision_is_decoded_again_in_float32(make_lcm_bundle, latents, caplog):
+    vae = make_lcm_bundle().vae.half()
+    vae.decoder.conv_in.weight.mul_(1e4)  # activations of some 1e5: beyond float16, fine in float32
+    latents = latents * 10
+    assert not vae.decode(latents[0].half() / 0.5).sample.isfinite().all()
+    images = decode_latents(vae, latents)
+    assert "decoding again" in caplog.text
+    assert vae.dtype == torch.float16  # the shared model stays as it was
+    assert torch.equal(images, decode_latents(copy.deepcopy(vae).float(), latents))
+
+
+def test_pictures_that_are_finite_nowhere_are_an_error_with_its_cure(make_lcm_bundle, latents):
     vae = make_lcm_bundle().vae
     vae.decoder.conv_out.bias[1] = float("nan")
-    with pytest.raises(ValueError, match="sdxl-vae-fp16-fix, or load the VAE in float32"):
-        decode_latents(vae, latents)
+    for dtype in (torch.float32, torch.bfloat16):
+        with pytest.raises(ValueError, match="even in float32: its weights are damaged"):
+            decode_latents(vae.to(dtype), latents)
+
+
+def test_decoding_can_be_cancelled_before_every_chunk(lcm_bundle, latents):
+    num_calls = 0
+
+    def cancel_at_the_third():
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        decode_latents(lcm_bundle.vae, latents, chunk_size=1, before_chunk=cancel_at_the_third)
+    decode_latents(lcm_bundle.vae, latents, chunk_size=1, before_chunk=lambda: None)
+    assert num_calls == 3
+
+
+def test_tiles_decode_to_nearly_the_same_picture(lcm_bundle, latents):
+    whole = decode_latents(lcm_bundle.vae, latents)
+    tiled = decode_latents(lcm_bundle.vae, latents, tile_latent_px=6)
+    assert tiled.shape == whole.shape
+    assert not torch.equal(tiled, whole)  # group norms saw less
+    # Closer than another picture is: the views of this random decoder differ by far more.
+    assert (tiled - whole).abs().mean() < 0.5 * (whole[0, 0] - whole[0, 1]).abs().mean()
+    assert torch.equal(decode_latents(lcm_bundle.vae, latents, tile_latent_px=8), whole)
 
 
 def test_comfy_layout_and_back():

@@ -35,3 +35,9 @@ def checks(pack: ModuleType) -> ModuleType:
 def report(pack: ModuleType) -> ModuleType:
     """`nodes/report.py` of the loaded pack."""
     return importlib.import_module(f"{pack.__name__}.nodes.report")
+
+
+@pytest.fixture(scope="session")
+def ranking(pack: ModuleType) -> ModuleType:
+    """`nodes/ranking.py` of the loaded pack."""
+    return importlib.import_module(f"{pack.__name__}.nodes.ranking")

@@ -27,10 +27,32 @@ def test_unusable_prompts_are_refused(checks: ModuleType, text: str, words: str)
         checks.read_prompts(text)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.1, 30.1, 10**4000, "a lot", [1]])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.1, 30.1, 10**4000, "a lot", [1], True, {}])
 def test_numbers_out_of_range_are_refused_nan_included(checks: ModuleType, value: object) -> None:
     with pytest.raises(ValueError, match="guidance=.* must be a number from 0 to 30"):
         checks.check_number("guidance", value, 0, 30)
+
+
+@pytest.mark.parametrize("value", [0, 101, 2.0, float("nan"), float("inf"), True, "4", [4], 10**9])
+def test_what_is_no_whole_number_in_range_is_refused(checks: ModuleType, value: object) -> None:
+    checks.check_integer("steps", 4, 1, 100)
+    checks.check_integer("steps", None, 1, 100)
+    with pytest.raises(ValueError, match="steps=.* must be a whole number from 1 to 100"):
+        checks.check_integer("steps", value, 1, 100)
+
+
+@pytest.mark.parametrize("value", [3, True, ["a"], float("nan"), {"a": 1}])
+def test_what_is_no_text_is_refused(checks: ModuleType, value: object) -> None:
+    with pytest.raises(ValueError, match="negative_prompt=.* must be a text"):
+        checks.check_text("negative_prompt", value)
+    with pytest.raises(ValueError, match="The prompt must be a text, one object per line"):
+        checks.read_prompts(value)
+
+
+def test_a_long_text_is_refused(checks: ModuleType) -> None:
+    checks.check_text("negative_prompt", "x" * 2000)
+    with pytest.raises(ValueError, match="negative_prompt has 2001 characters"):
+        checks.check_text("negative_prompt", "x" * 2001)
 
 
 def test_choices_outside_the_list_are_refused(checks: ModuleType) -> None:

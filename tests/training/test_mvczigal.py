@@ -6,6 +6,7 @@ import signal
 import pytest
 
 import t2mv_core.rewards
+import training.reward_models
 from t2mv_core.rewards import RewardSpec
 from training.metrics import read_metrics
 from training.mvczigal import main
@@ -94,10 +95,30 @@ def test_rewards_that_only_measure_are_measured_and_not_trained_on(words, tmp_pa
     ]
     assert main([*words, own, *asked]) == 0
     evaluations = read_metrics(tmp_path / "run" / "evaluations.jsonl")
-    assert {"view_reward/redness", "view_reward/greenness", "joint_reward"} <= evaluations[0].keys()
+    assert {"view_reward", "view_reward/greenness", "joint_reward"} <= evaluations[0].keys()
     metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert "view_reward_standard" in metrics[0]
     assert not any("greenness" in name for name in metrics[0])
+
+
+def test_a_measure_that_nobody_measures_is_refused_before_the_model_is_loaded(words, capsys, monkeypatch):
+    monkeypatch.setattr("t2mv_core.bundle.load_bundle", lambda *_: pytest.fail("the model was loaded"))
+    asked = ["evaluation.every=1", "evaluation.prompts=dev", "evaluation.stop_measure=view_reward/hpsv2"]
+    assert main([*words, *asked]) == 1
+    assert (
+        "will not be measured; the rewards' measures are view_reward, joint_reward" in capsys.readouterr().err
+    )
+
+
+def test_rewards_go_to_their_own_device(words, monkeypatch):
+    devices = []
+    load = training.reward_models.load_rewards
+    monkeypatch.setattr(
+        "training.reward_models.load_rewards",
+        lambda v, j, device, c: devices.append(str(device)) or load(v, j, "cpu", c),
+    )
+    assert main([*words, "reward.device=meta", "run.iterations_per_epoch=1"]) == 0
+    assert devices == ["meta"]
 
 
 @pytest.mark.parametrize(

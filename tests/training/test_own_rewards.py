@@ -50,6 +50,30 @@ def test_what_it_must_not_return_is_said(tmp_path, body, words):
         OwnReward("mine", write(tmp_path, body))(IMAGES, ["a"] * 6)
 
 
+def test_what_the_function_does_to_its_pictures_stays_there(tmp_path):
+    images = IMAGES.clone()
+    OwnReward("mine", write(tmp_path, "images -= 1; return images.mean(dim=(1, 2, 3))"))(images, ["a"] * 6)
+    assert torch.equal(images, IMAGES)
+
+
+def test_a_failure_names_the_reward(tmp_path):
+    with pytest.raises(ValueError, match="The reward mine failed: AttributeError: .*no attribute 'colours'"):
+        OwnReward("mine", write(tmp_path, "return images.colours"))(IMAGES, ["a"] * 6)
+
+
+def test_a_file_runs_once_and_may_hold_dataclasses(tmp_path):
+    path = tmp_path / "counted.py"
+    path.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom pathlib import Path\n"
+        "with (Path(__file__).parent / 'runs').open('a') as file:\n    file.write('x')\n"
+        "@dataclass\nclass Size:\n    height: int\n"
+        "def reward(images, prompts):\n    return [Size(1).height] * len(prompts)\n"
+    )
+    for _ in range(3):
+        assert OwnReward("mine", OwnRewardConfig(str(path)))(IMAGES, ["a"] * 6).scores.tolist() == [1] * 6
+    assert (tmp_path / "runs").read_text() == "x"
+
+
 def test_requests_are_checked_before_the_function_sees_them(tmp_path):
     with pytest.raises(ValueError, match="1 prompts for 6 images"):
         OwnReward("mine", write(tmp_path, "raise SystemExit"))(IMAGES, ["a"])

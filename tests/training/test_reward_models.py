@@ -9,7 +9,13 @@ import torch
 from t2mv_core.rewards import REWARDS
 from training import reward_models
 from training.config import RewardConfig, config_from_dict
-from training.reward_models import check_reward_models, default_folder, load_rewards, reward_places
+from training.reward_models import (
+    check_reward_models,
+    check_stop_measure,
+    default_folder,
+    load_rewards,
+    reward_places,
+)
 
 OWN = """
 import torch
@@ -100,6 +106,46 @@ def test_own_functions_are_rewards(tmp_path):
     torch.testing.assert_close(scores.view["redness"], red)
     torch.testing.assert_close(scores.joint["redness.min"], red.amin(dim=1))
     torch.testing.assert_close(scores.joint["spread"], images.flatten(1).std(dim=1))
+
+
+def test_only_files_of_rewards_in_use_are_run(tmp_path):
+    (tmp_path / "bad.py").write_text("raise SystemExit")
+    config = config_from_dict({"reward": {"own": {"bad": {"file": str(tmp_path / "bad.py")}}}}).reward
+    check_reward_models(["toybox_clip"], [], config)
+    assert list(load_rewards(["toybox_clip"], [], "cpu", config).view) == ["toybox_clip"]
+
+
+def test_precision_reaches_the_models():
+    config = RewardConfig(dtype="bf16")
+    rewards = load_rewards(["toybox_clip"], ["toybox_hyperscore"], "cpu", config)
+    assert rewards.view["toybox_clip"].model.visual.proj.dtype == torch.bfloat16
+    assert rewards.joint["toybox_hyperscore"].model.clip_model.visual.proj.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("reward", "evaluation", "measure", "known"),
+    [
+        ({}, {}, "view_reward", None),
+        ({"view": "pickscore"}, {"view": ["hpsv2"]}, "view_reward", None),
+        ({"view": "pickscore"}, {"view": ["hpsv2"]}, "view_reward/hpsv2", None),
+        (
+            {"view": {"pickscore": 1, "hpsv2": 1}},
+            {},
+            "view_reward",
+            "view_reward/pickscore, view_reward/hpsv2",
+        ),
+        ({"view": "pickscore"}, {}, "view_reward/pickscore", "view_reward, joint_reward"),
+        ({}, {}, "judge_colour", None),
+    ],
+)
+def test_the_watched_reward_must_be_measured(reward, evaluation, measure, known):
+    evaluation = {"every": 1, "prompts": "dev", "stop_measure": measure, **evaluation}
+    config = config_from_dict({"reward": reward, "evaluation": evaluation})
+    if known is None:
+        check_stop_measure(config)
+    else:
+        with pytest.raises(ValueError, match=f"stop_measure={measure} will not be measured.*{known}"):
+            check_stop_measure(config)
 
 
 @pytest.mark.parametrize(

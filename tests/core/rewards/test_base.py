@@ -23,6 +23,8 @@ PICTURES = torch.full((6, 3, 8, 8), 0.5)
         (PICTURES, [], "joint", "0 prompts for 6 images"),
         (PICTURES, "a mug", "joint", "one string"),
         (PICTURES, ["a mug", "  "], "joint", "prompt 1 is empty"),
+        (PICTURES, None, "joint", "prompts is NoneType; pass a list"),
+        (PICTURES, ["a mug", 3], "joint", "prompt 1 is int, not text"),
     ],
 )
 def test_a_wrong_request_is_refused_in_words(images, prompts, kind, words):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from t2mv_core.rewards.base import RewardResult
-from t2mv_core.rewards.composite import OverViews, PartOfReward, WeightedSum
+from t2mv_core.rewards.composite import OverViews, PartOfReward, ScoredOnce, WeightedSum
 
 
 class Redness:
@@ -45,6 +45,32 @@ def test_worst_and_mean_view_by_hand():
     assert (worst.name, worst.kind) == ("redness.min", "joint")
 
 
+def test_the_scores_of_the_views_are_details():
+    details = OverViews(Redness(), "min")(IMAGES, PROMPTS).details
+    assert list(details) == ["view_1", "view_2", "view_3"]
+    assert torch.allclose(details["view_2"], torch.tensor([1.1, 2.4]))
+
+
+def test_parts_of_one_reward_share_one_pass():
+    class Counting(Agreement):
+        calls = 0
+
+        def __call__(self, images, prompts):
+            self.calls += 1
+            return super().__call__(images, prompts)
+
+    counting = Counting()
+    once = ScoredOnce(counting)
+    for _ in range(2):
+        for part in ("overall", "geometry"):
+            PartOfReward(once, part)(IMAGES, PROMPTS)
+    assert counting.calls == 1
+    once(IMAGES, ["a", "c"])
+    once(IMAGES.clone(), ["a", "c"])
+    once.to("cpu")(IMAGES, PROMPTS)
+    assert counting.calls == 4
+
+
 def test_views_that_do_not_divide_among_prompts_are_refused():
     with pytest.raises(ValueError, match="4 prompts for 6 images; a joint reward takes B prompts"):
         OverViews(Redness(), "min")(IMAGES, ["a"] * 4)
@@ -78,6 +104,8 @@ def test_sums_of_different_kinds_or_counts_are_refused():
         WeightedSum([Redness(), Agreement()], [1, 1])
     with pytest.raises(ValueError, match="1 rewards and 2 weights"):
         WeightedSum([Redness()], [1, 1])
+    with pytest.raises(ValueError, match="names a reward twice"):
+        WeightedSum([Redness(), Redness()], [1, 1])
     with pytest.raises(ValueError, match="0 rewards and 0 weights"):
         WeightedSum([], [])
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from t2mv_core.files import write_safetensors
+from t2mv_core.rewards.checkpoints import without_memory
 from t2mv_core.rewards.clip_score import ClipSize
 from t2mv_core.rewards.hyperscore import (
     ARCHITECTURE,
@@ -174,6 +175,32 @@ def test_a_batch_of_sets_equals_the_sets_one_by_one():
     assert torch.allclose(together, torch.cat(alone), atol=1e-5)
 
 
+def test_pictures_are_resized_bilinearly_and_stretched():
+    reward, pictures = HyperScoreReward(build(), clip_tokenizer(600)), torch.rand(3, 3, 40, 24)
+    small = F.interpolate(pictures, (16, 16), mode="bilinear", align_corners=False, antialias=True)
+    assert torch.allclose(reward(pictures, PROMPTS[:1]).scores, reward(small, PROMPTS[:1]).scores, atol=1e-4)
+
+
+def test_moving_a_scorer_forgets_what_it_kept():
+    reward, images = HyperScoreReward(build(), clip_tokenizer(600)), torch.rand(4, 3, 16, 16)
+    reward(images, PROMPTS)
+    moved = reward.to("cpu", torch.bfloat16)(images, PROMPTS).scores
+    fresh = HyperScoreReward(build(), clip_tokenizer(600)).to("cpu", torch.bfloat16)(images, PROMPTS).scores
+    assert torch.equal(moved, fresh)
+
+
+def test_scores_can_take_part_in_a_loss():
+    weight = torch.ones(2, requires_grad=True)
+    reward = HyperScoreReward(build(), clip_tokenizer(600))
+    (reward(torch.rand(4, 3, 16, 16), PROMPTS).scores * weight).sum().backward()
+    assert weight.grad is not None
+
+
+def test_a_chunk_counts_the_views_of_its_sets():
+    reward = HyperScoreReward(build(), clip_tokenizer(600))
+    assert reward._sets_per_chunk(6, torch.float32) == reward._sets_per_chunk(1, torch.float32) // 6
+
+
 def test_another_number_of_views_than_learned_is_refused():
     reward = HyperScoreReward(build(replace(SIZE, num_views=3)), clip_tokenizer(600))
     with pytest.raises(ValueError, match="2 views per prompt; hyperscore scores sets of exactly 3 views"):
@@ -190,7 +217,7 @@ def test_prompts_and_conditions_are_encoded_once(monkeypatch):
     )
     for _ in range(2):
         reward(torch.rand(4, 3, 16, 16), PROMPTS)
-    assert lengths == [2, 4]  # two prompts, four conditions, nothing in the second call
+    assert lengths == [4, 2]  # four conditions, two prompts, nothing in the second call
 
 
 def test_the_state_dict_has_the_published_names():
@@ -205,6 +232,14 @@ def test_the_state_dict_has_the_published_names():
     assert {n.rsplit(".", 1)[0] for n in names if n.startswith("hypernet.")} == {
         f"hypernet.{n}" for n in layers
     }
+
+
+def test_the_published_prompts_have_the_stated_shapes():
+    """METHOD.md section 8: for each of 4 classes 12 context vectors, 1 start token, and the rest of 77."""
+    with without_memory():
+        learner = HyperScore(HyperScoreSize(), clip_tokenizer()).prompt_learner
+    shapes = {name: tuple(tensor.shape) for name, tensor in learner.state_dict().items()}
+    assert shapes == {"ctx": (4, 12, 512), "token_prefix": (4, 1, 512), "token_suffix": (4, 64, 512)}
 
 
 def test_the_published_hypernetwork_has_the_stated_shapes():

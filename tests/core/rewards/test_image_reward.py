@@ -189,6 +189,26 @@ def test_the_score_is_that_of_a_plain_blip(folder, weights, pictures):
     assert expected.std() > 1e-3  # pictures and prompts make a difference
 
 
+def test_a_wide_picture_loses_its_sides(folder, pictures):
+    scorer = load_image_reward(folder)
+    square = pictures[:, :, :32, :32]  # of the scorer's size, so that nothing bleeds in from the sides
+    wide = torch.cat([torch.zeros(6, 3, 32, 20), square, torch.ones(6, 3, 32, 20)], dim=3)
+    assert torch.allclose(scorer(wide, PROMPTS).scores, scorer(square, PROMPTS).scores, atol=1e-5)
+
+
+def test_the_image_encoders_norms_are_blips(folder):
+    """1e-6 in the image encoder, not the 1e-5 that transformers takes where nothing is said."""
+    encoder = load_image_reward(folder).model.image_encoder
+    norms = {module.eps for module in encoder.modules() if isinstance(module, torch.nn.LayerNorm)}
+    assert norms == {1e-6}
+
+
+def test_the_small_head_stays_in_single_precision(folder):
+    network = load_image_reward(folder, dtype=torch.float16).model
+    assert {p.dtype for p in network.mlp.parameters()} == {torch.float32}
+    assert {p.dtype for p in network.text_encoder.parameters()} == {torch.float16}
+
+
 def test_scores_do_not_depend_on_the_chunks(folder, pictures):
     scorer = load_image_reward(folder)
     together = scorer(pictures, PROMPTS).scores

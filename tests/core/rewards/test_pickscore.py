@@ -44,6 +44,21 @@ def test_weights_by_torch_save_are_the_same(pickscore_folder, pictures):
     assert torch.equal(load_pickscore(pickscore_folder)(pictures, PROMPTS).scores, expected)
 
 
+def test_a_wide_picture_loses_its_sides(pickscore_folder, pictures):
+    scorer = load_pickscore(pickscore_folder)
+    square = pictures[:, :, :32, :32]  # of the scorer's size, so that nothing bleeds in from the sides
+    wide = torch.cat([torch.zeros(6, 3, 32, 20), square, torch.ones(6, 3, 32, 20)], dim=3)
+    assert torch.allclose(scorer(wide, PROMPTS).scores, scorer(square, PROMPTS).scores, atol=1e-5)
+
+
+def test_moving_a_scorer_forgets_the_features_of_prompts(pickscore_folder, pictures):
+    scorer = load_pickscore(pickscore_folder)
+    scorer(pictures, PROMPTS)
+    assert len(scorer.cache) == len(set(PROMPTS))
+    half = scorer.to("cpu", torch.bfloat16)(pictures, PROMPTS).scores
+    assert torch.equal(half, load_pickscore(pickscore_folder, dtype=torch.bfloat16)(pictures, PROMPTS).scores)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_scores_nearly_the_same(pickscore_folder, pictures, dtype):
     exact = load_pickscore(pickscore_folder)(pictures, PROMPTS).scores

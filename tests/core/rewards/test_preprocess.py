@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
+from t2mv_core.rewards import preprocess
 from t2mv_core.rewards.preprocess import CHUNK_BYTES, images_per_chunk, prepare_images
 
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -39,13 +41,23 @@ def test_a_square_picture_is_resized_as_pil_does(side, mode, pil):
     assert (prepare_images(images, 224, *PLAIN, mode) - expected).abs().max() <= PIL_TOLERANCE
 
 
-@pytest.mark.parametrize("size", [(300, 200), (200, 301), (97, 500), (224, 300), (230, 224)])
+@pytest.mark.parametrize(
+    "size", [(300, 200), (200, 301), (97, 500), (224, 300), (230, 224), (224, 227), (227, 224), (231, 224)]
+)
 def test_crop_is_shortest_side_and_middle(size):
     """What CLIP, PickScore and ImageReward publish: resize the shorter side, cut the middle."""
     images, picture = photograph(*size)
     transform = v2.Compose([v2.Resize(224, interpolation=v2.InterpolationMode.BICUBIC), v2.CenterCrop(224)])
     expected = to_tensor(transform(picture))
     assert (prepare_images(images, 224, *PLAIN, fit="crop") - expected).abs().max() <= PIL_TOLERANCE
+
+
+def test_constants_are_the_published_ones():
+    """CLIP's as open_clip has them, ImageNet's as every classifier has them, channel by channel."""
+    assert preprocess.OPENAI_MEAN == open_clip.OPENAI_DATASET_MEAN
+    assert preprocess.OPENAI_STD == open_clip.OPENAI_DATASET_STD
+    assert preprocess.IMAGENET_MEAN == (0.485, 0.456, 0.406)
+    assert preprocess.IMAGENET_STD == (0.229, 0.224, 0.225)
 
 
 def test_pad_keeps_the_whole_picture_between_black_bars():

@@ -67,6 +67,13 @@ def test_a_prompt_beyond_the_context_is_cut_with_one_warning(caplog):
     ]
 
 
+def test_what_is_kept_of_one_prompt_does_not_keep_the_others():
+    cache = PromptCache(max_prompts=1)
+    cache.lookup([str(i) for i in range(8)], lambda new: (torch.zeros(len(new), 1000),))
+    (kept,) = cache._features.values()
+    assert kept[0].untyped_storage().nbytes() == 4000
+
+
 def test_many_new_prompts_are_encoded_a_bounded_number_at_a_time():
     sizes = []
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from t2mv_core import hub
-from t2mv_core.rewards.sources import PublishedWeights, RewardPlaces, find_weights
+from t2mv_core.rewards.sources import PublishedWeights, RewardPlaces, find_weights, reward_files
 
 WEIGHTS = PublishedWeights(
-    ("model.pt", "model.safetensors"), "https://example.org/model", "someone/model", "model.pt", "Big."
+    ("model.pt", "model.safetensors"), "https://example.org/model", "someone/model", "model.pt", remark="Big."
 )
 
 
@@ -68,6 +68,43 @@ def test_weights_that_are_not_on_the_hub_ask_nobody(calls):
     with pytest.raises(FileNotFoundError, match="get model.pth from https://example.org"):
         find_weights("reward", elsewhere, RewardPlaces(allow_download=True))
     assert calls == []
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_folders_ask_the_network_only_with_permission(monkeypatch, tmp_path, allowed):
+    asked = []
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda *_, **options: asked.append(options) or str(tmp_path)
+    )
+    folder = PublishedWeights(("folder",), "https://example.org", "someone/model")
+    assert find_weights("reward", folder, RewardPlaces(allow_download=allowed)) == tmp_path
+    assert [options["local_files_only"] for options in asked] == [not allowed]
+
+
+def test_what_lies_there_must_be_complete(tmp_path):
+    folder = PublishedWeights(
+        ("model",),
+        "https://example.org",
+        needs=(("config.json",), ("a.safetensors", "a.bin")),
+        remark="See there.",
+    )
+    (tmp_path / "model").mkdir()
+    places = RewardPlaces(folders=(tmp_path,))
+    with pytest.raises(FileNotFoundError, match="are not complete: config.json is missing; .*See there"):
+        find_weights("reward", folder, places)
+    (tmp_path / "model" / "config.json").touch()
+    with pytest.raises(FileNotFoundError, match="a.safetensors or a.bin is missing"):
+        find_weights("reward", folder, places)
+    (tmp_path / "model" / "a.bin").touch()
+    assert find_weights("reward", folder, places) == tmp_path / "model"
+    beside = PublishedWeights(("model/a.bin",), "https://example.org", needs=(("vocab.txt",),))
+    with pytest.raises(FileNotFoundError, match="vocab.txt is missing"):
+        find_weights("reward", beside, places)
+    (tmp_path / "model" / "vocab.txt").touch()
+    assert reward_files(beside, find_weights("reward", beside, places)) == [
+        tmp_path / "model" / "a.bin",
+        tmp_path / "model" / "vocab.txt",
+    ]
 
 
 def test_a_hub_id_that_is_none_is_said(monkeypatch):

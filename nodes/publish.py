@@ -1,0 +1,145 @@
+"""The finished LoRA among ComfyUI's LoRAs: where it goes, and that nothing of anybody else is overwritten."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SUBFOLDER = "t2mv"
+RECORD_NAME = "published.json"
+
+
+@dataclass(frozen=True)
+class LoraPlace:
+    """Where a run's LoRA goes.
+
+    Attributes:
+        path: the file.
+        listed_name: as ComfyUI lists it, and as a Load LoRA node names it.
+    """
+
+    path: Path
+    listed_name: str
+
+
+def find_place(name: str, run_dir: Path, lora_dirs: Sequence[Path]) -> LoraPlace:
+    """Choose the file for a run's LoRA: the one it wrote before, else one in the first writable folder.
+
+    Args:
+        name: checked name of the LoRA.
+        run_dir: its run folder.
+        lora_dirs: ComfyUI's folders for LoRAs, in its order.
+
+    Raises:
+        FileExistsError: there is such a file, and this run did not write it.
+        PermissionError: no folder can be written.
+    """
+    listed_name = _listed_name(name)
+    found = _find(listed_name, lora_dirs)
+    if found is not None:
+        if _digest(found) not in _published(run_dir):
+            raise FileExistsError(
+                f"{found} exists and was not written by the run in {run_dir}; give the LoRA another name, or "
+                "move the file away."
+            )
+        _probe(found.parent)
+        return LoraPlace(found, listed_name)
+    for folder in [path for path in lora_dirs if path.is_dir()] or list(lora_dirs[:1]):
+        path = folder / listed_name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _probe(path.parent)
+        except OSError:
+            continue
+        return LoraPlace(path, listed_name)
+    raise PermissionError(
+        f"None of ComfyUI's folders for LoRAs can be written ({', '.join(map(str, lora_dirs))}); give the "
+        "user that runs ComfyUI the right to write into one of them."
+    )
+
+
+def publish(run_dir: Path, place: LoraPlace) -> Path:
+    """Copy the run's LoRA to its place, replacing what this run wrote there before.
+
+    Returns:
+        The run's file: that of the best evaluation, or the newest.
+
+    Raises:
+        FileNotFoundError: the run has no LoRA.
+        FileExistsError: meanwhile somebody else put a file there.
+        OSError: the place cannot be written; what was there is untouched.
+    """
+    source = newest_lora(run_dir)
+    earlier = _published(run_dir)
+    if place.path.exists() and _digest(place.path) not in earlier:
+        raise FileExistsError(
+            f"{place.path} was written by another program while this run went on; its LoRA is {source}."
+        )
+    temporary = place.path.with_name(f".{place.path.name}.tmp")
+    try:
+        shutil.copyfile(source, temporary)
+        # The record comes first: a file without its record would count as somebody else's.
+        record = json.dumps(sorted({*earlier, _digest(temporary)}))
+        (run_dir / RECORD_NAME).write_text(record, encoding="utf-8")
+        temporary.replace(place.path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return source
+
+
+def newest_lora(run_dir: Path) -> Path:
+    """The LoRA of the best evaluation, where evaluations choose one, else of the last epoch.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    best = run_dir / "lora" / "best.safetensors"
+    if best.is_file():
+        return best
+    epochs = (run_dir / "lora").glob("epoch_*.safetensors")
+    newest = max(epochs, default=None, key=lambda path: (len(path.name), path.name))
+    if newest is None:
+        raise FileNotFoundError(f"The run in {run_dir} left no LoRA; look into its log.")
+    return newest
+
+
+def is_lost(name: str, run_dir: Path, lora_dirs: Sequence[Path]) -> bool:
+    """Whether the run's LoRA was in its place once and is there no more."""
+    return (run_dir / RECORD_NAME).is_file() and _find(_listed_name(name), lora_dirs) is None
+
+
+def _listed_name(name: str) -> str:
+    return os.path.join(SUBFOLDER, f"{name}.safetensors")
+
+
+def _find(listed_name: str, lora_dirs: Sequence[Path]) -> Path | None:
+    return next((folder / listed_name for folder in lora_dirs if (folder / listed_name).exists()), None)
+
+
+def _published(run_dir: Path) -> list[str]:
+    """Digests of the files that this run published so far."""
+    try:
+        digests = json.loads((run_dir / RECORD_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return digests if isinstance(digests, list) else []
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _probe(folder: Path) -> None:
+    """Raise OSError unless a file can be made in a folder; access rights alone do not tell."""
+    with tempfile.TemporaryFile(dir=folder):
+        pass

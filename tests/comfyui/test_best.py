@@ -1,0 +1,153 @@
+"""Best of N in a real ComfyUI, on the bundled model: what is kept, and that it can be had again."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+if TYPE_CHECKING:
+    from conftest import ComfyServer
+
+LOAD = {"class_type": "T2MVLoadModel",
+        "inputs": {"model": "toybox", "adapter": "the model's own", "precision": "auto"}}  # fmt: skip
+VIEW_REWARD = {"class_type": "T2MVLoadReward", "inputs": {"reward": "toybox_clip"}}
+BOTH_REWARDS = {"class_type": "T2MVLoadReward",
+                "inputs": {"reward": "toybox_hyperscore", "rewards": ["2", 0]}}  # fmt: skip
+SAMPLING = {"steps": 2, "guidance": 2.0, "view_scale": 1.0}
+ZIGZAG = {"zigzag_steps": 1, "zigzag_repeats": 1, "inverse_guidance": 1.0, "inverse_view_scale": 1.0}
+LINES = "a red mug\na yellow chair"
+
+
+def best(**changes: Any) -> dict[str, Any]:
+    """The node: two lines, three candidates each, the best two kept."""
+    inputs = {"model": ["1", 0], "rewards": ["3", 0], "prompts": LINES, "seed": 5, "candidates": 3, "keep": 2,
+              "rank_by": "joint reward", "sampler": "standard", **SAMPLING, **ZIGZAG}  # fmt: skip
+    return {"class_type": "T2MVSampleBest", "inputs": inputs | changes}
+
+
+def preview(source: list[Any]) -> dict[str, Any]:
+    return {"class_type": "PreviewImage", "inputs": {"images": source}}
+
+
+def text(source: list[Any]) -> dict[str, Any]:
+    return {"class_type": "PreviewAny", "inputs": {"source": source}}
+
+
+def shown(server: ComfyServer, output: dict[str, Any]) -> list[np.ndarray]:
+    """The pictures a node showed."""
+    return [np.asarray(Image.open(io.BytesIO(server.picture(one)))) for one in output["images"]]
+
+
+@pytest.mark.usefixtures("toybox")
+@pytest.mark.parametrize("sampler", ["standard", "zmv"])
+def test_what_is_kept_is_the_best_and_comes_again_with_its_seed(server: ComfyServer, sampler: str) -> None:
+    workflow = {
+        "1": LOAD, "2": VIEW_REWARD, "3": BOTH_REWARDS, "4": best(sampler=sampler),
+        "5": preview(["4", 0]), "6": text(["4", 2]), "7": text(["4", 3]), "8": text(["4", 4]),
+    }  # fmt: skip
+    run = server.run(workflow)
+    assert run.status == "success", run.error
+    evaluations = 2 if sampler == "standard" else 4
+    assert [(value, total) for node, value, total in run.progress if node == "4"] == [
+        (i, 6 * evaluations + 12)
+        for i in range(1, 6 * evaluations + 13)  # six sets, two rewards each
+    ]
+    assert len(run.previews) >= 6 * evaluations
+    seeds = [int(seed) for seed in run.outputs["6"]["text"]]
+    scores = [float(score) for score in run.outputs["7"]["text"]]
+    assert {*seeds[:2]} < {5, 6, 7}  # the first line's candidates
+    assert {*seeds[2:]} < {8, 9, 10}
+    assert scores[0] >= scores[1]
+    assert scores[2] >= scores[3]
+    kept = shown(server, run.outputs["5"])
+    assert len(kept) == 4 * 6
+    assert run.outputs["8"]["text"][0].count("seed") == 6  # the report ranks what was not kept as well
+
+    # Every candidate again, by a sampler node alone with its seed: pictures and scores.
+    name = "Standard" if sampler == "standard" else "ZMV"
+    zigzag = {} if sampler == "standard" else ZIGZAG
+    again: dict[int, tuple[list[np.ndarray], float]] = {}
+    for seed in range(5, 11):
+        prompt = LINES.splitlines()[seed > 7]
+        drawn = {"model": ["1", 0], "prompt": prompt, "seed": seed, **SAMPLING, **zigzag}
+        score = {"rewards": ["3", 0], "images": ["4", 0], "prompts": prompt}
+        alone = server.run({
+            "1": LOAD, "2": VIEW_REWARD, "3": BOTH_REWARDS,
+            "4": {"class_type": f"T2MVSample{name}", "inputs": drawn},
+            "5": preview(["4", 0]),
+            "6": {"class_type": "T2MVScoreViews", "inputs": score},
+            "7": text(["6", 3]),
+        })  # fmt: skip
+        assert alone.status == "success", alone.error
+        (facts,) = json.loads(alone.outputs["7"]["text"][0])
+        again[seed] = shown(server, alone.outputs["5"]), facts["joint_scores"]["toybox_hyperscore"]
+    for line, candidates in enumerate((range(5, 8), range(8, 11))):
+        order = sorted(candidates, key=lambda seed: -again[seed][1])[:2]
+        assert seeds[2 * line : 2 * line + 2] == order
+        assert scores[2 * line : 2 * line + 2] == pytest.approx([again[seed][1] for seed in order], abs=1e-5)
+        for place, seed in enumerate(order):
+            start = (2 * line + place) * 6
+            assert all(
+                np.array_equal(one, other)
+                for one, other in zip(kept[start : start + 6], again[seed][0], strict=True)
+            )
+
+
+@pytest.mark.usefixtures("toybox")
+def test_the_ranking_and_the_scores_are_drawn(server: ComfyServer) -> None:
+    score = {"rewards": ["3", 0], "images": ["4", 0], "prompts": "a red mug\na red mug"}
+    run = server.run({
+        "1": LOAD, "2": VIEW_REWARD, "3": BOTH_REWARDS,
+        "4": best(prompts="a red mug", seed=20),
+        "5": preview(["4", 5]),
+        "6": {"class_type": "T2MVScoreViews", "inputs": score},
+        "7": preview(["6", 5]),
+    })  # fmt: skip
+    assert run.status == "success", run.error
+    for node, output, rows in (("4", "5", 3), ("6", "7", 2)):
+        (sheet,) = shown(server, run.outputs[node])
+        assert np.array_equal(sheet, shown(server, run.outputs[output])[0])
+        # A row: 18 px of title, 16 px of scores, six views of 128 px.
+        assert sheet.shape[0] == rows * (18 + 16 + 128)
+        assert sheet.shape[1] >= 6 * 128
+        for row in range(rows):
+            top = row * (18 + 16 + 128)
+            assert sheet[top : top + 18].min() < 128  # the title
+            for view in range(6):
+                label = sheet[top + 18 : top + 34, view * 128 : (view + 1) * 128]
+                assert label.min() < 128
+
+
+@pytest.mark.usefixtures("toybox")
+def test_one_reward_ranks_alone(server: ComfyServer) -> None:
+    for rank_by in ("sum of normalised rewards", "view reward (mean)", "view reward (worst view)"):
+        drawn = best(rewards=["2", 0], rank_by=rank_by, prompts="a red mug", keep=1)
+        run = server.run({"1": LOAD, "2": VIEW_REWARD, "4": drawn, "5": text(["4", 4])})
+        assert run.status == "success", run.error
+        assert f"3 sets by {rank_by}, 1 kept" in run.outputs["5"]["text"][0]
+
+
+@pytest.mark.usefixtures("toybox")
+def test_cancel_while_sampling_and_while_scoring(server: ComfyServer) -> None:
+    sampling_ticks = 6 * 2
+    for cancel_at in (3, sampling_ticks + 2):
+        workflow = {"1": LOAD, "2": VIEW_REWARD, "3": BOTH_REWARDS, "4": best(seed=100 + cancel_at)}
+
+        def cancel(num_reports: int, at: int = cancel_at) -> None:
+            if num_reports == at:
+                server.post("/interrupt", {})
+
+        run = server.run(workflow, on_progress=cancel)
+        assert run.status == "interrupted"
+        assert len(run.progress) < sampling_ticks + 12
+
+
+def test_pages_say_how_seeds_are_counted() -> None:
+    page = (Path(__file__).parents[2] / "web/docs/T2MVSampleBest.md").read_text("utf-8")
+    assert "first line uses seed to seed + 7, the second seed + 8 to seed + 15" in page
