@@ -110,7 +110,7 @@ def with_float8_storage(bundle: ModelBundle) -> ModelBundle:
     Weights are rounded to float8_e4m3fn (3 bits of mantissa): half the memory of bfloat16, other pictures,
     and slower, as each layer is unpacked for its call. Norms, embeddings of time and size, first and last
     convolution and LoRAs keep their precision. The UNet is a new one: the given bundle computes what it did,
-    and its weights are free once nobody holds it. For sampling only: a backward pass would find other weights.
+    and its weights are free once nobody holds it. For sampling only: its backward pass would fail.
 
     Raises:
         ValueError: this diffusers is too old.
