@@ -95,7 +95,7 @@ def main() -> int:
     text = (
         f"Six views, full-size VAE, random weights. Left: {arguments.image_px} px, float32, on the CPU, "
         f"medians of {arguments.repeats} turns; right: 768 px, bfloat16, counted without computing. "
-        "Differences are of pictures in [0, 1]. Tiles have two thirds of a picture's side (64 of 96 latent pixels)."
+        "Differences are of pictures in [0, 1]. Tiles have two thirds of a picture's side."
     )
     header = ["", "live MiB", "ratio", "time ratio", "difference", "MiB at 768 px", "ratio"]
     text = f"{text}\n\n{markdown_table(header, rows)}"

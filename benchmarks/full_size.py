@@ -6,6 +6,7 @@ latent-consistency/lcm-sdxl (`time_cond_proj_dim`) and madebyollin/sdxl-vae-fp16
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -81,22 +82,31 @@ def create_unet(is_lcm: bool, device: str, dtype: torch.dtype, **changes: Any) -
 
 def create_bundle(is_lcm: bool, device: str, dtype: torch.dtype, **changes: Any) -> ModelBundle:
     """The whole model; `changes` are to the UNet's configuration."""
-    from diffusers import AutoencoderKL
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    with torch.device(device):
+        text_encoder = CLIPTextModel(CLIPTextConfig(**TEXT_ENCODER))
+        text_encoder_2 = CLIPTextModelWithProjection(CLIPTextConfig(**TEXT_ENCODER_2))
+    for module in (text_encoder, text_encoder_2):
+        torch.nn.Module.to(module, dtype).eval().requires_grad_(False)
+    bundle = create_textless_bundle(is_lcm, device, dtype, **changes)
+    return replace(bundle, text_encoder=text_encoder, text_encoder_2=text_encoder_2)
+
+
+def create_textless_bundle(is_lcm: bool, device: str, dtype: torch.dtype, **changes: Any) -> ModelBundle:
+    """The model without its text encoders, whose place is empty: for conditions made otherwise."""
+    from diffusers import AutoencoderKL
 
     unet = create_unet(is_lcm, device, dtype, **changes)
     with torch.device(device):
-        vae = AutoencoderKL(**VAE)
-        text_encoder = CLIPTextModel(CLIPTextConfig(**TEXT_ENCODER))
-        text_encoder_2 = CLIPTextModelWithProjection(CLIPTextConfig(**TEXT_ENCODER_2))
-        camera_encoder = create_camera_encoder(unet, 8)
-    others = (vae, text_encoder, text_encoder_2, camera_encoder)
-    for module in others:
-        torch.nn.Module.to(module, dtype).eval().requires_grad_(False)
+        others = AutoencoderKL(**VAE), create_camera_encoder(unet, 8)
+    vae, camera_encoder = (torch.nn.Module.to(x, dtype).eval().requires_grad_(False) for x in others)
     schedule = schedule_from_config(
         {"_class_name": "LCMScheduler" if is_lcm else "DDIMScheduler", **SCHEDULE}
     )
-    return ModelBundle(unet, *others, schedule, ModelSources(model="full-size SDXL, random weights"))
+    sources = ModelSources(model="full-size SDXL, random weights")
+    nothing: Any = None
+    return ModelBundle(unet, vae, nothing, nothing, camera_encoder, schedule, sources)
 
 
 def draw_condition(num_prompts: int, image_px: int, device: str, dtype: torch.dtype) -> TextCondition:

@@ -31,7 +31,7 @@ from t2mv_core.samplers import SamplingSettings, sample_standard
 from t2mv_core.text import encode_text
 from t2mv_core.trajectory import SeededNoise
 
-from .full_size import create_bundle, draw_condition
+from .full_size import create_textless_bundle, draw_condition
 from .written_results import markdown_table, write_results
 
 SETTINGS = SamplingSettings(num_steps=8, guidance_scale=2.0)
@@ -102,8 +102,8 @@ def main() -> int:
     found["toybox, 64 px, with a LoRA"] = measure(with_lora(toybox), *text_and_rig, arguments.repeats)
     fewer = {} if arguments.full else {"transformer_layers_per_block": (1, 1, 2)}
     size = {"sample_size": arguments.image_px // 8, **fewer}
-    sdxl = create_bundle(True, "cpu", torch.float32, **size)
-    given = draw_condition(1, arguments.image_px, "cpu", torch.float32), encode_cameras(sdxl, DEFAULT_RIG)
+    sdxl = create_textless_bundle(True, "cpu", torch.bfloat16, **size)
+    given = draw_condition(1, arguments.image_px, "cpu", torch.bfloat16), encode_cameras(sdxl, DEFAULT_RIG)
     name = f"SDXL's widths, {'all' if arguments.full else 'fewer'} layers, {arguments.image_px} px"
     found[name] = measure(sdxl, *given, max(1, arguments.repeats // 4))
     rows = [
@@ -111,8 +111,8 @@ def main() -> int:
         for name, f in found.items()
     ]
     text = (
-        f"{SETTINGS.num_steps} steps of standard sampling, six views, one prompt, float32; medians of "
-        f"{arguments.repeats} runs (SDXL's widths: {max(1, arguments.repeats // 4)})."
+        f"{SETTINGS.num_steps} steps of standard sampling, six views, one prompt, float32 (SDXL's widths: bfloat16); medians of "
+        f"{arguments.repeats} runs ({max(1, arguments.repeats // 4)})."
     )
     header = ["", "outside UNet and VAE", "ms outside", "ms inside"]
     text = f"{text}\n\n{markdown_table(header, rows)}"
