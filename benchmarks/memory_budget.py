@@ -184,8 +184,8 @@ def main() -> int:
     text = (
         f"{how}: one set of {NUM_VIEWS} views of {IMAGE_PX} px, {DTYPE} weights, LoRA of rank 16 in float32 "
         "with AdamW. GiB are what lives at once in the stage that needs most; a card is said to do when it "
-        f"has {ALLOWANCE_GIB:.0f} GiB more, for CUDA's context, workspaces and fragmentation. Training counts "
-        "the UNet only: text and cameras are encoded before, the rewards wait on the CPU "
+        f"has {ALLOWANCE_GIB:.0f} GiB more, for CUDA's context, workspaces and fragmentation. Training "
+        "counts the UNet only: text and cameras are encoded before, the rewards wait on the CPU "
         "(`reward.device=cpu`). The estimate knows no autocast: the LoRA's branch counts in float32."
     )
     header = ["", "GiB", "in stage", *(f"{card} GB" for card in CARDS_GB)]

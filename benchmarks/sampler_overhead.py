@@ -111,8 +111,8 @@ def main() -> int:
         for name, f in found.items()
     ]
     text = (
-        f"{SETTINGS.num_steps} steps of standard sampling, six views, one prompt, float32 (SDXL's widths: bfloat16); medians of "
-        f"{arguments.repeats} runs ({max(1, arguments.repeats // 4)})."
+        f"{SETTINGS.num_steps} steps of standard sampling, six views, one prompt, float32 (SDXL's widths: "
+        f"bfloat16); medians of {arguments.repeats} runs ({max(1, arguments.repeats // 4)})."
     )
     header = ["", "outside UNet and VAE", "ms outside", "ms inside"]
     text = f"{text}\n\n{markdown_table(header, rows)}"
