@@ -254,9 +254,14 @@ def _match(unet: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[dict[str, di
 
 
 def _all_lora_layers(unet: nn.Module) -> Iterator[Any]:
-    if not hasattr(unet, "peft_config") and not any(hasattr(module, "lora_A") for module in unet.modules()):
-        return
-    yield from (module for module in unet.modules() if hasattr(module, "lora_A"))
+    # Asked at every UNet call, so: no look into LoRAs, and no `hasattr`, which builds an error for each "no".
+    waiting: list[nn.Module] = [unet]
+    while waiting:
+        module = waiting.pop()
+        if "lora_A" in module._modules:
+            yield module
+        else:
+            waiting.extend(child for child in module._modules.values() if child is not None)
 
 
 def _lora_layers(unet: nn.Module, name: str) -> Iterator[tuple[str, Any]]:
