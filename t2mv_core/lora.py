@@ -255,13 +255,15 @@ def _match(unet: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[dict[str, di
 
 def _all_lora_layers(unet: nn.Module) -> Iterator[Any]:
     # Asked at every UNet call, so: no look into LoRAs, and no `hasattr`, which builds an error for each "no".
-    waiting: list[nn.Module] = [unet]
+    waiting: list[nn.Module | None] = [unet]
     while waiting:
         module = waiting.pop()
+        if module is None or not module._modules:
+            continue
         if "lora_A" in module._modules:
             yield module
         else:
-            waiting.extend(child for child in module._modules.values() if child is not None)
+            waiting.extend(module._modules.values())
 
 
 def _lora_layers(unet: nn.Module, name: str) -> Iterator[tuple[str, Any]]:
