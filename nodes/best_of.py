@@ -10,6 +10,7 @@ from comfy_api.latest import io, ui
 from .candidates import numbers_read, ranking_sheet, sample_candidates
 from .checks import MAX_SEED, check_choice, check_integer, first_problem, read_prompts
 from .ranking import RANK_BY, check_ranking, rank_sets
+from .node_text import show_text
 from .report import ranking_to_text
 from .sampling_inputs import (
     latent_output,
@@ -23,10 +24,12 @@ from .set_sampler import comfy_latent, decode_set
 from .sockets import RewardHandle, Rewards, make_schema
 
 if TYPE_CHECKING:
+    from .candidates import Candidate
     from .sockets import ModelHandle
 
 SAMPLERS = ["standard", "zmv"]
 MAX_CANDIDATES = 64
+MAX_NAMED = 4
 MAX_SETS = 128  # of a run: their ranking must stay a picture that people can look at
 
 
@@ -44,6 +47,7 @@ class T2MVSampleBest(io.ComfyNode):
             "best; the ranking is shown.",
             search_aliases=["best of n", "best of", "top k", "rank", "cherry pick", "inference time scaling"],
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 *_prompt_inputs(),
                 *_ranking_inputs(),
@@ -116,6 +120,7 @@ class T2MVSampleBest(io.ComfyNode):
             for line in ranked
         )
         sheet = ranking_sheet(ranked, keep)
+        show_text(cls, _kept(best) + report)
         return io.NodeOutput(
             torch.cat([decode_set(model, candidate.latents, is_tiled) for candidate, _ in best]),
             comfy_latent(model, [candidate.latents for candidate, _ in best]),
@@ -125,6 +130,12 @@ class T2MVSampleBest(io.ComfyNode):
             sheet,
             ui={**ui.PreviewImage(sheet, cls=cls).as_dict(), **ui.PreviewText(report).as_dict()},
         )
+
+
+def _kept(best: list[tuple[Candidate, float]]) -> str:
+    """Which sets were kept, as a line: what people look for in a long ranking."""
+    sets = ", ".join(f"seed {candidate.seed} (score {score:.3f})" for candidate, score in best[:MAX_NAMED])
+    return f"kept: {sets}{', …' if len(best) > MAX_NAMED else ''}\n"
 
 
 def _plan(lines: list[str], seed: int, candidates: int) -> list[tuple[str, int]]:
