@@ -9,8 +9,9 @@ from comfy_api.latest import io, ui
 
 from .candidates import numbers_read, ranking_sheet, sample_candidates
 from .checks import MAX_SEED, check_choice, check_integer, first_problem, read_prompts
-from .ranking import RANK_BY, check_ranking, rank_sets
 from .node_text import show_text
+from .progress import show_result
+from .ranking import RANK_BY, check_ranking, rank_sets
 from .report import ranking_to_text
 from .sampling_inputs import (
     latent_output,
@@ -120,7 +121,8 @@ class T2MVSampleBest(io.ComfyNode):
             for line in ranked
         )
         sheet = ranking_sheet(ranked, keep)
-        show_text(cls, _kept(best) + report)
+        show_text(cls, _kept(best))
+        show_result(sheet)
         return io.NodeOutput(
             torch.cat([decode_set(model, candidate.latents, is_tiled) for candidate, _ in best]),
             comfy_latent(model, [candidate.latents for candidate, _ in best]),
@@ -135,7 +137,7 @@ class T2MVSampleBest(io.ComfyNode):
 def _kept(best: list[tuple[Candidate, float]]) -> str:
     """Which sets were kept, as a line: what people look for in a long ranking."""
     sets = ", ".join(f"seed {candidate.seed} (score {score:.3f})" for candidate, score in best[:MAX_NAMED])
-    return f"kept: {sets}{', …' if len(best) > MAX_NAMED else ''}\n"
+    return f"kept: {sets}{', …' if len(best) > MAX_NAMED else ''}"
 
 
 def _plan(lines: list[str], seed: int, candidates: int) -> list[tuple[str, int]]:

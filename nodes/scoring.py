@@ -91,7 +91,7 @@ class T2MVScoreViews(io.ComfyNode):
         views = [score for scored in sets for score in _first(scored.view_scores, [])]
         joints = [_first(scored.joint_scores, math.nan) for scored in sets]
         report = to_text(sets)
-        show_text(cls, f"{to_line(sets)}\n{report}")
+        show_text(cls, to_line(sets))
         sheet = score_sheet(list(pictures), list(map(set_title, sets)), list(map(view_labels, sets)))
         return io.NodeOutput(
             sum(views) / len(views) if views else math.nan,

@@ -1,13 +1,15 @@
-"""Renews the example workflows and their pictures, with a real ComfyUI and its own frontend in headless Chromium.
+"""Renews the example workflows and their pictures with a real ComfyUI and its own page in headless Chromium.
 
-    .venv/bin/python docs/workflows/make.py            # all six, about ten minutes on two cores
-    .venv/bin/python docs/workflows/make.py 1 4        # those whose names begin so
-    .venv/bin/python docs/workflows/make.py --no-run   # only the JSON, without runs and pictures
+    .venv/bin/python docs/workflows/make.py             # all six, about ten minutes on two cores
+    .venv/bin/python docs/workflows/make.py 1 4         # those whose names begin so
+    .venv/bin/python docs/workflows/make.py --no-run    # only the JSON, without runs and pictures
+    .venv/bin/python docs/workflows/make.py --base DIR  # keeps ComfyUI's files: a training is not repeated
 
-What a workflow computes is written by hand in docs/api/<name>.json (ComfyUI's API format), how it looks in layouts.py.
-ComfyUI's page turns both into its own format, example_workflows/<name>.json, runs it, and is photographed. ComfyUI and
-Chromium are found as the tests find them (COMFYUI_DIR, COMFYUI_PYTHON; see CONTRIBUTING.md). Nothing of an installed
-ComfyUI's folders is touched: models, results and settings are in a temporary folder.
+What a workflow computes is written by hand in docs/api/<name>.json (ComfyUI's API format), how it looks in
+layouts.py, its note in notes/<name>.md. ComfyUI's page turns them into its own format,
+example_workflows/<name>.json, runs it, and is photographed. ComfyUI and Chromium are found as the tests find
+them (COMFYUI_DIR, COMFYUI_PYTHON; see CONTRIBUTING.md). Nothing of an installed ComfyUI's folders is touched:
+models, results and settings are in a temporary folder.
 """
 
 from __future__ import annotations
@@ -42,9 +44,10 @@ SETTINGS = {
     "Comfy.Minimap.Visible": False,
     "Comfy.Graph.CanvasMenu": False,
     "Comfy.Graph.CanvasInfo": False,
+    "LiteGraph.Canvas.LowQualityRenderingZoomThreshold": 0.1,  # texts at any scale
 }
 RUN_TIMEOUT_MS = 3_600_000
-PICTURE_SCALE, MARGIN_PX, JPEG_QUALITY = 0.62, 12, 82
+PICTURE_SCALE, MARGIN_PX, JPEG_QUALITY = 0.68, 12, 80
 MAX_PICTURE_BYTES = 300_000
 
 log = logging.getLogger("workflows")
@@ -54,6 +57,7 @@ def main() -> None:
     """Renew the workflows that are asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", help="beginnings of names; none means all")
+    parser.add_argument("--base", type=Path, help="folder for ComfyUI's files; none means a temporary one")
     parser.add_argument("--no-run", action="store_true", help="write the JSON only")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -63,19 +67,25 @@ def main() -> None:
         if not arguments.names or name.startswith(tuple(arguments.names))
     }
     with tempfile.TemporaryDirectory() as folder:
-        base = _create_base(Path(folder))
-        with run_server(find_install(), base) as server, _open_page(server.url) as page:
+        base = _create_base((arguments.base or Path(folder)).resolve())
+        with run_server(find_install(), base) as server:
             for name, layout in chosen.items():
-                _write_workflow(page, name, layout)
-                if not arguments.no_run:
+                server.forget()  # a node whose output is still known does not run again, and shows nothing
+                with _open_page(server.url) as page:
+                    _write_workflow(page, name)
+                if arguments.no_run:
+                    continue
+                with _open_page(server.url) as page:
                     _take_picture(page, name, layout)
 
 
 def _create_base(base: Path) -> Path:
     """ComfyUI's base folder: this pack, no models but placeholders."""
     for name in ("custom_nodes", "user/default"):
-        (base / name).mkdir(parents=True)
-    (base / "custom_nodes" / PACK_NAME).symlink_to(ROOT, target_is_directory=True)
+        (base / name).mkdir(parents=True, exist_ok=True)
+    pack = base / "custom_nodes" / PACK_NAME
+    if not pack.exists():
+        pack.symlink_to(ROOT, target_is_directory=True)
     (base / "user" / "default" / "comfy.settings.json").write_text(json.dumps(SETTINGS), "utf-8")
     for path in {path for layout in LAYOUTS.values() for path in layout.placeholders}:
         (base / "models" / path).parent.mkdir(parents=True, exist_ok=True)
@@ -98,17 +108,18 @@ def _open_page(url: str) -> Iterator[Page]:
         browser.close()
 
 
-def _write_workflow(page: Page, name: str, layout: Layout) -> None:
+def _read_api(name: str) -> dict[str, Any]:
+    return json.loads((API_DIR / f"{name}.json").read_text("utf-8"))
+
+
+def _write_workflow(page: Page, name: str) -> None:
     """Load the API format, arrange it, and write down what the page makes of it."""
-    api = json.loads((API_DIR / f"{name}.json").read_text("utf-8"))
-    page.evaluate("([api, name]) => window.app.loadApiJson(api, name)", [api, name])
-    _empty_groups = "window.app.graph._groups.slice().forEach(group => window.app.graph.remove(group))"
-    page.evaluate(_empty_groups)
+    page.evaluate("([api, name]) => window.app.loadApiJson(api, name)", [_read_api(name), name])
     version = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
     assert version is not None
-    page.evaluate("([l, v]) => window.t2mv.arrange(l, v)", [to_page(layout), version[1]])
+    page.evaluate("([l, v]) => window.t2mv.arrange(l, v)", [to_page(name), version[1]])
     page.wait_for_timeout(300)
-    workflow = page.evaluate("window.t2mv.serialize()")
+    workflow = json.loads(page.evaluate("window.t2mv.serialize()"))
     workflow["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"t2mv/{name}"))  # the same at every renewal
     text = json.dumps(workflow, indent=2, ensure_ascii=False)
     (OUT_DIR / f"{name}.json").write_text(text + "\n", "utf-8")
@@ -125,6 +136,7 @@ def _take_picture(page: Page, name: str, layout: Layout) -> None:
     page.wait_for_function("n => window.app.graph._groups.length === n", arg=len(layout.columns))
     if layout.runs is None or layout.runs:
         _run(page, layout.runs)
+        page.evaluate("api => window.t2mv.restoreSeeds(api)", _read_api(name))
     _photograph(page, OUT_DIR / f"{name}.jpg")
     if name == INTERFACE_OF:
         _photograph_interface(page)
@@ -144,6 +156,7 @@ def _run(page: Page, only: tuple[str, ...] | None) -> None:
 def _photograph(page: Page, path: Path) -> None:
     """The whole graph without menus."""
     page.evaluate("window.app.extensionManager.focusMode = true")
+    page.add_style_tag(content=".comfy-menu-hamburger { display: none !important }")
     _, _, width, height = page.evaluate("window.t2mv.bounds()")
     size = {
         "width": round(width * PICTURE_SCALE) + 2 * MARGIN_PX,
@@ -161,9 +174,9 @@ def _photograph(page: Page, path: Path) -> None:
 def _photograph_interface(page: Page) -> None:
     """The graph in ComfyUI's window, menus and all."""
     page.evaluate("window.app.extensionManager.focusMode = false")
-    page.set_viewport_size({"width": 1500, "height": 900})
+    page.set_viewport_size({"width": 1600, "height": 950})
     page.wait_for_timeout(1000)
-    page.evaluate("window.t2mv.show(0.5, 90, 70)")
+    page.evaluate("window.t2mv.show(0.68, 80, 100)")
     page.wait_for_timeout(1500)
     page.screenshot(path=INTERFACE_PICTURE, type="jpeg", quality=JPEG_QUALITY)
 

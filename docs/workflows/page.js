@@ -12,7 +12,9 @@ window.t2mv = {
       const nodes = column.nodes.map(id => graph.getNodeById(Number(id)))
       if (column.note) nodes.unshift(this.createNote(column.note))
       for (const node of nodes) {
-        node.setSize([column.width, Math.max(node.computeSize()[1], this.height(layout, column, node))])
+        const isNote = node.type === 'MarkdownNote'
+        const height = isNote ? column.note_height : node.computeSize()[1] + (layout.room[node.id] ?? 0)
+        node.setSize([column.width, height])
         node.pos = [x, y]
         y += node.size[1] + this.TITLE + this.GAP
       }
@@ -23,6 +25,7 @@ window.t2mv = {
       x += column.width + 70
     }
     for (const node of graph._nodes) {
+      this.showLinkedValues(node)
       for (const widget of node.widgets ?? [])
         if (widget.name === 'control_after_generate') widget.value = layout.after_run
       if (node.type.startsWith('T2MV')) Object.assign(node.properties, { cnr_id: 't2mv', ver: version })
@@ -30,9 +33,13 @@ window.t2mv = {
     }
   },
 
-  height(layout, column, node) {
-    if (node.type === 'MarkdownNote') return column.note_height
-    return layout.heights[node.id] ?? 0
+  // Boxes of linked inputs show what is linked, not the node's default, which nobody reads.
+  showLinkedValues(node) {
+    node.inputs.forEach((input, slot) => {
+      const widget = input.widget && node.widgets.find(widget => widget.name === input.widget.name)
+      const source = widget && node.getInputNode(slot)
+      if (source?.type.startsWith('Primitive')) widget.value = source.widgets[0].value
+    })
   },
 
   createNote(text) {
@@ -46,7 +53,15 @@ window.t2mv = {
   serialize() {
     const written = window.app.graph.serialize()
     written.extra = { ds: { scale: 0.7, offset: [60, 120] } }
-    return written
+    return JSON.stringify(written, null, 2)
+  },
+
+  // Seeds as they were when the pictures were made: after a run they may have changed.
+  restoreSeeds(api) {
+    for (const [id, { inputs }] of Object.entries(api)) {
+      const widget = window.app.graph.getNodeById(Number(id)).widgets?.find(widget => widget.name === 'seed')
+      if (widget && !Array.isArray(inputs.seed)) widget.value = inputs.seed
+    }
   },
 
   // Left, top, width and height of everything, in the graph's units.
