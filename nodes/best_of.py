@@ -109,6 +109,8 @@ class T2MVSampleBest(io.ComfyNode):
         check_ranking(rank_by, [handle.reward.kind for handle in rewards])
         is_tiled = bool(others.pop("tiled_decode", False))
         plan = _plan(read_prompts(prompts), seed, candidates)
+        # Before the first preview: ComfyUI's page (1.27) puts a text that comes later over the picture.
+        show_text(cls, f"{len(plan)} sets to sample and to score")
         competing = sample_candidates(model, rewards, plan, is_tiled, **others)
         ranked = []
         for start in range(0, len(competing), candidates):

@@ -58,7 +58,7 @@ LAYOUTS: dict[str, Layout] = {
             Column("4 Single views", ("7", "8"), 260),
             Column("5 Single views", ("9", "10"), 260),
         ),
-        room={"2": 60, "3": 280, "4": 180, "5": 300, "7": 280, "8": 280, "9": 280, "10": 280},
+        room={"2": 60, "3": 280, "4": 220, "5": 260, "7": 280, "8": 280, "9": 280, "10": 280},
     ),
     "2_standard_vs_zmv": Layout(
         columns=(
@@ -87,7 +87,7 @@ LAYOUTS: dict[str, Layout] = {
             Column("2 Sample and rank", ("5",), 560),
             Column("3 The best", ("6", "7", "8"), 520),
         ),
-        room={"2": 60, "5": 1000, "6": 180, "7": 180, "8": 420},
+        room={"2": 60, "5": 1000, "6": 220, "7": 180, "8": 420},
     ),
     "5_text_to_views_lcm_sdxl": Layout(
         columns=(

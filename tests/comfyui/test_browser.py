@@ -1,4 +1,4 @@
-"""The example workflows in a real browser: dropped onto the canvas, queued, watched, cancelled, queued again."""
+"""The example workflows in a real browser: dropped onto the canvas, queued, watched, cancelled."""
 
 from __future__ import annotations
 

@@ -61,9 +61,8 @@ def test_4_best_of_8(server: ComfyServer) -> None:
 @pytest.mark.usefixtures("toybox")
 def test_3_training_and_its_lora_in_one_run(server: ComfyServer) -> None:
     small = {"name": "example", "iterations": 1, "prompts_per_iteration": 2}
-    workflow = example(
-        "3_train_lora_before_after", n4=small, n2={"value": "a green mug"}, n5={"strength": 5.0}
-    )
+    others = {"n2": {"value": "a green mug"}, "n5": {"strength": 5.0}}
+    workflow = example("3_train_lora_before_after", n4=small, **others)
     run = succeed(server, workflow)
     assert "t2mv/example.safetensors" in run.outputs["13"]["text"][0]
     before, after = (np.asarray(pictures(server, run, node)[0]) for node in ("10", "11"))
