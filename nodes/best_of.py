@@ -9,6 +9,8 @@ from comfy_api.latest import io, ui
 
 from .candidates import numbers_read, ranking_sheet, sample_candidates
 from .checks import MAX_SEED, check_choice, check_integer, first_problem, read_prompts
+from .node_text import show_text
+from .progress import show_result
 from .ranking import RANK_BY, check_ranking, rank_sets
 from .report import ranking_to_text
 from .sampling_inputs import (
@@ -23,10 +25,12 @@ from .set_sampler import comfy_latent, decode_set
 from .sockets import RewardHandle, Rewards, make_schema
 
 if TYPE_CHECKING:
+    from .candidates import Candidate
     from .sockets import ModelHandle
 
 SAMPLERS = ["standard", "zmv"]
 MAX_CANDIDATES = 64
+MAX_NAMED = 4
 MAX_SETS = 128  # of a run: their ranking must stay a picture that people can look at
 
 
@@ -44,6 +48,7 @@ class T2MVSampleBest(io.ComfyNode):
             "best; the ranking is shown.",
             search_aliases=["best of n", "best of", "top k", "rank", "cherry pick", "inference time scaling"],
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 *_prompt_inputs(),
                 *_ranking_inputs(),
@@ -104,6 +109,8 @@ class T2MVSampleBest(io.ComfyNode):
         check_ranking(rank_by, [handle.reward.kind for handle in rewards])
         is_tiled = bool(others.pop("tiled_decode", False))
         plan = _plan(read_prompts(prompts), seed, candidates)
+        # Before the first preview: ComfyUI's page (1.27) puts a text that comes later over the picture.
+        show_text(cls, f"{len(plan)} sets to sample and to score")
         competing = sample_candidates(model, rewards, plan, is_tiled, **others)
         ranked = []
         for start in range(0, len(competing), candidates):
@@ -116,6 +123,8 @@ class T2MVSampleBest(io.ComfyNode):
             for line in ranked
         )
         sheet = ranking_sheet(ranked, keep)
+        show_text(cls, _kept(best))
+        show_result(sheet)
         return io.NodeOutput(
             torch.cat([decode_set(model, candidate.latents, is_tiled) for candidate, _ in best]),
             comfy_latent(model, [candidate.latents for candidate, _ in best]),
@@ -125,6 +134,12 @@ class T2MVSampleBest(io.ComfyNode):
             sheet,
             ui={**ui.PreviewImage(sheet, cls=cls).as_dict(), **ui.PreviewText(report).as_dict()},
         )
+
+
+def _kept(best: list[tuple[Candidate, float]]) -> str:
+    """Which sets were kept, as a line: what people look for in a long ranking."""
+    sets = ", ".join(f"seed {candidate.seed} (score {score:.3f})" for candidate, score in best[:MAX_NAMED])
+    return f"kept: {sets}{', …' if len(best) > MAX_NAMED else ''}"
 
 
 def _plan(lines: list[str], seed: int, candidates: int) -> list[tuple[str, int]]:

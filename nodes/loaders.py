@@ -22,6 +22,7 @@ from .model_files import (
     identify,
     list_models,
 )
+from .node_text import show_text
 from .sockets import Model, ModelHandle, advanced, make_schema
 
 if TYPE_CHECKING:
@@ -206,6 +207,7 @@ class T2MVLoadLoRA(io.ComfyNode):
                 "adapter weights",
                 "lcm-lora",
             ],
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 Model.Input("model", tooltip="The model, with or without LoRAs."),
                 io.Combo.Input(
@@ -261,7 +263,13 @@ class T2MVLoadLoRA(io.ComfyNode):
         with torch.inference_mode(False), torch.no_grad():
             bundle = load_lora(model.bundle, path, strength)
         report = _lora_report(lora, path, bundle.loras[-1])
+        show_text(cls, _lora_line(bundle.loras[-1]))
         return io.NodeOutput(ModelHandle(bundle, model.residency), report, ui=ui.PreviewText(report))
+
+
+def _lora_line(handle: LoraHandle) -> str:
+    """What decides whether a LoRA is of use, as a line."""
+    return f"{handle.num_matched} modules matched, {len(handle.unmatched)} keys not"
 
 
 def _lora_report(lora: str, path: Path, handle: LoraHandle) -> str:

@@ -49,6 +49,20 @@ def has_decoded_previews(model: ModelHandle) -> bool:
     return model.residency.size_bytes("vae") <= MAX_PREVIEW_VAE_BYTES
 
 
+def show_result(picture: Tensor) -> None:
+    """Show a node's own picture [1, H, W, 3] as its last preview.
+
+    ComfyUI's page (1.27) leaves the last preview on a node and hides the node's own picture behind it.
+    """
+    from PIL import Image
+
+    pixels = (picture[0] * 255).round().byte().cpu().numpy()
+    height, width = pixels.shape[:2]
+    comfy.utils.ProgressBar(1).update_absolute(
+        1, preview=("JPEG", Image.fromarray(pixels), max(height, width))
+    )
+
+
 def preview_sheet(model: ModelHandle, denoised: Tensor) -> Image:
     """A small sheet of latents [B, V, C, H, W], two rows per prompt: decoded if cheap, else approximated."""
     from ..t2mv_core.images import contact_sheet, decode_latents

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -32,6 +33,18 @@ def to_json(sets: Sequence[ScoredSet]) -> str:
 def to_text(sets: Sequence[ScoredSet]) -> str:
     """All scores as lines to read; higher is better, comparable only within one reward and prompt."""
     return "\n\n".join("\n".join(_lines(scored)) for scored in sets)
+
+
+def to_line(sets: Sequence[ScoredSet]) -> str:
+    """The means of all rewards over the sets in one line, for where there is little room."""
+    first = sets[0]
+    means = [
+        (name, statistics.fmean(score for scored in sets for score in scored.view_scores[name]))
+        for name in first.view_scores
+    ]
+    means += [(name, statistics.fmean(s.joint_scores[name] for s in sets)) for name in first.joint_scores]
+    line = "  ".join(f"{name} {mean:.3f}" for name, mean in means)
+    return line + (f"  (means of {len(sets)} sets)" if len(sets) > 1 else "")
 
 
 def _lines(scored: ScoredSet) -> list[str]:

@@ -11,7 +11,8 @@ from comfy_api.latest import io, ui
 
 from .checks import first_problem, read_prompts
 from .memory import check_cancelled
-from .report import ScoredSet, to_json, to_text
+from .node_text import show_text
+from .report import ScoredSet, to_json, to_line, to_text
 from .score_sheet import score_sheet, set_title, view_labels
 from .sockets import RewardHandle, Rewards, make_schema
 
@@ -35,6 +36,7 @@ class T2MVScoreViews(io.ComfyNode):
             "of one reward and one prompt can be compared.",
             search_aliases=["reward", "evaluate", "clip score", "hyperscore", "rank", "quality"],
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 Rewards.Input("rewards", tooltip="From Load Reward."),
                 io.Image.Input("images", tooltip="Views as a sampler gives them: one set after the other."),
@@ -89,6 +91,7 @@ class T2MVScoreViews(io.ComfyNode):
         views = [score for scored in sets for score in _first(scored.view_scores, [])]
         joints = [_first(scored.joint_scores, math.nan) for scored in sets]
         report = to_text(sets)
+        show_text(cls, to_line(sets))
         sheet = score_sheet(list(pictures), list(map(set_title, sets)), list(map(view_labels, sets)))
         return io.NodeOutput(
             sum(views) / len(views) if views else math.nan,

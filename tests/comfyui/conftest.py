@@ -207,8 +207,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="session")
-def comfy_install() -> ComfyInstall:
+def find_install() -> ComfyInstall:
     """ComfyUI's folder and Python, or a skip that says what to install."""
     folder = Path(os.environ.get("COMFYUI_DIR") or Path.home() / "comfy" / "ComfyUI")
     if not (folder / "main.py").is_file():
@@ -223,6 +222,12 @@ def comfy_install() -> ComfyInstall:
             f"{python} lacks ComfyUI's requirements; install them or set COMFYUI_PYTHON to one that has them."
         )
     return ComfyInstall(folder, python)
+
+
+@pytest.fixture(scope="session")
+def comfy_install() -> ComfyInstall:
+    """See `find_install`."""
+    return find_install()
 
 
 def _write_tiny_model(folder: Path) -> None:
@@ -349,7 +354,7 @@ def toybox() -> Path:
 @pytest.fixture(scope="session")
 def server(comfy_install: ComfyInstall, comfy_base: Path) -> Iterator[ComfyServer]:
     """A running ComfyUI with the pack; stopped at the end."""
-    with _start_server(comfy_install, comfy_base) as running:
+    with run_server(comfy_install, comfy_base) as running:
         yield running
 
 
@@ -357,12 +362,12 @@ def server(comfy_install: ComfyInstall, comfy_base: Path) -> Iterator[ComfyServe
 def start_server(
     comfy_install: ComfyInstall,
 ) -> Callable[..., contextlib.AbstractContextManager[ComfyServer]]:
-    """Starts another ComfyUI on a base folder, see `_start_server`; a context that gives the server."""
-    return functools.partial(_start_server, comfy_install)
+    """Starts another ComfyUI on a base folder, see `run_server`; a context that gives the server."""
+    return functools.partial(run_server, comfy_install)
 
 
 @contextlib.contextmanager
-def _start_server(
+def run_server(
     comfy_install: ComfyInstall,
     comfy_base: Path,
     before_start: Callable[[], None] | None = None,

@@ -54,10 +54,15 @@ def test_what_is_kept_is_the_best_and_comes_again_with_its_seed(server: ComfySer
     run = server.run(workflow)
     assert run.status == "success", run.error
     evaluations = 2 if sampler == "standard" else 4
-    assert [(value, total) for node, value, total in run.progress if node == "4"] == [
+    *ticks, last = [(value, total) for node, value, total in run.progress if node == "4"]
+    assert ticks == [
         (i, 6 * evaluations + 12)
         for i in range(1, 6 * evaluations + 13)  # six sets, two rewards each
     ]
+    # The page leaves the last preview on the node: it has to be the ranking, pixel for pixel in size.
+    assert last == (1, 1)
+    ranking = Image.open(io.BytesIO(server.picture(run.outputs["4"]["images"][0])))
+    assert Image.open(io.BytesIO(run.previews[-1])).size == ranking.size
     assert len(run.previews) >= 6 * evaluations
     seeds = [int(seed) for seed in run.outputs["6"]["text"]]
     scores = [float(score) for score in run.outputs["7"]["text"]]

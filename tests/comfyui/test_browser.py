@@ -1,8 +1,8 @@
-"""The example workflow in a real browser: dropped onto the canvas, queued, pictures shown, cancelled."""
+"""The example workflows in a real browser: dropped onto the canvas, queued, watched, cancelled."""
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,38 +13,48 @@ import pytest
 if TYPE_CHECKING:
     from conftest import ComfyServer
 
-WORKFLOW = Path(__file__).parents[2] / "example_workflows" / "standard_vs_zmv.json"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted(path.stem for path in (ROOT / "example_workflows").glob("*.json"))
+STANDARD_VS_ZMV = "2_standard_vs_zmv"
 TIMEOUT_MS = 300_000
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # The page opens with a workflow of its own; ours has to come after it.
 READY = "window.LiteGraph?.registered_node_types.T2MVLoadModel && window.app?.graph?._nodes.length > 0"
-LOADED = "window.app.graph._nodes.some(node => node.type === 'T2MVLoadModel')"
-# What dropping a file onto the canvas calls.
-DROP = """async text => {
-    await window.app.handleFile(new File([text], 'standard_vs_zmv.json', {type: 'application/json'}));
-    window.app.canvas.ds.reset();
+# A file let go over the canvas, as the mouse does it.
+DROP = """([name, text]) => {
+    const data = new DataTransfer();
+    data.items.add(new File([text], name, {type: 'application/json'}));
+    const canvas = document.querySelector('#graph-canvas');
+    canvas.dispatchEvent(new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true}));
 }"""
-NODES = "window.app.graph._nodes.map(node => [node.type, node.has_errors === true])"
+LOADED = "ids => window.app.graph._nodes.map(node => node.id).sort().join() === ids"
+BROKEN_NODES = """() => window.app.graph._nodes
+    .filter(node => node.has_errors || !(node.type in LiteGraph.registered_node_types))
+    .map(node => node.type)"""
+AS_SCRIPT = "async () => (await window.app.graphToPrompt()).output"
 FOLLOW = """() => {
     window.seen = [];
     const names = ['progress', 'execution_success', 'execution_interrupted', 'execution_error'];
     names.forEach(name => window.app.api.addEventListener(name, () => window.seen.push(name)));
+    window.app.api.addEventListener('b_preview_with_metadata', () => window.seen.push('preview'));
 }"""
-QUEUE_LONG_RUN = """() => {
-    window.seen.length = 0;
-    const zmv = window.app.graph._nodes.find(node => node.type === 'T2MVSampleZMV');
-    zmv.widgets.find(widget => widget.name === 'steps').value = 50;
-    return window.app.queuePrompt(0);
+SET_WIDGET = """([type, name, value]) => {
+    const node = window.app.graph._nodes.find(node => node.type === type);
+    node.widgets.find(widget => widget.name === name).value = value;
 }"""
-SHEET_PICTURE = """() => {
-    const sheet = window.app.graph._nodes.find(node => node.type === 'T2MVCreateContactSheet');
-    return sheet.imgs?.length ? [sheet.imgs[0].naturalWidth, sheet.imgs[0].naturalHeight] : null;
+SHOWN_SIZE = """type => {
+    const node = window.app.graph._nodes.find(node => node.type === type);
+    return node.imgs?.length ? [node.imgs[0].naturalWidth, node.imgs[0].naturalHeight] : null;
+}"""
+SHOWN_TEXT = """type => {
+    const node = window.app.graph._nodes.find(node => node.type === type);
+    return node.widgets.find(widget => widget.name === '$$node-text-preview')?.value ?? null;
 }"""
 
 
 @pytest.fixture(scope="module")
-def page(toybox: Path, server: ComfyServer) -> Iterator[Any]:  # toybox first: without it, no server is needed
-    """ComfyUI's page in headless Chromium, or a skip that says what to install."""
+def browser(toybox: Path) -> Iterator[Any]:  # toybox first: without it, no server is needed
+    """Headless Chromium, or a skip that says what to install."""
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="playwright is not installed; pip install playwright to drive a browser"
     )
@@ -52,48 +62,88 @@ def page(toybox: Path, server: ComfyServer) -> Iterator[Any]:  # toybox first: w
     if browser_path is None:
         pytest.skip("no Chromium on this machine; apt-get install chromium to try the pack in a browser")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-        opened = browser.new_page(viewport={"width": 1800, "height": 1300})
-        opened.set_default_timeout(TIMEOUT_MS)
-        opened.goto(server.url)
-        opened.wait_for_function(READY)
-        yield opened
-        browser.close()
+        launched = driver.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        yield launched
+        launched.close()
 
 
-@pytest.fixture
-def example_text(toybox: Path) -> str:
-    """The example workflow, which runs on the toybox."""
-    return WORKFLOW.read_text("utf-8")
+@pytest.fixture(scope="module")
+def page(browser: Any, server: ComfyServer) -> Any:
+    """ComfyUI's page, ready."""
+    opened = browser.new_page(viewport={"width": 1800, "height": 1300})
+    opened.set_default_timeout(TIMEOUT_MS)
+    opened.goto(server.url)
+    opened.wait_for_function(READY)
+    opened.evaluate(FOLLOW)
+    return opened
 
 
-def _wait_for(page: Any, event: str) -> None:
+def drop(page: Any, name: str) -> None:
+    """Let the example's file go over the canvas and wait for its nodes."""
+    text = (ROOT / "example_workflows" / f"{name}.json").read_text("utf-8")
+    page.keyboard.press("Escape")  # a dialogue about files to download may be open
+    page.evaluate(DROP, [f"{name}.json", text])
+    ids = sorted(str(node["id"]) for node in json.loads(text)["nodes"])
+    page.wait_for_function(LOADED, arg=",".join(ids))
+
+
+def start_run(page: Any) -> None:
+    page.evaluate("window.seen.length = 0")
+    page.get_by_test_id("queue-button").get_by_role("button", name="Run", exact=True).click()
+
+
+def wait_for(page: Any, event: str) -> None:
     page.wait_for_function(
         "name => window.seen.some(seen => seen === name || seen === 'execution_error')", arg=event
     )
     assert "execution_error" not in page.evaluate("window.seen")
 
 
-def test_the_example_workflow_loads_runs_and_can_be_cancelled(page: Any, example_text: str) -> None:
-    page.evaluate(DROP, example_text)
-    page.wait_for_function(LOADED)
-    nodes = page.evaluate(NODES)
-    assert sum(kind.startswith("T2MV") for kind, _ in nodes) == 9
-    assert not any(has_errors for _, has_errors in nodes)
-    page.evaluate(FOLLOW)
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_open_without_errors_and_say_what_the_script_versions_say(page: Any, name: str) -> None:
+    drop(page, name)
+    assert page.evaluate(BROKEN_NODES) == []
+    sent = page.evaluate(AS_SCRIPT)
+    expected = json.loads((ROOT / "docs" / "api" / f"{name}.json").read_text("utf-8"))
+    assert {key: node["class_type"] for key, node in sent.items()} == {
+        key: node["class_type"] for key, node in expected.items()
+    }
+    for key, node in expected.items():
+        # The page adds what only it knows, such as the state of a 3D viewer.
+        known = {field: value for field, value in sent[key]["inputs"].items() if field in node["inputs"]}
+        assert known == node["inputs"]
 
-    page.evaluate("window.app.queuePrompt(0)")
-    _wait_for(page, "execution_success")
+
+def test_drop_queue_watch_cancel_and_queue_again(page: Any, server: ComfyServer) -> None:
+    server.forget()
+    drop(page, STANDARD_VS_ZMV)
+    start_run(page)
+    wait_for(page, "execution_success")
     seen = page.evaluate("window.seen")
     assert seen.count("progress") >= 4 + 6  # standard: 4 evaluations; ZMV: 4 + 2
-    page.wait_for_function(f"({SHEET_PICTURE})() !== null")
-    width, height = page.evaluate(SHEET_PICTURE)
-    assert (width, height) == (6 * 160, 16 + 2 * (16 + 160))  # angles above, a label above either row
-    if picture := os.environ.get("T2MV_SCREENSHOT"):
-        page.wait_for_timeout(1000)
-        page.screenshot(path=picture)
+    assert seen.count("preview") >= 4 + 6
+    page.wait_for_function(f"({SHOWN_SIZE})('T2MVCreateContactSheet') !== null")
+    # angles above, a label above either row
+    assert page.evaluate(SHOWN_SIZE, "T2MVCreateContactSheet") == [6 * 160, 16 + 2 * (16 + 160)]
+    assert page.evaluate(SHOWN_TEXT, "T2MVScoreViews").startswith("toybox_clip 0.")
+    assert page.evaluate(SHOWN_TEXT, "T2MVCreateCameraRig").startswith("6 views: 1 front 0°")
 
-    page.evaluate(QUEUE_LONG_RUN)
+    page.evaluate(SET_WIDGET, ["T2MVSampleZMV", "steps", 50])
+    start_run(page)
     page.wait_for_function("window.seen.includes('progress')")
-    page.evaluate("window.app.api.interrupt()")
-    _wait_for(page, "execution_interrupted")
+    page.get_by_role("button", name="Cancel current run").click()
+    wait_for(page, "execution_interrupted")
+
+    page.evaluate(SET_WIDGET, ["T2MVSampleZMV", "steps", 5])
+    start_run(page)
+    wait_for(page, "execution_success")
+
+
+def test_the_best_set_is_shown_with_its_rank_and_not_the_last_preview(page: Any, server: ComfyServer) -> None:
+    server.forget()
+    drop(page, "4_best_of_8_standard")
+    page.evaluate(SET_WIDGET, ["T2MVSampleBest", "candidates", 3])
+    start_run(page)
+    wait_for(page, "execution_success")
+    page.wait_for_function(f"({SHOWN_SIZE})('T2MVSampleBest')?.[0] === 6 * 128")  # the preview is smaller
+    assert page.evaluate(SHOWN_TEXT, "T2MVSampleBest").startswith("kept: seed ")

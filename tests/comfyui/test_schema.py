@@ -1,4 +1,4 @@
-"""What the running ComfyUI says of the pack: its nodes, their help, the workflow that comes with it."""
+"""What the running ComfyUI says of the pack: its nodes, their help, the workflows that come with it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 PACK_DIR = Path(__file__).parents[2]
 NODE_IDS = sorted(page.stem for page in (PACK_DIR / "web" / "docs").glob("T2MV*.md"))
-WORKFLOWS = sorted((PACK_DIR / "docs" / "api").glob("*.json"))
+EXAMPLES = sorted(path.stem for path in (PACK_DIR / "example_workflows").glob("*.json"))
+WIDGETS = ("COMBO", "STRING", "INT", "FLOAT", "BOOLEAN")
+TO_DOWNLOAD = {("T2MVLoadLoRA", "lora"), ("ImageOnlyCheckpointLoader", "ckpt_name")}
+OF_THE_PAGE = {("SaveGLB", "image")}  # a viewer, which the page adds to the node's widgets
 
 
 @pytest.fixture(scope="module")
@@ -63,35 +66,91 @@ def test_translations_and_help_pages_name_every_input(object_info: dict[str, Any
 
 def test_help_pages_are_served(server: ComfyServer) -> None:
     listed = json.loads(server.get("/workflow_templates"))
-    assert listed["ComfyUI-T2MV"] == [
-        path.stem for path in sorted((PACK_DIR / "example_workflows").glob("*.json"))
-    ]
+    assert sorted(listed["ComfyUI-T2MV"]) == EXAMPLES
+    assert server.get(f"/api/workflow_templates/ComfyUI-T2MV/{EXAMPLES[0]}.jpg").startswith(b"\xff\xd8")
     assert server.get("/extensions/ComfyUI-T2MV/docs/T2MVLoadModel.md").startswith(b"# Load Model")
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_workflows_fit_the_schemas(object_info: dict[str, Any], path: Path) -> None:
-    api = json.loads(path.read_text("utf-8"))
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_script_versions_fit_the_schemas(object_info: dict[str, Any], name: str) -> None:
+    api = json.loads((PACK_DIR / "docs" / "api" / f"{name}.json").read_text("utf-8"))
     for node in api.values():
         schema = object_info[node["class_type"]]
         known = _inputs(schema)
         assert set(node["inputs"]) <= set(known)
         assert set(schema["input"].get("required", {})) <= set(node["inputs"])
-        for name, value in node["inputs"].items():
+        if node["class_type"].startswith("T2MV"):  # nothing is left to a default, which may change
+            widgets = {field for field in known if _kind(known[field]) in WIDGETS}
+            assert widgets <= set(node["inputs"])
+        for field, value in node["inputs"].items():
             if isinstance(value, list):
-                source = object_info[api[value[0]]["class_type"]]["output"][value[1]]
-                assert known[name][0] in (source, "*")
-    shown = json.loads((PACK_DIR / "example_workflows" / path.name).read_text("utf-8"))
+                _check_link(object_info, api, known[field], value)
+            else:
+                _check_value(node["class_type"], field, known[field], value)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_shown_workflows_fit_the_schemas(object_info: dict[str, Any], name: str) -> None:
+    shown = json.loads((PACK_DIR / "example_workflows" / f"{name}.json").read_text("utf-8"))
     for node in shown["nodes"]:
-        if node["type"].startswith("T2MV"):
-            assert _num_widgets(object_info[node["type"]]) == len(node.get("widgets_values", []))
+        if node["type"] in ("Note", "MarkdownNote"):  # they exist in the page only
+            assert node["widgets_values"][0]
+            continue
+        schema = object_info[node["type"]]
+        known = _inputs(schema)
+        own = [entry for entry in node["inputs"] if (node["type"], entry["name"]) not in OF_THE_PAGE]
+        assert {entry["name"]: entry["type"] for entry in own} == {
+            field: _kind(declared) for field, declared in known.items()
+        }
+        assert [output["type"] for output in node["outputs"]] == [
+            "COMBO" if isinstance(kind, list) else kind for kind in schema["output"]
+        ]
+        linked = {entry["name"] for entry in node["inputs"] if entry["link"] is not None}
+        fields = _widget_fields(schema)
+        values = node.get("widgets_values", [])
+        assert len(values) == len(fields) + len(node["inputs"]) - len(own)
+        for field, value in zip(fields, values, strict=False):
+            if field is not None and field not in linked:
+                _check_value(node["type"], field, known[field], value)
 
 
-def _num_widgets(schema: dict[str, Any]) -> int:
-    """Widgets the frontend makes: one per value, and one more for a seed's control-after-generate."""
-    kinds = ("COMBO", "STRING", "INT", "FLOAT", "BOOLEAN")
-    return sum(
-        1 + bool(options.get("control_after_generate"))
-        for kind, options in _inputs(schema).values()
-        if kind in kinds
-    )
+def _kind(declared: list[Any]) -> str:
+    """The type of an input; a list of choices is how nodes before V3 say COMBO."""
+    return "COMBO" if isinstance(declared[0], list) else declared[0]
+
+
+def _widget_fields(schema: dict[str, Any]) -> list[str | None]:
+    """The inputs that have a box, in the frontend's order; None is a seed's control-after-generate."""
+    fields: list[str | None] = []
+    for field, declared in _inputs(schema).items():
+        if _kind(declared) not in WIDGETS:
+            continue
+        fields.append(field)
+        options = declared[1] if len(declared) > 1 else {}
+        # The frontend gives every whole number called "seed" the control unless told otherwise.
+        if options.get(
+            "control_after_generate", _kind(declared) == "INT" and field in ("seed", "noise_seed")
+        ):
+            fields.append(None)
+    return fields
+
+
+def _check_link(
+    object_info: dict[str, Any], api: dict[str, Any], declared: list[Any], link: list[Any]
+) -> None:
+    source = object_info[api[link[0]]["class_type"]]["output"][link[1]]
+    assert _kind(declared) in (source, "*")
+
+
+def _check_value(node_type: str, field: str, declared: list[Any], value: Any) -> None:
+    """A value is one of the choices, or a number of the right kind within the bounds, or a text."""
+    kind, options = _kind(declared), declared[1] if len(declared) > 1 else {}
+    where = f"{node_type}.{field}={value!r}"
+    if kind == "COMBO":
+        choices = declared[0] if isinstance(declared[0], list) else options["options"]
+        assert value in choices or (node_type, field) in TO_DOWNLOAD, where
+    elif kind in ("INT", "FLOAT"):
+        assert type(value) is int or (kind == "FLOAT" and type(value) is float), where
+        assert options.get("min", value) <= value <= options.get("max", value), where
+    else:
+        assert isinstance(value, {"STRING": str, "BOOLEAN": bool}[kind]), where

@@ -40,3 +40,10 @@ def test_a_ranking_names_place_seed_scores_and_who_is_kept(report: ModuleType) -
         "#1   kept  seed 7  score 2.000   [clip 0.200  hyper 2.500]",
         "#2         seed 5  score -2.000   [clip 0.100  hyper 1.500]",
     ]
+
+
+def test_the_short_line_holds_means_over_views_and_sets(report: ModuleType) -> None:
+    first = report.ScoredSet("a mug", {"clip": [0.1, 0.3]}, {"hyper": 2.5})
+    second = report.ScoredSet("a car", {"clip": [0.4, 0.8]}, {"hyper": 1.5})
+    assert report.to_line([first]) == "clip 0.200  hyper 2.500"
+    assert report.to_line([first, second]) == "clip 0.400  hyper 2.000  (means of 2 sets)"

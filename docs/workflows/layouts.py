@@ -1,0 +1,138 @@
+"""How the example workflows look: columns of nodes with titles, and room where pictures appear.
+
+What they compute is in docs/api/<name>.json, the note for people in notes/<name>.md; all together give
+example_workflows/<name>.json (make.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Column:
+    """Nodes under each other.
+
+    Attributes:
+        title: of the group around them.
+        nodes: ids in docs/api/<name>.json, from top to bottom.
+        width: of the nodes, in the graph's units.
+        note_height: of the workflow's note above the nodes; 0 is none.
+    """
+
+    title: str
+    nodes: tuple[str, ...]
+    width: int = 320
+    note_height: int = 0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A workflow on the canvas.
+
+    Attributes:
+        columns: from left to right.
+        room: node id -> height below its widgets, for the pictures and texts it shows after a run.
+        after_run: what happens to seeds after a run, a word of ComfyUI's control_after_generate.
+        runs: ids of the output nodes that make.py runs for the picture; None runs all, () nothing.
+        placeholders: files under models/ that stand for downloads while the picture is taken.
+        downloads: node id -> what ComfyUI offers to download when it is missing.
+    """
+
+    columns: tuple[Column, ...]
+    room: dict[str, int] = field(default_factory=dict)
+    after_run: str = "randomize"
+    runs: tuple[str, ...] | None = None
+    placeholders: tuple[str, ...] = ()
+    downloads: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+
+
+LAYOUTS: dict[str, Layout] = {
+    "1_text_to_views_standard": Layout(
+        columns=(
+            Column("1 Model and cameras", ("1", "2"), 340, note_height=250),
+            Column("2 Sample", ("3", "4"), 420),
+            Column("3 Turn", ("5", "6"), 340),
+            Column("4 Single views", ("7", "8"), 260),
+            Column("5 Single views", ("9", "10"), 260),
+        ),
+        room={"2": 60, "3": 280, "4": 220, "5": 260, "7": 280, "8": 280, "9": 280, "10": 280},
+    ),
+    "2_standard_vs_zmv": Layout(
+        columns=(
+            Column("1 The same for both", ("1", "2", "3", "4"), 340, note_height=220),
+            Column("2 Sample twice", ("5", "6", "13"), 340),
+            Column("3 Score", ("7", "8", "9", "10"), 440),
+            Column("4 Compare", ("14", "11", "12"), 520),
+        ),
+        room={"2": 60, "4": 60, "5": 280, "6": 280, "9": 260, "10": 260, "14": 320, "11": 110, "12": 110},
+        after_run="fixed",
+    ),
+    "3_train_lora_before_after": Layout(
+        columns=(
+            Column("1 Train", ("4",), 400, note_height=330),
+            Column("2 With and without", ("1", "5", "2", "3"), 340),
+            Column("3 Sample", ("6", "7"), 320),
+            Column("4 Score", ("8", "9", "12", "13"), 440),
+            Column("5 Compare", ("10", "11"), 520),
+        ),
+        room={"2": 90, "4": 500, "5": 60, "6": 280, "7": 280, "10": 620, "11": 620, "12": 300, "13": 210},
+        after_run="fixed",
+    ),
+    "4_best_of_8_standard": Layout(
+        columns=(
+            Column("1 Model, cameras and rewards", ("1", "2", "3", "4"), 340, note_height=190),
+            Column("2 Sample and rank", ("5",), 560),
+            Column("3 The best", ("6", "7", "8"), 520),
+        ),
+        room={"2": 60, "5": 1000, "6": 220, "7": 180, "8": 420},
+    ),
+    "5_text_to_views_lcm_sdxl": Layout(
+        columns=(
+            Column("1 Model, LoRA and cameras", ("1", "2", "3"), 520, note_height=330),
+            Column("2 Sample", ("4",), 420),
+            Column("3 Look and keep", ("5", "6"), 620),
+        ),
+        room={"2": 60, "3": 60, "4": 260, "5": 160, "6": 420},
+        runs=(),
+        placeholders=("loras/mvc_zigal_lcm_sdxl.safetensors",),
+    ),
+    "6_views_to_mesh_hunyuan3d": Layout(
+        columns=(
+            Column("1 Model and cameras", ("1", "2"), 400, note_height=300),
+            Column("2 Views", ("3", "4", "5"), 420),
+            Column("3 What Hunyuan3D sees", ("6", "7", "8", "9", "10"), 360),
+            Column("4 Shape", ("11", "12", "13", "14"), 340),
+            Column("5 Mesh", ("15", "16", "17"), 400),
+        ),
+        room={"2": 60, "3": 260, "4": 180, "17": 400},
+        runs=("4",),
+        placeholders=("checkpoints/hunyuan3d-dit-v2-mv_fp16.safetensors",),
+        downloads={
+            "6": [
+                {
+                    "name": "hunyuan3d-dit-v2-mv_fp16.safetensors",
+                    "url": "https://huggingface.co/Comfy-Org/hunyuan3D_2.0_repackaged/resolve/main/"
+                    "split_files/hunyuan3d-dit-v2-mv_fp16.safetensors",
+                    "directory": "checkpoints",
+                }
+            ]
+        },
+    ),
+}
+
+
+def to_page(name: str) -> dict[str, Any]:
+    """A workflow's layout as page.js reads it."""
+    layout = LAYOUTS[name]
+    note = (Path(__file__).parent / "notes" / f"{name}.md").read_text("utf-8")
+    return {
+        "columns": [
+            {**vars(column), "note": note if column.note_height else ""} for column in layout.columns
+        ],
+        "room": layout.room,
+        "after_run": layout.after_run,
+        "downloads": layout.downloads,
+    }

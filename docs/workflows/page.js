@@ -1,0 +1,90 @@
+// What make.py does inside ComfyUI's page: arrange a graph, write it down, show all of it.
+window.t2mv = {
+  GAP: 28,
+  TITLE: 30,
+
+  // Columns of nodes from left to right, each in a group with a title; a column's note stands on top of it.
+  arrange(layout, version) {
+    const graph = window.app.graph
+    let x = 0
+    for (const column of layout.columns) {
+      let y = 0
+      const nodes = column.nodes.map(id => graph.getNodeById(Number(id)))
+      if (column.note) nodes.unshift(this.createNote(column.note))
+      for (const node of nodes) {
+        const isNote = node.type === 'MarkdownNote'
+        const height = isNote ? column.note_height : node.computeSize()[1] + (layout.room[node.id] ?? 0)
+        node.setSize([column.width, height])
+        node.pos = [x, y]
+        y += node.size[1] + this.TITLE + this.GAP
+      }
+      const group = new LiteGraph.LGraphGroup(column.title)
+      group.pos = [x - 14, -this.TITLE - 50]
+      group.size = [column.width + 28, y - this.GAP + 62]
+      graph.add(group)
+      x += column.width + 70
+    }
+    for (const node of graph._nodes) {
+      this.showLinkedValues(node)
+      for (const widget of node.widgets ?? [])
+        if (widget.name === 'control_after_generate') widget.value = layout.after_run
+      if (node.type.startsWith('T2MV')) Object.assign(node.properties, { cnr_id: 't2mv', ver: version })
+      if (layout.downloads[node.id]) node.properties.models = layout.downloads[node.id]
+    }
+  },
+
+  // Boxes of linked inputs show what is linked, not the node's default, which nobody reads.
+  showLinkedValues(node) {
+    node.inputs.forEach((input, slot) => {
+      const widget = input.widget && node.widgets.find(widget => widget.name === input.widget.name)
+      const source = widget && node.getInputNode(slot)
+      if (source?.type.startsWith('Primitive')) widget.value = source.widgets[0].value
+    })
+  },
+
+  createNote(text) {
+    const note = LiteGraph.createNode('MarkdownNote')
+    note.title = 'Read me'
+    window.app.graph.add(note)
+    note.widgets[0].value = text
+    return note
+  },
+
+  serialize() {
+    const written = window.app.graph.serialize()
+    written.extra = { ds: { scale: 0.7, offset: [60, 120] } }
+    return JSON.stringify(written, null, 2)
+  },
+
+  // Seeds as they were when the pictures were made: after a run they may have changed.
+  restoreSeeds(api) {
+    for (const [id, { inputs }] of Object.entries(api)) {
+      const widget = window.app.graph.getNodeById(Number(id)).widgets?.find(widget => widget.name === 'seed')
+      if (widget && !Array.isArray(inputs.seed)) widget.value = inputs.seed
+    }
+  },
+
+  // Left, top, width and height of everything, in the graph's units.
+  bounds() {
+    const boxes = window.app.graph._groups.map(group => [...group.pos, ...group.size])
+    const left = Math.min(...boxes.map(box => box[0]))
+    const top = Math.min(...boxes.map(box => box[1]))
+    const right = Math.max(...boxes.map(box => box[0] + box[2]))
+    const bottom = Math.max(...boxes.map(box => box[1] + box[3]))
+    return [left, top, right - left, bottom - top]
+  },
+
+  show(scale, left, top) {
+    const view = window.app.canvas.ds
+    view.scale = scale
+    view.offset = [left / scale - this.bounds()[0], top / scale - this.bounds()[1]]
+    window.app.canvas.deselectAll?.()
+    window.app.canvas.setDirty(true, true)
+  },
+
+  follow() {
+    window.seen = []
+    const names = ['progress', 'execution_success', 'execution_interrupted', 'execution_error']
+    names.forEach(name => window.app.api.addEventListener(name, () => window.seen.push(name)))
+  }
+}

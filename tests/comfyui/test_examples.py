@@ -1,0 +1,118 @@
+"""The example workflows in a real ComfyUI, as scripts send them."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+if TYPE_CHECKING:
+    from conftest import ComfyServer, Run
+
+ROOT = Path(__file__).parents[2]
+API_DIR = ROOT / "docs" / "api"
+
+
+def example(name: str, **changes: dict[str, Any]) -> dict[str, Any]:
+    """An example with some inputs of some nodes ("n5": node 5) changed."""
+    workflow = json.loads((API_DIR / f"{name}.json").read_text("utf-8"))
+    for node, inputs in changes.items():
+        workflow[node.removeprefix("n")]["inputs"] |= inputs
+    return workflow
+
+
+def succeed(server: ComfyServer, workflow: dict[str, Any]) -> Run:
+    run = server.run(workflow)
+    assert run.status == "success", run.error
+    return run
+
+
+def pictures(server: ComfyServer, run: Run, node: str) -> list[Image.Image]:
+    return [Image.open(io.BytesIO(server.picture(one))) for one in run.outputs[node]["images"]]
+
+
+@pytest.mark.usefixtures("toybox")
+def test_1_text_to_views(server: ComfyServer) -> None:
+    run = succeed(server, example("1_text_to_views_standard"))
+    (sheet,) = pictures(server, run, "4")
+    assert sheet.size == (6 * 160, 16 + 160)
+    (turning,) = pictures(server, run, "5")
+    assert turning.format == "WEBP"
+    assert turning.n_frames == 6
+    sides = [np.asarray(picture) for node in ("7", "8", "9", "10") for picture in pictures(server, run, node)]
+    assert [side.shape for side in sides] == [(64, 64, 3)] * 4
+    assert not np.array_equal(sides[0], sides[2])
+
+
+@pytest.mark.usefixtures("toybox")
+def test_4_best_of_8(server: ComfyServer) -> None:
+    run = succeed(server, example("4_best_of_8_standard"))
+    assert len(run.outputs["8"]["images"]) == 6
+    ranking = run.outputs["7"]["text"][0]
+    assert ranking.count("seed") == 8
+    assert ranking.count("  kept  ") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("toybox")
+def test_3_training_and_its_lora_in_one_run(server: ComfyServer) -> None:
+    small = {"name": "example", "iterations": 1, "prompts_per_iteration": 2}
+    others = {"n2": {"value": "a green mug"}, "n5": {"strength": 5.0}}
+    workflow = example("3_train_lora_before_after", n4=small, **others)
+    run = succeed(server, workflow)
+    assert "t2mv/example.safetensors" in run.outputs["13"]["text"][0]
+    before, after = (np.asarray(pictures(server, run, node)[0]) for node in ("10", "11"))
+    assert before.shape == after.shape
+    assert not np.array_equal(before, after)
+
+
+def test_5_with_small_files_under_the_published_names(server: ComfyServer) -> None:
+    fewer = {"n3": {"preset": "front and back"}, "n4": {"steps": 2}}  # 768 px take long on a processor
+    run = succeed(server, example("5_text_to_views_lcm_sdxl", n2={"lora": "kohya.safetensors"}, **fewer))
+    # 768 px are latents of 96; the small VAE makes them only twice as large, not eight times
+    assert [view.size for view in pictures(server, run, "6")] == [(192, 192)] * 2
+    (sheet,) = pictures(server, run, "5")
+    assert sheet.size[0] == 2 * 384
+
+
+@pytest.mark.usefixtures("toybox")
+def test_6_lacks_nothing_but_the_checkpoint_that_its_note_names(server: ComfyServer) -> None:
+    workflow = example("6_views_to_mesh_hunyuan3d")
+    status, answer = server.post("/prompt", {"prompt": workflow})
+    assert status == 200  # ComfyUI runs the half that can be run
+    problems = [
+        (node, error["extra_info"]["input_name"])
+        for node, found in answer["node_errors"].items()
+        for error in found["errors"]
+    ]
+    assert problems == [("6", "ckpt_name")]
+
+
+def test_a_missing_lora_is_named_before_the_run(server: ComfyServer) -> None:
+    refused = server.refusal(example("5_text_to_views_lcm_sdxl"))
+    assert "mvc_zigal_lcm_sdxl.safetensors" in refused
+
+
+@pytest.mark.usefixtures("toybox")
+def test_the_script_of_the_documents_queues_an_example(server: ComfyServer) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "comfyui.md").read_text("utf-8"), re.DOTALL)
+    assert "http://127.0.0.1:8188" in code
+    code = code.replace("http://127.0.0.1:8188", server.url)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    prompt_id = done.stdout.strip()
+    deadline = time.monotonic() + 120
+    while prompt_id not in (history := json.loads(server.get(f"/history/{prompt_id}"))):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert history[prompt_id]["status"]["status_str"] == "success"
+    turntable = history[prompt_id]["outputs"]["5"]["images"]
+    assert turntable[0]["filename"].endswith(".webp")

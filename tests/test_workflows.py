@@ -1,0 +1,164 @@
+"""The example workflows as files: whole, complete, and free of what only one machine has."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+SHOWN_DIR, API_DIR = ROOT / "example_workflows", ROOT / "docs" / "api"
+NAMES = sorted(path.stem for path in SHOWN_DIR.glob("*.json"))
+NOTES = {"Note", "MarkdownNote"}  # these exist in the page only
+# What the examples use of ComfyUI itself; every other node would be one more pack to install.
+CORE = {
+    "CLIPVisionEncode",
+    "EmptyLatentHunyuan3Dv2",
+    "Hunyuan3Dv2ConditioningMultiView",
+    "ImageBatch",
+    "ImageOnlyCheckpointLoader",
+    "KSampler",
+    "ModelSamplingAuraFlow",
+    "PreviewAny",
+    "PreviewImage",
+    "PrimitiveInt",
+    "PrimitiveStringMultiline",
+    "SaveGLB",
+    "SaveImage",
+    "VAEDecodeHunyuan3D",
+    "VoxelToMesh",
+}
+MAX_PICTURE_BYTES = 300_000
+
+
+@pytest.fixture(scope="module")
+def layouts() -> ModuleType:
+    """docs/workflows/layouts.py, which is no package."""
+    spec = importlib.util.spec_from_file_location("layouts", ROOT / "docs" / "workflows" / "layouts.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["layouts"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def shown(name: str) -> dict[str, Any]:
+    return json.loads((SHOWN_DIR / f"{name}.json").read_text("utf-8"))
+
+
+def api(name: str) -> dict[str, Any]:
+    return json.loads((API_DIR / f"{name}.json").read_text("utf-8"))
+
+
+def notes(name: str) -> str:
+    return "\n".join(node["widgets_values"][0] for node in shown(name)["nodes"] if node["type"] in NOTES)
+
+
+def test_there_are_six_each_with_a_picture_a_script_version_and_a_layout(layouts: ModuleType) -> None:
+    assert [name[0] for name in NAMES] == list("123456")
+    assert sorted(path.stem for path in SHOWN_DIR.glob("*.jpg")) == NAMES
+    assert sorted(path.stem for path in API_DIR.glob("*.json")) == NAMES
+    assert sorted(layouts.LAYOUTS) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pictures_are_pictures_of_a_reasonable_size(name: str) -> None:
+    path = SHOWN_DIR / f"{name}.jpg"
+    assert path.stat().st_size < MAX_PICTURE_BYTES
+    with Image.open(path) as picture:
+        assert picture.format == "JPEG"
+        assert min(picture.size) > 300
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_nodes_of_comfyui_and_of_this_pack_are_used(name: str) -> None:
+    ours = {page.stem for page in (ROOT / "web" / "docs").glob("T2MV*.md")}
+    assert {node["type"] for node in shown(name)["nodes"]} <= ours | CORE | NOTES
+    assert {node["class_type"] for node in api(name).values()} <= ours | CORE
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_are_known_at_both_ends(name: str) -> None:
+    workflow = shown(name)
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    assert len(nodes) == len(workflow["nodes"])
+    for link_id, source, source_slot, target, target_slot, kind in workflow["links"]:
+        output = nodes[source]["outputs"][source_slot]
+        assert link_id in output["links"]
+        assert nodes[target]["inputs"][target_slot]["link"] == link_id
+        assert kind in (output["type"], "*")
+    named = [
+        entry["link"]
+        for node in nodes.values()
+        for entry in node.get("inputs", [])
+        if entry["link"] is not None
+    ]
+    assert sorted(named) == sorted(link[0] for link in workflow["links"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_people_see_and_what_scripts_send_is_the_same_graph(name: str) -> None:
+    workflow = shown(name)
+    origin = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    seen = {
+        str(node["id"]): (
+            node["type"],
+            {entry["name"]: origin[entry["link"]] for entry in node["inputs"] if entry["link"] is not None},
+        )
+        for node in workflow["nodes"]
+        if node["type"] not in NOTES
+    }
+    sent = {
+        key: (
+            node["class_type"],
+            {field: value for field, value in node["inputs"].items() if isinstance(value, list)},
+        )
+        for key, node in api(name).items()
+    }
+    assert seen == sent
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_note_says_what_it_is_about_and_every_node_has_its_place(name: str, layouts: ModuleType) -> None:
+    layout = layouts.LAYOUTS[name]
+    written = (ROOT / "docs" / "workflows" / "notes" / f"{name}.md").read_text("utf-8")
+    assert notes(name) == written  # make.py was run since
+    assert len(shown(name)["groups"]) == len(layout.columns)
+    placed = [node for column in layout.columns for node in column.nodes]
+    assert sorted(placed) == sorted(api(name))
+    assert set(layout.room) | set(layout.downloads) | set(layout.runs or ()) <= set(placed)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_has_to_be_downloaded_is_said_with_its_folder(name: str, layouts: ModuleType) -> None:
+    for path in layouts.LAYOUTS[name].placeholders:
+        folder, file_name = path.split("/")
+        assert file_name in notes(name)
+        assert f"models/{folder}" in notes(name)
+    chosen = re.findall(r'"([^"]+\.(?:safetensors|ckpt|pt|pth))"', json.dumps(api(name)))
+    assert set(chosen) == {path.split("/")[1] for path in layouts.LAYOUTS[name].placeholders}
+    if "LCM-SDXL" in json.dumps(api(name)):
+        for word in (
+            "sd_xl_base_1.0",
+            "lcm-sdxl",
+            "sdxl-vae-fp16-fix",
+            "mvadapter_t2mv_sdxl",
+            "diffusion_models",
+        ):
+            assert word in notes(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("folder", [SHOWN_DIR, API_DIR], ids=["shown", "api"])
+def test_nothing_of_one_machine_is_in_the_files(folder: Path, name: str) -> None:
+    values = re.findall(r'"((?:[^"\\]|\\.)*)"', (folder / f"{name}.json").read_text("utf-8"))
+    assert not [value for value in values if re.match(r"/|~|[A-Za-z]:\\\\|\\\\\\\\|file:", value)]
+    assert not [value for value in values if ".." in value]
