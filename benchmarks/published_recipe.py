@@ -19,6 +19,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from t2mv_core.attention import MultiviewSelfAttention
 from t2mv_core.denoiser import guidance_embedding
 from t2mv_core.images import decode_latents
 from t2mv_core.lora import active_loras
@@ -37,14 +38,24 @@ class Sample:
     images: Tensor
 
 
-def repeated_multiview_attention(query: Tensor, key: Tensor, value: Tensor, num_views: int) -> Tensor:
+def repeated_multiview(
+    processor: MultiviewSelfAttention, tokens: Tensor, heads: int, num_views: int, num_rows: int
+) -> Tensor:
     """The published form: every view gets its own copy of the keys and values of all views."""
-    queries = rearrange(query, "n a h w d -> (n h) a w d")
+    queries = rearrange(processor.to_q_mv(tokens), "n (h w) (a d) -> (n h) a w d", h=num_rows, a=heads)
     keys, values = (
-        repeat(x, "(b v) a h w d -> (b u h) a (v w) d", v=num_views, u=num_views) for x in (key, value)
+        repeat(
+            projection(tokens),
+            "(b v) (h w) (a d) -> (b u h) a (v w) d",
+            v=num_views,
+            u=num_views,
+            h=num_rows,
+            a=heads,
+        )
+        for projection in (processor.to_k_mv, processor.to_v_mv)
     )
     out = F.scaled_dot_product_attention(queries, keys, values)
-    return rearrange(out, "(n h) a w d -> n a h w d", h=query.shape[2])
+    return processor.to_out_mv[0](rearrange(out, "(n h) a w d -> n (h w) (a d)", h=num_rows))
 
 
 @contextmanager
@@ -57,8 +68,7 @@ def as_published(policy: Policy, has_repeated_keys: bool = True) -> Iterator[Non
         stack.enter_context(mock.patch("t2mv_core.attention.attend", plain))
         stack.enter_context(mock.patch("t2mv_core.text_attention.attend", plain))
         if has_repeated_keys:
-            target = "t2mv_core.attention.rowwise_multiview_attention"
-            stack.enter_context(mock.patch(target, repeated_multiview_attention))
+            stack.enter_context(mock.patch.object(MultiviewSelfAttention, "_multiview", repeated_multiview))
         try:
             yield
         finally:

@@ -169,7 +169,7 @@ def active_loras(bundle: ModelBundle) -> Iterator[None]:
         # Not layer.set_adapter(): that also switches requires_grad, which is the trainer's business.
         layer._active_adapter = here
         layer._disable_adapters = not here
-        # Autocast brings input and LoRA to one dtype; a copy in the LoRA's own would be kept for the backward.
+        # Autocast brings input and LoRA to one dtype; a copy in the LoRA's own would be kept for backward.
         layer.cast_input_dtype_enabled = not is_autocast
     yield
 

@@ -34,7 +34,7 @@ class FrozenConvolution(torch.autograd.Function):
 
 
 def keep_no_inputs_of_frozen_convolutions(model: nn.Module) -> int:
-    """Make the frozen 2-d convolutions of a model forget their inputs, in place; returns how many they are."""
+    """Make the frozen 2-d convolutions of a model forget their inputs, in place; returns their number."""
     found = [
         module
         for module in model.modules()

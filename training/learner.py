@@ -45,8 +45,8 @@ class LearnerSettings:
         clip_range: bound on the log ratio.
         max_grad_norm: bound on the gradient's norm.
         kl_weight: factor of the KL to the policy without the LoRA; 0 does not compute it.
-        splits_pairs: one trajectory of a prompt at a time: half the activations; one forward pass more, except
-            in an iteration's first update.
+        splits_pairs: one trajectory of a prompt at a time: half the activations; one forward pass more,
+            except in an iteration's first update.
     """
 
     loss: Loss

@@ -1,4 +1,7 @@
-"""The samplers by name: sample_<name>(bundle, condition, cameras, noise, settings, on_step, first) -> Trajectory."""
+"""The samplers by name.
+
+sample_<name>(bundle, condition, cameras, noise, settings, on_step, first) -> Trajectory
+"""
 
 from . import standard, zmv
 from .settings import FirstPrediction, OnStep, SamplingSettings, StepEvent

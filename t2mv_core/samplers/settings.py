@@ -78,7 +78,7 @@ class StepEvent:
 class FirstPrediction:
     """The first prediction of samplers that start from the same latents with the same model and settings.
 
-    Given to several of them in turn, the first makes it and the others take it: one UNet evaluation less each.
+    Given to several of them in turn, the first makes it and the others take it: a UNet evaluation less each.
 
     Attributes:
         latents: x_T it was made at, [B, V, C, H, W]; None before.
