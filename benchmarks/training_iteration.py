@@ -270,7 +270,7 @@ def measure(model: str, layers: tuple[int, ...], repeats: int, micro_batch: int)
 
 
 def table(found: dict[str, Any]) -> str:
-    """Markdown with ratios to the published way: medians of times, least memory (the first keeps gradients)."""
+    """Markdown, ratios to the published way: medians of times, least memory: the first keeps gradients."""
     rows = {}
     for name, way in found["ways"].items():
         total = [sum(pair) for pair in zip(*way["cpu_seconds"].values(), strict=True)]

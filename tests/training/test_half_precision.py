@@ -1,4 +1,4 @@
-"""A bfloat16 base with a float32 LoRA: what the presets of 24 and 12 GB cards set, on a model of a few weights."""
+"""A bfloat16 base with a float32 LoRA: what the presets of 24 and 12 GB cards set, in small."""
 
 import math
 from dataclasses import replace
