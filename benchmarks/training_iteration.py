@@ -247,8 +247,9 @@ def measure(model: str, layers: tuple[int, ...], repeats: int, micro_batch: int)
     if model == "sdxl":
         del ways["published, rows merged as ours"]  # minutes; the small model shows what this part is worth
     for _ in range(repeats):
-        for way in ways.values():
+        for name, way in ways.items():
             way.measure()
+            print(name, {phase: round(times[-1], 2) for phase, times in way.cpu_seconds.items()}, flush=True)  # noqa: T201
     return {
         "parameters": sum(p.numel() for p in case.policy.bundle.unet.parameters()),
         "prompts_steps": SIZES[model],

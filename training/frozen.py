@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_input
 
 
 class FrozenConvolution(torch.autograd.Function):
@@ -29,7 +30,7 @@ class FrozenConvolution(torch.autograd.Function):
         """The gradient of x alone."""
         (grad,), (weight,) = grads, ctx.saved_tensors
         # Under autocast the output was of a lower precision than the weight; its gradient is too.
-        grad_x = nn.grad.conv2d_input(ctx.shape, weight.to(grad.dtype), grad, *ctx.geometry)
+        grad_x = conv2d_input(ctx.shape, weight.to(grad.dtype), grad, *ctx.geometry)
         return grad_x.to(ctx.dtype), None, None, None, None, None, None
 
 
@@ -49,7 +50,7 @@ def keep_no_inputs_of_frozen_convolutions(model: nn.Module) -> int:
 
 
 def _convolve(module: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    geometry = (module.stride, module.padding, module.dilation, module.groups)
+    geometry: tuple[Any, ...] = (module.stride, module.padding, module.dilation, module.groups)
     if not (torch.is_grad_enabled() and x.requires_grad):
         return F.conv2d(x, weight, bias, *geometry)
     return FrozenConvolution.apply(x, weight, bias, *geometry)
