@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+from .text_attention import TextCrossAttention, attend
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -34,7 +35,7 @@ def rowwise_multiview_attention(query: Tensor, key: Tensor, value: Tensor, heads
         [B*H, V*W, heads*D], sorted likewise.
     """
     query, key, value = (rearrange(x, "n l (a d) -> n a l d", a=heads) for x in (query, key, value))
-    return rearrange(F.scaled_dot_product_attention(query, key, value), "n a l d -> n l (a d)")
+    return rearrange(attend(query, key, value), "n a l d -> n l (a d)")
 
 
 def merge_rows(tokens: Tensor, num_views: int, num_rows: int) -> Tensor:
@@ -131,7 +132,7 @@ class MultiviewSelfAttention(nn.Module):
             rearrange(proj(hidden_states), "n l (a d) -> n a l d", a=heads)
             for proj in (attn.to_q, attn.to_k, attn.to_v)
         )
-        out = F.scaled_dot_product_attention(query, key, value)
+        out = attend(query, key, value)
         out = attn.to_out[1](attn.to_out[0](rearrange(out, "n a l d -> n l (a d)")))
         num_rows = rows_of_level(hidden_states.shape[1], latent_size)
         return out + self.mv_scale * self._multiview(hidden_states, heads, num_views, num_rows)
@@ -152,21 +153,6 @@ def install_multiview_attention(unet: UNet2DConditionModel) -> None:
     Raises:
         ValueError: the UNet already has multiview attention, or has no self-attention at all.
     """
-    from diffusers.models.attention_processor import AttnProcessor2_0
-
-    class TextCrossAttention(AttnProcessor2_0):  # takes, and needs not, the arguments of the self-attentions
-        def __call__(
-            self,
-            attn: Any,
-            hidden_states: Tensor,
-            encoder_hidden_states: Tensor | None = None,
-            attention_mask: Tensor | None = None,
-            temb: Tensor | None = None,
-            num_views: int = 1,
-            latent_size: tuple[int, int] = (1, 1),
-        ) -> Tensor:
-            return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
-
     if has_multiview_attention(unet):
         raise ValueError("This UNet already has multiview attention; load a fresh one to install it again.")
     processors: dict[str, Any] = {}

@@ -120,7 +120,7 @@ def call_unet(
     noise = unet(
         rearrange(x, "b v c h w -> (b v) c h w").to(dtype),
         per_view(timestep.to(x.device)),
-        encoder_hidden_states=per_view(condition.prompt_embeds.to(dtype)),
+        encoder_hidden_states=condition.prompt_embeds.to(dtype),  # per prompt, see text_attention
         timestep_cond=None if embedding is None else per_view(embedding),
         added_cond_kwargs={
             "text_embeds": per_view(condition.pooled_embeds.to(dtype)),

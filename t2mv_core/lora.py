@@ -154,6 +154,7 @@ def active_loras(bundle: ModelBundle) -> Iterator[None]:
         ValueError: the bundle lists a LoRA that was removed from the UNet.
     """
     layers = list(_all_lora_layers(bundle.unet))
+    is_autocast = torch.is_autocast_enabled(bundle.device.type)
     wanted: dict[str, float] = {}
     for handle in bundle.loras:
         wanted[handle.name] = wanted.get(handle.name, 0.0) + handle.strength
@@ -167,6 +168,8 @@ def active_loras(bundle: ModelBundle) -> Iterator[None]:
         # Not layer.set_adapter(): that also switches requires_grad, which is the trainer's business.
         layer._active_adapter = here
         layer._disable_adapters = not here
+        # Autocast brings input and LoRA to one dtype; a copy in the LoRA's own would be kept for backward.
+        layer.cast_input_dtype_enabled = not is_autocast
     yield
 
 

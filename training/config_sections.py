@@ -31,7 +31,7 @@ class ModelConfig:
     """The base model and the LoRA that is trained on it."""
 
     name: str = "toybox"
-    """"toybox", "toybox-teacher", a local diffusers folder or a Hub id."""
+    """"toybox", "toybox-teacher", "lcm-sdxl", "sdxl", a local diffusers folder or a Hub id."""
     unet: str | None = None
     """UNet of another folder or Hub id in place of the model's own, such as LCM-SDXL's; none: its own."""
     scheduler: str | None = None
@@ -199,7 +199,8 @@ class OptimConfig:
     trained_steps: int | None = None
     """How many of a prompt's denoising steps are learned from at all, drawn anew each pass; none: all."""
     splits_pairs: bool = False
-    """One trajectory of a prompt at a time: half the activations, one forward pass more."""
+    """One trajectory of a prompt at a time: half the activations; one forward pass more, except in the first
+    update of an iteration."""
     kl_weight: float = 0.0
     """Factor of the KL to the model without the LoRA, nats per latent element; 0 does not compute it."""
     ema_decay: float | None = None

@@ -45,7 +45,8 @@ class LearnerSettings:
         clip_range: bound on the log ratio.
         max_grad_norm: bound on the gradient's norm.
         kl_weight: factor of the KL to the policy without the LoRA; 0 does not compute it.
-        splits_pairs: one trajectory of a prompt at a time: half the activations, one forward pass more.
+        splits_pairs: one trajectory of a prompt at a time: half the activations; one forward pass more,
+            except in an iteration's first update.
     """
 
     loss: Loss
@@ -111,10 +112,12 @@ class Learner:
         """
         sums = torch.zeros(NUM_SUMS, dtype=torch.float64)
         norms = []
-        for update in updates:
+        for number, update in enumerate(updates):
             update_sums = torch.zeros(NUM_SUMS, dtype=torch.float64)
             for micro_step in update.micro_steps:
-                update_sums += self._accumulate(rollout, advantages, micro_step, update.num_terms, sampling)
+                update_sums += self._accumulate(
+                    rollout, advantages, micro_step, update.num_terms, sampling, is_on_policy=number == 0
+                )
                 on_micro_step()
             norms.append(self._step(float(update_sums[0])))
             sums += update_sums
@@ -129,12 +132,19 @@ class Learner:
         micro_step: MicroStep,
         num_terms: int,
         sampling: SamplingSettings,
+        is_on_policy: bool = False,
     ) -> Tensor:
-        """Add one micro-step's gradient; return its summed loss, KLs and clip fraction, without graph."""
+        """Add one micro-step's gradient; return its summed loss, KLs and clip fraction, without graph.
+
+        `is_on_policy` says that the policy is the one that acted: all log ratios are 0 before any rounding.
+        """
         settings, count = self.settings, len(micro_step.steps)
         gain = advantages[micro_step.prompts].transpose(0, 1).to(self.policy.bundle.device)
-        backward = self._backward_split if settings.splits_pairs else self._backward_together
-        log_ratios, kl = backward(rollout, gain, micro_step, sampling, count / num_terms)
+        share = count / num_terms
+        if settings.splits_pairs:
+            log_ratios, kl = self._backward_split(rollout, gain, micro_step, sampling, share, is_on_policy)
+        else:
+            log_ratios, kl = self._backward_together(rollout, gain, micro_step, sampling, share)
         loss = settings.loss(log_ratios, gain, settings.clip_range)
         diagnostics = (loss, approximate_kl(log_ratios), clip_fraction(log_ratios, settings.clip_range), kl)
         return torch.stack(diagnostics).double().cpu() * count
@@ -150,19 +160,34 @@ class Learner:
         return log_ratios.detach(), kl.detach()
 
     def _backward_split(
-        self, rollout: Rollout, gain: Tensor, micro_step: MicroStep, sampling: SamplingSettings, share: float
+        self,
+        rollout: Rollout,
+        gain: Tensor,
+        micro_step: MicroStep,
+        sampling: SamplingSettings,
+        share: float,
+        is_on_policy: bool,
     ) -> tuple[Tensor, Tensor]:
-        """The same gradient by the chain rule, ∂L/∂θ = Σ_k ∂L/∂ρ_k · ∂ρ_k/∂θ, one trajectory k at a time."""
+        """The same gradient by the chain rule, ∂L/∂θ = Σ_k ∂L/∂ρ_k · ∂ρ_k/∂θ, one trajectory k at a time.
+
+        ∂L/∂ρ_k takes the ρ of all trajectories: on policy they are 0, else a pass without graph finds them.
+        """
         settings, num_sets = self.settings, len(rollout.sets)
-        with torch.no_grad():
-            scored = [self._score(rollout, [k], micro_step, sampling) for k in range(num_sets)]
-        log_ratios = torch.cat([log_ratio for log_ratio, _ in scored]).requires_grad_()
+        if is_on_policy:
+            log_ratios = torch.zeros_like(gain)
+        else:
+            with torch.no_grad():
+                scored = [self._score(rollout, [k], micro_step, sampling) for k in range(num_sets)]
+            log_ratios = torch.cat([log_ratio for log_ratio, _ in scored])
+        log_ratios.requires_grad_()
         (weights,) = torch.autograd.grad(settings.loss(log_ratios, gain, settings.clip_range), log_ratios)
+        found = []
         for k in range(num_sets):
             log_ratio, kl = self._score(rollout, [k], micro_step, sampling)
             surrogate = (weights[k] * log_ratio[0]).sum() + settings.kl_weight / num_sets * kl
             (surrogate * share).backward()
-        return log_ratios.detach(), torch.stack([kl for _, kl in scored]).mean()
+            found.append((log_ratio.detach(), kl.detach()))
+        return torch.cat([log_ratio for log_ratio, _ in found]), torch.stack([kl for _, kl in found]).mean()
 
     def _score(
         self, rollout: Rollout, sets: Sequence[int], micro_step: MicroStep, sampling: SamplingSettings

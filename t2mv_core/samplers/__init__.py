@@ -1,12 +1,16 @@
-"""The samplers by name: sample_<name>(bundle, condition, cameras, noise, settings, on_step) -> Trajectory."""
+"""The samplers by name.
+
+sample_<name>(bundle, condition, cameras, noise, settings, on_step, first) -> Trajectory
+"""
 
 from . import standard, zmv
-from .settings import OnStep, SamplingSettings, StepEvent
+from .settings import FirstPrediction, OnStep, SamplingSettings, StepEvent
 from .standard import sample_standard
 from .zmv import sample_zmv
 
 __all__ = [
     "SAMPLERS",
+    "FirstPrediction",
     "OnStep",
     "SamplingSettings",
     "StepEvent",

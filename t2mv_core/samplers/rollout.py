@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from ..denoiser import CameraFeatures, predict_noise
 from ..policy import Noise, StepDistribution, act, consistency_output, denoise_step, invert_step, log_prob
 from ..trajectory import Trajectory
-from .settings import OnStep, SamplingSettings, StepEvent
+from .settings import FirstPrediction, OnStep, SamplingSettings, StepEvent
 
 if TYPE_CHECKING:
     from ..bundle import ModelBundle
@@ -28,12 +29,14 @@ class StepLoop:
         settings: SamplingSettings,
         num_evaluations: int,
         on_step: OnStep | None,
+        first: FirstPrediction | None = None,
     ) -> None:
         """Look up the timesteps and prepare an empty record."""
         self._bundle, self._condition, self._cameras, self._settings = bundle, condition, cameras, settings
         self._timesteps = bundle.schedule.timesteps(settings.num_steps)
         self._next_timesteps = bundle.schedule.next_timesteps(settings.num_steps)
         self._num_evaluations, self._on_step, self._evaluations = num_evaluations, on_step, 0
+        self._first = first or FirstPrediction()
         self._states: list[Tensor] = []
         self._actions: list[Tensor] = []
         self._log_probs: list[Tensor] = []
@@ -49,7 +52,8 @@ class StepLoop:
     def zig(self, x: Tensor, step: int) -> StepDistribution:
         """Denoise: the policy's distribution at a step, with the full guidance and view scale."""
         settings, timestep = self._settings, int(self._timesteps[step])
-        noise_pred = self._predict(x, timestep, settings.guidance_scale, settings.view_scale)
+        predict = partial(self._predict, x, timestep, settings.guidance_scale, settings.view_scale)
+        noise_pred = predict() if self._evaluations else self._first.at(x, predict)
         next_timestep = int(self._next_timesteps[step])
         distribution = denoise_step(self._bundle.schedule, noise_pred, x, timestep, next_timestep)
         self._tell("zig", timestep, distribution.denoised)

@@ -74,5 +74,26 @@ class StepEvent:
     denoised: Tensor
 
 
+@dataclass
+class FirstPrediction:
+    """The first prediction of samplers that start from the same latents with the same model and settings.
+
+    Given to several of them in turn, the first makes it and the others take it: a UNet evaluation less each.
+
+    Attributes:
+        latents: x_T it was made at, [B, V, C, H, W]; None before.
+        noise_pred: ε there, same shape.
+    """
+
+    latents: Tensor | None = None
+    noise_pred: Tensor | None = None
+
+    def at(self, x: Tensor, predict: Callable[[], Tensor]) -> Tensor:
+        """ε at x: what is known when x is the same, bit for bit; else predicted now and remembered."""
+        if self.noise_pred is None or self.latents is None or not torch.equal(self.latents, x):
+            self.latents, self.noise_pred = x, predict()
+        return self.noise_pred
+
+
 OnStep = Callable[[StepEvent], None]
 """Told of every UNet evaluation; may raise to cancel."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..trajectory import Trajectory
 from .rollout import StepLoop
-from .settings import OnStep, SamplingSettings
+from .settings import FirstPrediction, OnStep, SamplingSettings
 
 if TYPE_CHECKING:
     from ..bundle import ModelBundle
@@ -27,6 +27,7 @@ def sample_standard(
     noise: Noise,
     settings: SamplingSettings,
     on_step: OnStep | None = None,
+    first: FirstPrediction | None = None,
 ) -> Trajectory:
     """Sample all views of B prompts with the policy of the bundle's schedule.
 
@@ -37,6 +38,7 @@ def sample_standard(
         noise: asked first for x_T, then once per step.
         settings: the zigzag ones are ignored.
         on_step: told of every UNet evaluation.
+        first: shared with another sampler of the same batch, which saves one of the two the first evaluation.
 
     Returns:
         Trajectory of T = `num_steps` steps on the bundle's device.
@@ -44,7 +46,7 @@ def sample_standard(
     Raises:
         ValueError: settings the schedule cannot follow, or a prediction that is not finite.
     """
-    loop = StepLoop(bundle, condition, cameras, settings, count_evaluations(settings), on_step)
+    loop = StepLoop(bundle, condition, cameras, settings, count_evaluations(settings), on_step, first)
     x = loop.initial_latents(noise)
     for step in range(settings.num_steps):
         distribution = loop.zig(x, step)

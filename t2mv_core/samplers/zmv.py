@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ..policy import act
 from ..trajectory import Trajectory
 from .rollout import StepLoop
-from .settings import OnStep, SamplingSettings
+from .settings import FirstPrediction, OnStep, SamplingSettings
 
 if TYPE_CHECKING:
     from ..bundle import ModelBundle
@@ -37,12 +37,13 @@ def sample_zmv(
     noise: Noise,
     settings: SamplingSettings,
     on_step: OnStep | None = None,
+    first: FirstPrediction | None = None,
 ) -> Trajectory:
     """Sample all views of B prompts, the first `zigzag_steps` steps with zigzag.
 
     Arguments, result and errors as of `sample_standard`; with `zigzag_steps=0` it is the same, bit for bit.
     """
-    loop = StepLoop(bundle, condition, cameras, settings, count_evaluations(settings), on_step)
+    loop = StepLoop(bundle, condition, cameras, settings, count_evaluations(settings), on_step, first)
     x = loop.initial_latents(noise)
     for step in range(settings.num_steps):
         distribution = loop.zig(x, step)

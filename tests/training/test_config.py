@@ -29,6 +29,18 @@ def test_every_preset_loads_and_survives_a_round_trip(preset):
     assert config_from_dict(yaml.safe_load(yaml.safe_dump(config_to_dict(config)))) == config
 
 
+@pytest.mark.parametrize(("preset", "processes"), [("lcm-sdxl", 4), ("lcm-sdxl-24gb", 1), ("sdxl", 4)])
+def test_presets_of_the_published_recipe_have_its_effective_batch(preset, processes):
+    """METHOD.md section 7: 16 prompts over all devices an iteration, one update from all their steps."""
+    config = load_config(preset)
+    assert config.sampling.prompts_per_iteration == 16
+    assert config.sampling.prompts_per_iteration % processes == 0
+    assert config.optim.prompts_per_update is config.optim.steps_per_update is None
+    published_accumulation = {"lcm-sdxl": 32, "sdxl": 64}[config.model.name]  # per device, of four
+    per_device = config.sampling.prompts_per_iteration // 4 * config.sampling.num_steps
+    assert per_device // config.optim.micro_batch == published_accumulation
+
+
 def test_overrides_replace_single_values():
     config = load_config(
         "demo", ["optim.lr=3e-5", "objective=zigal_view", "sampling.azimuths_deg=[0]", "run.seed=7"]

@@ -171,6 +171,31 @@ def test_one_trajectory_at_a_time_gives_the_same_gradient(make_trainer, advantag
     torch.testing.assert_close(split_sums, sums, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("objective", ["mvc_zigal", "ppo"])
+def test_the_first_update_of_split_pairs_takes_no_pass_more(make_trainer, advantages, objective):
+    """On policy the log ratios are 0: known without the pass that later updates need."""
+    found, calls = [], []
+    for splits_pairs in (False, True):
+        trainer = make_trainer(objective, optim={"splits_pairs": splits_pairs, "prompts_per_update": 2})
+        rollout = collect(trainer)
+        gradients, evaluations = [], []
+        step = trainer.optimizer.step
+
+        def keep(trainer=trainer, gradients=gradients, step=step):
+            gradients.append(torch.cat([p.grad.flatten() for p in trainer.learner.parameters]))
+            step()
+
+        trainer.optimizer.step = keep
+        trainer.policy.bundle.unet.register_forward_pre_hook(lambda *_, seen=evaluations: seen.append(0))
+        trainer._update(1, rollout, advantages)
+        found.append(gradients)
+        calls.append(len(evaluations))
+    # 2 updates of 2 prompts x 2 steps, one prompt a pass: 8 passes; split, 4 x 2, then 4 x 2 and as many more
+    assert calls == [8, 8 + 16]
+    for ours, theirs in zip(*found, strict=True):
+        assert_close(ours, theirs, 1e-4)
+
+
 @pytest.mark.parametrize("kl_weight", [0.0, 2.0])
 @pytest.mark.parametrize("splits_pairs", [False, True])
 def test_gradient_checkpointing_gives_the_same_gradient(make_trainer, advantages, kl_weight, splits_pairs):

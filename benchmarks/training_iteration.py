@@ -1,0 +1,322 @@
+"""A training iteration against the published recipe's way of writing it, in one process, alternating.
+
+python -m benchmarks.training_iteration --model toybox --out docs/results/training_iteration
+python -m benchmarks.training_iteration --model sdxl --out docs/results/training_iteration
+
+Both ways start from the same weights, noise and advantages; their losses and gradients are compared before
+anything is timed. Times are CPU seconds of the process, one thread by default, because the machine that
+measured was shared; wall times are in the JSON file. Memory is the growth of the resident set's peak above
+what lay there before the phase.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from t2mv_core.bundle import ModelBundle, load_bundle
+from t2mv_core.lora import trainable_parameters
+from t2mv_core.policy import log_prob
+from t2mv_core.rewards.base import RewardResult
+from t2mv_core.text import TextCondition, encode_text
+from training.config import TrainConfig, load_config
+from training.environment import describe_environment
+from training.learner import Learner, LearnerSettings, recorded_steps, step_distribution
+from training.objectives import zigal_pair_loss
+from training.rollout import Policy, Rewards, Rollout, RolloutSettings, collect
+from training.setup import LORA_NAME, iteration_updates, make_policy, sampling_settings
+
+from . import published_recipe as published
+from .random_sdxl import in_bfloat16, random_sdxl
+from .trainer_levers import peak_mib, reset_peak
+
+REWARDS = Rewards(
+    {"redness": lambda images, prompts: RewardResult(images[:, 0].mean(dim=(1, 2)))},
+    {
+        "blue": lambda images, prompts: RewardResult(
+            images[:, 2].mean(dim=(1, 2)).reshape(len(prompts), -1).std(1)
+        )
+    },
+)
+"""Plain arithmetic: reward models are the same in every way of training."""
+SIZES = {"toybox": (4, 4), "sdxl": (1, 2)}
+"""Prompts and denoising steps of an iteration."""
+
+
+class KeepingAdamW(torch.optim.AdamW):
+    """AdamW at learning rate 0, so that every repeat does the same, which shows the gradient it was given."""
+
+    seen: Tensor | None = None
+    keeps = False
+
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        """Take the step; remember the gradient when asked to."""
+        if self.keeps:
+            gradients = [p.grad for group in self.param_groups for p in group["params"]]
+            self.seen = torch.cat([g.flatten() for g in gradients if g is not None])
+        return super().step(closure)
+
+
+@dataclass
+class Way:
+    """One way of running the iteration: its two phases, and what was measured of them."""
+
+    roll_out: Callable[[], Any]
+    update: Callable[[Any], float]
+    optimizer: KeepingAdamW
+    made: Any = None
+    loss: float = 0.0
+    cpu_seconds: dict[str, list[float]] = field(default_factory=lambda: {"rollout": [], "update": []})
+    wall_seconds: dict[str, list[float]] = field(default_factory=lambda: {"rollout": [], "update": []})
+    mib: dict[str, list[float]] = field(default_factory=lambda: {"rollout": [], "update": []})
+
+    def measure(self) -> None:
+        """Run both phases once; updates start from the first rollout, the first update shows its gradient."""
+        result = self._timed("rollout", self.roll_out)
+        if self.made is None:
+            self.made = result
+        self.optimizer.keeps = self.optimizer.seen is None
+        self.loss = self._timed("update", lambda: self.update(self.made))
+
+    def _timed(self, phase: str, work: Callable[[], Any]) -> Any:
+        before = reset_peak("cpu")
+        started, used = time.monotonic(), time.process_time()
+        result = work()
+        self.cpu_seconds[phase].append(time.process_time() - used)
+        self.wall_seconds[phase].append(time.monotonic() - started)
+        self.mib[phase].append(peak_mib("cpu") - before)
+        return result
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model with what both ways are given."""
+
+    config: TrainConfig
+    policy: Policy
+    condition: TextCondition
+    prompts: tuple[str, ...]
+    advantages: Tensor
+    parameters: list[nn.Parameter]
+
+    def optimizer(self) -> KeepingAdamW:
+        """A fresh one."""
+        return KeepingAdamW(self.parameters, lr=0.0, weight_decay=1e-4)
+
+
+def make_case(model: str, bundle: ModelBundle, condition: TextCondition, overrides: list[str]) -> Case:
+    """Policy with a LoRA that has left its zero, conditions and advantages; all from fixed seeds."""
+    num_prompts, num_steps = SIZES[model]
+    words = [
+        f"sampling.prompts_per_iteration={num_prompts}", f"sampling.num_steps={num_steps}",
+        f"sampling.batch_size={num_prompts}", "optim.prompts_per_update=null", "optim.splits_pairs=true",
+        "model.lora_rank=16", "model.lora_alpha=16", *overrides,
+    ]  # fmt: skip
+    config = load_config("demo", words)
+    policy = make_policy(config, bundle)
+    parameters = trainable_parameters(bundle.unet, LORA_NAME)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator))
+    advantages = torch.randn(num_prompts, 2, policy.cameras.num_views, generator=generator)
+    prompts = tuple(f"prompt {number}" for number in range(num_prompts))
+    return Case(config, policy, condition, prompts, advantages, parameters)
+
+
+def our_way(case: Case) -> Way:
+    """The trainer's rollout and learner."""
+    config, optimizer = case.config, case.optimizer()
+    sampling = sampling_settings(config.sampling)
+    settings = LearnerSettings(
+        zigal_pair_loss, config.optim.clip_range, 1e9, splits_pairs=config.optim.splits_pairs
+    )
+    accelerator = Accelerator(cpu=True)
+    learner = Learner(case.policy, case.policy, case.parameters, optimizer, accelerator, settings)
+    slots = range(len(case.prompts))
+    rollouts = RolloutSettings(("standard", "zmv"), sampling, config.sampling.batch_size, 0)
+
+    def roll_out() -> Rollout:
+        return collect(case.policy, REWARDS, rollouts, 1, list(enumerate(case.prompts)), case.condition)
+
+    def update(rollout: Rollout) -> float:
+        updates = iteration_updates(config, slots, 1)
+        return learner.apply(rollout, case.advantages, updates, sampling, lambda: None).loss
+
+    return Way(roll_out, update, optimizer)
+
+
+def published_way(case: Case, has_repeated_keys: bool = True) -> Way:
+    """The yardstick."""
+    optimizer, sampling = case.optimizer(), sampling_settings(case.config.sampling)
+    clip_range = case.config.optim.clip_range
+    (plan,) = iteration_updates(case.config, range(len(case.prompts)), 1)
+    orders: list[list[int]] = [[] for _ in case.prompts]
+    for micro_step in plan.micro_steps:
+        for row, step in zip(micro_step.prompts.tolist(), micro_step.steps.tolist(), strict=True):
+            orders[row].append(step)
+
+    def roll_out() -> Any:
+        with published.as_published(case.policy, has_repeated_keys):
+            return published.rollout(case.policy, REWARDS, case.prompts, case.condition, sampling, 0)
+
+    def update(pairs: Any) -> float:
+        with published.as_published(case.policy, has_repeated_keys):
+            return published.update(
+                case.policy, pairs, case.advantages, orders, sampling, optimizer, case.parameters, clip_range
+            )
+
+    return Way(roll_out, update, optimizer)
+
+
+def load_models(model: str, layers: tuple[int, ...]) -> tuple[ModelBundle, ModelBundle, TextCondition]:
+    """The model in float32 and in bfloat16, and the text of the iteration's prompts."""
+    if model == "sdxl":
+        bundle, condition = random_sdxl(layers, SIZES[model][0])
+        return bundle, in_bfloat16(bundle, layers), condition
+    bundle = load_bundle("toybox")
+    condition = encode_text(bundle, ["a red mug", "a blue chair", "a green car", "a white house"])
+    return bundle, load_bundle("toybox", dtype=torch.bfloat16), condition
+
+
+def largest_log_ratio(case: Case, rollout: Rollout) -> float:
+    """max |ρ| of the policy that acted, scored again: 0 before rounding."""
+    (plan,) = iteration_updates(case.config, range(len(case.prompts)), 1)
+    sampling, found = sampling_settings(case.config.sampling), []
+    with torch.no_grad():
+        for micro_step in plan.micro_steps:
+            for made in rollout.sets:
+                recorded = recorded_steps(rollout, [made.trajectory], micro_step)
+                distribution = step_distribution(case.policy, recorded, sampling)
+                found.append((log_prob(distribution, recorded.actions) - recorded.log_probs).abs().max())
+    return float(torch.stack(found).max())
+
+
+def growth_per_micro_step(case: Case, way: Way) -> dict[str, float]:
+    """Slope of the resident set over at least 50 micro-steps after 10 to settle, KiB per micro-step."""
+    resident = []
+    while len(resident) < 60:
+        way.update(way.made)
+        lines = Path("/proc/self/status").read_text().splitlines()
+        per_update = len(iteration_updates(case.config, range(len(case.prompts)), 1)[0].micro_steps)
+        kib = int(next(line for line in lines if line.startswith("VmRSS")).split()[1])
+        resident += [kib] * per_update
+    kept = torch.tensor(resident[10:], dtype=torch.float64)
+    steps = torch.arange(len(kept), dtype=torch.float64)
+    slope = ((steps - steps.mean()) * (kept - kept.mean())).sum() / (steps - steps.mean()).square().sum()
+    return {"micro_steps": len(resident), "kib_per_micro_step": round(float(slope), 1)}
+
+
+def compare(ours: Way, theirs: Way) -> dict[str, float]:
+    """Differences of loss and gradient."""
+    assert ours.optimizer.seen is not None
+    assert theirs.optimizer.seen is not None
+    gradient, reference = ours.optimizer.seen.double(), theirs.optimizer.seen.double()
+    return {
+        "loss": ours.loss,
+        "loss_difference": abs(ours.loss - theirs.loss),
+        "gradient_relative_difference": float((gradient - reference).norm() / reference.norm()),
+        "gradient_cosine": float(torch.cosine_similarity(gradient, reference, dim=0)),
+    }
+
+
+def measure(model: str, layers: tuple[int, ...], repeats: int, micro_batch: int) -> dict[str, Any]:
+    """All ways of one model, taking turns."""
+    words = [f"optim.micro_batch={micro_batch}"]
+    full, low, condition = load_models(model, layers)
+    case = make_case(model, full, condition, words)
+    half = make_case(model, low, condition, [*words, "optim.mixed_precision=bf16"])
+    ways = {
+        "published": published_way(case),
+        "published, rows merged as ours": published_way(case, has_repeated_keys=False),
+        "ours": our_way(case),
+        "published, bf16": published_way(half),
+        "ours, bf16": our_way(half),
+    }
+    if model == "sdxl":
+        del ways["published, rows merged as ours"]  # minutes; the small model shows what this part is worth
+    for _ in range(repeats):
+        for name, way in ways.items():
+            way.measure()
+            print(name, {phase: round(times[-1], 2) for phase, times in way.cpu_seconds.items()}, flush=True)  # noqa: T201
+    return {
+        "parameters": sum(p.numel() for p in case.policy.bundle.unet.parameters()),
+        "prompts_steps": SIZES[model],
+        "ways": {
+            name: {
+                "cpu_seconds": way.cpu_seconds,
+                "wall_seconds": way.wall_seconds,
+                "mib": way.mib,
+                **compare(way, ways["published"]),
+            }
+            for name, way in ways.items()
+        },
+        "largest_log_ratio": {
+            "ours": largest_log_ratio(case, ways["ours"].made),
+            "ours, bf16": largest_log_ratio(half, ways["ours, bf16"].made),
+        },
+        "growth": growth_per_micro_step(case, ways["ours"]) if model == "toybox" else None,
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """Markdown, ratios to the published way: medians of times, least memory: the first keeps gradients."""
+    rows = {}
+    for name, way in found["ways"].items():
+        total = [sum(pair) for pair in zip(*way["cpu_seconds"].values(), strict=True)]
+        rows[name] = (
+            statistics.median(total),
+            statistics.median(way["cpu_seconds"]["update"]),
+            max(min(values) for values in way["mib"].values()),
+            min(way["mib"]["update"]),
+            way["loss_difference"],
+            way["gradient_relative_difference"],
+        )
+    first = rows["published"]
+    lines = [
+        "| way | iteration, CPU s | ratio | update, CPU s | ratio | memory, MiB | ratio | of update | ratio "
+        "| loss differs by | gradient differs by |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        cells = [f"{row[k]:.{d}f} | {row[k] / first[k]:.2f}" for k, d in ((0, 2), (1, 2), (2, 0), (3, 0))]
+        lines.append(f"| {name} | {' | '.join(cells)} | {row[4]:.1e} | {row[5]:.1e} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Measure one model, print, and write its JSON file and table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training_iteration")
+    parser.add_argument("--model", choices=tuple(SIZES), default="toybox")
+    parser.add_argument(
+        "--layers", type=int, nargs=2, default=(1, 5), help="transformer layers at 640 and 1280"
+    )
+    parser.add_argument("--micro-batch", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("docs/results/training_iteration"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    found = measure(arguments.model, tuple(arguments.layers), arguments.repeats, arguments.micro_batch)
+    found["environment"] = describe_environment()
+    text = table(found)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / f"{arguments.model}.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    (arguments.out / f"{arguments.model}.md").write_text(text + "\n", encoding="utf-8")
+    print(text, found["largest_log_ratio"], found["growth"], sep="\n")  # noqa: T201 - a command line
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
