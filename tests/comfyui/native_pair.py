@@ -103,10 +103,12 @@ def create_pair(folder: Path, size: Size = SMALL, dtype: torch.dtype = torch.flo
     return Pair(ModelBundle(unet, None, None, None, encoder, schedule), model, adapter_file, size)
 
 
-def comfy_model(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> ModelPatcher:
-    """ComfyUI's SDXL for weights in the original layout, of any widths."""
+def comfy_model(
+    weights: dict[str, torch.Tensor], dtype: torch.dtype, computes_in: torch.dtype | None = None
+) -> ModelPatcher:
+    """ComfyUI's SDXL for weights in the original layout, of any widths, stored in one type."""
     config = comfy.supported_models.SDXL(comfy.model_detection.detect_unet_config(weights, ""))
-    config.set_inference_dtype(dtype, None)
+    config.set_inference_dtype(dtype, computes_in)
     model = config.get_model(weights, "", device="cpu")
     model.load_model_weights(dict(weights), "")
     device = comfy.model_management.get_torch_device()
@@ -128,6 +130,20 @@ def comfy_conditions(condition: TextCondition, num_views: int) -> tuple[list[Any
     )  # fmt: skip
 
 
+def evaluate(model: ModelPatcher, x: torch.Tensor, timestep: int, condition: TextCondition) -> torch.Tensor:
+    """The noise that ComfyUI's model predicts for latents [B, V, C, H, W] at one of SDXL's timesteps."""
+    comfy.model_management.load_models_gpu([model, *model.get_nested_additional_models()])
+    sampling, flat = model.model.model_sampling, x.flatten(0, 1)
+    sigma = sampling.sigma(torch.tensor(float(timestep)))
+    (embeds, facts), _ = (side[0] for side in comfy_conditions(condition, x.shape[1]))
+    denoised = model.model.apply_model(
+        flat * (1 + sigma**2) ** 0.5, sigma.expand(len(flat)), c_crossattn=embeds,
+        y=model.model.encode_adm(**facts, device="cpu"),
+        transformer_options=model.model_options["transformer_options"],
+    )  # fmt: skip
+    return ((flat * (1 + sigma**2) ** 0.5 - denoised) / sigma).reshape(x.shape)
+
+
 def sample(
     model: ModelPatcher, noise: torch.Tensor, sigmas: torch.Tensor, conditions: tuple[Any, Any], cfg: float,
     sampler: str = "euler", noise_sampler: Any = None,
@@ -145,4 +161,7 @@ def relative_error(value: torch.Tensor, expected: torch.Tensor) -> float:
     return float((value.float() - expected.float()).abs().max() / expected.float().abs().max())
 
 
-__all__ = ["RIG", "SMALL", "Pair", "comfy_conditions", "create_pair", "predict_noise", "relative_error", "sample"]
+__all__ = [
+    "RIG", "SMALL", "CameraRig", "Pair", "comfy_conditions", "comfy_model", "create_pair", "evaluate",
+    "predict_noise", "relative_error", "sample",
+]  # fmt: skip
