@@ -162,6 +162,6 @@ def relative_error(value: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 __all__ = [
-    "RIG", "SMALL", "CameraRig", "Pair", "comfy_conditions", "comfy_model", "create_pair", "evaluate",
+    "RIG", "SMALL", "CameraRig", "Pair", "Size", "comfy_conditions", "comfy_model", "create_pair", "evaluate",
     "predict_noise", "relative_error", "sample",
 ]  # fmt: skip
