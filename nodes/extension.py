@@ -9,6 +9,7 @@ from .cameras import T2MVCreateCameraData, T2MVCreateCameraRig
 from .folders import register_folders
 from .loaders import T2MVLoadLoRA, T2MVLoadModel
 from .native_adapter import T2MVApplyAdapter
+from .native_guidance import T2MVEmbedGuidance
 from .native_latent import T2MVEmptyLatent
 from .native_lora_loader import T2MVLoadLoRANative
 from .native_schedule import T2MVShiftSNR
@@ -37,6 +38,7 @@ NODE_CLASSES: tuple[type[io.ComfyNode], ...] = (
     T2MVApplyAdapter,
     T2MVLoadLoRANative,
     T2MVShiftSNR,
+    T2MVEmbedGuidance,
     T2MVEmptyLatent,
 )
 
