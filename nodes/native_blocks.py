@@ -75,6 +75,4 @@ def residual_blocks(unet: Any) -> list[int]:
     with_attention = {key[1] for key in (place.key for place in _attentions(unet)) if key[0] == "input"}
     last_resnets = [per_level * (level + 1) - 1 for level in range(len(unet.channel_mult))]
     num_blocks = len(unet.input_blocks)
-    return [
-        block if block in with_attention else min(block + 1, num_blocks - 1) for block in last_resnets
-    ]
+    return [block if block in with_attention else min(block + 1, num_blocks - 1) for block in last_resnets]

@@ -38,9 +38,7 @@ class T2MVEmbedGuidance(io.ComfyNode):
             "ComfyUI loads that UNet without this input; this node gives it back. Sample with cfg 1.",
             search_aliases=["lcm-sdxl", "guidance embedding", "latent consistency", "w embedding"],
             inputs=[
-                io.Model.Input(
-                    "model", tooltip="LCM-SDXL's UNet from Load Diffusion Model, patched or not."
-                ),
+                io.Model.Input("model", tooltip="LCM-SDXL's UNet from Load Diffusion Model, patched or not."),
                 io.Combo.Input(
                     "unet",
                     options=list_files(UNET_FOLDER),

@@ -74,15 +74,15 @@ def add_native_lora(model: ModelPatcher, path: Path, strength: float) -> tuple[M
         if patcher is not None and chosen:
             patcher.add_patches(_patches(chosen, table, scale, path), strength)
     others = {key: tensors[key] for key in content.unmatched}
-    foreign = comfy.lora.load_lora(others, comfy.lora.model_lora_keys_unet(model.model, {}), log_missing=False)
+    foreign = comfy.lora.load_lora(
+        others, comfy.lora.model_lora_keys_unet(model.model, {}), log_missing=False
+    )
     patched.add_patches(foreign, strength)
     used = {key for patch in foreign.values() for key in getattr(patch, "loaded_keys", ())}
     unmatched = tuple(key for key in content.unmatched if key not in used)
     _refuse_nothing_matched(len(content.modules) + len(foreign), tensors, unmatched, path)
     layout = " and ".join(filter(None, (content.layout, "ComfyUI's reader" if foreign else "")))
-    return patched, LoraHandle(
-        path.name, strength, len(content.modules) + len(foreign), unmatched, layout
-    )
+    return patched, LoraHandle(path.name, strength, len(content.modules) + len(foreign), unmatched, layout)
 
 
 def _find_places(model: ModelPatcher) -> _Places:

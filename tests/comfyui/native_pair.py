@@ -77,9 +77,7 @@ class Pair:
         width = sum(encoder[0] for encoder in self.size.text)
         ids = torch.tensor([[image_px[0], image_px[1], 0, 0, image_px[0], image_px[1]]]).float()
         sizes = ((self.size.tokens, width), (self.size.pooled,))
-        positive, negative = (
-            [torch.randn(num_prompts, *shape) for shape in sizes] for _ in range(2)
-        )
+        positive, negative = ([torch.randn(num_prompts, *shape) for shape in sizes] for _ in range(2))
         return TextCondition(*positive, ids.repeat(num_prompts, 1), *negative)
 
     def cameras(self, rig: CameraRig, height: int, width: int) -> Any:

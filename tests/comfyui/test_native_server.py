@@ -132,7 +132,9 @@ def test_plain_ksamplers_draw_views_and_other_branches_keep_their_bits(native_se
     views = sampled("views", ["shift", 0], LATENT)
     lora = {
         "lora": node("T2MVLoadLoRANative", model=["shift", 0], lora="views.safetensors", strength=1.0),
-        "style": node("LoraLoaderModelOnly", model=["lora", 0], lora_name="style.safetensors", strength_model=1.0),
+        "style": node(
+            "LoraLoaderModelOnly", model=["lora", 0], lora_name="style.safetensors", strength_model=1.0
+        ),
         **sampled("trained", ["lora", 0], LATENT),
         **sampled("styled", ["style", 0], LATENT),
     }
