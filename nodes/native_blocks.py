@@ -16,7 +16,7 @@ from torch import nn
 from ..t2mv_core.original_layout import diffusers_unet_name
 
 BlockKey = tuple[str, int, int]
-"""("input", "middle" or "output"; number of the block; number of the transformer block in it), as ComfyUI says."""
+"""("input", "middle" or "output"; number of the block; number of the transformer block in it): ComfyUI's."""
 _ATTENTION = re.compile(r"(input_blocks|middle_block|output_blocks)\.(.+)\.transformer_blocks\.(\d+)\.attn1")
 
 

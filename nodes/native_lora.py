@@ -1,4 +1,4 @@
-"""LoRAs on a native model: ordinary parts on ComfyUI's UNet, multiview parts on the MV-Adapter's own patcher."""
+"""LoRAs on a native model: ordinary parts on ComfyUI's UNet, multiview parts on the MV-Adapter's patcher."""
 
 from __future__ import annotations
 

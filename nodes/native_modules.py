@@ -52,7 +52,7 @@ class MultiviewAttention(nn.Module):
             rearrange(projection(hidden_states), "(n v) (h w) c -> (n h) (v w) c", v=num_views, h=rows)
             for projection in (self.to_q_mv, self.to_k_mv, self.to_v_mv)
         )
-        # ComfyUI's choice of attention (--use-split-cross-attention, sage, ...), which splits the heads itself.
+        # ComfyUI's choice of attention (--use-split-cross-attention, sage, ...); it splits the heads itself.
         out = optimized_attention(
             query, key, value, options["n_heads"],
             attn_precision=options.get("attn_precision"), transformer_options=options,
@@ -94,7 +94,7 @@ class CameraEncoder(nn.Module):
         channels = [*widths, widths[-1]]
         inputs = CAMERA_CHANNELS * _ENCODER_DOWNSCALE**2
         self.conv_in = _OPERATIONS.Conv2d(inputs, channels[0], 3, padding=1, device="meta")
-        # As published: only the second block changes from a narrower width, only the third halves the picture.
+        # As published: the second block and the third widen, and the third halves the picture.
         self.body = nn.ModuleList(
             _EncoderBlock(channels[i - 1] if i in (1, 2) else channels[i], channels[i], is_down=i == 2)
             for i in range(len(channels))

@@ -32,7 +32,6 @@ def load_pack() -> None:
 
 load_pack()
 
-from benchmarks.sdxl_files import Size, create_modules, original_unet  # noqa: E402
 from pack.nodes.native_loading import load_native_adapter  # noqa: E402
 from pack.nodes.native_patch import AdapterSettings, apply_adapter  # noqa: E402
 from pack.t2mv_core.adapter import create_camera_encoder, save_adapter  # noqa: E402
@@ -42,6 +41,8 @@ from pack.t2mv_core.cameras import CameraRig  # noqa: E402
 from pack.t2mv_core.denoiser import compute_camera_features, predict_noise  # noqa: E402
 from pack.t2mv_core.schedule import schedule_from_config  # noqa: E402
 from pack.t2mv_core.text import TextCondition  # noqa: E402
+
+from benchmarks.sdxl_files import Size, create_modules, original_unet  # noqa: E402
 
 SMALL = Size(
     widths=(64, 128, 128), depths=(0, 1, 2), text=((64, 2, 96, 600), (128, 3, 160, 600)), pooled=64,

@@ -16,12 +16,6 @@ import json, torch
 from pathlib import Path
 sys.path.append(sys.argv[1])
 folder, facts = Path(sys.argv[2]), {}
-def refusal(call):
-    try:
-        call()
-    except ValueError as error:
-        return str(error)
-    return "accepted"
 """
 
 EVALUATE = (
@@ -111,10 +105,10 @@ with torch.inference_mode():
     facts["shifted LCM sigmas"] = relative_error(
         lcm.get_model_object("model_sampling").sigmas, sigma_of(torch.arange(19, 1000, 20))
     )
-    facts["unshifted"] = bool(torch.equal(
-        shift(pair.model, scale=1.0).get_model_object("model_sampling").sigmas, pair.model.model.model_sampling.sigmas
-    ))
-    facts["LCM keeps its timesteps"] = int(lcm.get_model_object("model_sampling").timestep(sigma_of(759)[None])[0])
+    unshifted = shift(pair.model, scale=1.0).get_model_object("model_sampling").sigmas
+    facts["unshifted"] = torch.equal(unshifted, pair.model.model.model_sampling.sigmas)
+    found = lcm.get_model_object("model_sampling").timestep(sigma_of(759)[None])
+    facts["LCM keeps its timesteps"] = int(found[0])
 
     condition, cameras = pair.condition(2, (64, 64)), pair.cameras(RIG, 8, 8)
     conditions = comfy_conditions(condition, num_views)
@@ -141,7 +135,8 @@ with torch.inference_mode():
     x = noises[0] * (1 + sigmas[0] ** 2) ** 0.5
     for step, t in enumerate(timesteps):
         scaled = x / (1 + sigmas[step] ** 2) ** 0.5
-        x = x + (sigmas[step + 1] - sigmas[step]) * predict_noise(pair.bundle, scaled, t, condition, cameras, 5.0)
+        noise_pred = predict_noise(pair.bundle, scaled, t, condition, cameras, 5.0)
+        x = x + (sigmas[step + 1] - sigmas[step]) * noise_pred
     expected = x.flatten(0, 1) / latent_scale
     euler_run = lambda model: sample(shift(model), noises[0].flatten(0, 1), sigmas, conditions, 5.0)
     together = euler_run(pair.patched())

@@ -28,8 +28,9 @@ with torch.inference_mode():
     unet.register_to_config(sample_size=8)
     key = "time_embedding.cond_proj.weight"
     unet.get_parameter(key).mul_(10)
-    save_file({key: unet.get_parameter(key).clone()}, folder / "lcm.safetensors")
-    save_file({"time_embed.cond_proj.weight": unet.get_parameter(key).clone()}, folder / "original.safetensors")
+    weight = unet.get_parameter(key).clone()
+    save_file({key: weight}, folder / "lcm.safetensors")
+    save_file({"time_embed.cond_proj.weight": weight}, folder / "original.safetensors")
     save_file({"other": torch.ones(1)}, folder / "no lcm.safetensors")
     save_file({key: torch.ones(99, 64)}, folder / "other lcm.safetensors")
 
@@ -52,12 +53,14 @@ with torch.inference_mode():
         )
     patched = pair.patched()
     for name, file in (("lcm", "lcm"), ("original names", "original")):
-        facts[name] = relative_error(theirs(embed_guidance(patched, folder / f"{file}.safetensors", 7.0)), ours(7.0))
+        guided = embed_guidance(patched, folder / f"{file}.safetensors", 7.0)
+        facts[name] = relative_error(theirs(guided), ours(7.0))
     before = embed_guidance(pair.model, folder / "lcm.safetensors", 3.0)
     from pack.nodes.native_loading import load_native_adapter
     from pack.nodes.native_patch import AdapterSettings, apply_adapter
     adapter = load_native_adapter(before, pair.adapter_file)
-    facts["before the adapter"] = relative_error(theirs(apply_adapter(before, adapter, RIG, AdapterSettings())), ours(3.0))
+    guided = apply_adapter(before, adapter, RIG, AdapterSettings())
+    facts["before the adapter"] = relative_error(theirs(guided), ours(3.0))
     facts["without"] = relative_error(theirs(patched), ours(7.0))
     for name in ("no lcm", "other lcm"):
         try:

@@ -28,7 +28,8 @@ class SmallModel:
     RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL", "CONDITIONING", "CONDITIONING"), "make", "tests"
 
     def make(self):
-        weights = comfy.utils.load_torch_file(folder_paths.get_full_path("diffusion_models", "small.safetensors"))
+        path = folder_paths.get_full_path("diffusion_models", "small.safetensors")
+        weights = comfy.utils.load_torch_file(path)
         config = comfy.supported_models.SDXL(comfy.model_detection.detect_unet_config(weights, ""))
         config.set_inference_dtype(torch.float32, None)
         model = config.get_model(weights, "", device="cpu")
@@ -109,8 +110,8 @@ def graph(**branches: dict[str, Any]) -> dict[str, Any]:
         ),
         "latent": node("T2MVEmptyLatent", rig=["rig", 0], width=128, height=128, sets=1),
         "adapter": node(
-            "T2MVApplyAdapter", model=["small", 0], adapter="small.safetensors", rig=["rig", 0], view_scale=1.0,
-            mv_scale=1.0,
+            "T2MVApplyAdapter", model=["small", 0], adapter="small.safetensors", rig=["rig", 0],
+            view_scale=1.0, mv_scale=1.0,
         ),
         "shift": node("T2MVShiftSNR", model=["adapter", 0], sampling="the model's own", scale=8.0),
     }  # fmt: skip

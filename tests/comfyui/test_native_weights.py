@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 if TYPE_CHECKING:
     from conftest import ComfyInstall
 
@@ -88,7 +86,8 @@ with torch.inference_mode(False), torch.no_grad():
     }
     save_file(kohya, folder / "kohya.safetensors")
     styled, handle = add_native_lora(patched, folder / "kohya.safetensors", 1.0)
-    facts["kohya"] = relative_error(theirs(styled), ours(load_lora(pair.bundle, folder / "kohya.safetensors", 1.0)))
+    expected = ours(load_lora(pair.bundle, folder / "kohya.safetensors", 1.0))
+    facts["kohya"] = relative_error(theirs(styled), expected)
     facts["kohya unmatched"] = list(handle.unmatched)
     hada = {f"{layer}.hada_{part}": torch.randn(*size) for part, size in (
         ("w1_a", (128, 2)), ("w1_b", (2, 192)), ("w2_a", (128, 2)), ("w2_b", (2, 192)),
@@ -181,12 +180,14 @@ with torch.inference_mode():
     facts["odd"] = try_batch(3, RIG, 1.0, (8, 9))
     facts["3 of 6, inside"] = refusal(lambda: pair.patched(six).model.diffusion_model(
         torch.randn(6, 4, 8, 8), torch.ones(6), torch.randn(6, 12, 192), torch.randn(6, 1600),
-        transformer_options={**pair.patched(six).model_options["transformer_options"], "cond_or_uncond": [0, 1]},
+        transformer_options={
+            **pair.patched(six).model_options["transformer_options"], "cond_or_uncond": [0, 1]
+        },
     ))
     facts["second adapter"] = refusal(lambda: apply_adapter(first, adapter_of(first), RIG, AdapterSettings()))
     other = create_pair(folder, Size(
-        widths=(64, 128, 192), depths=(0, 1, 2), text=SMALL.text, pooled=64, vae_widths=(32, 64), vae_layers=1,
-        tokens=12,
+        widths=(64, 128, 192), depths=(0, 1, 2), text=SMALL.text, pooled=64, vae_widths=(32, 64),
+        vae_layers=1, tokens=12,
     ))
     facts["other UNet"] = refusal(lambda: load_native_adapter(pair.model, other.adapter_file))
 print(json.dumps(facts))
