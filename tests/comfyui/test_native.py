@@ -80,6 +80,38 @@ def test_one_evaluation_is_the_diffusers_paths(
             assert error < 1e-5, name
 
 
+CONTROL = (
+    PRELUDE
+    + """
+import functools
+from native_pair import *
+
+with torch.inference_mode():
+    pair = create_pair(folder)
+    x, condition, cameras = torch.randn(1, 3, 4, 8, 8), pair.condition(1, (64, 64)), pair.cameras(RIG, 8, 8)
+    sizes = [(64, 8)] * 3 + [(64, 4)] + [(128, 4)] * 2 + [(128, 2)] * 3
+    skips = [0.3 * torch.randn(3, channels, px, px) for channels, px in sizes]
+    middle = 0.3 * torch.randn(3, 128, 2, 2)
+    unet = pair.bundle.unet
+    alone = predict_noise(pair.bundle, x, 620, condition, cameras, 1.0)
+    unet.forward = functools.partial(
+        unet.forward, down_block_additional_residuals=skips, mid_block_additional_residual=middle
+    )
+    ours = predict_noise(pair.bundle, x, 620, condition, cameras, 1.0)
+    control = {"input": [], "middle": [middle], "output": list(skips)}  # as ComfyUI's ControlNet gives them
+    facts["controlled"] = relative_error(evaluate(pair.patched(), x, 620, condition, control), ours)
+    facts["control matters"] = relative_error(alone, ours)
+print(json.dumps(facts))
+"""
+)
+
+
+def test_a_controlnets_residuals_join_the_cameras(comfy_install: ComfyInstall, tmp_path: Path) -> None:
+    facts = run(comfy_install, CONTROL, tmp_path)
+    assert facts["controlled"] < 1e-5
+    assert facts["control matters"] > 0.02
+
+
 TRAJECTORIES = (
     PRELUDE
     + """
