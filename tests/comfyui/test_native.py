@@ -49,6 +49,9 @@ with torch.inference_mode():
         theirs = evaluate(pair.patched(mv_scale=mv_scale, view_scale=view_scale), x, 620, condition)
         facts[name] = relative_error(theirs, ours)
         facts["plain: " + name] = relative_error(evaluate(pair.model, x, 620, condition), ours)
+        told = pair.patched(mv_scale=mv_scale, view_scale=9.0)
+        told.model_options["transformer_options"]["t2mv_view_scale"] = view_scale  # as a sampler may
+        facts[name + ", told"] = relative_error(evaluate(told, x, 620, condition), ours)
 print(json.dumps(facts))
 """
 )
@@ -72,7 +75,7 @@ def test_one_evaluation_is_the_diffusers_paths(
 ) -> None:
     facts = run(comfy_install, EVALUATE, tmp_path, option)
     assert facts.pop("attention") == function
-    assert len(facts) == 12
+    assert len(facts) == 18
     for name, error in facts.items():
         if name.startswith("plain: "):
             assert error > 0.02, name  # without the adapter it is another model
