@@ -75,6 +75,10 @@ def test_flows_go_back_by_eulers_step(facts: dict[str, Any], name: str) -> None:
     assert facts["flow"][name] < 1e-5
 
 
+def test_velocities_go_back_by_the_rotation(facts: dict[str, Any]) -> None:
+    assert facts["velocity"] < 1e-4
+
+
 def test_zero_guidance_on_the_way_back_is_the_negative_condition(facts: dict[str, Any]) -> None:
     """For models sampled with cfg 1: one pass per zig, and the zag sees the negative alone in its sum."""
     assert facts["cfg 1"]["changes"]

@@ -1,4 +1,4 @@
-"""A custom node of the tests: SDXL's real classes at a tiny size, random weights, and two conditions for it."""
+"""A custom node of the tests: SDXL's real classes, tiny, with random weights, and two conditions for it."""
 
 import comfy.model_patcher
 import comfy.supported_models

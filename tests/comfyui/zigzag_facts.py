@@ -277,6 +277,31 @@ def flow():
     return found
 
 
+def velocity():
+    """By hand in the method's space, x = √ᾱ·x_0 + √(1-ᾱ)·ε: DDIM forth, the same rotation back."""
+    model = MODELS["velocity"]
+    sigmas = sigmas_of(model, 3)
+    times = model.get_model_object("model_sampling").timestep(sigmas[:-1])
+    alpha_bar = 1 / (sigmas**2 + 1)
+    signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+
+    def move(x, asked, own, to, guidance, view_scale):
+        with_text, without = (formula(x, times[asked], text, view_scale) for text in (1, 0))
+        v = without + guidance * (with_text - without)
+        return signal[to] * (signal[own] * x - noise[own] * v) + noise[to] * (
+            noise[own] * x + signal[own] * v
+        )
+
+    x = make_noise()
+    for step in range(3):
+        if step < 2:
+            x = move(x, step, step, step + 1, 5.0, OWN_VIEW_SCALE)
+            x = move(x, step, step + 1, step, 0.5, 0.25)
+        x = move(x, step, step, step + 1, 5.0, OWN_VIEW_SCALE)
+    ours = run(make_guider(model, 5.0), zigzag("euler", 2, 1, 0.5), sigmas)
+    return float((ours - x).abs().max())
+
+
 def cfg_1():
     guider, sigmas = make_guider(MODELS["noise"], 1.0), sigmas_of(MODELS["noise"], 3)
     weaker = run(guider, zigzag("lcm", 1, 1, 0.0, OWN_VIEW_SCALE), sigmas)
@@ -353,7 +378,7 @@ torch.set_num_threads(1)
 with torch.inference_mode():  # as ComfyUI runs nodes
     facts = {
         "plain": plain(), "core": core(), "timesteps": timesteps(), **asked(), "seeds": seeds(),
-        "mask": mask(), "flow": flow(), "cfg 1": cfg_1(), "interrupted": interrupted(),
-        "refusals": refusals(), "allowed": allowed(),
+        "mask": mask(), "flow": flow(), "velocity": velocity(), "cfg 1": cfg_1(),
+        "interrupted": interrupted(), "refusals": refusals(), "allowed": allowed(),
     }  # fmt: skip
 print(json.dumps(facts))
