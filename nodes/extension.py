@@ -8,6 +8,11 @@ from .best_of import T2MVSampleBest
 from .cameras import T2MVCreateCameraData, T2MVCreateCameraRig
 from .folders import register_folders
 from .loaders import T2MVLoadLoRA, T2MVLoadModel
+from .native_adapter import T2MVApplyAdapter
+from .native_guidance import T2MVEmbedGuidance
+from .native_latent import T2MVEmptyLatent
+from .native_lora_loader import T2MVLoadLoRANative
+from .native_schedule import T2MVShiftSNR
 from .reward_loader import T2MVLoadReward
 from .sampling import T2MVSampleStandard, T2MVSampleZMV
 from .scoring import T2MVScoreViews
@@ -32,6 +37,11 @@ NODE_CLASSES: tuple[type[io.ComfyNode], ...] = (
     T2MVSplitViews,
     T2MVCreateTurntable,
     T2MVCreateCameraData,
+    T2MVApplyAdapter,
+    T2MVLoadLoRANative,
+    T2MVShiftSNR,
+    T2MVEmbedGuidance,
+    T2MVEmptyLatent,
 )
 
 

@@ -260,11 +260,11 @@ class T2MVLoadLoRA(io.ComfyNode):
         # Outside ComfyUI's inference mode, whose tensors could never be trained or changed in place later.
         with torch.inference_mode(False), torch.no_grad():
             bundle = load_lora(model.bundle, path, strength)
-        report = _lora_report(lora, path, bundle.loras[-1])
+        report = lora_report(lora, path, bundle.loras[-1])
         return io.NodeOutput(ModelHandle(bundle, model.residency), report, ui=ui.PreviewText(report))
 
 
-def _lora_report(lora: str, path: Path, handle: LoraHandle) -> str:
+def lora_report(lora: str, path: Path, handle: LoraHandle) -> str:
     """What of a LoRA's file was used, what was not and why, and the facts it states of itself."""
     from ..t2mv_core.lora_layouts import describe_unmatched
     from ..t2mv_core.weights import WeightsFile

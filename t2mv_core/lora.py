@@ -189,7 +189,7 @@ def _attach_file(
 
     ranks = {module: parts.rank for module, parts in modules.items()}
     file_rank = next(iter(ranks.values()))
-    scale = _read_scale(metadata, file_rank, path)
+    scale = read_scale(metadata, file_rank, path)
     alphas = {
         module: scale * parts.rank if parts.alpha is None else parts.alpha
         for module, parts in modules.items()
@@ -227,7 +227,7 @@ def _fit(tensor: Tensor, weight: Tensor) -> Tensor:
     return tensor
 
 
-def _read_scale(metadata: Mapping[str, str], file_rank: int, path: Path) -> float:
+def read_scale(metadata: Mapping[str, str], file_rank: int, path: Path) -> float:
     """Alpha / rank as the file says of all its modules; alpha = rank when it says nothing."""
     facts = _adapter_facts(metadata)
     alpha, rank = facts.get("alpha", file_rank), facts.get("rank", file_rank)
