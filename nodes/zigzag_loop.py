@@ -14,7 +14,7 @@ import torch
 from tqdm.auto import trange
 
 from .zigzag_math import invert, network_output, shown_latents
-from .zigzag_model import check_sigmas, read_family, read_level, weaker_args, weaker_model
+from .zigzag_model import check_sigmas, read_family, read_level, weaken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,8 +130,9 @@ class _Loop:
             check_sigmas(sigmas, settings.zigzag_steps)
             self._model_sampling = model.inner_model.inner_model.model_sampling
             self._family = read_family(self._model_sampling)
-            self._weak_model = weaker_model(model, settings.inverse_guidance)
-            self._weak_args = weaker_args(extra_args, settings.inverse_view_scale)
+            self._weak_model, self._weak_args = weaken(
+                model, extra_args, settings.inverse_guidance, settings.inverse_view_scale
+            )
 
     def turning_point(self, sigma: Tensor, sigma_next: Tensor) -> Tensor:
         """The level a zag goes back from: the next one; at LCM's last step its own (METHOD.md section 3)."""

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import comfy.model_sampling
 import torch
+from comfy.patcher_extension import WrappersMP
 
+from .native_guidance import EMBEDDED_GUIDANCE_OPTION, GUIDANCE_KEY, MIN_GUIDANCE
+from .native_patch import VIEW_SCALE_OPTION
 from .zigzag_math import NoiseLevel
 
 if TYPE_CHECKING:
@@ -22,9 +25,6 @@ if TYPE_CHECKING:
     from .zigzag_math import Family
 
 logger = logging.getLogger(__name__)
-
-VIEW_SCALE_KEY = "t2mv_view_scale"
-"""In `transformer_options`: the view scale of this evaluation; where absent, the MODEL's own holds."""
 
 
 def read_family(model_sampling: Any) -> Family:
@@ -65,22 +65,37 @@ def read_level(model_sampling: Any, sigma: Tensor) -> NoiseLevel:
     )
 
 
-def weaker_model(model: Any, guidance: float) -> Any:
-    """The model as a sampler gets it (inpainting around a guider), with another guidance; shares all else.
+def weaken(
+    model: Any, extra_args: dict[str, Any], guidance: float, view_scale: float
+) -> tuple[Any, dict[str, Any]]:
+    """What a zag asks: the model with another guidance, and the arguments with another view scale.
+
+    Where guidance is embedded (Embed Guidance), that is what becomes another, and the guider's cfg stays.
+
+    Args:
+        model: as a sampler gets it: inpainting around a guider.
+        extra_args: of every evaluation; they stay as they are.
+        guidance: of the zag.
+        view_scale: of the zag.
 
     Raises:
-        ValueError: the guider has no single guidance that could be another one.
+        ValueError: neither model nor guider has a single guidance that could be this one.
     """
-    weaker = copy.copy(model)
-    weaker.inner_model = _weaker_guider(model.inner_model, guidance)
-    return weaker
-
-
-def weaker_args(extra_args: dict[str, Any], view_scale: float) -> dict[str, Any]:
-    """A sampler's `extra_args` with the view scale of the zag; the given ones stay as they are."""
     options = extra_args.get("model_options", {})
-    transformer_options = {**options.get("transformer_options", {}), VIEW_SCALE_KEY: view_scale}
-    return {**extra_args, "model_options": {**options, "transformer_options": transformer_options}}
+    transformer_options = {**options.get("transformer_options", {}), VIEW_SCALE_OPTION: view_scale}
+    if GUIDANCE_KEY in transformer_options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {}):
+        if guidance < MIN_GUIDANCE:
+            raise ValueError(
+                f"inverse_guidance={guidance:g} is too low for a model with embedded guidance, which starts "
+                f"at {MIN_GUIDANCE:g} (none). Use {MIN_GUIDANCE:g} or more."
+            )
+        transformer_options[EMBEDDED_GUIDANCE_OPTION] = guidance
+        weaker = model
+    else:
+        weaker = copy.copy(model)
+        weaker.inner_model = _weaker_guider(model.inner_model, guidance)
+    options = {**options, "transformer_options": transformer_options}
+    return weaker, {**extra_args, "model_options": options}
 
 
 def check_sigmas(sigmas: Tensor, zigzag_steps: int) -> None:

@@ -27,8 +27,8 @@ import latent_preview
 from comfy.cli_args import LatentPreviewMethod, args
 from comfy_extras.nodes_custom_sampler import BasicScheduler, Guider_Basic, Guider_DualCFG
 from comfy_extras.nodes_model_advanced import LCM, ModelSamplingDiscrete, ModelSamplingDiscreteDistilled
+from pack.nodes.native_patch import VIEW_SCALE_OPTION
 from pack.nodes.zigzag_loop import ZigzagSampler, ZigzagSettings
-from pack.nodes.zigzag_model import VIEW_SCALE_KEY
 from pack.t2mv_core import policy
 from pack.t2mv_core.samplers import SamplingSettings, rollout, sample_standard, sample_zmv
 from pack.t2mv_core.schedule import NoiseSchedule, scaled_linear_alpha_bar, shift_snr
@@ -63,7 +63,7 @@ class Network(torch.nn.Module):
         self.dtype, self.asked, self.predict = torch.float32, [], formula
 
     def forward(self, x, t, context=None, transformer_options=None, **_):
-        view_scale = transformer_options.get(VIEW_SCALE_KEY)
+        view_scale = transformer_options.get(VIEW_SCALE_OPTION)
         self.asked.append(
             (len(transformer_options["cond_or_uncond"]), view_scale, float(transformer_options["sigmas"][0]))
         )
