@@ -86,7 +86,8 @@ def _inputs() -> list[io.Input]:
             max=SCALES["inverse_guidance"][1],
             step=0.1,
             tooltip="The guider's cfg on the way back; the gap to its own cfg is what helps. For models that "
-            "are sampled with cfg 1: 0 (needs CFGGuider with a negative conditioning).",
+            "are sampled with cfg 1: 0 (needs CFGGuider with a negative conditioning). Behind Embed "
+            "Guidance: the embedded guidance on the way back.",
         ),
         advanced(
             io.Int.Input(
