@@ -129,7 +129,9 @@ def comfy_conditions(condition: TextCondition, num_views: int) -> tuple[list[Any
     )  # fmt: skip
 
 
-def evaluate(model: ModelPatcher, x: torch.Tensor, timestep: int, condition: TextCondition) -> torch.Tensor:
+def evaluate(
+    model: ModelPatcher, x: torch.Tensor, timestep: int, condition: TextCondition, control: Any = None
+) -> torch.Tensor:
     """The noise that ComfyUI's model predicts for latents [B, V, C, H, W] at one of SDXL's timesteps."""
     comfy.model_management.load_models_gpu([model, *model.get_nested_additional_models()])
     sampling, flat = model.model.model_sampling, x.flatten(0, 1)
@@ -137,7 +139,7 @@ def evaluate(model: ModelPatcher, x: torch.Tensor, timestep: int, condition: Tex
     (embeds, facts), _ = (side[0] for side in comfy_conditions(condition, x.shape[1]))
     denoised = model.model.apply_model(
         flat * (1 + sigma**2) ** 0.5, sigma.expand(len(flat)), c_crossattn=embeds,
-        y=model.model.encode_adm(**facts, device="cpu"),
+        y=model.model.encode_adm(**facts, device="cpu"), control=control,
         transformer_options=model.model_options["transformer_options"],
     )  # fmt: skip
     return ((flat * (1 + sigma**2) ** 0.5 - denoised) / sigma).reshape(x.shape)

@@ -49,6 +49,9 @@ with torch.inference_mode():
         theirs = evaluate(pair.patched(mv_scale=mv_scale, view_scale=view_scale), x, 620, condition)
         facts[name] = relative_error(theirs, ours)
         facts["plain: " + name] = relative_error(evaluate(pair.model, x, 620, condition), ours)
+        told = pair.patched(mv_scale=mv_scale, view_scale=9.0)
+        told.model_options["transformer_options"]["t2mv_view_scale"] = view_scale  # as a sampler may
+        facts[name + ", told"] = relative_error(evaluate(told, x, 620, condition), ours)
 print(json.dumps(facts))
 """
 )
@@ -72,12 +75,44 @@ def test_one_evaluation_is_the_diffusers_paths(
 ) -> None:
     facts = run(comfy_install, EVALUATE, tmp_path, option)
     assert facts.pop("attention") == function
-    assert len(facts) == 12
+    assert len(facts) == 18
     for name, error in facts.items():
         if name.startswith("plain: "):
             assert error > 0.02, name  # without the adapter it is another model
         else:
             assert error < 1e-5, name
+
+
+CONTROL = (
+    PRELUDE
+    + """
+import functools
+from native_pair import *
+
+with torch.inference_mode():
+    pair = create_pair(folder)
+    x, condition, cameras = torch.randn(1, 3, 4, 8, 8), pair.condition(1, (64, 64)), pair.cameras(RIG, 8, 8)
+    sizes = [(64, 8)] * 3 + [(64, 4)] + [(128, 4)] * 2 + [(128, 2)] * 3
+    skips = [0.3 * torch.randn(3, channels, px, px) for channels, px in sizes]
+    middle = 0.3 * torch.randn(3, 128, 2, 2)
+    unet = pair.bundle.unet
+    alone = predict_noise(pair.bundle, x, 620, condition, cameras, 1.0)
+    unet.forward = functools.partial(
+        unet.forward, down_block_additional_residuals=skips, mid_block_additional_residual=middle
+    )
+    ours = predict_noise(pair.bundle, x, 620, condition, cameras, 1.0)
+    control = {"input": [], "middle": [middle], "output": list(skips)}  # as ComfyUI's ControlNet gives them
+    facts["controlled"] = relative_error(evaluate(pair.patched(), x, 620, condition, control), ours)
+    facts["control matters"] = relative_error(alone, ours)
+print(json.dumps(facts))
+"""
+)
+
+
+def test_a_controlnets_residuals_join_the_cameras(comfy_install: ComfyInstall, tmp_path: Path) -> None:
+    facts = run(comfy_install, CONTROL, tmp_path)
+    assert facts["controlled"] < 1e-5
+    assert facts["control matters"] > 0.02
 
 
 TRAJECTORIES = (

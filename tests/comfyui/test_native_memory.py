@@ -1,4 +1,4 @@
-"""A native model on a card without room: its adapter is offloaded layer by layer, as ComfyUI's own weights."""
+"""A native model on a card without room: its adapter is offloaded layer by layer, as ComfyUI's weights."""
 
 from __future__ import annotations
 
