@@ -20,6 +20,7 @@ from .split import T2MVSplitViews
 from .train import T2MVTrainLoRA
 from .turntable import T2MVCreateTurntable
 from .view import T2MVCreateContactSheet
+from .zigzag import T2MVCreateZigzagSampler
 
 NODE_CLASSES: tuple[type[io.ComfyNode], ...] = (
     T2MVLoadModel,
@@ -29,6 +30,7 @@ NODE_CLASSES: tuple[type[io.ComfyNode], ...] = (
     T2MVSampleStandard,
     T2MVSampleZMV,
     T2MVSampleBest,
+    T2MVCreateZigzagSampler,
     T2MVLoadReward,
     T2MVScoreViews,
     T2MVCreateContactSheet,

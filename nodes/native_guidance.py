@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PROJECTION_NAMES = ("time_embedding.cond_proj.weight", "time_embed.cond_proj.weight")
 MIN_GUIDANCE, MAX_GUIDANCE = 1.0, 100.0
 GUIDANCE_KEY = "t2mv_guidance"
+EMBEDDED_GUIDANCE_OPTION = "t2mv_embedded_guidance"
+"""In `transformer_options`: a guidance for this evaluation instead of the node's."""
 _TIMESTEPS = "t2mv_timesteps"
 _REMEDY = "Put the UNet into models/diffusion_models and refresh."
 
@@ -95,7 +97,6 @@ def embed_guidance(model: ModelPatcher, path: Path, guidance: float) -> ModelPat
     import torch
     from comfy.patcher_extension import WrappersMP
 
-    from ..t2mv_core.denoiser import guidance_embedding
     from ..t2mv_core.weights import WeightsFile
     from .native_loading import check_unet
 
@@ -107,17 +108,16 @@ def embed_guidance(model: ModelPatcher, path: Path, guidance: float) -> ModelPat
             f"{path.name} has no guidance input (time_embedding.cond_proj): it is no latent consistency "
             "UNet. Leave this node out and set the sampler's cfg instead."
         )
-    rows, columns = file.shapes[name]
+    rows = file.shapes[name][0]
     if rows != width:
         raise ValueError(
             f"{path.name} was made for a UNet of width {rows}, this model has {width}; choose the file that "
             "Load Diffusion Model has."
         )
     with torch.inference_mode(False), torch.no_grad():
-        embedding = guidance_embedding(torch.tensor([float(guidance)]), columns)
-        offset = embedding @ file.read(name, torch.float32).T
+        projection = file.read(name, torch.float32)
     patched = model.clone()
-    patched.set_model_emb_patch(_embedding_patch(model, offset))
+    patched.set_model_emb_patch(_embedding_patch(model, projection, guidance))
     patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, GUIDANCE_KEY, _keep_timesteps)
     return patched
 
@@ -137,13 +137,17 @@ def _keep_timesteps(
     return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
 
 
-def _embedding_patch(model: ModelPatcher, offset: Tensor) -> Callable[..., Tensor]:
+def _embedding_patch(model: ModelPatcher, projection: Tensor, guidance: float) -> Callable[..., Tensor]:
     """An `emb_patch` that computes the time embedding again, the guidance added before its first layer."""
     from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
+
+    from ..t2mv_core.denoiser import guidance_embedding
 
     unet = model.model.diffusion_model
 
     def patch(emb: Tensor, model_channels: int, options: dict[str, Any]) -> Tensor:
+        asked = projection.new_tensor([float(options.get(EMBEDDED_GUIDANCE_OPTION, guidance))])
+        offset = guidance_embedding(asked, projection.shape[1]) @ projection.T
         timesteps = timestep_embedding(options[_TIMESTEPS], model_channels, repeat_only=False)
         return unet.time_embed(timesteps.to(emb.dtype) + offset.to(emb.device, emb.dtype))
 

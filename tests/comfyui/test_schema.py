@@ -47,7 +47,18 @@ def test_every_input_and_output_has_a_tooltip(object_info: dict[str, Any], node_
 def test_socket_types_are_prefixed_or_comfyuis_own(object_info: dict[str, Any], node_id: str) -> None:
     schema = object_info[node_id]
     types = {kind for kind, _ in _inputs(schema).values()} | set(schema["output"])
-    own = {"COMBO", "STRING", "INT", "FLOAT", "BOOLEAN", "IMAGE", "LATENT", "LOAD3D_CAMERA", "MODEL"}
+    own = {
+        "COMBO",
+        "STRING",
+        "INT",
+        "FLOAT",
+        "BOOLEAN",
+        "IMAGE",
+        "LATENT",
+        "LOAD3D_CAMERA",
+        "MODEL",
+        "SAMPLER",
+    }
     assert all(kind in own or kind.startswith("T2MV_") for kind in types)
 
 

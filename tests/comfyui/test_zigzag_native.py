@@ -1,0 +1,114 @@
+"""The zigzag sampler on ComfyUI's own UNet with the MV-Adapter: the core's ZMV-Sampling, network and all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import ComfyInstall
+
+CODE = """
+import json, torch
+from dataclasses import replace
+from pathlib import Path
+sys.path.append(sys.argv[1])
+from native_pair import *
+import comfy.sample
+from safetensors.torch import save_file
+from pack.nodes.native_guidance import embed_guidance
+from pack.nodes.native_schedule import T2MVShiftSNR
+from pack.nodes.zigzag_loop import ZigzagSampler, ZigzagSettings
+from pack.t2mv_core.samplers import SamplingSettings, sample_standard, sample_zmv
+
+facts, B = {}, 2
+with torch.inference_mode():
+    pair = create_pair(Path(sys.argv[2]))
+    pair.bundle.unet.register_to_config(sample_size=8)
+    lcm = pair.bundle.schedule
+    ddim = replace(lcm, sampler="ddim", timestep_spacing="trailing", final_alpha_bar=1.0)
+    condition, cameras = pair.condition(B, (64, 64)), pair.cameras(RIG, 8, 8)
+    first = torch.randn(B, RIG.num_views, 4, 8, 8)
+
+    def expected(schedule, settings, sample):
+        generator, given = torch.Generator().manual_seed(0), [first]
+        def noise(size):
+            if given:
+                return given.pop()
+            return torch.randn(first.flatten(0, 1).shape, generator=generator).reshape(size)
+        bundle = replace(pair.bundle, schedule=schedule)
+        return sample(bundle, condition, cameras, noise, settings).denoised.flatten(0, 1)
+
+    def found(model, name, schedule, *zigzag, cfg=5.0):
+        visited = schedule.alpha_bar[schedule.timesteps(4)]
+        sigmas = torch.cat([((1 - visited) / visited).sqrt().float(), torch.zeros(1)])
+        kind = "lcm" if name == "lcm" else "the model's own"
+        return comfy.sample.sample_custom(
+            T2MVShiftSNR.execute(model, kind, 8.0).args[0], first.flatten(0, 1), cfg,
+            ZigzagSampler(ZigzagSettings(name, *zigzag)), sigmas, *comfy_conditions(condition, RIG.num_views),
+            torch.zeros_like(first.flatten(0, 1)), seed=0, disable_pbar=True,
+        ) * pair.model.model.latent_format.scale_factor
+
+    def embedded():
+        # A UNet with a guidance input: cfg stays 1, the guidance of the zag is embedded.
+        projection = "time_embedding.cond_proj.weight"
+        pair.bundle.unet.get_parameter(projection).mul_(10)
+        path = Path(sys.argv[2]) / "lcm.safetensors"
+        save_file({projection: pair.bundle.unet.get_parameter(projection).clone()}, path)
+        model = embed_guidance(pair.patched(), path, 7.0)
+        core = SamplingSettings(4, 7.0, 1.0, 2, 1, 1.5, 0.3)
+        zmv, standard = (expected(lcm, core, sample) for sample in (sample_zmv, sample_standard))
+        facts["embedded"] = {
+            "error": relative_error(found(model, "lcm", lcm, 2, 1, 1.5, 0.3, cfg=1.0), zmv),
+            "standard": relative_error(standard, zmv),
+            "view scale ignored": relative_error(found(model, "lcm", lcm, 2, 1, 1.5, 1.0, cfg=1.0), zmv),
+            "guidance ignored": relative_error(found(model, "lcm", lcm, 2, 1, 7.0, 0.3, cfg=1.0), zmv),
+        }
+        try:
+            found(model, "lcm", lcm, 1, 1, 0.0, 1.0, cfg=1.0)
+        except ValueError as error:
+            facts["refusal"] = str(error)
+
+    for name, schedule in (("lcm", lcm), ("euler_ancestral", ddim)):
+        for zigzag in ((1, 1, 1.0, 0.3), (2, 2, 0.5, 0.0)):
+            core = SamplingSettings(4, 5.0, 1.0, *zigzag)
+            zmv, standard = (expected(schedule, core, sample) for sample in (sample_zmv, sample_standard))
+            same_views = found(pair.patched(), name, schedule, *zigzag[:3], 1.0)
+            facts[f"{name} {zigzag[0]}"] = {
+                "error": relative_error(found(pair.patched(), name, schedule, *zigzag), zmv),
+                "standard": relative_error(standard, zmv),
+                "view scale ignored": relative_error(same_views, zmv),
+            }
+    pair = create_pair(Path(sys.argv[2]), replace(SMALL, guidance=64))
+    pair.bundle.unet.register_to_config(sample_size=8)
+    cameras = pair.cameras(RIG, 8, 8)
+    embedded()
+print(json.dumps(facts))
+"""
+
+
+@pytest.fixture(scope="module")
+def facts(comfy_install: ComfyInstall, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Relative errors against the core, run once."""
+    folder = tmp_path_factory.mktemp("zigzag_native")
+    printed = comfy_install.run_code(CODE, str(Path(__file__).parent), str(folder))
+    return json.loads(printed.splitlines()[-1])
+
+
+@pytest.mark.parametrize("case", ["lcm 1", "lcm 2", "euler_ancestral 1", "euler_ancestral 2"])
+def test_with_the_adapter_it_is_zmv_sampling(facts: dict[str, Any], case: str) -> None:
+    found = facts[case]
+    assert found["error"] < 1e-3
+    assert found["standard"] > 0.02
+    assert found["view scale ignored"] > 10 * found["error"]
+
+
+def test_where_guidance_is_embedded_that_is_what_a_zag_weakens(facts: dict[str, Any]) -> None:
+    found = facts["embedded"]
+    assert found["error"] < 1e-3
+    assert found["guidance ignored"] > 10 * found["error"]
+    assert found["view scale ignored"] > 10 * found["error"]
+    assert "inverse_guidance=0 is too low for a model with embedded guidance" in facts["refusal"]
