@@ -195,12 +195,18 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    size = TINY if arguments.tiny else FULL
     if arguments.case:
         print(json.dumps(load_case(arguments.folder, arguments.case)))  # noqa: T201
         return
+    if arguments.folder:
+        write_files(arguments.folder, size)
+        return
     with tempfile.TemporaryDirectory(dir=arguments.temporary) as name:
         folder = Path(name)
-        write_files(folder, TINY if arguments.tiny else FULL)
+        # In a process of its own, which gives its memory back before anything is measured.
+        command = [sys.executable, "-m", "benchmarks.loading", "--folder", name]
+        subprocess.run([*command, *(["--tiny"] if arguments.tiny else [])], cwd=ROOT, check=True)
         rows = [run_in_fresh_process(folder, case) for case in CASES]
     table = to_table(rows)
     print(table)  # noqa: T201

@@ -65,7 +65,9 @@ def sample_candidates(
     settings = read_settings(numbers_read(sampler, numbers))
     total = len(plan) * (count_evaluations(sampler, settings) + len(rewards))
     progress = SamplingProgress(model, total)
-    sample_set = SetSampler(model, sampler, settings, progress, rig, negative_prompt)
+    sample_set = SetSampler(
+        model, sampler, settings, progress, [line for line, _ in plan], rig, negative_prompt
+    )
     latents = [sample_set(line, seed) for line, seed in plan]
     competing = []
     for (line, seed), views in zip(plan, latents, strict=True):

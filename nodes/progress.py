@@ -58,11 +58,16 @@ def show_result(picture: Tensor) -> None:
     )
 
 
+def has_decoded_previews(model: ModelHandle) -> bool:
+    """Whether the model's VAE is small enough to decode a preview at every evaluation."""
+    return model.residency.size_bytes("vae") <= MAX_PREVIEW_VAE_BYTES
+
+
 def preview_sheet(model: ModelHandle, denoised: Tensor) -> Image:
     """A small sheet of latents [B, V, C, H, W], two rows per prompt: decoded if cheap, else approximated."""
     from ..t2mv_core.images import contact_sheet, decode_latents
 
-    if model.residency.size_bytes("vae") <= MAX_PREVIEW_VAE_BYTES:
+    if has_decoded_previews(model):
         images = decode_latents(model.bundle.vae, denoised)
     else:
         images = approximate_images(denoised)

@@ -154,7 +154,7 @@ def sample_views(
     check_text("negative_prompt", negative_prompt)
     settings = read_settings(numbers)
     progress = SamplingProgress(model, count_evaluations(sampler, settings) * len(prompts))
-    sample_set = SetSampler(model, sampler, settings, progress, rig, negative_prompt)
+    sample_set = SetSampler(model, sampler, settings, progress, prompts, rig, negative_prompt)
     latents = [sample_set(line, seed + index) for index, line in enumerate(prompts)]
     images = [decode_set(model, views, tiled_decode) for views in latents]
     return torch.cat(images), comfy_latent(model, latents)

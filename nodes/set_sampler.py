@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import comfy.model_management as model_management
 import torch
 
 from .checks import MAX_SEED
 from .memory import check_cancelled
+from .progress import has_decoded_previews
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +29,9 @@ TILE_LATENT_PX = 64  # 512 px with SDXL's VAE
 class SetSampler:
     """Samples sets of one model, rig and setting.
 
+    The parts of the model come to the compute device one after the other, as their work does: text encoders,
+    camera encoder, UNet, and the VAE at last; on a small card ComfyUI sends away what has done its work.
+
     Sets never share a batch: matrix products of other sizes round differently, and memory would grow with the
     number of sets. Six views of SDXL keep a graphics card busy as they are.
     """
@@ -37,31 +42,40 @@ class SetSampler:
         sampler: str,
         settings: SamplingSettings,
         progress: SamplingProgress,
+        prompts: Sequence[str],
         rig: CameraRig | None = None,
         negative_prompt: str = "",
     ) -> None:
-        """Bring the model to the compute device and encode the cameras.
+        """Encode all prompts and the cameras, then bring the UNet to the compute device.
 
         Args:
             model: the model, possibly with LoRAs.
             sampler: a name of the core's SAMPLERS.
             settings: for every set.
             progress: told of every UNet evaluation; raises when the user cancels.
+            prompts: every prompt that will be sampled.
             rig: the cameras; None gives the six default views.
             negative_prompt: what two-pass guidance steers away from; "" is the empty condition.
         """
         from ..t2mv_core.cameras import DEFAULT_RIG
         from ..t2mv_core.denoiser import encode_cameras
         from ..t2mv_core.samplers import SAMPLERS
+        from ..t2mv_core.text import encode_text
 
-        model.residency.load()
         self._bundle, self._sample, self._settings = model.bundle, SAMPLERS[sampler], settings
-        self._progress, self._negative_prompt = progress, negative_prompt or None
+        self._progress = progress
+        model.residency.load("text_encoder", "text_encoder_2")
+        self._conditions = {
+            prompt: encode_text(self._bundle, [prompt], negative_prompt or None)
+            for prompt in dict.fromkeys(prompts)
+        }
+        check_cancelled()
+        model.residency.load("camera_encoder")
         self._cameras = encode_cameras(model.bundle, rig or DEFAULT_RIG)
-        self._encoded: tuple[str, Any] = ("", None)
+        model.residency.load("unet", *(["vae"] if has_decoded_previews(model) else []))
 
     def __call__(self, prompt: str, seed: int) -> Tensor:
-        """Sample the views of one prompt.
+        """Sample the views of one of the prompts.
 
         Returns:
             Scaled latents [V, C, h, w], float32, on the CPU.
@@ -69,14 +83,11 @@ class SetSampler:
         Raises:
             ValueError: the model cannot follow the settings, or gave NaN.
         """
-        from ..t2mv_core.text import encode_text
         from ..t2mv_core.trajectory import SeededNoise
 
-        if self._encoded[0] != prompt:
-            self._encoded = (prompt, encode_text(self._bundle, [prompt], self._negative_prompt))
-        condition, noise = self._encoded[1], SeededNoise([seed % (MAX_SEED + 1)])
+        noise = SeededNoise([seed % (MAX_SEED + 1)])
         trajectory = self._sample(
-            self._bundle, condition, self._cameras, noise, self._settings, self._progress
+            self._bundle, self._conditions[prompt], self._cameras, noise, self._settings, self._progress
         )
         return trajectory.denoised[0].float().cpu()
 

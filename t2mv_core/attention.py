@@ -18,36 +18,50 @@ if TYPE_CHECKING:
     from diffusers.models.attention_processor import Attention
 
 
-def rowwise_multiview_attention(query: Tensor, key: Tensor, value: Tensor, num_views: int) -> Tensor:
+def rowwise_multiview_attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
     """Attend from every position to the same image row of all views of its prompt.
 
     A row's V·W keys are shared by its V·W queries, so the whole is one attention call over sequences of
     length V·W with batch B·H: no key or value is repeated per view.
 
     Args:
-        query: [B*V, heads, H, W, D].
-        key: [B*V, heads, H, W, D].
-        value: [B*V, heads, H, W, D].
-        num_views: V, views per prompt, contiguous in the batch.
+        query: tokens as `merge_rows` sorts them, [B*H, V*W, heads*D].
+        key: the same of the keys.
+        value: the same of the values.
+        heads: number of attention heads.
 
     Returns:
-        [B*V, heads, H, W, D].
+        [B*H, V*W, heads*D], sorted likewise.
+    """
+    query, key, value = (rearrange(x, "n l (a d) -> n a l d", a=heads) for x in (query, key, value))
+    return rearrange(F.scaled_dot_product_attention(query, key, value), "n a l d -> n l (a d)")
+
+
+def merge_rows(tokens: Tensor, num_views: int, num_rows: int) -> Tensor:
+    """Sort the tokens of all views by image row: [B*V, H*W, C] -> [B*H, V*W, C], contiguous.
+
+    Sorted before the projections, for which every token stands alone, one copy serves queries, keys and
+    values.
+
+    Args:
+        tokens: of one UNet level, row-major.
+        num_views: V, views per prompt, contiguous in the batch.
+        num_rows: H.
 
     Raises:
         ValueError: the batch is not a multiple of `num_views`.
     """
-    batch, _, height, _, _ = query.shape
-    if num_views < 1 or batch % num_views:
+    if num_views < 1 or len(tokens) % num_views:
         raise ValueError(
-            f"num_views={num_views} does not divide a batch of {batch} views; pass latents as [B*V, ...] "
-            "with the views of a prompt contiguous."
+            f"num_views={num_views} does not divide a batch of {len(tokens)} views; pass latents as "
+            "[B*V, ...] with the views of a prompt contiguous."
         )
-    merged = [
-        rearrange(x, "(b v) a h w d -> (b h) a (v w) d", v=num_views).contiguous()
-        for x in (query, key, value)
-    ]
-    out = F.scaled_dot_product_attention(*merged)
-    return rearrange(out, "(b h) a (v w) d -> (b v) a h w d", v=num_views, h=height)
+    return rearrange(tokens, "(b v) (h w) c -> (b h) (v w) c", v=num_views, h=num_rows).contiguous()
+
+
+def split_rows(tokens: Tensor, num_views: int, num_rows: int) -> Tensor:
+    """Undo `merge_rows`: [B*H, V*W, C] -> [B*V, H*W, C]."""
+    return rearrange(tokens, "(b h) (v w) c -> (b v) (h w) c", v=num_views, h=num_rows)
 
 
 def rows_of_level(num_tokens: int, latent_size: tuple[int, int]) -> int:
@@ -119,17 +133,14 @@ class MultiviewSelfAttention(nn.Module):
         )
         out = F.scaled_dot_product_attention(query, key, value)
         out = attn.to_out[1](attn.to_out[0](rearrange(out, "n a l d -> n l (a d)")))
-        rows = rows_of_level(hidden_states.shape[1], latent_size)
-        return out + self.mv_scale * self._multiview(hidden_states, heads, num_views, rows)
+        num_rows = rows_of_level(hidden_states.shape[1], latent_size)
+        return out + self.mv_scale * self._multiview(hidden_states, heads, num_views, num_rows)
 
-    def _multiview(self, hidden_states: Tensor, heads: int, num_views: int, rows: int) -> Tensor:
-        query, key, value = (
-            rearrange(proj(hidden_states), "n (h w) (a d) -> n a h w d", h=rows, a=heads)
-            for proj in (self.to_q_mv, self.to_k_mv, self.to_v_mv)
-        )
-        out = rowwise_multiview_attention(query, key, value, num_views)
-        out = self.to_out_mv[0](rearrange(out, "n a h w d -> n (h w) (a d)"))
-        return self.to_out_mv[1](out)
+    def _multiview(self, hidden_states: Tensor, heads: int, num_views: int, num_rows: int) -> Tensor:
+        rows = merge_rows(hidden_states, num_views, num_rows)
+        out = rowwise_multiview_attention(self.to_q_mv(rows), self.to_k_mv(rows), self.to_v_mv(rows), heads)
+        out = self.to_out_mv[1](self.to_out_mv[0](out))
+        return split_rows(out, num_views, num_rows)
 
 
 def install_multiview_attention(unet: UNet2DConditionModel) -> None:

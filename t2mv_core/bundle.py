@@ -12,6 +12,7 @@ from .adapter import create_camera_encoder, load_adapter
 from .architecture import ADAPTER_LATENT_PX, LATENT_PX
 from .attention import install_multiview_attention
 from .lora import LoraHandle
+from .memory import MemorySettings
 from .parts import SHARED_KEY, PartsLoader, read_scheduler_config
 from .schedule import NoiseSchedule, schedule_from_config
 from .sources import PRESETS, ModelFiles, ModelSources, resolve_sources
@@ -38,6 +39,7 @@ class ModelBundle:
         schedule: noise schedule and sampler.
         sources: what was loaded.
         loras: LoRAs acting on the UNet, see `lora`.
+        memory: how much memory the UNet's calls may take, see `memory`.
     """
 
     unet: UNet2DConditionModel = field(repr=False)
@@ -48,6 +50,7 @@ class ModelBundle:
     schedule: NoiseSchedule = field(repr=False)
     sources: ModelSources = field(default_factory=ModelSources)
     loras: tuple[LoraHandle, ...] = ()
+    memory: MemorySettings = MemorySettings()
 
     @property
     def name(self) -> str:

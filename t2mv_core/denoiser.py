@@ -13,6 +13,7 @@ from torch import Tensor
 from .bundle import ModelBundle
 from .cameras import CameraRig
 from .lora import active_loras
+from .memory import chunk_feed_forward
 
 if TYPE_CHECKING:
     from diffusers import T2IAdapter, UNet2DConditionModel
@@ -33,6 +34,10 @@ class CameraFeatures:
     def num_views(self) -> int:
         """Number of views V."""
         return len(self.residuals[0])
+
+    def to(self, device: torch.device | str) -> CameraFeatures:
+        """A copy on a device."""
+        return CameraFeatures(tuple(residual.to(device) for residual in self.residuals))
 
 
 def compute_camera_features(
@@ -165,14 +170,21 @@ def predict_noise(
         ValueError: shapes disagree, or guidance needs a negative condition that is missing.
     """
     steps = torch.as_tensor(timestep, dtype=torch.long).expand(len(x))
+
+    def ask(x: Tensor, steps: Tensor, condition: TextCondition, guidance: Tensor | None = None) -> Tensor:
+        chunk_feed_forward(bundle.unet, x.shape[0] * x.shape[1], bundle.memory.feed_forward_views)
+        return call_unet(bundle.unet, x, steps, condition, cameras, view_scale, guidance)
+
     with active_loras(bundle):
         if bundle.has_guidance_embedding:
             guidance = torch.full((len(x),), float(guidance_scale), device=x.device)
-            return call_unet(bundle.unet, x, steps, condition, cameras, view_scale, guidance)
+            return ask(x, steps, condition, guidance)
         if guidance_scale == 1.0:
-            return call_unet(bundle.unet, x, steps, condition, cameras, view_scale)
-        both = call_unet(
-            bundle.unet, torch.cat([x, x]), steps.repeat(2), condition.with_negative(), cameras, view_scale
-        )
-        prompt_noise, negative_noise = both.chunk(2)
+            return ask(x, steps, condition)
+        if bundle.memory.sequential_guidance:
+            negative_noise = ask(x, steps, condition.negative())
+            prompt_noise = ask(x, steps, condition)
+        else:
+            both = ask(torch.cat([x, x]), steps.repeat(2), condition.with_negative())
+            prompt_noise, negative_noise = both.chunk(2)
         return negative_noise + guidance_scale * (prompt_noise - negative_noise)

@@ -278,9 +278,16 @@ def _sort(unet: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> LoraCon
 
 
 def _all_lora_layers(unet: nn.Module) -> Iterator[Any]:
-    if not hasattr(unet, "peft_config") and not any(hasattr(module, "lora_A") for module in unet.modules()):
-        return
-    yield from (module for module in unet.modules() if hasattr(module, "lora_A"))
+    # Asked at every UNet call, so: no look into LoRAs, and no `hasattr`, which builds an error for each "no".
+    waiting: list[nn.Module | None] = [unet]
+    while waiting:
+        module = waiting.pop()
+        if module is None or not module._modules:
+            continue
+        if "lora_A" in module._modules:
+            yield module
+        else:
+            waiting.extend(module._modules.values())
 
 
 def _lora_layers(unet: nn.Module, name: str) -> Iterator[tuple[str, Any]]:

@@ -49,19 +49,24 @@ class TextCondition:
         """A copy on a device, floating-point parts in `dtype`."""
         return TextCondition(*(None if x is None else x.to(device, dtype) for x in self._tensors()))  # type: ignore[arg-type]
 
-    def with_negative(self) -> TextCondition:
-        """Prompts followed by their negatives, 2·B rows: what classifier-free guidance evaluates in one pass.
+    def negative(self) -> TextCondition:
+        """The negative condition of the prompts, B rows.
 
         Raises:
             ValueError: there is no negative condition.
         """
         if self.negative_embeds is None or self.negative_pooled is None:
             raise ValueError("Classifier-free guidance needs a negative condition; use encode_text.")
-        return TextCondition(
-            torch.cat([self.prompt_embeds, self.negative_embeds]),
-            torch.cat([self.pooled_embeds, self.negative_pooled]),
-            torch.cat([self.time_ids, self.time_ids]),
-        )
+        return TextCondition(self.negative_embeds, self.negative_pooled, self.time_ids)
+
+    def with_negative(self) -> TextCondition:
+        """Prompts followed by their negatives, 2·B rows: what classifier-free guidance evaluates in one pass.
+
+        Raises:
+            ValueError: there is no negative condition.
+        """
+        prompts = TextCondition(self.prompt_embeds, self.pooled_embeds, self.time_ids)
+        return concat_conditions([prompts, self.negative()])
 
     def _tensors(self) -> tuple[Tensor | None, ...]:
         positive = (self.prompt_embeds, self.pooled_embeds, self.time_ids)
@@ -155,7 +160,7 @@ def encode_text(
             Models with a guidance embedding do not use it.
 
     Returns:
-        TextCondition with B rows on the bundle's device.
+        TextCondition with B rows on the text encoders' device.
 
     Raises:
         ValueError: see `check_prompts`.
@@ -181,7 +186,7 @@ def _encode(bundle: ModelBundle, prompts: Sequence[str]) -> tuple[Tensor, Tensor
         (bundle.tokenizer, bundle.text_encoder),
         (bundle.tokenizer_2, bundle.text_encoder_2),
     ):
-        ids = tokenizer(prompts, encoder.config.max_position_embeddings).to(bundle.device)
+        ids = tokenizer(prompts, encoder.config.max_position_embeddings).to(encoder.device)
         out = encode_tokens(encoder, ids)
         hidden.append(out[0])
         pooled = out[1]

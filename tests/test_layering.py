@@ -41,6 +41,7 @@ ALLOWED_IN_CORE: dict[str, tuple[str, ...]] = {
     "adapter": ("files", "weights"),
     "text": (),
     "trajectory": (),
+    "memory": (),
     "tiles": (),
     "toybox": (),
     "policy": ("schedule",),
@@ -52,12 +53,13 @@ ALLOWED_IN_CORE: dict[str, tuple[str, ...]] = {
         "text",
         "schedule",
         "lora",
+        "memory",
         "architecture",
         "parts",
         "sources",
         "weights",
     ),
-    "denoiser": ("bundle", "cameras", "lora"),
+    "denoiser": ("bundle", "cameras", "lora", "memory"),
     "samplers": ("denoiser", "policy", "trajectory"),
 }
 

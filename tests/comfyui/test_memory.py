@@ -144,6 +144,13 @@ with torch.inference_mode():
     facts["the model made room"] = on_card() <= limit < total + reward.residency.size_bytes("model")
     facts["and left"] = any(size == 0 for size, _ in states(model.residency).values())
     facts["scored"] = len(scored[0].view_scores["toybox_clip"]) == 6
+
+    # A card that never holds the whole model: its parts come as their work does, and go.
+    model_management.unload_all_models()
+    limit = int(1.02 * (sizes["unet"] + sizes["vae"]))
+    third, _ = sample_views("standard", model, "a red mug", 3, **numbers)
+    facts["a card smaller than the model is enough"] = on_card() <= limit < total
+    facts["and gives the same pictures"] = torch.equal(first, third)
 print(json.dumps({name: bool(holds) for name, holds in facts.items()} | {"bytes": sizes}))
 """
 

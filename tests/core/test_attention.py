@@ -7,8 +7,10 @@ from t2mv_core.attention import (
     MultiviewSelfAttention,
     has_multiview_attention,
     install_multiview_attention,
+    merge_rows,
     rows_of_level,
     rowwise_multiview_attention,
+    split_rows,
 )
 
 
@@ -29,6 +31,15 @@ def naive_rowwise_attention(query, key, value, num_views):
     return out
 
 
+def ours(query, key, value, num_views):
+    """The same layout as the naive loop's, [B*V, heads, H, W, D], through the merged rows."""
+    heads, height, width = query.shape[1:4]
+    tokens = (x.permute(0, 2, 3, 1, 4).flatten(3).flatten(1, 2) for x in (query, key, value))
+    out = rowwise_multiview_attention(*(merge_rows(x, num_views, height) for x in tokens), heads)
+    out = split_rows(out, num_views, height)
+    return out.reshape(len(query), height, width, heads, -1).permute(0, 3, 1, 2, 4)
+
+
 def draw_qkv(num_prompts, num_views, heads, height, width, dim, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(3, num_prompts * num_views, heads, height, width, dim, generator=generator).unbind(0)
@@ -47,14 +58,14 @@ def draw_qkv(num_prompts, num_views, heads, height, width, dim, seed=0):
 def test_rowwise_attention_is_the_naive_loop(num_views, num_prompts, heads, height, width, dim, seed):
     qkv = draw_qkv(num_prompts, num_views, heads, height, width, dim, seed)
     expected = naive_rowwise_attention(*qkv, num_views)
-    torch.testing.assert_close(rowwise_multiview_attention(*qkv, num_views), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours(*qkv, num_views), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_other_rows_have_no_influence():
     query, key, value = draw_qkv(1, 3, 2, 4, 5, 3)
-    before = rowwise_multiview_attention(query, key, value, 3)
+    before = ours(query, key, value, 3)
     key[:, :, 2], value[:, :, 2] = 7.0, -3.0
-    after = rowwise_multiview_attention(query, key, value, 3)
+    after = ours(query, key, value, 3)
     rows = [0, 1, 3]
     assert torch.equal(before[:, :, rows], after[:, :, rows])
     assert not torch.allclose(before[:, :, 2], after[:, :, 2])
@@ -62,22 +73,22 @@ def test_other_rows_have_no_influence():
 
 def test_other_prompts_have_no_influence():
     qkv = draw_qkv(2, 3, 2, 3, 2, 4)
-    both = rowwise_multiview_attention(*qkv, 3)
-    alone = rowwise_multiview_attention(*(x[3:] for x in qkv), 3)
+    both = ours(*qkv, 3)
+    alone = ours(*(x[3:] for x in qkv), 3)
     torch.testing.assert_close(both[3:], alone, atol=1e-6, rtol=0)
 
 
 def test_permuting_views_permutes_the_output():
     qkv = draw_qkv(1, 6, 2, 3, 4, 4)
     order = [3, 0, 5, 1, 4, 2]
-    permuted = rowwise_multiview_attention(*(x[order] for x in qkv), 6)
-    torch.testing.assert_close(permuted, rowwise_multiview_attention(*qkv, 6)[order], atol=1e-6, rtol=0)
+    permuted = ours(*(x[order] for x in qkv), 6)
+    torch.testing.assert_close(permuted, ours(*qkv, 6)[order], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("num_views", [4, 0, -1])
 def test_views_that_do_not_divide_the_batch_are_refused(num_views):
     with pytest.raises(ValueError, match=f"num_views={num_views} does not divide a batch of 6 views"):
-        rowwise_multiview_attention(*draw_qkv(1, 6, 1, 2, 2, 2), num_views)
+        merge_rows(torch.zeros(6, 4, 2), num_views, 2)
 
 
 def test_rows_of_level_halves_and_rounds_up():

@@ -1,0 +1,199 @@
+"""How much GPU memory sampling and training of full-size SDXL take: estimated here, measured on a GPU.
+
+python -m benchmarks.memory_budget --out docs/results/size/memory_budget             # estimated, without GPU
+python -m benchmarks.memory_budget --out runs/budget --device cuda --plans "staged"  # measured, on yours
+
+The estimate runs the real model on the meta device, where tensors have sizes but no content, and counts what
+lives at once; kernels' own workspaces, CUDA's context and fragmentation are an allowance of 1 GiB. On a GPU
+the same plans run with random weights and `torch.cuda.max_memory_allocated` is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from t2mv_core.bundle import ModelBundle
+from t2mv_core.denoiser import predict_noise
+from t2mv_core.lora import LoraHandle, add_lora, trainable_parameters
+from t2mv_core.memory import MemorySettings, placed, with_float8_storage
+from t2mv_core.policy import denoise_step, log_prob
+from t2mv_core.text import encode_tokens
+
+from .full_size import NUM_TOKENS, camera_features, create_bundle, draw_condition
+from .live_memory import flash_attention_on_meta, measure_live
+from .written_results import markdown_table, write_results
+
+IMAGE_PX, LATENT_PX, NUM_VIEWS = 768, 96, 6
+CARDS_GB = (8, 12, 16, 24, 48)
+ALLOWANCE_GIB = 1.0
+DTYPE = torch.bfloat16
+FRUGAL = MemorySettings(sequential_guidance=True, feed_forward_views=1)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One way of using the model.
+
+    Attributes:
+        is_lcm: one pass with a guidance embedding, else two-pass guidance.
+        is_staged: each part is on the device only while it works.
+        decode_views: views decoded at once.
+        memory: settings of the bundle.
+        float8: whether the UNet's weights are stored in 8 bits.
+        trained_sets: sets of six views per micro-step of training; 0 is sampling.
+        checkpoints: gradient checkpointing.
+    """
+
+    is_lcm: bool = True
+    is_staged: bool = False
+    decode_views: int = 1
+    memory: MemorySettings = MemorySettings()
+    float8: bool = False
+    trained_sets: int = 0
+    checkpoints: bool = True
+
+
+PLANS = {
+    "LCM-SDXL, all on the device, six views decoded at once": Plan(decode_views=6),
+    "LCM-SDXL, all on the device": Plan(),
+    "LCM-SDXL, staged": Plan(is_staged=True),
+    "LCM-SDXL, staged, feed-forward by view": Plan(is_staged=True, memory=FRUGAL),
+    "LCM-SDXL, staged, 8-bit storage": Plan(is_staged=True, float8=True),
+    "SDXL with guidance, all on the device, six views decoded at once": Plan(is_lcm=False, decode_views=6),
+    "SDXL with guidance, all on the device": Plan(is_lcm=False),
+    "SDXL with guidance, staged": Plan(is_lcm=False, is_staged=True),
+    "SDXL with guidance, staged, two passes, feed-forward by view": Plan(False, True, memory=FRUGAL),
+    "training, pair of sets per micro-step, no checkpointing": Plan(trained_sets=2, checkpoints=False),
+    "training, one set (splits_pairs), no checkpointing": Plan(trained_sets=1, checkpoints=False),
+    "training, pair of sets per micro-step, checkpointing": Plan(trained_sets=2),
+    "training, one set (splits_pairs), checkpointing": Plan(trained_sets=1),
+}
+Stage = tuple[str, list[nn.Module], Callable[[], Any]]
+
+
+def sampling_stages(bundle: ModelBundle, plan: Plan, device: str) -> Iterator[Stage]:
+    """Name, parts needed, and work of each stage of sampling; one UNet evaluation stands for all."""
+    encoders = [bundle.text_encoder, bundle.text_encoder_2]
+    ids = torch.ones(2, NUM_TOKENS, dtype=torch.long, device=device)
+    yield "text", encoders, lambda: [encode_tokens(encoder, ids) for encoder in encoders]
+    yield "cameras", [bundle.camera_encoder], lambda: camera_features(bundle, NUM_VIEWS, IMAGE_PX)
+    condition = draw_condition(1, IMAGE_PX, device, DTYPE)
+    with placed(device, bundle.camera_encoder):
+        cameras = camera_features(bundle, NUM_VIEWS, IMAGE_PX)
+    x = torch.randn(1, NUM_VIEWS, 4, LATENT_PX, LATENT_PX, device=device)
+    yield "unet", [bundle.unet], lambda: predict_noise(bundle, x, 500, condition, cameras, 7.0)
+
+    def decode() -> list[Tensor]:
+        return [
+            bundle.vae.decode(part, return_dict=False)[0] for part in x[0].to(DTYPE).split(plan.decode_views)
+        ]
+
+    yield "vae", [bundle.vae], decode
+
+
+def training_stage(bundle: ModelBundle, plan: Plan, device: str) -> Stage:
+    """One micro-step of the LoRA's training with its optimizer step."""
+    parameters = trainable_parameters(bundle.unet)
+    optimizer = torch.optim.AdamW(parameters, foreach=False)
+    condition = draw_condition(plan.trained_sets, IMAGE_PX, device, DTYPE)
+    with placed(device, bundle.camera_encoder), torch.no_grad():
+        cameras = camera_features(bundle, NUM_VIEWS, IMAGE_PX)
+    x = torch.randn(plan.trained_sets, NUM_VIEWS, 4, LATENT_PX, LATENT_PX, device=device)
+
+    def work() -> None:
+        with torch.enable_grad(), torch.autocast("cuda", DTYPE, enabled=device == "cuda"):
+            noise = predict_noise(bundle, x, 500, condition, cameras, 7.0)
+            log_prob(denoise_step(bundle.schedule, noise, x, 500, 250), x).mean().backward()
+        optimizer.step()
+
+    return "micro-step", [bundle.unet], work
+
+
+def prepare(plan: Plan, device: str) -> ModelBundle:
+    """The model of a plan; on the CPU when it is to be measured on a GPU."""
+    bundle = replace(create_bundle(plan.is_lcm, device, DTYPE), memory=plan.memory)
+    if plan.trained_sets:
+        add_lora(bundle.unet, 16, 16.0)
+        bundle = replace(bundle, loras=(LoraHandle("default"),))
+        if plan.checkpoints:
+            bundle.unet.enable_gradient_checkpointing()
+        bundle.unet.train()
+    return with_float8_storage(bundle) if plan.float8 else bundle
+
+
+def estimate(plan: Plan) -> dict[str, float]:
+    """Stage -> GiB, by counting on the meta device."""
+    bundle, found = prepare(plan, "meta"), {}
+    with flash_attention_on_meta(), torch.set_grad_enabled(bool(plan.trained_sets)):
+        stages = [training_stage(bundle, plan, "meta")] if plan.trained_sets else None
+        for name, parts, work in stages or sampling_stages(bundle, plan, "meta"):
+            everything = not plan.is_staged and not plan.trained_sets
+            resident = list(bundle.modules().values()) if everything else parts
+            found[name] = measure_live(work, *resident)[0] / 2**30
+    return found
+
+
+def measure(plan: Plan) -> dict[str, float]:
+    """Stage -> GiB that PyTorch had allocated at once on the GPU."""
+    bundle, found = prepare(plan, "cpu"), {}
+    with ExitStack() as stack:
+        if not plan.is_staged:
+            modules = [bundle.unet] if plan.trained_sets else bundle.modules().values()
+            for module in modules:
+                nn.Module.to(module, "cuda")
+        stack.enter_context(torch.set_grad_enabled(bool(plan.trained_sets)))
+        stages = [training_stage(bundle, plan, "cuda")] if plan.trained_sets else None
+        for name, parts, work in stages or sampling_stages(bundle, plan, "cuda"):
+            gc.collect()
+            torch.cuda.reset_peak_memory_stats()
+            with placed("cuda", *(parts if plan.is_staged else ())):
+                work()
+            found[name] = torch.cuda.max_memory_allocated() / 2**30
+    return found
+
+
+def table_row(name: str, stages: dict[str, float]) -> list[str]:
+    """A row of the table: the most of all stages, which stage that is, and the cards it fits."""
+    worst = max(stages, key=stages.__getitem__)
+    need = stages[worst] + ALLOWANCE_GIB
+    fits = ["yes" if need <= card else "-" for card in CARDS_GB]
+    return [name, f"{stages[worst]:.1f}", worst, *fits]
+
+
+def main() -> int:
+    """Estimate or measure, print, and write README.md and report.json."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory_budget", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("docs/results/size/memory_budget"))
+    parser.add_argument("--device", choices=("meta", "cuda"), default="meta")
+    parser.add_argument("--plans", default="", help="only plans whose name contains this")
+    arguments = parser.parse_args()
+    find = measure if arguments.device == "cuda" else estimate
+    chosen = {name: plan for name, plan in PLANS.items() if arguments.plans in name}
+    found = {name: find(plan) for name, plan in chosen.items()}
+    how = "**Measured** on this GPU" if arguments.device == "cuda" else "**Estimated**, not measured on a GPU"
+    text = (
+        f"{how}: one set of {NUM_VIEWS} views of {IMAGE_PX} px, {DTYPE} weights, LoRA of rank 16 in float32 "
+        "with AdamW. GiB are what lives at once in the stage that needs most; a card is said to do when it "
+        f"has {ALLOWANCE_GIB:.0f} GiB more, for CUDA's context, workspaces and fragmentation. Training "
+        "counts the UNet only: text and cameras are encoded before, the rewards wait on the CPU "
+        "(`reward.device=cpu`). The estimate knows no autocast: the LoRA's branch counts in float32."
+    )
+    header = ["", "GiB", "in stage", *(f"{card} GB" for card in CARDS_GB)]
+    rows = [table_row(name, stages) for name, stages in found.items()]
+    text = f"{text}\n\n{markdown_table(header, rows)}"
+    write_results(arguments.out, "benchmarks.memory_budget", "Memory budget of full-size SDXL", text, found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
