@@ -73,16 +73,20 @@ def add_native_lora(model: ModelPatcher, path: Path, strength: float) -> tuple[M
         chosen = {name: module for name, module in content.modules.items() if name in table}
         if patcher is not None and chosen:
             patcher.add_patches(_patches(chosen, table, scale, path), strength)
-    others = {key: tensors[key] for key in content.unmatched}
-    foreign = comfy.lora.load_lora(
-        others, comfy.lora.model_lora_keys_unet(model.model, {}), log_missing=False
-    )
-    patched.add_patches(foreign, strength)
-    used = {key for patch in foreign.values() for key in getattr(patch, "loaded_keys", ())}
+    num_foreign, used = _add_foreign(patched, {key: tensors[key] for key in content.unmatched}, strength)
     unmatched = tuple(key for key in content.unmatched if key not in used)
-    _refuse_nothing_matched(len(content.modules) + len(foreign), tensors, unmatched, path)
-    layout = " and ".join(filter(None, (content.layout, "ComfyUI's reader" if foreign else "")))
-    return patched, LoraHandle(path.name, strength, len(content.modules) + len(foreign), unmatched, layout)
+    num_matched = len(content.modules) + num_foreign
+    _refuse_nothing_matched(num_matched, tensors, unmatched, path)
+    layout = " and ".join(filter(None, (content.layout, "ComfyUI's reader" if num_foreign else "")))
+    return patched, LoraHandle(path.name, strength, num_matched, unmatched, layout)
+
+
+def _add_foreign(model: ModelPatcher, tensors: dict[str, Tensor], strength: float) -> tuple[int, set[str]]:
+    """Add what ComfyUI's own reader makes of the rest of a file: number of weights changed, and keys used."""
+    names = comfy.lora.model_lora_keys_unet(model.model, {})
+    patches = comfy.lora.load_lora(tensors, names, log_missing=False)
+    model.add_patches(patches, strength)
+    return len(patches), {key for patch in patches.values() for key in getattr(patch, "loaded_keys", ())}
 
 
 def _find_places(model: ModelPatcher) -> _Places:
