@@ -163,14 +163,17 @@ def main() -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--sets", type=int, default=4, help="sets of six views, each with a prompt")
+    parser.add_argument(
+        "--only", nargs="+", choices=sorted(SCORERS), default=list(SCORERS), help="some rewards"
+    )
     parser.add_argument("--image-px", type=int, default=768)
     arguments = parser.parse_args()
     torch.manual_seed(0)
     images = torch.rand(arguments.sets * NUM_VIEWS, 3, arguments.image_px, arguments.image_px)
     prompts = [f"a photo of a red mug with {k} handles on a wooden table" for k in range(arguments.sets)]
     found = {}
-    for name, make in SCORERS.items():
-        reward = make().to(arguments.device, getattr(torch, arguments.dtype))
+    for name in arguments.only:
+        reward = SCORERS[name]().to(arguments.device, getattr(torch, arguments.dtype))
         pictures = images[:, :, :64, :64] if name.startswith("toybox") else images
         found[name] = measure(reward, pictures, prompts, arguments.device)
         del reward
