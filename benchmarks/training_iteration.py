@@ -50,8 +50,12 @@ REWARDS = Rewards(
     },
 )
 """Plain arithmetic: reward models are the same in every way of training."""
-SIZES = {"toybox": (4, 4), "sdxl": (1, 2)}
+SIZES = {"toybox": (4, 4), "sdxl": (1, 1)}
 """Prompts and denoising steps of an iteration."""
+
+
+WAYS = ("published", "published, rows merged as ours", "ours", "published, bf16", "ours, bf16")
+"""`published` is the reference of all ratios and must be among the chosen ones."""
 
 
 class KeepingAdamW(torch.optim.AdamW):
@@ -75,6 +79,7 @@ class Way:
     roll_out: Callable[[], Any]
     update: Callable[[Any], float]
     optimizer: KeepingAdamW
+    case: Case | None = None
     made: Any = None
     loss: float = 0.0
     cpu_seconds: dict[str, list[float]] = field(default_factory=lambda: {"rollout": [], "update": []})
@@ -154,7 +159,7 @@ def our_way(case: Case) -> Way:
         updates = iteration_updates(config, slots, 1)
         return learner.apply(rollout, case.advantages, updates, sampling, lambda: None).loss
 
-    return Way(roll_out, update, optimizer)
+    return Way(roll_out, update, optimizer, case)
 
 
 def published_way(case: Case, has_repeated_keys: bool = True) -> Way:
@@ -180,14 +185,16 @@ def published_way(case: Case, has_repeated_keys: bool = True) -> Way:
     return Way(roll_out, update, optimizer)
 
 
-def load_models(model: str, layers: tuple[int, ...]) -> tuple[ModelBundle, ModelBundle, TextCondition]:
-    """The model in float32 and in bfloat16, and the text of the iteration's prompts."""
+def load_models(
+    model: str, layers: tuple[int, ...], has_bfloat16: bool
+) -> tuple[ModelBundle, ModelBundle | None, TextCondition]:
+    """The model in float32, in bfloat16 if wished, and the text of the iteration's prompts."""
     if model == "sdxl":
         bundle, condition = random_sdxl(layers, SIZES[model][0])
-        return bundle, in_bfloat16(bundle, layers), condition
+        return bundle, in_bfloat16(bundle, layers) if has_bfloat16 else None, condition
     bundle = load_bundle("toybox")
     condition = encode_text(bundle, ["a red mug", "a blue chair", "a green car", "a white house"])
-    return bundle, load_bundle("toybox", dtype=torch.bfloat16), condition
+    return bundle, load_bundle("toybox", dtype=torch.bfloat16) if has_bfloat16 else None, condition
 
 
 def largest_log_ratio(case: Case, rollout: Rollout) -> float:
@@ -231,21 +238,26 @@ def compare(ours: Way, theirs: Way) -> dict[str, float]:
     }
 
 
-def measure(model: str, layers: tuple[int, ...], repeats: int, micro_batch: int) -> dict[str, Any]:
-    """All ways of one model, taking turns."""
+def make_ways(model: str, layers: tuple[int, ...], micro_batch: int, names: list[str]) -> tuple[Case, dict]:
+    """The float32 case and the chosen ways; the bfloat16 model is made only if one of them wants it."""
     words = [f"optim.micro_batch={micro_batch}"]
-    full, low, condition = load_models(model, layers)
+    full, low, condition = load_models(model, layers, any("bf16" in name for name in names))
     case = make_case(model, full, condition, words)
-    half = make_case(model, low, condition, [*words, "optim.mixed_precision=bf16"])
     ways = {
-        "published": published_way(case),
-        "published, rows merged as ours": published_way(case, has_repeated_keys=False),
-        "ours": our_way(case),
-        "published, bf16": published_way(half),
-        "ours, bf16": our_way(half),
+        "published": lambda: published_way(case),
+        "published, rows merged as ours": lambda: published_way(case, has_repeated_keys=False),
+        "ours": lambda: our_way(case),
     }
-    if model == "sdxl":
-        del ways["published, rows merged as ours"]  # minutes; the small model shows what this part is worth
+    if low is not None:
+        half = make_case(model, low, condition, [*words, "optim.mixed_precision=bf16"])
+        ways["published, bf16"] = lambda: published_way(half)
+        ways["ours, bf16"] = lambda: our_way(half)
+    return case, {name: ways[name]() for name in names}
+
+
+def measure(model: str, layers: tuple[int, ...], repeats: int, micro_batch: int, names: list[str]) -> dict:
+    """The chosen ways of one model, taking turns."""
+    case, ways = make_ways(model, layers, micro_batch, names)
     for _ in range(repeats):
         for name, way in ways.items():
             way.measure()
@@ -263,8 +275,7 @@ def measure(model: str, layers: tuple[int, ...], repeats: int, micro_batch: int)
             for name, way in ways.items()
         },
         "largest_log_ratio": {
-            "ours": largest_log_ratio(case, ways["ours"].made),
-            "ours, bf16": largest_log_ratio(half, ways["ours, bf16"].made),
+            name: largest_log_ratio(way.case, way.made) for name, way in ways.items() if way.case is not None
         },
         "growth": growth_per_micro_step(case, ways["ours"]) if model == "toybox" else None,
     }
@@ -302,13 +313,20 @@ def main() -> int:
     parser.add_argument(
         "--layers", type=int, nargs=2, default=(1, 5), help="transformer layers at 640 and 1280"
     )
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--micro-batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("docs/results/training_iteration"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    found = measure(arguments.model, tuple(arguments.layers), arguments.repeats, arguments.micro_batch)
+    found = measure(
+        arguments.model,
+        tuple(arguments.layers),
+        arguments.repeats,
+        arguments.micro_batch,
+        arguments.ways,
+    )
     found["environment"] = describe_environment()
     text = table(found)
     arguments.out.mkdir(parents=True, exist_ok=True)
