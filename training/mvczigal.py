@@ -63,10 +63,10 @@ def train(config: TrainConfig, resume: bool, parent: ParentWatch | None = None) 
     from accelerate.utils import InitProcessGroupKwargs
     from torch import OutOfMemoryError
 
-    from t2mv_core.bundle import ModelSources, load_bundle
+    from t2mv_core.bundle import load_bundle
 
     from .reward_models import check_reward_models, check_stop_measure, load_rewards
-    from .setup import TORCH_DTYPES, available_trackers
+    from .setup import TORCH_DTYPES, available_trackers, model_sources
     from .trainer import Trainer
 
     model, reward, evaluation = config.model, config.reward, config.evaluation
@@ -83,14 +83,7 @@ def train(config: TrainConfig, resume: bool, parent: ParentWatch | None = None) 
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],
     )
     device = accelerator.device if model.device == "auto" else model.device
-    sources = ModelSources(
-        model.name,
-        model.adapter,
-        unet=model.unet,
-        scheduler=model.scheduler,
-        allow_download=model.allow_download,
-    )
-    bundle = load_bundle(sources, device, TORCH_DTYPES[model.dtype])
+    bundle = load_bundle(model_sources(model), device, TORCH_DTYPES[model.dtype])
     if not accelerator.is_main_process:  # the others do not evaluate
         view, joint = list(reward.view), list(reward.joint)
     measures = load_rewards(view, joint, device if reward.device == "auto" else reward.device, reward)

@@ -9,13 +9,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from t2mv_core.bundle import ModelBundle
+from t2mv_core.bundle import ModelBundle, ModelSources
 from t2mv_core.cameras import CameraRig
 from t2mv_core.denoiser import encode_cameras
 from t2mv_core.lora import LoraHandle, add_lora, lora_state_dict, trainable_parameters
 from t2mv_core.samplers import SamplingSettings
 
-from .config import ConstraintConfig, OptimConfig, SamplingConfig, TrainConfig
+from .config import ConstraintConfig, ModelConfig, OptimConfig, SamplingConfig, TrainConfig
 from .constraint import DualVariable
 from .frozen import keep_no_inputs_of_frozen_convolutions
 from .rollout import Policy
@@ -28,6 +28,17 @@ LORA_NAME = "trained"
 """The name of the LoRA in training on its UNet."""
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Words of `model.dtype`."""
+
+
+def model_sources(config: ModelConfig) -> ModelSources:
+    """Where the parts of a run's model come from."""
+    return ModelSources(
+        config.name,
+        config.adapter,
+        unet=config.unet,
+        scheduler=config.scheduler,
+        allow_download=config.allow_download,
+    )
 
 
 def sampling_settings(config: SamplingConfig) -> SamplingSettings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -66,16 +67,12 @@ def _load_pickscore(path: Path | None, device: torch.device | str, dtype: torch.
     return load_pickscore(_given(path), "pickscore", device, dtype)
 
 
-def _load_hpsv2(path: Path | None, device: torch.device | str, dtype: torch.dtype | None) -> Reward:
+def _load_hpsv2(
+    path: Path | None, device: torch.device | str, dtype: torch.dtype | None, name: str = "hpsv2"
+) -> Reward:
     from .hpsv2 import load_hpsv2
 
-    return load_hpsv2(_given(path), "hpsv2", device, dtype)
-
-
-def _load_hpsv2_1(path: Path | None, device: torch.device | str, dtype: torch.dtype | None) -> Reward:
-    from .hpsv2 import load_hpsv2
-
-    return load_hpsv2(_given(path), "hpsv2_1", device, dtype)
+    return load_hpsv2(_given(path), name, device, dtype)
 
 
 def _load_image_reward(path: Path | None, device: torch.device | str, dtype: torch.dtype | None) -> Reward:
@@ -139,7 +136,7 @@ REWARDS: dict[str, RewardSpec] = {
     ),
     "hpsv2_1": RewardSpec(
         "view",
-        _load_hpsv2_1,
+        partial(_load_hpsv2, name="hpsv2_1"),
         "HPSv2.1: the same, trained on more recent pictures; not comparable with HPSv2.",
         PublishedWeights(
             ("HPS_v2.1_compressed.pt", "HPS_v2.1_compressed.safetensors"),

@@ -93,7 +93,7 @@ def test_full_sizes_are_those_of_the_published_models():
     assert count(shapes_of(clip)) == 149_620_737  # OpenAI's CLIP ViT-B/16
 
 
-def check_scores(scorer):
+def assert_scores_are_finite(scorer):
     scores = scorer(IMAGES, PROMPTS).scores
     assert scores.shape == (2,)
     assert scores.isfinite().all()
@@ -107,14 +107,14 @@ def test_pickscore(tmp_path):
 
     (tmp_path / "config.json").write_text(json.dumps(PICKSCORE))
     save_file(random_weights(shapes_of(pickscore_model())), tmp_path / "model.safetensors")
-    check_scores(load_pickscore(tmp_path, dtype=torch.bfloat16))
+    assert_scores_are_finite(load_pickscore(tmp_path, dtype=torch.bfloat16))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["HPS_v2_compressed.pt", "HPS_v2.1_compressed.pt"])
 def test_hpsv2(tmp_path, name):
     torch.save({"state_dict": random_weights(clip_h_shapes())}, tmp_path / name)
-    check_scores(load_hpsv2(tmp_path / name, dtype=torch.bfloat16))
+    assert_scores_are_finite(load_hpsv2(tmp_path / name, dtype=torch.bfloat16))
 
 
 @pytest.mark.slow
@@ -132,7 +132,7 @@ def test_image_reward(tmp_path):
     words = ["[PAD]", *(f"[unused{i}]" for i in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words += [f"w{i}" for i in range(30522 - len(words))]
     (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
-    check_scores(load_image_reward(tmp_path, dtype=torch.bfloat16))
+    assert_scores_are_finite(load_image_reward(tmp_path, dtype=torch.bfloat16))
 
 
 @pytest.mark.slow
@@ -142,7 +142,7 @@ def test_clip_score(tmp_path):
     with without_memory():
         shapes = shapes_of(CLIP(**open_clip.get_model_config("ViT-L-14")))
     torch.save(random_weights(shapes), tmp_path / "ViT-L-14.pt")
-    check_scores(load_open_clip_score("ViT-L-14", tmp_path / "ViT-L-14.pt", dtype=torch.bfloat16))
+    assert_scores_are_finite(load_open_clip_score("ViT-L-14", tmp_path / "ViT-L-14.pt", dtype=torch.bfloat16))
 
 
 @pytest.mark.slow
