@@ -29,7 +29,7 @@ def states():
 
 @pytest.fixture(scope="module")
 def owner(states):
-    """The tensors as ComfyUI has them: UNet and VAE in the original layout, text encoders in transformers'."""
+    """The tensors as ComfyUI has them: UNet and VAE in the original layout, text in transformers'."""
 
     def text(part):
         starts = ("text_model.", "text_projection.")
