@@ -171,10 +171,10 @@ def _sampler(model: ModelPatcher) -> str | None:
     predicts = type(sampling).calculate_denoised
     is_lcm = predicts is _lcm_denoised()
     if not is_lcm and predicts is not comfy.model_sampling.EPS.calculate_denoised:
-        names = ", ".join(kind.__name__ for kind in type(sampling).__mro__[1:3])
+        kind = next(kind for kind in type(sampling).__mro__ if "calculate_denoised" in vars(kind))
         raise ValueError(
-            f"This MODEL does not predict noise (its model sampling: {names}): it is a v-prediction, EDM or "
-            "flow model; T2MV needs an epsilon model. Connect one, or take the ModelSampling node away."
+            f"This MODEL does not predict noise, but {kind.__name__} (a v-prediction, EDM or flow model, for "
+            "example); T2MV needs an epsilon model. Connect one, or take the ModelSampling node away."
         )
     _check_schedule(sampling)
     return "lcm" if is_lcm else None

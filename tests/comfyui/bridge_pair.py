@@ -5,12 +5,12 @@ Imported by code that runs in ComfyUI's Python (`ComfyInstall.run_code`), never 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from native_pair import RIG, Size, relative_error
+from native_pair import RIG, Size, relative_error, sample
 from pack.nodes.bridge import bridge
 from pack.nodes.memory import Residency
 from pack.nodes.sampling import sample_views
@@ -18,7 +18,7 @@ from pack.nodes.sockets import ModelHandle
 from pack.t2mv_core.adapter import create_camera_encoder, save_adapter
 from pack.t2mv_core.attention import install_multiview_attention
 from pack.t2mv_core.bundle import ModelSources, load_bundle
-from pack.t2mv_core.lora import add_lora, save_lora, trainable_parameters
+from pack.t2mv_core.lora import add_lora, load_lora, save_lora, trainable_parameters
 from safetensors.torch import load_file, save_file
 from small_checkpoint_node import lend
 
@@ -83,9 +83,20 @@ def create_bridge_pair(folder: Path) -> BridgePair:
     return pair
 
 
-def draw(handle: ModelHandle, **settings: Any) -> torch.Tensor:
+def draw(handle: ModelHandle, sampler: str = "standard", **settings: Any) -> torch.Tensor:
     """The pictures of a sampler node."""
-    return sample_views("standard", handle, "a red mug", 3, **{**SETTINGS, **settings})[0]
+    return sample_views(sampler, handle, "a red mug", 3, **{**SETTINGS, **settings})[0]
 
 
-__all__ = ["RIG", "SETTINGS", "BridgePair", "create_bridge_pair", "draw", "relative_error", "sample_views"]
+def sample_natively(model: Any) -> torch.Tensor:
+    """Latents of ComfyUI's own sampling, always from the same noise."""
+    noise, words, pooled = (torch.linspace(-2, 2, n).sin() for n in (4 * 64, 5 * 192, 128))
+    condition = [[words.reshape(1, 5, 192), {"pooled_output": pooled[None]}]]
+    sigmas = torch.tensor([10.0, 1.0, 0.0])
+    return sample(model, noise.reshape(1, 4, 8, 8), sigmas, (condition, condition), 1.0)
+
+
+__all__ = [
+    "RIG", "SETTINGS", "BridgePair", "ModelHandle", "bridge", "create_bridge_pair", "draw", "load_lora",
+    "relative_error", "replace", "sample_natively",
+]  # fmt: skip
