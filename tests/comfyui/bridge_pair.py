@@ -26,7 +26,7 @@ from benchmarks.sdxl_files import create_modules, original_checkpoint
 
 SIZE = Size(
     widths=(64, 128, 128), depths=(0, 1, 2), text=((64, 3, 96, 49408), (128, 3, 160, 49408)), pooled=128,
-    vae_widths=(32, 32, 64, 64), vae_layers=1,
+    vae_widths=(32, 64), vae_layers=1,
 )  # fmt: skip
 LATENT_PX = 8
 SETTINGS = {"rig": RIG, "negative_prompt": "blurry", "steps": 2, "guidance": 4.0, "view_scale": 1.0}
@@ -75,7 +75,7 @@ def create_bridge_pair(folder: Path) -> BridgePair:
         save_file({key: x.contiguous() for key, x in tensors.items()}, pair.checkpoint)
         unet = modules["unet"]
         install_multiview_attention(unet)
-        save_adapter(unet, create_camera_encoder(unet, vae_scale_factor=8), pair.adapter)
+        save_adapter(unet, create_camera_encoder(unet, vae_scale_factor=2), pair.adapter)
         add_lora(unet, rank=2, alpha=3)
         for parameter in trainable_parameters(unet):
             parameter.normal_(std=0.15)

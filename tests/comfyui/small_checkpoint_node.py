@@ -18,7 +18,7 @@ TEXT = {  # width, layers, inner width
     "clip_l": (64, 3, 96),
     "clip_g": (128, 3, 160),
 }
-VAE_WIDTH, VAE_FACTORS = 32, [1, 1, 2, 2]
+VAE_WIDTH, VAE_FACTORS = 32, [1, 2]
 
 
 def lend(checkpoint, dtype=torch.float32, text_dtype=None, vae_dtype=None):
