@@ -128,7 +128,7 @@ def test_every_weight_of_sdxl_has_its_place(comfy_install: ComfyInstall, tmp_pat
 
 @pytest.mark.slow
 def test_memory_grows_by_the_adapter_alone(comfy_install: ComfyInstall, tmp_path: Path) -> None:
-    """SDXL's widths, few blocks: 3.6 GiB of weights."""
+    """SDXL's widths, few blocks: 3.3 GiB of weights."""
     out = comfy_install.run_code(IN_MEMORY, str(Path(__file__).parent), str(tmp_path))
     facts = json.loads(out.splitlines()[-1])
     assert facts["finite"]
