@@ -16,6 +16,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.sdxl_clip import SDXLClipModel
 
+from .native_loading import check_unet
 from .native_patch import adapter_of
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def check_model(model: Any) -> str | None:
             "the MODEL from before that node."
         )
     _check_patcher("MODEL", model)
-    unet = model.model.diffusion_model
+    unet = check_unet(model)
     if getattr(unet, "num_head_channels", None) != 64 or unet.in_channels != 4:
         raise ValueError(
             f"This MODEL is no plain SDXL: it has {unet.in_channels} input channels (an inpainting model has "

@@ -77,6 +77,11 @@ with torch.inference_mode():
     mixed.model.diffusion_model.out[2].to(torch.bfloat16)
     tell("mixed", mixed, clip, vae)
 
+    unet = model.model.diffusion_model
+    model.model.diffusion_model = torch.nn.Linear(1, 1)  # a TensorRT engine, for example
+    tell("engine", *parts)
+    model.model.diffusion_model = unet
+
     class Refiner(comfy.model_base.BaseModel):
         pass
     model.model.__class__, kind = Refiner, type(model.model)
@@ -133,6 +138,7 @@ EXPECTED = {
     "patcher": "managed by a OtherPatcher (GGUF",
     "fp8": "weights in float8_e4m3fn",
     "mixed": "mixes number types",
+    "engine": "not an SDXL UNet",
     "refiner": "is a Refiner, not SDXL",
     "inpainting": "9 input channels",
     "clip skip": "asks for layer -1",
