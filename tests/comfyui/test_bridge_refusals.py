@@ -24,7 +24,7 @@ from comfy_extras.nodes_hypertile import HyperTile
 from comfy_extras.nodes_model_advanced import ModelComputeDtype, ModelSamplingDiscrete, RescaleCFG
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_hooks import SetClipHooks
-from native_pair import apply_adapter, AdapterSettings, load_native_adapter
+from native_pair import AdapterSettings, apply_adapter, create_pair, load_native_adapter
 from pack.nodes.native_schedule import T2MVShiftSNR
 
 missing = Path("no adapter is read")
@@ -45,7 +45,8 @@ with torch.inference_mode():
     parts = model, clip, vae = pair.lend()
     tell("plain", *parts)
     tell("nothing", None, clip, vae)
-    with_adapter = apply_adapter(model, load_native_adapter(model, pair.adapter), RIG, AdapterSettings())
+    native_file = create_pair(folder).adapter_file  # of the same UNet, for ComfyUI's VAE of scale 8
+    with_adapter = apply_adapter(model, load_native_adapter(model, native_file), RIG, AdapterSettings())
     sampling = ModelSamplingDiscrete()
     for name, patched in {
         "adapter": with_adapter,
