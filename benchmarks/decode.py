@@ -1,10 +1,9 @@
-"""Decoding six views: peak memory of chunks and tiles against all views at once, and how far pictures differ.
+"""Decoding six views: peak memory of chunks and strips against all at once; how far pictures differ.
 
 python -m benchmarks.decode --out docs/results/size/decode
 
 SDXL's VAE at its full size with random weights. `--image-px` is small enough for a CPU; the same ratios at
-768 px are counted on the meta device, where nothing is computed. Tiles are blended where they overlap; a
-decoder that normalises over the whole picture sees a tile only, so tiled pictures are near, not equal.
+768 px are counted on the meta device, where nothing is computed.
 """
 
 from __future__ import annotations
@@ -14,40 +13,45 @@ import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from t2mv_core.images import decode_latents
-from t2mv_core.tiles import decode_tiled
+from t2mv_core.strips import decode_in_strips
 
 from .full_size import VAE
 from .interleaved import median_ratio, time_in_turn
 from .live_memory import flash_attention_on_meta, measure_live
 from .written_results import markdown_table, write_results
 
-NUM_VIEWS, TILE_LATENT_PX = 6, 64
-# Name -> views at once, side of a tile in latent pixels (None: whole pictures).
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+NUM_VIEWS, FULL_LATENT_PX = 6, 96
+# Name -> views at once, height of a strip in latent pixels of a picture of 768 px (None: whole pictures).
 WAYS: dict[str, tuple[int, int | None]] = {
     "all six at once": (6, None),
     "three at once": (3, None),
     "one at a time": (1, None),
-    "one at a time, in tiles": (1, TILE_LATENT_PX),
+    "one at a time, in strips of an eighth": (1, 12),
+    "one at a time, in strips of a 24th": (1, 4),
 }
 
 
-def count_on_meta(vae: torch.nn.Module, latent_px: int, views: int, tile: int | None) -> int:
+def count_on_meta(vae: AutoencoderKL, latent_px: int, views: int, strip: int | None) -> int:
     """Peak live bytes of decoding so, the pictures themselves included."""
 
     def decode(part: Tensor) -> Tensor:
-        return vae.decode(part, return_dict=False)[0]  # type: ignore[operator]
+        return vae.decode(part, return_dict=False)[0]
 
     def work() -> Tensor:
         latents = torch.empty(
             NUM_VIEWS, 4, latent_px, latent_px, device="meta", dtype=next(vae.parameters()).dtype
         )
         chunks = latents.split(views)
-        return torch.cat([decode_tiled(decode, c, tile) if tile else decode(c) for c in chunks])
+        return torch.cat([decode_in_strips(vae, c, strip) if strip else decode(c) for c in chunks])
 
     with torch.no_grad(), flash_attention_on_meta():
         return measure_live(work)[0]
@@ -69,16 +73,16 @@ def main() -> int:
     latent_px = arguments.image_px // 8
     latents = torch.randn(1, NUM_VIEWS, 4, latent_px, latent_px)
 
-    def way(views: int, tile: int | None) -> Callable[[], Tensor]:
-        # A tile of the same share of the picture as at 768 px.
-        small = None if tile is None else tile * latent_px // 96
+    def way(views: int, strip: int | None) -> Callable[[], Tensor]:
+        # A strip of the same share of the picture as at 768 px.
+        small = None if strip is None else max(strip * latent_px // FULL_LATENT_PX, 1)
         return lambda: decode_latents(vae, latents, views, small)
 
     calls = {name: way(*how) for name, how in WAYS.items()}
     live = {name: measure_live(call) for name, call in calls.items()}
     seconds = time_in_turn(calls, arguments.repeats)
     first, rows, found = next(iter(WAYS)), [], {}
-    full = {name: count_on_meta(outline, 96, *how) for name, how in WAYS.items()}
+    full = {name: count_on_meta(outline, FULL_LATENT_PX, *how) for name, how in WAYS.items()}
     for name in WAYS:
         difference = float((live[name][1] - live[first][1]).abs().max())
         found[name] = {
@@ -95,7 +99,7 @@ def main() -> int:
     text = (
         f"Six views, full-size VAE, random weights. Left: {arguments.image_px} px, float32, on the CPU, "
         f"medians of {arguments.repeats} turns; right: 768 px, bfloat16, counted without computing. "
-        "Differences are of pictures in [0, 1]. Tiles have two thirds of a picture's side."
+        "Differences are of pictures in [0, 1]."
     )
     header = ["", "live MiB", "ratio", "time ratio", "difference", "MiB at 768 px", "ratio"]
     text = f"{text}\n\n{markdown_table(header, rows)}"

@@ -5,7 +5,9 @@ python -m benchmarks.loading --out docs/results/loading
 Full-size SDXL files with random bfloat16 weights are written to a temporary folder (about 31 GB on disk, 10
 GB of memory), each way of loading runs in a fresh process, and the folder is deleted. The peak is the
 process's resident set, mapped files included, above what it was before loading; it is compared with the bytes
-of the tensors that are used, as they lie in the files and as they are wanted.
+of the tensors that are used, as they lie in the files and as they are wanted. diffusers' own loaders leave
+weights of the wanted type in the mapped file, to be read at their first use, hence the growth of nothing in
+the first row; seconds depend on the disk and on what else runs.
 """
 
 from __future__ import annotations

@@ -56,6 +56,16 @@ def check_integer(name: str, value: int | None, low: int, high: int) -> None:
         raise ValueError(f"{name}={_shown(value)} must be a whole number from {low} to {high}.")
 
 
+def check_boolean(name: str, value: bool | None) -> None:
+    """Refuse what is neither true nor false; None (a linked input, not known yet) passes.
+
+    Raises:
+        ValueError: with the value.
+    """
+    if value is not None and not isinstance(value, bool):
+        raise ValueError(f"{name}={_shown(value)} must be true or false.")
+
+
 def check_text(name: str, text: str | None) -> None:
     """Refuse what is not a text of at most 2,000 characters; None (a linked input, not known yet) passes.
 

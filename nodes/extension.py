@@ -9,6 +9,7 @@ from .bridge import T2MVModelFromComfy
 from .cameras import T2MVCreateCameraData, T2MVCreateCameraRig
 from .folders import register_folders
 from .loaders import T2MVLoadLoRA, T2MVLoadModel
+from .memory_options import T2MVSetMemory
 from .native_adapter import T2MVApplyAdapter
 from .native_guidance import T2MVEmbedGuidance
 from .native_latent import T2MVEmptyLatent
@@ -27,6 +28,7 @@ NODE_CLASSES: tuple[type[io.ComfyNode], ...] = (
     T2MVLoadModel,
     T2MVModelFromComfy,
     T2MVLoadLoRA,
+    T2MVSetMemory,
     T2MVTrainLoRA,
     T2MVCreateCameraRig,
     T2MVSampleStandard,

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from ..t2mv_core.lora import LoraHandle
 
-PRECISIONS = ["auto", "float32", "bfloat16", "float16"]
+FLOAT8 = "float8"
+PRECISIONS = ["auto", "float32", "bfloat16", "float16", FLOAT8]
 MAX_LORA_STRENGTH = 10.0
 MAX_FACTS, MAX_FACT_CHARACTERS = 20, 100  # other trainers write whole configurations into their files
 
@@ -79,7 +80,9 @@ class T2MVLoadModel(io.ComfyNode):
                         options=PRECISIONS,
                         default="auto",
                         tooltip="Number format of the weights. 'auto' is float32 for the toybox models and "
-                        "ComfyUI's choice for others. Choose float32 when pictures turn out to be NaN.",
+                        "ComfyUI's choice for others. Choose float32 when pictures turn out to be NaN. "
+                        "'float8' keeps the UNet in half the memory of float16 and computes as 'auto' would: "
+                        "other pictures, slower.",
                     )
                 ),
                 _part_input(
@@ -152,6 +155,7 @@ class T2MVLoadModel(io.ComfyNode):
     ) -> io.NodeOutput:
         """Load the model, or take the one in use."""
         from ..t2mv_core.bundle import load_bundle
+        from ..t2mv_core.memory import with_float8_storage
         from ..t2mv_core.sources import resolve_sources
 
         check_choice("precision", precision, PRECISIONS, "Choose one of the list.")
@@ -164,10 +168,19 @@ class T2MVLoadModel(io.ComfyNode):
 
         def load() -> tuple[Any, dict[str, Any]]:
             bundle = load_bundle(sources, dtype=dtype)
+            if precision == FLOAT8:
+                bundle = with_float8_storage(bundle)
             return bundle, bundle.modules()
 
         residency = load_once(
-            ("model", replace(sources, allow_download=False), str(dtype), identify(sources)), load
+            (
+                "model",
+                replace(sources, allow_download=False),
+                str(dtype),
+                precision == FLOAT8,
+                identify(sources),
+            ),
+            load,
         )
         return io.NodeOutput(ModelHandle(residency.owner, residency))
 
@@ -181,7 +194,7 @@ def _part_input(name: str, folder: str, tooltip: str, optional: bool = False) ->
 def _dtype(model: str, precision: str) -> torch.dtype:
     import torch
 
-    if precision != "auto":
+    if precision not in ("auto", FLOAT8):
         return getattr(torch, precision)
     if model in BUNDLED:
         return torch.float32

@@ -134,7 +134,7 @@ def sample_views(
         seed: of the first line's noise; every further line uses the next one.
         rig: the cameras; None gives the six default views.
         negative_prompt: what two-pass guidance steers away from; "" is the empty condition.
-        tiled_decode: whether large pictures are decoded in tiles.
+        tiled_decode: whether pictures are decoded in strips.
         numbers: the node's numeric inputs, by input name.
 
     Returns:

@@ -146,8 +146,8 @@ def optional_inputs() -> list[io.Input]:
                 "tiled_decode",
                 default=False,
                 optional=True,
-                tooltip="Decode large pictures in tiles, which needs less memory; colours can differ a "
-                "little. Happens by itself when memory runs out.",
+                tooltip="Decode pictures strip by strip, which needs about half the memory and gives the "
+                "same pictures. Happens by itself when memory runs out.",
             )
         ),
     ]

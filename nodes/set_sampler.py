@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TILE_LATENT_PX = 64  # 512 px with SDXL's VAE
+STRIP_LATENT_ROWS = 8  # 64 px with SDXL's VAE
 
 
 class SetSampler:
@@ -95,7 +95,7 @@ class SetSampler:
 
 
 def decode_set(model: ModelHandle, latents: Tensor, is_tiled: bool) -> Tensor:
-    """Decode scaled latents [V, C, h, w] view by view; in tiles if asked, or if memory runs out otherwise.
+    """Decode scaled latents [V, C, h, w] view by view; in strips if asked, or if memory runs out otherwise.
 
     Returns:
         Pictures as ComfyUI keeps them, [V, H, W, 3] float32 in [0, 1] on its intermediate device.
@@ -104,17 +104,17 @@ def decode_set(model: ModelHandle, latents: Tensor, is_tiled: bool) -> Tensor:
 
     latents = latents.to(model.residency.load("vae"))[None]
 
-    def decode(tile_latent_px: int | None) -> Tensor:
-        images = decode_latents(model.bundle.vae, latents, 1, tile_latent_px, check_cancelled)[0]
+    def decode(strip_latent_rows: int | None) -> Tensor:
+        images = decode_latents(model.bundle.vae, latents, 1, strip_latent_rows, check_cancelled)[0]
         return to_comfy(images).to(model_management.intermediate_device())
 
     if not is_tiled:
         try:
             return decode(None)
         except torch.cuda.OutOfMemoryError:
-            logger.warning("There is too little memory to decode a view at once; decoding in tiles.")
+            logger.warning("There is too little memory to decode a view at once; decoding in strips.")
     # Outside the `except`: there the failed try's tensors would still be held by its traceback.
-    return decode(TILE_LATENT_PX)
+    return decode(STRIP_LATENT_ROWS)
 
 
 def comfy_latent(model: ModelHandle, latents: list[Tensor]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .tiles import decode_tiled
+from .strips import decode_in_strips
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -31,7 +31,7 @@ def decode_latents(
     vae: AutoencoderKL,
     latents: Tensor,
     chunk_size: int = 6,
-    tile_latent_px: int | None = None,
+    strip_latent_rows: int | None = None,
     before_chunk: Callable[[], None] | None = None,
 ) -> Tensor:
     """Decode scaled latents, a few views at a time.
@@ -43,28 +43,29 @@ def decode_latents(
         latents: [B, V, C, h, w].
         chunk_size: views decoded at once; memory grows with it. Pictures decoded in chunks of another size
             differ by rounding only.
-        tile_latent_px: decode in tiles of this side; None decodes pictures at once.
+        strip_latent_rows: height of the strips that pictures are decoded in, in rows of latents; less memory,
+            differing by rounding only. None decodes pictures at once.
         before_chunk: called before every chunk; may raise to cancel.
 
     Returns:
         Pictures [B, V, 3, H, W] in [0, 1], float32, on the latents' device.
 
     Raises:
-        ValueError: the decoder's output holds NaN or infinity, even in float32.
+        ValueError: the decoder's output holds NaN or infinity, even in float32, or strips have no rows.
     """
     flat = rearrange(latents, "b v c h w -> (b v) c h w")
     pictures = []
     for chunk in flat.split(chunk_size):
         if before_chunk is not None:
             before_chunk()
-        pictures.append(_decode_finite(vae, chunk, tile_latent_px))
+        pictures.append(_decode_finite(vae, chunk, strip_latent_rows))
     pixels = torch.cat(pictures)
     return rearrange((pixels / 2 + 0.5).clamp(0, 1), "(b v) c h w -> b v c h w", v=latents.shape[1])
 
 
-def _decode_finite(vae: AutoencoderKL, latents: Tensor, tile_latent_px: int | None) -> Tensor:
+def _decode_finite(vae: AutoencoderKL, latents: Tensor, strip_latent_rows: int | None) -> Tensor:
     """Pictures [n, 3, H, W] around [-1, 1], float32; in float32 from the start where less is too little."""
-    pixels = _decode(vae, latents, tile_latent_px)
+    pixels = _decode(vae, latents, strip_latent_rows)
     if vae.dtype != torch.float32 and not bool(pixels.isfinite().all()):
         logger.warning(
             "The VAE decoded to NaN or infinity in %s (SDXL's own VAE does that in float16); decoding again "
@@ -72,7 +73,7 @@ def _decode_finite(vae: AutoencoderKL, latents: Tensor, tile_latent_px: int | No
             vae.dtype,
         )
         # A copy: the model is shared, and may be decoding for somebody else in half precision.
-        pixels = _decode(copy.deepcopy(vae).float(), latents, tile_latent_px)
+        pixels = _decode(copy.deepcopy(vae).float(), latents, strip_latent_rows)
     if not bool(pixels.isfinite().all()):
         raise ValueError(
             "The VAE decoded to NaN or infinity even in float32: its weights are damaged, or the latents are "
@@ -81,13 +82,11 @@ def _decode_finite(vae: AutoencoderKL, latents: Tensor, tile_latent_px: int | No
     return pixels
 
 
-def _decode(vae: AutoencoderKL, latents: Tensor, tile_latent_px: int | None) -> Tensor:
-    def decode(part: Tensor) -> Tensor:
-        return vae.decode(part, return_dict=False)[0]
-
+def _decode(vae: AutoencoderKL, latents: Tensor, strip_latent_rows: int | None) -> Tensor:
     unscaled = latents.to(vae.dtype) / vae.config["scaling_factor"]
-    pixels = decode_tiled(decode, unscaled, tile_latent_px) if tile_latent_px else decode(unscaled)
-    return pixels.float()
+    if strip_latent_rows is not None:
+        return decode_in_strips(vae, unscaled, strip_latent_rows).float()
+    return vae.decode(unscaled, return_dict=False)[0].float()
 
 
 @torch.no_grad()

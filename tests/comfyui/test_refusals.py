@@ -49,7 +49,7 @@ def changed(node: str, name: str, value: Any) -> dict[str, Any]:
         ("1", "model", "diffusers/../loras", "is not available here"),
         ("1", "model", "stabilityai/stable-diffusion-xl-base-1.0", "is not available here"),
         ("1", "adapter", "../loras/tiny.safetensors", "is not available here"),
-        ("1", "precision", "float8", "is not available here"),
+        ("1", "precision", "float4", "is not available here"),
         ("1", "model", "checkpoints/../loras/tiny.safetensors", "is not available here"),
         ("1", "unet", "../loras/tiny.safetensors", "is not available here"),
         ("1", "unet", "latent-consistency/lcm-sdxl", "is not available here"),
