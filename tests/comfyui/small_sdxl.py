@@ -1,7 +1,7 @@
-"""A small random SDXL twice: files for a running ComfyUI, and what our diffusers path makes of the same weights.
+"""A small random SDXL twice: files for a running ComfyUI, and our diffusers path over the same weights.
 
-The small UNet, its MV-Adapter, LoRAs, a ControlNet, a T2I-Adapter and pictures for them lie where ComfyUI's own
-loaders look; `small_sdxl_node.py` tells it of the size. `Reference` samples them in diffusers' classes.
+The small UNet, its MV-Adapter, LoRAs, a ControlNet, a T2I-Adapter and pictures for them lie where ComfyUI's
+own loaders look; `small_sdxl_node.py` tells it of the size. `Reference` samples them in diffusers' classes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ SIZE = Size(
 )  # fmt: skip
 RIG = CameraRig((0.0, 90.0, 180.0, 270.0), (0.0,) * 4)
 PX, STEPS, CFG, SEED = 128, 4, 4.0, 5
-TIMESTEPS = (999, 749, 499, 249)  # ComfyUI's scheduler "simple" with 4 steps
 LATENT_SCALE = 0.13025
 
 
@@ -69,6 +68,8 @@ class Reference:
         control_strength: float = 0.0,
         t2i_strength: float = 0.0,
         denoise: Any = None,
+        cfg: float = CFG,
+        steps: int = STEPS,
     ) -> Tensor:
         """ComfyUI's latents after Euler's steps with the multiview schedule, [V, 4, H/8, W/8].
 
@@ -77,13 +78,16 @@ class Reference:
             control_strength: of the ControlNet, 0 without.
             t2i_strength: of the T2I-Adapter, 0 without.
             denoise: in place of the model: (x_vp, t, guidance) -> noise.
+            cfg: guidance.
+            steps: of ComfyUI's scheduler "simple".
         """
         with torch.no_grad():
             predict = denoise or self.predictor(loras, control_strength, t2i_strength)
-            sigmas = [self.sigma(t) for t in TIMESTEPS] + [0.0]
+            timesteps = [999 - int(step * 1000 / steps) for step in range(steps)]
+            sigmas = [self.sigma(t) for t in timesteps] + [0.0]
             x = self.noise() * (1 + sigmas[0] ** 2) ** 0.5
-            for step, timestep in enumerate(TIMESTEPS):
-                noise = predict(x / (1 + sigmas[step] ** 2) ** 0.5, timestep, CFG)
+            for step, timestep in enumerate(timesteps):
+                noise = predict(x / (1 + sigmas[step] ** 2) ** 0.5, timestep, cfg)
                 x = x + (sigmas[step + 1] - sigmas[step]) * noise
         return x[0] / LATENT_SCALE
 

@@ -1,4 +1,4 @@
-"""ControlNet, T2I-Adapter and LoRA files through ComfyUI's own nodes, in a running ComfyUI, beside the cameras."""
+"""ControlNet, T2I-Adapter and LoRA files through a running ComfyUI's own nodes, beside the cameras."""
 
 from __future__ import annotations
 
