@@ -388,7 +388,7 @@ def run_server(
     comfy_base: Path,
     before_start: Callable[[], None] | None = None,
     environment: dict[str, str] | None = None,
-    options: tuple[str, ...] = (),
+    options: tuple[str, ...] = ("--cpu",),
 ) -> Iterator[ComfyServer]:
     """Run a ComfyUI on a base folder.
 
@@ -397,13 +397,12 @@ def run_server(
         comfy_base: its base folder.
         before_start: called in the new process, before its program.
         environment: variables besides those of this process.
-        options: ComfyUI's own, `--lowvram` for example.
+        options: ComfyUI's own.
     """
     port, log = _free_port(), comfy_base / "comfyui.log"
     command = [
         str(comfy_install.python),
         "main.py",
-        "--cpu",
         "--listen",
         "127.0.0.1",
         "--port",

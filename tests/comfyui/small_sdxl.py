@@ -167,7 +167,10 @@ def write_base(base: Path) -> Reference:
 
 def _write_model(models: Path) -> ModelBundle:
     unet = create_modules(SIZE)["unet"]
-    save_file(original_unet(unet.state_dict(), SIZE), models / "diffusion_models" / "small.safetensors")
+    weights = original_unet(unet.state_dict(), SIZE)
+    save_file(weights, models / "diffusion_models" / "small.safetensors")
+    weights |= {"time_embed.cond_proj.weight": 0.05 * torch.randn(SIZE.widths[0], 256)}
+    save_file(weights, models / "diffusion_models" / "small-lcm.safetensors")
     install_multiview_attention(unet)
     encoder = create_camera_encoder(unet, 8)
     save_adapter(unet, encoder, models / "mvadapter" / "small.safetensors")
@@ -288,21 +291,30 @@ def graph(*branches: dict[str, Any]) -> dict[str, Any]:
     return {**common, **{name: item for branch in branches for name, item in branch.items()}}
 
 
-def controlled(name: str, file: str, strength: float, text: str = "text") -> dict[str, Any]:
-    """Load ControlNet Model and Apply ControlNet over one picture per view; gives a text of this name."""
-    nodes = {f"hint{view}": node("LoadImage", image=f"hint{view}.png") for view in range(RIG.num_views)}
-    nodes |= {
+PICTURES = [f"hints{RIG.num_views - 1}", 0]
+"""The output of `pictures`: one per view."""
+
+
+def pictures() -> dict[str, Any]:
+    """The pictures of `write_base` as one batch."""
+    views = range(RIG.num_views)
+    nodes = {f"hint{view}": node("LoadImage", image=f"hint{view}.png") for view in views}
+    return nodes | {
         f"hints{view}": node(
             "ImageBatch", image1=[f"hints{view - 1}" if view > 1 else "hint0", 0], image2=[f"hint{view}", 0]
         )
-        for view in range(1, RIG.num_views)
+        for view in views[1:]
     }
+
+
+def controlled(name: str, file: str, strength: float, text: str = "text") -> dict[str, Any]:
+    """Load ControlNet Model and Apply ControlNet over one picture per view; gives a text of this name."""
     return {
-        **nodes,
+        **pictures(),
         f"net {name}": node("ControlNetLoader", control_net_name=file),
         name: node(
             "ControlNetApplyAdvanced", positive=[text, 0], negative=[text, 1], control_net=[f"net {name}", 0],
-            image=[f"hints{RIG.num_views - 1}", 0], strength=strength, start_percent=0.0, end_percent=1.0,
+            image=PICTURES, strength=strength, start_percent=0.0, end_percent=1.0,
         ),
     }  # fmt: skip
 

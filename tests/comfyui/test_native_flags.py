@@ -1,11 +1,12 @@
 """Native nodes under ComfyUI's own options, each in a server of its own: number types, attention, memory.
 
-`--lowvram` and `--novram` change nothing beside `--cpu`: ComfyUI then takes every card's memory for absent
-(`VRAMState.DISABLED`) and loads weights whole. What they do on a card is imitated in test_native_memory.py.
+`--lowvram` and `--novram` exclude `--cpu`: they run with a card that is imitated. On a card, ComfyUI 0.3.64
+keeps what does not fit in the ordinary memory with or without `--lowvram`; `--novram` keeps everything there.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,12 +20,13 @@ from tests.comfyui.small_sdxl import controlled, graph, latents, node, relative_
 if TYPE_CHECKING:
     from conftest import ComfyServer
 
+CARD = Path(__file__).with_name("imitated_card")
 FLOAT8 = {"--fp8_e4m3fn-unet": torch.float8_e4m3fn, "--fp8_e5m2-unet": torch.float8_e5m2}
 OPTIONS = {
     "--fp8_e4m3fn-unet": "manual cast: torch.float32",
     "--fp8_e5m2-unet": "manual cast: torch.float32",
-    "--lowvram": "Set vram state to: DISABLED",
-    "--novram": "Set vram state to: DISABLED",
+    "--lowvram": "loaded completely",
+    "--novram": "loaded partially",
     "--use-split-cross-attention": "Using split optimization for attention",
     "--use-quad-cross-attention": "Using sub quadratic optimization for attention",
     "--use-pytorch-cross-attention": "Using pytorch attention",
@@ -51,7 +53,11 @@ def test_a_servers_option_changes_no_result_but_by_its_rounding(
             **sampled("trained", ["lora", 0]),
         },
     )
-    with start_server(base, options=(option,)) as server:
+    device = ("--cpu",)
+    if option in ("--lowvram", "--novram"):
+        shutil.copytree(CARD, base / "custom_nodes" / CARD.name)
+        device = ("--force-fp32",)
+    with start_server(base, options=(option, *device)) as server:
 
         def unload(messages: int) -> None:
             if messages == 1:  # ComfyUI does so when this run is over, before the next of the queue
