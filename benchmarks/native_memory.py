@@ -143,7 +143,7 @@ def run_diffusers(folder: Path, image_px: int, steps: int, tell: Callable[[str],
         bundle, condition, cameras, lambda size: torch.randn(size), SamplingSettings(steps, GUIDANCE)
     )
     tell("sampling")
-    return decode_latents(bundle.vae, record.denoised[0], chunk_size=1)
+    return decode_latents(bundle.vae, record.denoised, chunk_size=1)[0]
 
 
 def run_native(
