@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -52,3 +53,12 @@ def test_ksampler_with_a_controlnet_a_t2i_adapter_and_loras_is_the_diffusers_pat
         if name != "views":  # each of them acts, or the comparison would show nothing
             assert relative_error(found, expected["views"]) > 1e-2, name
     assert not torch.equal(expected["with t2i"], expected["with all"])
+
+
+def test_one_picture_alone_steers_every_view(small_sdxl: tuple[ComfyServer, Reference]) -> None:
+    server, reference = small_sdxl
+    control = controlled("control", "control.safetensors", 0.7)
+    control["control"]["inputs"]["image"] = ["hint0", 0]
+    run = server.run(graph(control, sampled("steered by one", SHIFT, "control")))
+    same = replace(reference, hints=reference.hints[:1].expand_as(reference.hints))
+    assert relative_error(latents(server, run, "steered by one"), same.euler(control_strength=0.7)) < 1e-4
