@@ -14,7 +14,7 @@ import torch
 from tqdm.auto import trange
 
 from .zigzag_math import invert, network_output, shown_latents
-from .zigzag_model import check_sigmas, read_family, read_level, weaken
+from .zigzag_model import check_cache, check_sigmas, read_family, read_level, weaken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,6 +128,7 @@ class _Loop:
         self._noise_sampler = k_diffusion.default_noise_sampler(x, seed=extra_args.get("seed"))
         if settings.zigzag_steps:
             check_sigmas(sigmas, settings.zigzag_steps)
+            check_cache(extra_args, sigmas, settings.zigzag_steps)
             self._model_sampling = model.inner_model.inner_model.model_sampling
             self._family = read_family(self._model_sampling)
             self._weak_model, self._weak_args = weaken(

@@ -119,6 +119,32 @@ def check_sigmas(sigmas: Tensor, zigzag_steps: int) -> None:
         )
 
 
+def check_cache(extra_args: dict[str, Any], sigmas: Tensor, zigzag_steps: int) -> None:
+    """Refuse ComfyUI's caches (EasyCache, LazyCache) that may skip evaluations of the zigzag steps.
+
+    They compare an evaluation with the one before; a zag is not the next step, and has another guidance.
+
+    Args:
+        extra_args: of every evaluation.
+        sigmas: of the run.
+        zigzag_steps: how many first steps zigzag.
+
+    Raises:
+        ValueError: a cache begins within them.
+    """
+    cache = extra_args.get("model_options", {}).get("transformer_options", {}).get("easycache")
+    if cache is None or zigzag_steps == 0:
+        return
+    # Known while ComfyUI samples; a cache that does not tell may skip anywhere.
+    begin = float(getattr(cache, "start_t", math.inf))
+    if float(sigmas[zigzag_steps - 1]) <= begin:
+        name = getattr(cache, "name", type(cache).__name__)
+        raise ValueError(
+            f"{name} may skip evaluations of the zigzag steps, where it would take a way back for a next "
+            "step. Raise its start_percent until it begins behind them, remove it, or use zigzag_steps=0."
+        )
+
+
 def _weaker_guider(guider: Any, guidance: float) -> Any:
     cfg, kind = getattr(guider, "cfg", None), type(guider).__name__
     if not isinstance(cfg, (int, float)) or not _takes_one_number(getattr(guider, "set_cfg", None)):

@@ -19,20 +19,33 @@ NAMES = sorted(path.stem for path in SHOWN_DIR.glob("*.json"))
 NOTES = {"Note", "MarkdownNote"}  # these exist in the page only
 # What the examples use of ComfyUI itself; every other node would be one more pack to install.
 CORE = {
+    "BasicScheduler",
+    "CFGGuider",
+    "CLIPTextEncode",
     "CLIPVisionEncode",
+    "Canny",
+    "CheckpointLoaderSimple",
+    "ControlNetApplyAdvanced",
+    "ControlNetLoader",
     "EmptyLatentHunyuan3Dv2",
     "Hunyuan3Dv2ConditioningMultiView",
     "ImageBatch",
     "ImageOnlyCheckpointLoader",
     "KSampler",
+    "LoraLoaderModelOnly",
     "ModelSamplingAuraFlow",
     "PreviewAny",
     "PreviewImage",
     "PrimitiveInt",
     "PrimitiveStringMultiline",
+    "RandomNoise",
+    "SamplerCustomAdvanced",
     "SaveGLB",
     "SaveImage",
+    "UNETLoader",
+    "VAEDecode",
     "VAEDecodeHunyuan3D",
+    "VAELoader",
     "VoxelToMesh",
 }
 MAX_PICTURE_BYTES = 300_000
@@ -62,8 +75,8 @@ def notes(name: str) -> str:
     return "\n".join(node["widgets_values"][0] for node in shown(name)["nodes"] if node["type"] in NOTES)
 
 
-def test_there_are_six_each_with_a_picture_a_script_version_and_a_layout(layouts: ModuleType) -> None:
-    assert [name[0] for name in NAMES] == list("123456")
+def test_there_are_nine_each_with_a_picture_a_script_version_and_a_layout(layouts: ModuleType) -> None:
+    assert [name[0] for name in NAMES] == list("123456789")
     assert sorted(path.stem for path in SHOWN_DIR.glob("*.jpg")) == NAMES
     assert sorted(path.stem for path in API_DIR.glob("*.json")) == NAMES
     assert sorted(layouts.LAYOUTS) == NAMES

@@ -49,6 +49,12 @@ class Layout:
     downloads: dict[str, list[dict[str, str]]] = field(default_factory=dict)
 
 
+_NATIVE_FILES = (
+    "checkpoints/sd_xl_base_1.0.safetensors",
+    "vae/sdxl-vae-fp16-fix.safetensors",
+    "mvadapter/mvadapter_t2mv_sdxl.safetensors",
+)
+
 LAYOUTS: dict[str, Layout] = {
     "1_text_to_views_standard": Layout(
         columns=(
@@ -120,6 +126,50 @@ LAYOUTS: dict[str, Layout] = {
                 }
             ]
         },
+    ),
+    "7_native_lcm_lora": Layout(
+        columns=(
+            Column("1 ComfyUI's SDXL", ("1", "2", "3"), 520, note_height=360),
+            Column("2 Views on it", ("4", "5", "6"), 400),
+            Column("3 What to draw", ("7", "8", "9"), 400),
+            Column("4 Sample", ("10", "11"), 340),
+            Column("5 Look and keep", ("12", "13"), 620),
+        ),
+        room={"4": 60, "7": 120, "8": 120, "12": 160, "13": 420},
+        runs=(),
+        placeholders=(*_NATIVE_FILES, "loras/lcm-lora-sdxl.safetensors"),
+    ),
+    "8_native_controlnet_zigzag": Layout(
+        columns=(
+            Column("1 ComfyUI's SDXL with views", ("1", "2", "3", "4", "5", "6"), 460, note_height=340),
+            Column("2 A set for its shape", ("7", "8", "9", "10", "11"), 400),
+            Column("3 Its outlines", ("12", "13", "14", "15"), 400),
+            Column("4 Another set, with zigzags", ("16", "17", "18", "19", "20", "21"), 360),
+            Column("5 Look and keep", ("22", "23", "24"), 620),
+        ),
+        room={"4": 60, "7": 100, "8": 100, "14": 100, "22": 160, "23": 160, "24": 300},
+        runs=(),
+        placeholders=(
+            *_NATIVE_FILES,
+            "loras/lcm-lora-sdxl.safetensors",
+            "controlnet/controlnet-canny-sdxl-1.0-small.safetensors",
+        ),
+    ),
+    "9_native_lcm_sdxl": Layout(
+        columns=(
+            Column("1 Files", ("1", "3", "2"), 520, note_height=400),
+            Column("2 Views, LoRA and guidance on it", ("4", "5", "14", "6", "15"), 400),
+            Column("3 What to draw", ("7", "8", "9"), 400),
+            Column("4 Sample", ("10", "11"), 340),
+            Column("5 Look and keep", ("12", "13"), 620),
+        ),
+        room={"4": 60, "7": 120, "8": 120, "14": 60, "12": 160, "13": 420},
+        runs=(),
+        placeholders=(
+            *_NATIVE_FILES,
+            "diffusion_models/lcm-sdxl.safetensors",
+            "loras/mvc_zigal_lcm_sdxl.safetensors",
+        ),
     ),
 }
 

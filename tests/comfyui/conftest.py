@@ -22,9 +22,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.comfyui.small_sdxl import Reference
 
 PACK_DIR = Path(__file__).parents[2]
 PACK_NAME = "ComfyUI-T2MV"
@@ -359,6 +362,19 @@ def server(comfy_install: ComfyInstall, comfy_base: Path) -> Iterator[ComfyServe
 
 
 @pytest.fixture(scope="session")
+def small_sdxl(
+    comfy_install: ComfyInstall, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[ComfyServer, Reference]]:
+    """A running ComfyUI with a small random SDXL, and our diffusers path over the same weights."""
+    from tests.comfyui.small_sdxl import write_base
+
+    base = tmp_path_factory.mktemp("small sdxl") / "base"
+    reference = write_base(base)
+    with run_server(comfy_install, base) as running:
+        yield running, reference
+
+
+@pytest.fixture(scope="session")
 def start_server(
     comfy_install: ComfyInstall,
 ) -> Callable[..., contextlib.AbstractContextManager[ComfyServer]]:
@@ -372,6 +388,7 @@ def run_server(
     comfy_base: Path,
     before_start: Callable[[], None] | None = None,
     environment: dict[str, str] | None = None,
+    options: tuple[str, ...] = ("--cpu",),
 ) -> Iterator[ComfyServer]:
     """Run a ComfyUI on a base folder.
 
@@ -380,12 +397,12 @@ def run_server(
         comfy_base: its base folder.
         before_start: called in the new process, before its program.
         environment: variables besides those of this process.
+        options: ComfyUI's own.
     """
     port, log = _free_port(), comfy_base / "comfyui.log"
     command = [
         str(comfy_install.python),
         "main.py",
-        "--cpu",
         "--listen",
         "127.0.0.1",
         "--port",
@@ -395,6 +412,7 @@ def run_server(
         "--database-url",
         "sqlite:///:memory:",
         "--disable-api-nodes",
+        *options,
     ]
     with log.open("w") as output:
         process = subprocess.Popen(
