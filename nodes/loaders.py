@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from ..t2mv_core.lora import LoraHandle
 
 PRECISIONS = ["auto", "float32", "bfloat16", "float16"]
+AUTO = "auto"
+SAMPLERS = [AUTO, "lcm", "ddim", "ddim-trailing"]  # the core's schedule.SAMPLER_NAMES, not imported for speed
 MAX_LORA_STRENGTH = 10.0
 MAX_FACTS, MAX_FACT_CHARACTERS = 20, 100  # other trainers write whole configurations into their files
 
@@ -106,6 +108,18 @@ class T2MVLoadModel(io.ComfyNode):
                         "network.",
                     )
                 ),
+                advanced(
+                    io.Combo.Input(
+                        "sampler",
+                        options=SAMPLERS,
+                        default=AUTO,
+                        optional=True,
+                        tooltip="How the model is sampled. 'auto': as its files say, LCM for a UNet with a "
+                        "guidance input, else DDIM. Choose 'lcm' for SDXL with an LCM-LoRA, 'ddim-trailing' for "
+                        "SDXL-Turbo, Lightning, Hyper-SD and DMD2, checkpoints or LoRAs; both with "
+                        "guidance_scale 1.",
+                    )
+                ),
             ],
             outputs=[
                 Model.Output("t2mv_model", display_name="model", tooltip="The model, for LoRAs and samplers.")
@@ -121,10 +135,12 @@ class T2MVLoadModel(io.ComfyNode):
         unet: str | None = OWN,
         vae: str | None = OWN,
         download: bool | None = False,
+        sampler: str | None = AUTO,
     ) -> bool | str:
         """Refuse names that ComfyUI's folders do not have, and missing files, before anything is read."""
         return first_problem(
             lambda: check_choice("precision", precision, PRECISIONS, "Choose one of the list."),
+            lambda: check_choice("sampler", sampler, SAMPLERS, "Choose one of the list."),
             lambda: check_model_choice(ModelChoice(model, adapter, unet, vae, download)),
         )
 
@@ -149,12 +165,14 @@ class T2MVLoadModel(io.ComfyNode):
         unet: str = OWN,
         vae: str = OWN,
         download: bool = False,
+        sampler: str = AUTO,
     ) -> io.NodeOutput:
         """Load the model, or take the one in use."""
         from ..t2mv_core.bundle import load_bundle
         from ..t2mv_core.sources import resolve_sources
 
         check_choice("precision", precision, PRECISIONS, "Choose one of the list.")
+        check_choice("sampler", sampler, SAMPLERS, "Choose one of the list.")
         choice = ModelChoice(model, adapter, unet, vae, download)
         check_model_choice(choice)
         sources, dtype = find_sources(choice), _dtype(model, precision)
@@ -169,7 +187,9 @@ class T2MVLoadModel(io.ComfyNode):
         residency = load_once(
             ("model", replace(sources, allow_download=False), str(dtype), identify(sources)), load
         )
-        return io.NodeOutput(ModelHandle(residency.owner, residency))
+        # Not a part of the identity: other samplers are light copies over the same weights.
+        bundle = residency.owner if sampler == AUTO else residency.owner.sampled_as(sampler)
+        return io.NodeOutput(ModelHandle(bundle, residency))
 
 
 def _part_input(name: str, folder: str, tooltip: str, optional: bool = False) -> io.WidgetInput:
