@@ -115,8 +115,8 @@ class T2MVLoadModel(io.ComfyNode):
                         default=AUTO,
                         optional=True,
                         tooltip="How the model is sampled. 'auto': as its files say, LCM for a UNet with a "
-                        "guidance input, else DDIM. Choose 'lcm' for SDXL with an LCM-LoRA, 'ddim-trailing' for "
-                        "SDXL-Turbo, Lightning, Hyper-SD and DMD2, checkpoints or LoRAs; both with "
+                        "guidance input, else DDIM. Choose 'lcm' for SDXL with an LCM-LoRA, 'ddim-trailing' "
+                        "for SDXL-Turbo, Lightning and Hyper-SD, checkpoints or LoRAs; both with "
                         "guidance_scale 1.",
                     )
                 ),

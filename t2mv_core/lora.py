@@ -45,6 +45,7 @@ class LoraHandle:
         num_matched: modules of the UNet it changes.
         unmatched: keys of its file this UNet has no place for.
         layout: of its file: "PEFT" (ours, too), "diffusers" or "kohya".
+        path: its file; None for one that was made here.
     """
 
     name: str
@@ -52,6 +53,7 @@ class LoraHandle:
     num_matched: int = 0
     unmatched: tuple[str, ...] = ()
     layout: str = ""
+    path: Path | None = None
 
 
 def add_lora(
@@ -125,7 +127,7 @@ def load_lora(bundle: ModelBundle, path: Path, strength: float = 1.0) -> ModelBu
     content = _sort(bundle.unet, tensors, path)
     if name not in attached_loras(bundle.unet):
         _attach_file(bundle.unet, name, content.modules, metadata, path)
-    handle = LoraHandle(name, strength, len(content.modules), content.unmatched, content.layout)
+    handle = LoraHandle(name, strength, len(content.modules), content.unmatched, content.layout, path)
     return replace(bundle, loras=(*bundle.loras, handle))
 
 

@@ -18,7 +18,7 @@ LCM_TIMESTEP_SCALING = 10.0
 LCM_SIGMA_DATA = 0.5
 SNR_SHIFT_SCALE = 8.0
 SAMPLER_NAMES = ("lcm", "ddim", "ddim-trailing")
-"""The ways to sample a model: LCM's, DDIM's with SDXL's own timesteps, DDIM's beginning at the last timestep."""
+"""The ways to sample a model: LCM's, DDIM's at SDXL's own timesteps, DDIM's from the last timestep on."""
 
 
 def scaled_linear_alpha_bar(beta_start: float, beta_end: float, num_train_steps: int) -> Tensor:
@@ -75,7 +75,8 @@ class NoiseSchedule:
     @property
     def sampler_name(self) -> str:
         """The way of sampling as a word of SAMPLER_NAMES."""
-        return "ddim-trailing" if (self.sampler, self.timestep_spacing) == ("ddim", "trailing") else self.sampler
+        is_trailing = self.sampler == "ddim" and self.timestep_spacing == "trailing"
+        return "ddim-trailing" if is_trailing else self.sampler
 
     @property
     def num_train_steps(self) -> int:

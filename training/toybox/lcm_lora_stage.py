@@ -1,12 +1,12 @@
-"""Stage `lcm_lora`: a LoRA with which the teacher samples in 4 LCM steps without guidance, as LCM-LoRA does SDXL.
+"""Stage `lcm_lora`: a LoRA with which the teacher samples in 4 LCM steps without guidance, like LCM-LoRA.
 
-The target is that of the stage `distil`, the end of the teacher's own deterministic trajectory; the guidance is
-not an input but baked in, so the LoRA is used at w = 1:
+The target is that of the stage `distil`, the end of the teacher's own deterministic trajectory; the guidance
+is not an input but baked in, so the LoRA is used at w = 1:
 
     L = pseudo-Huber( f_θ(x_t, t, c) , x_0 ),   x from DDIM (η = 0) with ε_∅ + w (ε_c - ε_∅),   w = 2.5
 
-Nothing is rendered: trajectories start from noise and captions of scenes that training may see. It works on the
-exported teacher, or on the bundled one where nothing was exported.
+Nothing is rendered: trajectories start from noise and captions of scenes that training may see. It works on
+the exported teacher, or on the bundled one where nothing was exported.
 
 Source: Luo et al., arXiv:2311.05556 (a distillation LoRA); the targets as in `distil_stage`.
 """
@@ -174,8 +174,9 @@ def draw_pairs(
     for _ in range(BATCH_PAIRS):
         shard = shards[int(rng.integers(len(shards)))]
         row = int(rng.integers(len(shard["end"])))
-        is_lcm = rng.random() < LCM_SHARE
-        step = int(rng.choice(lcm_places(shard["timesteps"]))) if is_lcm else int(rng.integers(len(shard["timesteps"])))
+        steps = shard["timesteps"]
+        places = lcm_places(steps) if rng.random() < LCM_SHARE else np.arange(len(steps))
+        step = int(rng.choice(places))
         states.append(torch.from_numpy(shard["states"][step, row]).float())
         ends.append(torch.from_numpy(shard["end"][row]).float())
         timesteps.append(int(shard["timesteps"][step]))
