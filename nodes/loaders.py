@@ -115,9 +115,9 @@ class T2MVLoadModel(io.ComfyNode):
                         default=AUTO,
                         optional=True,
                         tooltip="How the model is sampled. 'auto': as its files say, LCM for a UNet with a "
-                        "guidance input, else DDIM. Choose 'lcm' for SDXL with an LCM-LoRA, 'ddim-trailing' "
-                        "for SDXL-Turbo, Lightning and Hyper-SD, checkpoints or LoRAs; both with "
-                        "guidance_scale 1.",
+                        "guidance input, else DDIM. Choose 'lcm' for SDXL with an LCM-LoRA or DMD2, "
+                        "'ddim-trailing' for SDXL-Turbo, Lightning and Hyper-SD, checkpoints or LoRAs; "
+                        "guidance_scale is 1 with all of these.",
                     )
                 ),
             ],

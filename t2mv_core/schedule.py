@@ -138,11 +138,11 @@ class NoiseSchedule:
 def sampled_as(schedule: NoiseSchedule, sampler: str) -> NoiseSchedule:
     """The same noise, sampled in another way than the model's files say: few-step LoRAs have no such files.
 
-    * "lcm": for LCM-SDXL and LCM-LoRA.
+    * "lcm": for LCM-SDXL, LCM-LoRA, DMD2 and Hyper-SD's one-step LoRA (TCD with full noise is the same step).
     * "ddim": η = 1, timesteps as SDXL's own scheduler has them (leading): for models of many steps.
     * "ddim-trailing": η = 1, from timestep 999 in equal strides, which is Euler ancestral with trailing
-      ("sgm_uniform") spacing: for SDXL-Turbo, SDXL-Lightning, Hyper-SD, DMD2. The policy needs η > 0: without
-      noise an action has no density.
+      ("sgm_uniform") spacing: for SDXL-Turbo, SDXL-Lightning and Hyper-SD's LoRAs of several steps. Their
+      authors use η = 0, Turbo's aside; the policy needs η > 0, without noise an action has no density.
 
     Raises:
         ValueError: another word.
