@@ -36,6 +36,7 @@ from .captions import caption
 from .distil_stage import HUBER_SCALE, flow_step, jittered_timesteps
 from .evaluate_stage import TEACHER_SETTINGS, load_models
 from .export_stage import half
+from .lcm_lora_report import measure_lora
 from .scenes import sample_scene
 from .stage import Checkpointer, StageConfig, Stateful, cosine_lr, seed_everything, update_rng
 from .unet_stage import fast_autocast
@@ -43,14 +44,14 @@ from .unet_stage import fast_autocast
 logger = logging.getLogger(__name__)
 
 NAME = "lcm"
+NUM_STEPS = 4
 RANK = 6
 """Without convolutions and at this rank the file is what the shipped 30 MB leave room for."""
 TARGET_MODULES = (
     "to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "time_emb_proj",
 )  # fmt: skip
 """Of the published LCM-LoRA's those that are linear; the multiview attention stays as it is, as there."""
-LCM_STEPS = 4
-LCM_SHARE = 0.5  # pairs at exactly the timesteps that LCM_STEPS steps visit
+LCM_SHARE = 0.5  # pairs at exactly the timesteps that NUM_STEPS steps visit
 NUM_CHUNKS = 16
 CHUNK_PROMPTS = 16
 NUM_UPDATES = 600
@@ -61,12 +62,13 @@ SEED_OFFSET = 40  # the other stages draw with small ones
 
 
 def run(config: StageConfig) -> None:
-    """Solve trajectories into shards, train the LoRA on them, write `export/lcm_lora.safetensors`."""
+    """Solve trajectories, train the LoRA on them, write `export/lcm_lora.safetensors`, and measure it."""
     seed_everything(config.seed + SEED_OFFSET)
     num_chunks, total = (1, 4) if config.quick else (NUM_CHUNKS, NUM_UPDATES)
     teacher = load_teacher(config)
     shards = solve_trajectories(config, teacher, num_chunks)
     train_lora(config, teacher, shards, total)
+    measure_lora(config, teacher, config.export_dir / "lcm_lora.safetensors")
 
 
 def load_teacher(config: StageConfig) -> ModelBundle:
@@ -132,7 +134,7 @@ def solve_chunk(
 def visited_timesteps(schedule: NoiseSchedule, rng: np.random.Generator) -> list[int]:
     """`jittered_timesteps`, the nearest ones moved to those that LCM visits, falling."""
     steps = np.asarray(jittered_timesteps(schedule, rng))
-    for timestep in lcm_schedule(schedule).timesteps(LCM_STEPS).tolist():
+    for timestep in lcm_schedule(schedule).timesteps(NUM_STEPS).tolist():
         steps[np.abs(steps - timestep).argmin()] = timestep
     return [int(step) for step in steps]
 
@@ -148,11 +150,12 @@ def train_lora(config: StageConfig, teacher: ModelBundle, shards: Sequence[Path]
     parts: dict[str, Stateful] = {"lora": learned, "optimizer": optimizer, "average": average}
     checkpointer = Checkpointer(config.out_dir / "lcm_lora" / "state.pt", parts)
     loaded = [dict(np.load(path)) for path in shards]
+    visited = student.schedule.timesteps(NUM_STEPS).tolist()
     losses: list[float] = []
     for update in checkpointer.updates(total, "lcm_lora"):
         for group in optimizer.param_groups:
             group["lr"] = cosine_lr(update, total, PEAK_LR, warmup=20)
-        pairs = draw_pairs(loaded, update_rng(config.seed + SEED_OFFSET + 1, update))
+        pairs = draw_pairs(loaded, visited, update_rng(config.seed + SEED_OFFSET + 1, update))
         loss = consistency_loss(student, cameras, *pairs)
         optimizer.zero_grad()
         loss.backward()
@@ -167,27 +170,26 @@ def train_lora(config: StageConfig, teacher: ModelBundle, shards: Sequence[Path]
 
 
 def draw_pairs(
-    shards: Sequence[dict[str, np.ndarray]], rng: np.random.Generator
+    shards: Sequence[dict[str, np.ndarray]], visited: Sequence[int], rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor, list[str]]:
-    """Points of random trajectories: states and ends [B, V, C, H, W], timesteps [B], captions."""
+    """Points of random trajectories, LCM_SHARE of them at the timesteps `visited`.
+
+    Returns:
+        States and ends, [B, V, C, H, W] each, timesteps [B], captions.
+    """
     states, ends, timesteps, captions = [], [], [], []
     for _ in range(BATCH_PAIRS):
         shard = shards[int(rng.integers(len(shards)))]
         row = int(rng.integers(len(shard["end"])))
         steps = shard["timesteps"]
-        places = lcm_places(steps) if rng.random() < LCM_SHARE else np.arange(len(steps))
+        is_lcm = np.isin(steps, visited)
+        places = np.flatnonzero(is_lcm) if rng.random() < LCM_SHARE else np.arange(len(steps))
         step = int(rng.choice(places))
         states.append(torch.from_numpy(shard["states"][step, row]).float())
         ends.append(torch.from_numpy(shard["end"][row]).float())
         timesteps.append(int(shard["timesteps"][step]))
         captions.append(str(shard["captions"][row]))
     return torch.stack(states), torch.stack(ends), torch.tensor(timesteps), captions
-
-
-def lcm_places(timesteps: np.ndarray) -> np.ndarray:
-    """Where in a trajectory the timesteps of LCM_STEPS steps are: see `NoiseSchedule.timesteps`."""
-    visited = [999 - 20 * (i * 50 // LCM_STEPS) for i in range(LCM_STEPS)]
-    return np.flatnonzero(np.isin(timesteps, visited))
 
 
 def consistency_loss(
@@ -216,7 +218,7 @@ def write_lora(teacher: ModelBundle, path: Path) -> None:
         "alpha": RANK,
         "base_model": "toybox-teacher",
         "sampler": "lcm",
-        "num_steps": LCM_STEPS,
+        "num_steps": NUM_STEPS,
         "guidance_scale": 1.0,
     }
     tensors = half({name: tensor.detach() for name, tensor in lora_state_dict(teacher.unet, NAME).items()})
