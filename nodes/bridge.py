@@ -9,7 +9,8 @@ from comfy_api.latest import io
 
 from .checks import check_choice, first_problem
 from .folders import ADAPTER_FOLDER, find_file, fingerprint, list_files
-from .sockets import Model, ModelHandle, make_schema
+from .loaders import AUTO, SAMPLERS
+from .sockets import Model, ModelHandle, advanced, make_schema
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -54,6 +55,17 @@ class T2MVModelFromComfy(io.ComfyNode):
                     options=list_files(ADAPTER_FOLDER),
                     tooltip="MV-Adapter weights (text to multiview, SDXL) in models/mvadapter.",
                 ),
+                advanced(
+                    io.Combo.Input(
+                        "sampler",
+                        options=SAMPLERS,
+                        default=AUTO,
+                        optional=True,
+                        tooltip="How it is sampled. 'auto': as the MODEL says, LCM behind Shift SNR or "
+                        "ModelSamplingDiscrete with 'lcm', else DDIM. Choose 'ddim-trailing' for SDXL-Turbo, "
+                        "Lightning and Hyper-SD.",
+                    )
+                ),
             ],
             outputs=[
                 Model.Output(
@@ -65,9 +77,12 @@ class T2MVModelFromComfy(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, adapter: str | None = None) -> bool | str:
-        """Refuse files that are not in the folder."""
-        return first_problem(lambda: check_choice("adapter", adapter, list_files(ADAPTER_FOLDER), _REMEDY))
+    def validate_inputs(cls, adapter: str | None = None, sampler: str | None = AUTO) -> bool | str:
+        """Refuse files that are not in the folder, and unknown samplers."""
+        return first_problem(
+            lambda: check_choice("adapter", adapter, list_files(ADAPTER_FOLDER), _REMEDY),
+            lambda: check_choice("sampler", sampler, SAMPLERS, "Choose one of the list."),
+        )
 
     @classmethod
     def fingerprint_inputs(cls, adapter: str | None = None, **others: Any) -> str:
@@ -75,10 +90,14 @@ class T2MVModelFromComfy(io.ComfyNode):
         return "" if adapter is None else fingerprint(find_file(ADAPTER_FOLDER, adapter))
 
     @classmethod
-    def execute(cls, model: ModelPatcher, clip: CLIP, vae: VAE, adapter: str) -> io.NodeOutput:
+    def execute(
+        cls, model: ModelPatcher, clip: CLIP, vae: VAE, adapter: str, sampler: str = AUTO
+    ) -> io.NodeOutput:
         """Check what came, then put our modules over it, or take those in use."""
+        check_choice("sampler", sampler, SAMPLERS, "Choose one of the list.")
         residency = bridge(model, clip, vae, find_file(ADAPTER_FOLDER, adapter))
-        return io.NodeOutput(ModelHandle(residency.owner, residency))
+        bundle = residency.owner if sampler == AUTO else residency.owner.sampled_as(sampler)
+        return io.NodeOutput(ModelHandle(bundle, residency))
 
 
 def bridge(model: ModelPatcher, clip: CLIP, vae: VAE, adapter: Path) -> BridgeResidency:

@@ -151,6 +151,31 @@ def test_one_loaded_model_serves_both_and_neither_sees_the_other(bridge_server: 
     assert torch.equal(latents(server, once_more, "once more"), plain)
 
 
+def test_its_sampler_is_the_models_or_the_one_chosen(bridge_server: ComfyServer) -> None:
+    def load(sampler: str) -> dict[str, Any]:
+        named = {"model": "checkpoints/small.safetensors", "adapter": "small.safetensors"}
+        return node("T2MVLoadModel", precision="float32", sampler=sampler, **named)
+
+    chosen = node("T2MVModelFromComfy", **COMMON["model"]["inputs"], sampler="ddim-trailing")
+    few_step = {
+        "lcm": node("T2MVShiftSNR", model=["small", 0], sampling="lcm", scale=8.0),
+        "behind lcm": node("T2MVModelFromComfy", **{**COMMON["model"]["inputs"], "model": ["lcm", 0]}),
+    }
+    workflow = COMMON | few_step | {"chosen": chosen, "load": load("ddim-trailing"), "load lcm": load("lcm")}
+    for name, model in (
+        ("ours", "chosen"),
+        ("file", "load"),
+        ("lcm ours", "behind lcm"),
+        ("lcm file", "load lcm"),
+    ):
+        workflow |= views(name, [model, 0])
+    run = bridge_server.run(workflow)
+    trailing = latents(bridge_server, run, "file")
+    assert torch.equal(latents(bridge_server, run, "ours"), trailing)
+    assert torch.equal(latents(bridge_server, run, "lcm ours"), latents(bridge_server, run, "lcm file"))
+    assert not torch.equal(latents(bridge_server, run, "lcm file"), trailing)
+
+
 def test_rewards_rank_its_sets(bridge_server: ComfyServer) -> None:
     best = {
         "reward": node("T2MVLoadReward", reward="toybox_clip", precision="float32"),
