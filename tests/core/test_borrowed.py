@@ -87,7 +87,9 @@ def test_it_computes_what_the_same_weights_from_files_do(owner, loaded, borrowed
     bind(parts, owner)
     assert torch.equal(predict(bundle), predict(loaded))
     latents = torch.randn(1, 2, 4, 6, 6)
-    assert torch.equal(decode_latents(bundle.vae, latents), decode_latents(loaded.vae, latents))
+    for settings in ((), (1, 3)):  # at once, and in pieces
+        decoded = decode_latents(bundle.vae, latents, *settings)
+        assert torch.equal(decoded, decode_latents(loaded.vae, latents, *settings))
     assert (bundle.schedule.sampler, bundle.image_px) == (loaded.schedule.sampler, loaded.image_px)
 
 
