@@ -303,8 +303,8 @@ def _to_text(measured: Any, counted: Any, image_px: int, steps: int) -> str:
     ]  # fmt: skip
     second = markdown_table(["GB", "weights of UNet and adapter", "most at once", "above the weights"], rows)
     return (
-        f"SDXL's size, random bfloat16 weights from one file, {NUM_VIEWS} views of {image_px} px, {steps} "
-        "steps, two-pass\nguidance. Most anonymous memory of the process (GB, 10⁹) in each stage, libraries "
+        f"SDXL's size, random bfloat16 weights from one file, {NUM_VIEWS} views of {image_px} px, steps: "
+        f"{steps}, two-pass\nguidance. Most anonymous memory of the process (GB, 10⁹) in each stage, libraries "
         f"included:\n\n{table}\n\nOne evaluation of {NUM_VIEWS} views of {COUNTED_PX} px, both passes at "
         f"once, counted on the meta device (no allocator, no\nworkspaces):\n\n{second}"
     )
