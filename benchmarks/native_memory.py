@@ -306,8 +306,8 @@ def _to_text(measured: Any, counted: Any, image_px: int, steps: int) -> str:
     return (
         f"SDXL's size, random bfloat16 weights from one file, {NUM_VIEWS} views of {image_px} px, steps: "
         f"{steps}, two-pass\nguidance. Most anonymous memory of the process (GB, 10⁹) in each stage, "
-        f"libraries included:\n\n{table}\n\nOne evaluation of {NUM_VIEWS} views of {COUNTED_PX} px, both passes at "
-        f"once, counted on the meta device (no allocator, no\nworkspaces):\n\n{second}"
+        f"libraries included:\n\n{table}\n\nOne evaluation of {NUM_VIEWS} views of {COUNTED_PX} px, both "
+        f"passes at once, counted on the meta device (no allocator, no\nworkspaces):\n\n{second}"
     )
 
 
