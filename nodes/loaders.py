@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 FLOAT8 = "float8"
 PRECISIONS = ["auto", "float32", "bfloat16", "float16", FLOAT8]
+AUTO = "auto"
+SAMPLERS = [AUTO, "lcm", "ddim", "ddim-trailing"]  # the core's schedule.SAMPLER_NAMES, not imported for speed
 MAX_LORA_STRENGTH = 10.0
 MAX_FACTS, MAX_FACT_CHARACTERS = 20, 100  # other trainers write whole configurations into their files
 
@@ -109,6 +111,18 @@ class T2MVLoadModel(io.ComfyNode):
                         "network.",
                     )
                 ),
+                advanced(
+                    io.Combo.Input(
+                        "sampler",
+                        options=SAMPLERS,
+                        default=AUTO,
+                        optional=True,
+                        tooltip="How the model is sampled. 'auto': as its files say, LCM for a UNet with a "
+                        "guidance input, else DDIM. Choose 'lcm' for SDXL with an LCM-LoRA or DMD2, "
+                        "'ddim-trailing' for SDXL-Turbo, Lightning and Hyper-SD, checkpoints or LoRAs; "
+                        "guidance_scale is 1 with all of these.",
+                    )
+                ),
             ],
             outputs=[
                 Model.Output("t2mv_model", display_name="model", tooltip="The model, for LoRAs and samplers.")
@@ -124,10 +138,12 @@ class T2MVLoadModel(io.ComfyNode):
         unet: str | None = OWN,
         vae: str | None = OWN,
         download: bool | None = False,
+        sampler: str | None = AUTO,
     ) -> bool | str:
         """Refuse names that ComfyUI's folders do not have, and missing files, before anything is read."""
         return first_problem(
             lambda: check_choice("precision", precision, PRECISIONS, "Choose one of the list."),
+            lambda: check_choice("sampler", sampler, SAMPLERS, "Choose one of the list."),
             lambda: check_model_choice(ModelChoice(model, adapter, unet, vae, download)),
         )
 
@@ -152,6 +168,7 @@ class T2MVLoadModel(io.ComfyNode):
         unet: str = OWN,
         vae: str = OWN,
         download: bool = False,
+        sampler: str = AUTO,
     ) -> io.NodeOutput:
         """Load the model, or take the one in use."""
         from ..t2mv_core.bundle import load_bundle
@@ -159,6 +176,7 @@ class T2MVLoadModel(io.ComfyNode):
         from ..t2mv_core.sources import resolve_sources
 
         check_choice("precision", precision, PRECISIONS, "Choose one of the list.")
+        check_choice("sampler", sampler, SAMPLERS, "Choose one of the list.")
         choice = ModelChoice(model, adapter, unet, vae, download)
         check_model_choice(choice)
         sources, dtype = find_sources(choice), _dtype(model, precision)
@@ -182,7 +200,9 @@ class T2MVLoadModel(io.ComfyNode):
             ),
             load,
         )
-        return io.NodeOutput(ModelHandle(residency.owner, residency))
+        # Not a part of the identity: other samplers are light copies over the same weights.
+        bundle = residency.owner if sampler == AUTO else residency.owner.sampled_as(sampler)
+        return io.NodeOutput(ModelHandle(bundle, residency))
 
 
 def _part_input(name: str, folder: str, tooltip: str, optional: bool = False) -> io.WidgetInput:

@@ -72,7 +72,9 @@ class SetSampler:
         check_cancelled()
         model.residency.load("camera_encoder")
         self._cameras = encode_cameras(model.bundle, rig or DEFAULT_RIG)
-        model.residency.load("unet", *(["vae"] if has_decoded_previews(model) else []))
+        device = model.residency.load("unet", *(["vae"] if has_decoded_previews(model) else []))
+        # ComfyUI may keep text encoders of its own on another device than the UNet.
+        self._conditions = {prompt: condition.to(device) for prompt, condition in self._conditions.items()}
 
     def __call__(self, prompt: str, seed: int) -> Tensor:
         """Sample the views of one of the prompts.

@@ -14,7 +14,7 @@ from .attention import install_multiview_attention
 from .lora import LoraHandle
 from .memory import MemorySettings
 from .parts import SHARED_KEY, PartsLoader, read_scheduler_config
-from .schedule import NoiseSchedule, schedule_from_config
+from .schedule import NoiseSchedule, sampled_as, schedule_from_config
 from .sources import PRESETS, ModelFiles, ModelSources, resolve_sources
 from .text import ClipTokenizer, clip_tokenizer
 from .weights import without_weights
@@ -108,8 +108,16 @@ class ModelBundle:
         return {name: getattr(self, name) for name in names}
 
     def without_loras(self) -> ModelBundle:
-        """The same model with no LoRA acting: the reference policy."""
+        """The same model with no LoRA acting at all; `training.setup.reference_policy` keeps base LoRAs."""
         return replace(self, loras=())
+
+    def sampled_as(self, sampler: str) -> ModelBundle:
+        """The same model, sampled in another way; see `schedule.sampled_as` for the words and what raises."""
+        return replace(
+            self,
+            schedule=sampled_as(self.schedule, sampler),
+            sources=replace(self.sources, sampler=sampler),
+        )
 
 
 def load_bundle(
@@ -124,12 +132,15 @@ def load_bundle(
 
     Raises:
         FileNotFoundError: a folder or file is missing, or a Hub id is not cached and may not be downloaded.
-        ValueError: a file is damaged, holds NaN, is another kind of model, or does not fit.
+        ValueError: a file is damaged, holds NaN, is another kind of model, or does not fit; or the sampler is
+            unknown.
     """
     if isinstance(sources, str):
         sources = ModelSources(model=sources)
     files = resolve_sources(sources)
     schedule = schedule_from_config(read_scheduler_config(files.scheduler))
+    if sources.sampler is not None:
+        schedule = sampled_as(schedule, sources.sampler)
     loader = PartsLoader(dtype)
     unet = loader.load_unet(files.unet, files.own_unet)
     vae = loader.load_vae(files.vae)
@@ -140,7 +151,7 @@ def load_bundle(
     load_adapter(unet, camera_encoder, files.adapter, dtype)
     text_encoders = loader.load_text_encoders(files.text_encoder, files.text_encoder_2)
     _check_text(unet, text_encoders, files)
-    if unet.config["time_cond_proj_dim"] is not None:
+    if sources.sampler is None and unet.config["time_cond_proj_dim"] is not None:
         # Only a distilled consistency model has this input; LCM-SDXL's UNet is often used with SDXL's folder.
         schedule = replace(schedule, sampler="lcm")
     if unet.config["sample_size"] == LATENT_PX:

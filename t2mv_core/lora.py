@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,6 +45,7 @@ class LoraHandle:
         num_matched: modules of the UNet it changes.
         unmatched: keys of its file this UNet has no place for.
         layout: of its file: "PEFT" (ours, too), "diffusers" or "kohya".
+        path: its file; None for one that was made here.
     """
 
     name: str
@@ -52,12 +53,18 @@ class LoraHandle:
     num_matched: int = 0
     unmatched: tuple[str, ...] = ()
     layout: str = ""
+    path: Path | None = None
 
 
 def add_lora(
-    unet: nn.Module, rank: int, alpha: float, name: str = "default", init: str | bool = "gaussian"
+    unet: nn.Module,
+    rank: int,
+    alpha: float,
+    name: str = "default",
+    init: str | bool = "gaussian",
+    targets: Sequence[str] = TARGET_MODULES,
 ) -> int:
-    """Attach a new, trainable LoRA to every attention projection, the multiview ones included.
+    """Attach a new, trainable LoRA, by default to every attention projection, the multiview ones included.
 
     Args:
         unet: the UNet; its own weights are left as they are.
@@ -65,6 +72,7 @@ def add_lora(
         alpha: the effect is scaled by alpha / rank.
         name: to find it again.
         init: peft's `init_lora_weights`; either way the LoRA changes nothing at first.
+        targets: ends of the names of the modules it is attached to.
 
     Returns:
         Number of modules it was attached to.
@@ -76,7 +84,7 @@ def add_lora(
 
     if rank < 1:
         raise ValueError(f"rank={rank} must be at least 1.")
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(TARGET_MODULES), init_lora_weights=init)  # type: ignore[arg-type]
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), init_lora_weights=init)  # type: ignore[arg-type]
     return _attach(unet, config, name)
 
 
@@ -119,7 +127,7 @@ def load_lora(bundle: ModelBundle, path: Path, strength: float = 1.0) -> ModelBu
     content = _sort(bundle.unet, tensors, path)
     if name not in attached_loras(bundle.unet):
         _attach_file(bundle.unet, name, content.modules, metadata, path)
-    handle = LoraHandle(name, strength, len(content.modules), content.unmatched, content.layout)
+    handle = LoraHandle(name, strength, len(content.modules), content.unmatched, content.layout, path)
     return replace(bundle, loras=(*bundle.loras, handle))
 
 
@@ -218,7 +226,11 @@ def _attach_file(
                         f"{path}: {attribute} of {module!r} has shape {tuple(tensor.shape)}, this model "
                         f"needs {tuple(weight.shape)}; choose a LoRA that was trained on it."
                     )
-                weight.copy_(fitted)
+                if weight.is_meta:  # as the layer it is attached to: `borrowed` brings both to one device
+                    own = nn.Parameter(fitted.to(weight.dtype), requires_grad=False)
+                    getattr(layer, attribute)[name].weight = own
+                else:
+                    weight.copy_(fitted)
 
 
 def _fit(tensor: Tensor, weight: Tensor) -> Tensor:

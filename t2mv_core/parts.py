@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
 
-from .architecture import SCHEDULER_CONFIG, text_config, unet_config, vae_config
+from .architecture import SCHEDULER_CONFIG, Shapes, text_config, unet_config, vae_config
 from .original_layout import diffusers_vae_name
-from .single_file import PartWeights, part_of_file
+from .single_file import part_of_file
 from .sources import weights_file
 from .weights import Weight, WeightsFile, fill_module, without_weights
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+W = TypeVar("W")
 SHARED_KEY = "t2mv_rest"
 """Metadata key of a UNet file that holds only what differs from the model's own UNet (toybox teacher)."""
 _SDXL_FACTS = "SDXL's architecture"
@@ -48,7 +49,7 @@ class PartsLoader:
         from diffusers import UNet2DConditionModel
 
         if place.is_file():
-            return self._from_file(UNet2DConditionModel.from_config, unet_config, place, "unet", alone=True)
+            return self._from_file(place, "unet", alone=True)
         config = _read_config(place / "config.json")
         file = self._open(weights_file(place))
         weights = {key: Weight(file, key) for key in file.shapes}
@@ -66,7 +67,7 @@ class PartsLoader:
         from diffusers import AutoencoderKL
 
         if place.is_file():
-            return self._from_file(AutoencoderKL.from_config, vae_config, place, "vae", alone=True)
+            return self._from_file(place, "vae", alone=True)
         config = _read_config(place / "config.json")
         file = self._open(weights_file(place))
         weights = {}
@@ -92,13 +93,8 @@ class PartsLoader:
     def _load_text_encoder(self, encoder_class: Any, place: Path, part: str) -> Any:
         from transformers import CLIPTextConfig
 
-        def create(config: dict[str, Any]) -> Any:
-            return encoder_class(CLIPTextConfig(**config))
-
         if place.is_file():
-            return self._from_file(
-                create, lambda shapes: text_config(shapes, _ACTIVATIONS[part]), place, part
-            )
+            return self._from_file(place, part)
         config = _read_config(place / "config.json")
         file = self._open(weights_file(place))
         weights = {
@@ -107,32 +103,45 @@ class PartsLoader:
             if not key.endswith("embeddings.position_ids")  # a constant that older transformers saved
         }
         with without_weights():
-            encoder = create(config)
-        fill_module(encoder, _prefixed(encoder, weights), self._dtype, "its config.json")
+            encoder = encoder_class(CLIPTextConfig(**config))
+        fill_module(encoder, prefixed(encoder, weights), self._dtype, "its config.json")
         return encoder
 
-    def _from_file(
-        self,
-        create: Callable[[dict[str, Any]], Any],
-        config: Callable[[dict[str, tuple[int, ...]]], dict[str, Any]],
-        path: Path,
-        part: str,
-        alone: bool = False,
-    ) -> Any:
+    def _from_file(self, path: Path, part: str, alone: bool = False) -> Any:
         """A part whose configuration is read from the shapes of its weights."""
         file = self._open(path)
         weights = part_of_file(file, part, alone)
         try:
-            facts = config({name: weight.shape for name, weight in weights.items()})
+            module = create_part(part, {name: weight.shape for name, weight in weights.items()})
         except (KeyError, IndexError, ValueError) as error:
             raise ValueError(
                 f"{path} is not a {part} of SDXL: {error.args[0]!r} is missing or of another kind. "
                 "Choose another file."
             ) from error
-        with without_weights():
-            module = create(facts)
-        fill_module(module, _prefixed(module, weights), self._dtype, _SDXL_FACTS)
+        fill_module(module, prefixed(module, weights), self._dtype, _SDXL_FACTS)
         return module
+
+
+def create_part(part: str, shapes: Shapes) -> Any:
+    """A part of SDXL without weights (see `without_weights`), its sizes read from those of its weights.
+
+    Args:
+        part: "unet", "vae", "text_encoder" or "text_encoder_2".
+        shapes: of its weights, under diffusers' names or transformers' without `text_model.`.
+
+    Raises:
+        KeyError, IndexError, ValueError: a weight that tells a size is missing, or another kind's.
+    """
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    with without_weights():
+        if part == "unet":
+            return UNet2DConditionModel.from_config(unet_config(shapes))
+        if part == "vae":
+            return AutoencoderKL.from_config(vae_config(shapes))
+        encoder_class = CLIPTextModel if part == "text_encoder" else CLIPTextModelWithProjection
+        return encoder_class(CLIPTextConfig(**text_config(shapes, _ACTIVATIONS[part])))
 
 
 def read_scheduler_config(folder: Path | None) -> dict[str, Any]:
@@ -140,7 +149,7 @@ def read_scheduler_config(folder: Path | None) -> dict[str, Any]:
     return SCHEDULER_CONFIG if folder is None else _read_config(folder / "scheduler_config.json")
 
 
-def _prefixed(module: nn.Module, weights: PartWeights) -> PartWeights:
+def prefixed(module: nn.Module, weights: Mapping[str, W]) -> dict[str, W]:
     """As the module has it: files and versions of transformers disagree about a `text_model.` in front."""
     own = module.state_dict().keys()
     return {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ LCM_ORIGINAL_STEPS = 50
 LCM_TIMESTEP_SCALING = 10.0
 LCM_SIGMA_DATA = 0.5
 SNR_SHIFT_SCALE = 8.0
+SAMPLER_NAMES = ("lcm", "ddim", "ddim-trailing")
+"""The ways to sample a model: LCM's, DDIM's at SDXL's own timesteps, DDIM's from the last timestep on."""
 
 
 def scaled_linear_alpha_bar(beta_start: float, beta_end: float, num_train_steps: int) -> Tensor:
@@ -69,6 +71,12 @@ class NoiseSchedule:
             raise ValueError(
                 f"timestep_spacing={self.timestep_spacing!r} is unknown; use 'leading' or 'trailing'."
             )
+
+    @property
+    def sampler_name(self) -> str:
+        """The way of sampling as a word of SAMPLER_NAMES."""
+        is_trailing = self.sampler == "ddim" and self.timestep_spacing == "trailing"
+        return "ddim-trailing" if is_trailing else self.sampler
 
     @property
     def num_train_steps(self) -> int:
@@ -125,6 +133,26 @@ class NoiseSchedule:
         scaled = torch.as_tensor(timestep, device="cpu").to(torch.float64) * LCM_TIMESTEP_SCALING
         variance = LCM_SIGMA_DATA**2
         return variance / (scaled.square() + variance), scaled / (scaled.square() + variance).sqrt()
+
+
+def sampled_as(schedule: NoiseSchedule, sampler: str) -> NoiseSchedule:
+    """The same noise, sampled in another way than the model's files say: few-step LoRAs have no such files.
+
+    * "lcm": for LCM-SDXL, LCM-LoRA, DMD2 and Hyper-SD's one-step LoRA (TCD with full noise is the same step).
+    * "ddim": η = 1, timesteps as SDXL's own scheduler has them (leading): for models of many steps.
+    * "ddim-trailing": η = 1, from timestep 999 in equal strides, which is Euler ancestral with trailing
+      ("sgm_uniform") spacing: for SDXL-Turbo, SDXL-Lightning and Hyper-SD's LoRAs of several steps. Their
+      authors use η = 0, Turbo's aside; the policy needs η > 0, without noise an action has no density.
+
+    Raises:
+        ValueError: another word.
+    """
+    if sampler not in SAMPLER_NAMES:
+        raise ValueError(f"sampler={sampler!r} is unknown; use one of {', '.join(SAMPLER_NAMES)}.")
+    if sampler == "lcm":
+        return replace(schedule, sampler="lcm")
+    spacing = "trailing" if sampler == "ddim-trailing" else "leading"
+    return replace(schedule, sampler="ddim", timestep_spacing=spacing)
 
 
 def schedule_from_config(config: Mapping[str, Any]) -> NoiseSchedule:

@@ -94,7 +94,7 @@ def _looks_like(part: str, file: WeightsFile) -> bool:
 def _renamed(part: str, names: Mapping[str, str], file: WeightsFile) -> PartWeights:
     """Weights of one part under its module's names; `names`: name without prefix -> key in the file."""
     weights: PartWeights = {}
-    rename = _renamer(part, names)
+    rename = renamer(part, names)
     for name, key in names.items():
         for renamed, change in rename(name):
             if renamed in weights:
@@ -106,7 +106,13 @@ def _renamed(part: str, names: Mapping[str, str], file: WeightsFile) -> PartWeig
     return weights
 
 
-def _renamer(part: str, names: Collection[str]) -> Callable[[str], Iterable[tuple[str, Change | None]]]:
+def renamer(part: str, names: Collection[str]) -> Callable[[str], Iterable[tuple[str, Change | None]]]:
+    """A rule from a part's original names to diffusers' or transformers', and how to change their tensors.
+
+    Args:
+        part: one of `PARTS`' values.
+        names: all its names, without prefix: they tell how many blocks there are.
+    """
     if part == "unet":
         per_level = blocks_per_level(names)
         return lambda name: [(diffusers_unet_name(name, per_level), None)]

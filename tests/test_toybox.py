@@ -42,7 +42,7 @@ def test_shipped_weights_are_fp16_and_at_most_30_mb() -> None:
     from safetensors import safe_open
 
     files = sorted(TOYBOX_DIR.rglob("*.safetensors"))
-    assert len(files) == 9  # two UNets, VAE, two text encoders, MV-Adapter, two rewards, judge
+    assert len(files) == 10  # two UNets, VAE, two text encoders, MV-Adapter, two rewards, judge, LoRA
     assert sum(path.stat().st_size for path in files) <= 30e6
     for path in files:
         with safe_open(path, framework="pt") as opened:

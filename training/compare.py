@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from .base_loras import check_base_loras
 from .comparison import METHODS, Task, make_tasks, run_task
 from .config import load_config
 from .evaluate import spread
@@ -66,6 +67,7 @@ def tasks_of(arguments: argparse.Namespace) -> list[Task]:
     if arguments.quick:
         overrides, count, seeds = [*QUICK, *overrides], min(count, QUICK_PROMPTS), seeds[: len(QUICK_SEEDS)]
     config = load_config(arguments.preset, overrides)
+    check_base_loras(config.model.base_loras)
     prompts = spread(load_prompts(arguments.prompts), count)
     out = out_dir(arguments)
     return make_tasks(methods, seeds, config, prompts, out / "runs", arguments.work)

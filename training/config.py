@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .config_model import BaseLoraConfig, ModelConfig
 from .config_rewards import OwnRewardConfig, RewardConfig
 from .config_sections import (
     ConstraintConfig,
     EvaluationConfig,
-    ModelConfig,
     OptimConfig,
     RunConfig,
     SamplingConfig,
@@ -21,9 +21,9 @@ from .config_sections import (
 from .config_values import apply_override, build_record, plain_values
 
 __all__ = [
-    "OBJECTIVE_NAMES", "PRESET_DIR", "ConstraintConfig", "EvaluationConfig", "ModelConfig", "OptimConfig",
-    "OwnRewardConfig", "RewardConfig", "RunConfig", "SamplingConfig", "TrainConfig",
-    "changed_values", "config_from_dict", "config_to_dict", "load_config", "preset_names",
+    "OBJECTIVE_NAMES", "PRESET_DIR", "BaseLoraConfig", "ConstraintConfig", "EvaluationConfig",
+    "ModelConfig", "OptimConfig", "OwnRewardConfig", "RewardConfig", "RunConfig", "SamplingConfig",
+    "TrainConfig", "changed_values", "config_from_dict", "config_to_dict", "load_config", "preset_names",
 ]  # fmt: skip
 
 PRESET_DIR = Path(__file__).parent / "configs"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,41 +23,6 @@ def require_positive(section: str, **values: float) -> None:
     for name, value in values.items():
         require(value > 0, f"{section}.{name}={value} must be greater than zero.")
         require(value < math.inf, f"{section}.{name}={value} must be a finite number.")
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The base model and the LoRA that is trained on it."""
-
-    name: str = "toybox"
-    """"toybox", "toybox-teacher", "lcm-sdxl", "sdxl", a local diffusers folder or a Hub id."""
-    unet: str | None = None
-    """UNet of another folder or Hub id in place of the model's own, such as LCM-SDXL's; none: its own."""
-    scheduler: str | None = None
-    """Scheduler configuration of another folder or Hub id, likewise; an LCM UNet needs an LCM scheduler."""
-    adapter: str | None = None
-    """MV-Adapter file or Hub id; none when the model brings its own (the toybox does)."""
-    allow_download: bool = False
-    """Whether a Hub id may be fetched over the network."""
-    dtype: str = "fp32"
-    """Precision of the frozen base weights: fp32, bf16 or fp16. The LoRA is always fp32."""
-    device: str = "auto"
-    """"auto" takes a GPU when there is one; otherwise "cpu", "cuda", "cuda:1", ..."""
-    lora_rank: int = 16
-    """Rank of every LoRA pair."""
-    lora_alpha: float = 16.0
-    """The LoRA is scaled by alpha / rank."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time per update."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require_choice("model.dtype", self.dtype, ("fp32", "bf16", "fp16"))
-        require(
-            re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device) is not None,
-            f"model.device={self.device!r} is not known; use auto, cpu, mps, cuda or cuda:1.",
-        )
-        require_positive("model", lora_rank=self.lora_rank, lora_alpha=self.lora_alpha)
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 
-from t2mv_core.bundle import ModelBundle, load_bundle
+from t2mv_core.bundle import ModelBundle
 from t2mv_core.images import contact_sheet
 
+from .base_loras import load_base_model
 from .config import TrainConfig, load_config
 from .evaluate import find_specs, load_instruments, measure_with_progress, spread
 from .intervals import Interval
@@ -70,7 +71,7 @@ def run(out_dir: Path, config: TrainConfig, num_prompts: int) -> Path | None:
     started = time.monotonic()
     prompts = tuple(spread(load_prompts("heldout"), num_prompts))
     questions = Questions(prompts, SEEDS, specs=find_specs(prompts))
-    bundle = load_bundle(config.model.name)
+    bundle = load_base_model(config.model, "cpu")
     instruments = load_instruments(config.reward.view, config.reward.joint, bundle.device, has_judge=True)
     settings = sampling_settings(config.sampling)
     steps = f"{settings.num_steps} steps"

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from t2mv_core.bundle import ModelBundle, ModelSources, load_bundle
+from t2mv_core.bundle import ModelBundle
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.samplers import SAMPLERS, SamplingSettings, StepEvent, count_evaluations
+from t2mv_core.schedule import SAMPLER_NAMES
 
-from .config import RewardConfig, load_config
+from .base_loras import load_base_model
+from .config import BaseLoraConfig, ModelConfig, RewardConfig, load_config
 from .measure import Instruments, Measurement, Questions, Variant, measure
 from .prompts import load_prompts, load_split
 from .reward_models import check_reward_models, load_rewards
@@ -104,6 +106,8 @@ def run_defaults(run_dir: Path) -> dict[str, Any]:
         "adapter": config.model.adapter,
         "unet": config.model.unet,
         "scheduler": config.model.scheduler,
+        "model_sampler": config.model.sampler,
+        "base_loras": list(config.model.base_loras),
         "dtype": config.model.dtype,
         "azimuths": list(sampling.azimuths_deg[: sampling.num_views]),
         "negative_prompt": sampling.negative_prompt,
@@ -137,6 +141,15 @@ def build_parser() -> argparse.ArgumentParser:
     add("--adapter", help="MV-Adapter file or Hub id")
     add("--unet", help="UNet in place of the model's own")
     add("--scheduler", help="scheduler configuration in place of the model's own")
+    add("--model-sampler", choices=SAMPLER_NAMES, help="how the model is sampled; otherwise as its files say")
+    add(
+        "--base-loras",
+        type=base_lora,
+        nargs="*",
+        default=[],
+        metavar="FILE[=STRENGTH]",
+        help="LoRAs that belong to the base model, such as an LCM-LoRA; what --lora names comes on top",
+    )
     add("--dtype", choices=sorted(TORCH_DTYPES), default="fp32")
     add(
         "--azimuths",
@@ -170,6 +183,15 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def base_lora(word: str) -> BaseLoraConfig:
+    """`FILE`, or `FILE=STRENGTH`."""
+    path, equals, strength = word.rpartition("=")
+    try:
+        return BaseLoraConfig(path, float(strength)) if equals else BaseLoraConfig(word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{word!r} is not FILE or FILE=STRENGTH: {error}") from error
+
+
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; what `--run` says are defaults."""
     parser = build_parser()
@@ -195,16 +217,19 @@ def run(arguments: argparse.Namespace) -> Path:
     # The judge knows the default cameras only.
     specs = find_specs(prompts) if tuple(arguments.azimuths) == DEFAULT_RIG.azimuths_deg else None
     variants = make_variants(arguments)
-    sources = ModelSources(
-        arguments.model,
-        arguments.adapter,
+    model = ModelConfig(
+        name=arguments.model,
+        adapter=arguments.adapter,
         unet=arguments.unet,
         scheduler=arguments.scheduler,
+        sampler=arguments.model_sampler,
+        base_loras=tuple(arguments.base_loras),
         allow_download=arguments.allow_download,
+        dtype=arguments.dtype,
     )
     names, reward = (arguments.view_rewards, arguments.joint_rewards), reward_config(arguments)
     check_reward_models(*names, reward)  # before gigabytes are read for nothing
-    bundle = load_bundle(sources, arguments.device, TORCH_DTYPES[arguments.dtype])
+    bundle = load_base_model(model, arguments.device)
     reward_device = arguments.device if reward.device == "auto" else reward.device
     instruments = load_instruments(*names, reward_device, specs is not None, reward)
     questions = Questions(

@@ -63,10 +63,9 @@ def train(config: TrainConfig, resume: bool, parent: ParentWatch | None = None) 
     from accelerate.utils import InitProcessGroupKwargs
     from torch import OutOfMemoryError
 
-    from t2mv_core.bundle import load_bundle
-
+    from .base_loras import check_base_loras, load_base_model
     from .reward_models import check_reward_models, check_stop_measure, load_rewards
-    from .setup import TORCH_DTYPES, available_trackers, model_sources
+    from .setup import available_trackers
     from .trainer import Trainer
 
     model, reward, evaluation = config.model, config.reward, config.evaluation
@@ -75,6 +74,7 @@ def train(config: TrainConfig, resume: bool, parent: ParentWatch | None = None) 
     view, joint = [*reward.view, *measuring.view], [*reward.joint, *measuring.joint]
     check_reward_models(view, joint, reward)  # before gigabytes are read for nothing
     check_stop_measure(config)
+    check_base_loras(model.base_loras)
     accelerator = Accelerator(
         cpu=model.device == "cpu",
         log_with=trackers or None,
@@ -83,7 +83,7 @@ def train(config: TrainConfig, resume: bool, parent: ParentWatch | None = None) 
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],
     )
     device = accelerator.device if model.device == "auto" else model.device
-    bundle = load_bundle(model_sources(model), device, TORCH_DTYPES[model.dtype])
+    bundle = load_base_model(model, device)
     if not accelerator.is_main_process:  # the others do not evaluate
         view, joint = list(reward.view), list(reward.joint)
     measures = load_rewards(view, joint, device if reward.device == "auto" else reward.device, reward)

@@ -9,6 +9,7 @@ from .config import TrainConfig, changed_values, config_from_dict
 FREE = {
     "model.device",
     "model.gradient_checkpointing",
+    "model.base_loras",  # files may have moved; the weights themselves are compared by base_loras.py
     "sampling.batch_size",
     "sampling.prompts",  # a file may have moved; the prompts themselves are compared by PromptSampler
     "reward.device",

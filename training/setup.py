@@ -38,6 +38,7 @@ def model_sources(config: ModelConfig) -> ModelSources:
         unet=config.unet,
         scheduler=config.scheduler,
         allow_download=config.allow_download,
+        sampler=config.sampler,
     )
 
 
@@ -84,7 +85,7 @@ def make_policy(config: TrainConfig, bundle: ModelBundle) -> Policy:
 
 
 def reference_policy(policy: Policy) -> Policy:
-    """The policy as it was before training: the same model and cameras without the LoRA in training."""
+    """The policy as it was before training: base LoRAs and cameras as they are, no LoRA in training."""
     others = tuple(handle for handle in policy.bundle.loras if handle.name != LORA_NAME)
     return replace(policy, bundle=replace(policy.bundle, loras=others))
 

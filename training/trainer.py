@@ -17,6 +17,7 @@ from t2mv_core.lora import trainable_parameters
 from t2mv_core.samplers import StepEvent, count_evaluations
 
 from .advantages import RewardTable, gather_rewards, iteration_advantages, reward_record, weighted_mean
+from .base_loras import describe_base_loras, refuse_other_base_loras
 from .checkpoint import load_checkpoint, save_checkpoint
 from .conditions import ConditionCache
 from .config import TrainConfig
@@ -57,7 +58,7 @@ class Trainer:
 
     Args:
         config: everything the run depends on.
-        bundle: the base model; a LoRA is added to its UNet.
+        bundle: the base model, with base LoRAs or without; a LoRA is added to its UNet.
         rewards: the scorers.
         accelerator: processes and device; none is this process alone on the bundle's device.
         resume: continue from the run folder's saved state when there is one.
@@ -89,6 +90,7 @@ class Trainer:
         self.prompts = PromptSampler(split.train, config.run.seed)
         self.dual = make_dual(config.constraint, self.objective.has_fixed_threshold)
         self.policy = make_policy(config, bundle)
+        self.base_facts = describe_base_loras(bundle.loras)
         parameters = trainable_parameters(bundle.unet, LORA_NAME)
         self.ema = LoraEma(parameters, config.optim.ema_decay) if config.optim.ema_decay else None
         self.optimizer = make_optimizer(config.optim, parameters)
@@ -230,6 +232,8 @@ class Trainer:
             "rank": str(self.config.model.lora_rank),
             "alpha": str(self.config.model.lora_alpha),
             "base_model": self.policy.bundle.name,
+            "sampler": self.policy.bundle.schedule.sampler_name,
+            **self.base_facts,
             "preset": self.config.preset,
             "objective": self.config.objective,
             "step": str(self.iteration),
@@ -261,6 +265,7 @@ class Trainer:
             )
         if checkpoint is not None:
             refuse_another_run(self.folder.config_path, self.config)
+            refuse_other_base_loras(self.folder.root, checkpoint.metadata, self.base_facts)
             self.state.restore(checkpoint, self.config.optim)
             self.iteration = checkpoint.iteration
             logger.info("Resumed %s at iteration %d.", self.folder.root, self.iteration)

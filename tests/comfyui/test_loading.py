@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,3 +102,82 @@ def test_bundled_models_keep_their_parts(server: ComfyServer) -> None:
     preview = {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}
     loader = load("toybox", vae="sdxl-vae-fp16-fix.safetensors")
     assert "toybox works with its own vae only" in server.refusal({"1": loader, "2": preview})
+
+
+def test_a_chosen_sampler_acts_and_auto_is_what_the_files_say(server: ComfyServer) -> None:
+    # At one step LCM and trailing DDIM both predict from the last timestep: the same picture.
+    for model, own, other in (("SDXL", "ddim", "ddim-trailing"), ("LCM-SDXL", "lcm", "ddim")):
+        pictures = {word: drawn(server, load(model, sampler=word)) for word in ("auto", own, other)}
+        assert np.array_equal(pictures["auto"], pictures[own])
+        assert not np.array_equal(pictures["auto"], pictures[other])
+        assert np.array_equal(drawn(server, load(model)), pictures["auto"])  # workflows of before
+    preview = {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}
+    answer = server.refusal({"1": load("SDXL", sampler="euler"), "2": preview})
+    assert "sampler='euler' is not available here" in answer or "not in" in answer
+
+
+def few_step_lora(path: Path, model: Path) -> None:
+    """A random LoRA on layers that a trained one does not reach, strong enough to be seen."""
+    import torch
+
+    from t2mv_core.bundle import load_bundle
+    from t2mv_core.lora import add_lora, lora_state_dict, save_lora
+
+    unet = load_bundle(str(model)).unet
+    add_lora(unet, rank=2, alpha=2, name="few", targets=("conv1", "ff.net.2", "to_q"))
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for tensor in lora_state_dict(unet, "few").values():
+            tensor.copy_(0.3 * torch.randn(tensor.shape, generator=generator))
+    save_lora(unet, path, {}, name="few")
+
+
+def test_a_few_step_lora_and_a_trained_one_in_a_row_draw_what_the_core_draws(server: ComfyServer) -> None:
+    """In the core such a pair draws what training drew (tests/training/test_base_loras.py)."""
+    import torch
+
+    from t2mv_core.bundle import load_bundle
+    from t2mv_core.cameras import CameraRig
+    from t2mv_core.denoiser import encode_cameras
+    from t2mv_core.images import decode_latents
+    from t2mv_core.lora import load_lora
+    from t2mv_core.samplers import SamplingSettings, sample_standard
+    from t2mv_core.text import encode_text
+    from t2mv_core.trajectory import SeededNoise
+
+    models = server.base_dir / "models"
+    loras = [models / "loras" / name for name in ("few_step.safetensors", "tiny.safetensors")]
+    few_step_lora(loras[0], models / "diffusers" / "tiny")
+    rig = {"class_type": "T2MVCreateCameraRig", "inputs": {"azimuths": "0, 90", "elevations": "0"}}
+    settings = {"prompt": "a red mug", "seed": 4, "steps": 2, "guidance": 1.0, "view_scale": 1.0}
+    names = [("2", "1", loras[0].name, 0.8), ("3", "2", loras[1].name, 1.0)]
+    workflow = {
+        "1": load("diffusers/tiny", sampler="ddim-trailing"),
+        **{node: {"class_type": "T2MVLoadLoRA", "inputs": {"model": [to, 0], "lora": name, "strength": by}}
+           for node, to, name, by in names},
+        "4": rig,
+        "5": {"class_type": "T2MVSampleStandard",
+              "inputs": {"model": ["3", 0], "rig": ["4", 0], **settings}},
+        "6": {"class_type": "PreviewImage", "inputs": {"images": ["5", 0]}},
+    }  # fmt: skip
+    run = server.run(workflow)
+    assert run.status == "success", run.error
+    views = [np.asarray(Image.open(io.BytesIO(server.picture(x)))) for x in run.outputs["6"]["images"]]
+
+    plain = load_bundle(str(models / "diffusers" / "tiny")).sampled_as("ddim-trailing")
+    expected = {}
+    for name, strengths in (("both", (0.8, 1.0)), ("few_step", (0.8, 0.0))):
+        bundle = plain
+        for path, strength in zip(loras, strengths, strict=True):
+            bundle = load_lora(bundle, path, strength)
+        with torch.no_grad():
+            cameras = encode_cameras(bundle, CameraRig((0.0, 90.0), (0.0, 0.0)))
+            found = sample_standard(
+                bundle, encode_text(bundle, ["a red mug"]), cameras, SeededNoise([4]),
+                SamplingSettings(num_steps=2, guidance_scale=1.0),
+            )  # fmt: skip
+            images = decode_latents(bundle.vae, found.denoised)[0]
+        expected[name] = (images.movedim(1, -1) * 255).numpy()
+    both, alone = (np.abs(np.stack(views) - expected[name]).max() for name in ("both", "few_step"))
+    assert both < 1.5  # of 255: rounding, and another torch
+    assert alone > 5

@@ -63,6 +63,8 @@ def test_socket_types_are_prefixed_or_comfyuis_own(object_info: dict[str, Any], 
         "LATENT",
         "LOAD3D_CAMERA",
         "MODEL",
+        "CLIP",
+        "VAE",
         "SAMPLER",
     }
     assert all(kind in own or kind.startswith("T2MV_") for kind in types)

@@ -47,6 +47,25 @@ def test_facts_about_the_model(kind, has_embedding, clip_range, request):
     assert (bundle.tokenizer.vocab_size, bundle.tokenizer.pad_id, bundle.tokenizer_2.pad_id) == (600, 599, 0)
 
 
+@pytest.mark.parametrize(("kind", "sampler"), [("lcm", "ddim"), ("ddim", "lcm"), ("ddim", "ddim-trailing")])
+def test_the_sampler_is_the_named_one_whatever_the_files_say(kind, sampler, request):
+    folder = str(request.getfixturevalue(f"{kind}_folder"))
+    loaded = load_bundle(ModelSources(folder, sampler=sampler))
+    assert loaded.schedule.sampler_name == sampler
+    plain = load_bundle(folder)
+    copy = plain.sampled_as(sampler)
+    assert (copy.sources, copy.unet) == (loaded.sources, plain.unet)
+    assert copy.schedule.sampler_name == sampler
+    assert plain.schedule.sampler_name == kind
+    assert torch.equal(copy.schedule.alpha_bar, plain.schedule.alpha_bar)
+
+
+def test_an_unknown_sampler_is_refused_before_weights_are_read(own_folder):
+    (own_folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="sampler='euler' is unknown; use one of lcm, ddim, ddim-trailing"):
+        load_bundle(ModelSources(str(own_folder), sampler="euler"))
+
+
 def test_loaded_weights_are_frozen_and_in_evaluation_mode(lcm_folder):
     bundle = load_bundle(str(lcm_folder))
     assert set(bundle.modules()) == {"unet", "vae", "text_encoder", "text_encoder_2", "camera_encoder"}

@@ -6,7 +6,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2mv_core.schedule import NoiseSchedule, scaled_linear_alpha_bar, schedule_from_config, shift_snr
+from t2mv_core.policy import denoise_step
+from t2mv_core.schedule import (
+    SAMPLER_NAMES,
+    NoiseSchedule,
+    sampled_as,
+    scaled_linear_alpha_bar,
+    schedule_from_config,
+    shift_snr,
+)
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +193,86 @@ def test_configuration_chooses_sampler_clip_and_end():
 def test_foreign_configurations_are_refused(config):
     with pytest.raises(ValueError, match=next(iter(config.values()))):
         schedule_from_config(config)
+
+
+SDXL = {"_class_name": "EulerDiscreteScheduler", "set_alpha_to_one": False, "timestep_spacing": "leading"}
+LCM = {"_class_name": "LCMScheduler", "set_alpha_to_one": False}
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def believed(x, timestep):
+    """Some model: neither linear nor the same at each timestep."""
+    return torch.sin(x + timestep / 300) + 0.3 * x
+
+
+def follow(schedule, num_steps, x, noises):
+    """Our trajectory: the clean latents of the last step, which are what is decoded."""
+    steps = zip(schedule.timesteps(num_steps), schedule.next_timesteps(num_steps), noises, strict=True)
+    for timestep, next_timestep, noise in steps:
+        step = denoise_step(schedule, believed(x, int(timestep)), x, int(timestep), int(next_timestep))
+        x = step.mean + step.std * noise
+    return step.denoised
+
+
+def follow_diffusers(scheduler, schedule, num_steps, x):
+    """Theirs on the same noise schedule; returns the clean latents and the noise it drew for each step."""
+    scheduler.alphas_cumprod = schedule.alpha_bar.float()
+    scheduler.set_timesteps(num_steps)
+    x, noises = x * float(scheduler.init_noise_sigma), []
+    for number, timestep in enumerate(scheduler.timesteps):
+        asked = scheduler.scale_model_input(x, timestep)
+        generator = torch.Generator().manual_seed(number)
+        noises.append(torch.randn(x.shape, generator=torch.Generator().manual_seed(number)))
+        eta = {"eta": 1.0} if type(scheduler).__name__ == "DDIMScheduler" else {}
+        result = scheduler.step(believed(asked, int(timestep)), timestep, x, generator=generator, **eta)
+        x = result.prev_sample
+        clean = result.denoised if "denoised" in result else result.pred_original_sample
+    return clean, noises
+
+
+def diffusers_scheduler(sampler):
+    from diffusers import DDIMScheduler, LCMScheduler
+
+    if sampler == "lcm":
+        return LCMScheduler(**BETAS)
+    spacing = "trailing" if sampler == "ddim-trailing" else "leading"
+    return DDIMScheduler(
+        **BETAS, timestep_spacing=spacing, steps_offset=1, set_alpha_to_one=False, clip_sample=False
+    )
+
+
+@pytest.mark.parametrize("config", [SDXL, LCM], ids=["sdxl", "lcm"])
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 8])
+@pytest.mark.parametrize("sampler", SAMPLER_NAMES)
+def test_a_chosen_sampler_is_diffusers_whatever_the_files_said(sampler, num_steps, config):
+    schedule = sampled_as(schedule_from_config(config), sampler)
+    assert schedule.sampler_name == sampler
+    x = torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(9))
+    expected, noises = follow_diffusers(diffusers_scheduler(sampler), schedule, num_steps, x)
+    found = follow(schedule, num_steps, x, noises)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 8])
+def test_trailing_ddim_with_noise_is_euler_ancestral(num_steps):
+    from diffusers import EulerAncestralDiscreteScheduler
+
+    schedule = sampled_as(schedule_from_config(SDXL), "ddim-trailing")
+    theirs = EulerAncestralDiscreteScheduler(**BETAS, timestep_spacing="trailing")
+    # Their x is ours divided by √ᾱ, ours at the start standard normal; and they end at σ = 0, as f does.
+    first = float(schedule.alpha_bar[999])
+    x = torch.randn(1, 2, 4, 5, 5, generator=torch.Generator().manual_seed(9))
+    theirs.alphas_cumprod = schedule.alpha_bar.float()
+    theirs.set_timesteps(num_steps)
+    start = x / first**0.5 / float(theirs.init_noise_sigma)
+    expected, noises = follow_diffusers(theirs, schedule, num_steps, start)
+    found = follow(schedule, num_steps, x, noises)
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3)
+
+
+def test_sampling_as_before_changes_nothing_and_unknown_words_are_refused(alpha_bar):
+    for config in (SDXL, LCM, {**SDXL, "timestep_spacing": "trailing"}):
+        schedule = schedule_from_config(config)
+        assert sampled_as(schedule, schedule.sampler_name) == schedule
+    with pytest.raises(ValueError, match="'euler' is unknown; use one of lcm, ddim, ddim-trailing"):
+        sampled_as(make_schedule(alpha_bar), "euler")

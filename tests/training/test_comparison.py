@@ -17,7 +17,7 @@ from training.comparison_report import (
     verdict,
     write_comparison,
 )
-from training.config import load_config
+from training.config import BaseLoraConfig, ModelConfig, load_config
 from training.intervals import Interval, bootstrap, bootstrap_two_way
 from training.objectives import OBJECTIVES
 from training.prompts import load_prompts
@@ -69,6 +69,32 @@ def test_tasks_come_seed_by_seed_and_the_teacher_once(task):
     assert tasks[1].own_config.run.seed == 3
     with pytest.raises(ValueError, match="no method 'pppo'"):
         make_tasks(["pppo"], [0], task.config, task.prompts, task.results_dir, task.work_dir)
+
+
+def test_a_result_counts_only_for_the_base_loras_it_was_made_with(task, tmp_path):
+    lora = tmp_path / "few_step.safetensors"
+    lora.write_bytes(b"one")
+    model = ModelConfig("toybox-teacher", sampler="lcm", base_loras=(BaseLoraConfig(str(lora)),))
+    student = replace(task, config=replace(task.config, model=model))
+    key = student.key()
+    assert key == student.key() != task.key()
+    lora.write_bytes(b"two")
+    assert student.key() != key
+
+
+def test_a_comparison_on_a_few_step_lora_measures_that_student(task, monkeypatch, tmp_path):
+    loaded = []
+
+    def refuse(model, device):
+        loaded.append(model)
+        raise ValueError("enough seen")
+
+    monkeypatch.setattr("training.comparison.load_base_model", refuse)
+    model = ModelConfig("toybox-teacher", sampler="lcm")
+    for method in ("none", "teacher"):
+        with pytest.raises(ValueError, match="enough seen"):
+            run_task(replace(task, method=method, config=replace(task.config, model=model)))
+    assert loaded == [model, ModelConfig("toybox-teacher")]  # the teacher is always the plain one
 
 
 def test_a_result_counts_only_for_the_configuration_that_made_it(task):

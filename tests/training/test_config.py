@@ -171,7 +171,7 @@ def leaf_fields(kind, prefix=""):
 def test_every_setting_has_a_reader_and_a_sentence():
     readers = "".join(p.read_text() for p in TRAINING_DIR.glob("*.py") if not p.name.startswith("config"))
     source = "".join(
-        (TRAINING_DIR / name).read_text() for name in ("config.py", "config_sections.py", "config_rewards.py")
+        (TRAINING_DIR / f"config{part}.py").read_text() for part in ("", "_model", "_rewards", "_sections")
     )
     for name in leaf_fields(TrainConfig):
         attribute = name.rpartition(".")[2]

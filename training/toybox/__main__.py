@@ -18,6 +18,7 @@ STAGES = {
     "rewards": "reward_stage",
     "judge": "judge_stage",
     "export": "export_stage",
+    "lcm_lora": "lcm_lora_stage",
     "evaluate": "evaluate_stage",
 }
 """Stage name -> module with a `run(config)`; the order is the order of the recipe."""

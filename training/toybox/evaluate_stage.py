@@ -50,7 +50,7 @@ def run(config: StageConfig) -> None:
     """Judge both models and the student's use of guidance; writes `export/report.json` and contact sheets."""
     folder = config.export_dir
     instruments = Instruments(
-        _rewards(folder, config.device), load_judge(folder / "judge" / "judge.safetensors")
+        load_exported_rewards(folder, config.device), load_judge(folder / "judge" / "judge.safetensors")
     )
     held_out, dev = (
         (HELD_OUT_PROMPTS[:4], DEV_PROMPTS[:4]) if config.quick else (HELD_OUT_PROMPTS, DEV_PROMPTS)
@@ -172,7 +172,7 @@ def _differences(first: Measurement, second: Measurement) -> dict[str, object]:
     return {name: asdict(interval) for name, interval in _intervals(gaps).items()}
 
 
-def _rewards(folder: Path, device: str) -> Rewards:
+def load_exported_rewards(folder: Path, device: str) -> Rewards:
     """The export folder's own scorers, which need not be the shipped ones."""
     clip, hyperscore = (folder / "rewards" / f"{name}.safetensors" for name in ("clip", "hyperscore"))
     return Rewards(

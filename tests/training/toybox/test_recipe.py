@@ -22,9 +22,10 @@ def test_the_quick_recipe_makes_a_model_that_loads(tmp_path: Path) -> None:
     card = (export / "MODEL_CARD.md").read_text()
     assert json.loads((export / "report.json").read_text())["student"]["judge_family"]["count"] == 4
     assert "student, ZMV" in card
+    assert "teacher with the LoRA, LCM" in card
     finished = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*state.pt")}
-    assert len(finished) == 6  # VAE, UNet, student, two rewards, judge
-    for stage in ("vae", "unet", "distil", "rewards", "judge"):
+    assert len(finished) == 7  # VAE, UNet, student, two rewards, judge, distillation LoRA
+    for stage in ("vae", "unet", "distil", "rewards", "judge", "lcm_lora"):
         assert main([stage, *words[1:]]) == 0
     assert {path: path.stat().st_mtime_ns for path in finished} == finished  # nothing was trained again
 
