@@ -1,6 +1,6 @@
 """Memory of the native path (ComfyUI's SDXL, patched) against the diffusers path, with the same weights.
 
-~/comfy/.venv/bin/python -m benchmarks.native_memory --comfyui ~/comfy/ComfyUI
+COMFYUI_DIR=~/comfy/ComfyUI ~/comfy/.venv/bin/python -m benchmarks.native_memory
 
 Runs in ComfyUI's Python. Full-size SDXL files with random bfloat16 weights are written to a temporary folder
 (8 GB); each way loads them, encodes a prompt, samples six views under two-pass guidance and decodes them, in
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -258,14 +259,14 @@ def _count_native(latent: tuple[int, ...]) -> dict[str, int]:
 def main() -> int:
     """Write files, run each way in a fresh process, report."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.native_memory", description=__doc__)
-    parser.add_argument("--comfyui", type=Path, required=True, help="ComfyUI's folder")
     parser.add_argument("--out", type=Path, default=Path("docs/results/size/native_memory"))
     parser.add_argument("--image-px", type=int, default=128)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--way", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    comfyui = given.comfyui.expanduser()
+    # From the environment, as the tests take it: a page of results names no folder of one machine.
+    comfyui = Path(os.environ.get("COMFYUI_DIR") or Path.home() / "comfy" / "ComfyUI").expanduser()
     if given.way:
         found = (
             count(comfyui)
@@ -303,10 +304,10 @@ def _to_text(measured: Any, counted: Any, image_px: int, steps: int) -> str:
     ]  # fmt: skip
     second = markdown_table(["GB", "weights of UNet and adapter", "most at once", "above the weights"], rows)
     return (
-        f"SDXL's size, random bfloat16 weights from one file, {NUM_VIEWS} views of {image_px} px, {steps} "
-        "steps, two-pass\nguidance. Most anonymous memory of the process (GB, 10⁹) in each stage, libraries "
-        f"included:\n\n{table}\n\nOne evaluation of {NUM_VIEWS} views of {COUNTED_PX} px, both passes at "
-        f"once, counted on the meta device (no allocator, no\nworkspaces):\n\n{second}"
+        f"SDXL's size, random bfloat16 weights from one file, {NUM_VIEWS} views of {image_px} px, steps: "
+        f"{steps}, two-pass\nguidance. Most anonymous memory of the process (GB, 10⁹) in each stage, "
+        f"libraries included:\n\n{table}\n\nOne evaluation of {NUM_VIEWS} views of {COUNTED_PX} px, both "
+        f"passes at once, counted on the meta device (no allocator, no\nworkspaces):\n\n{second}"
     )
 
 

@@ -70,6 +70,7 @@ class Reference:
         denoise: Any = None,
         cfg: float = CFG,
         steps: int = STEPS,
+        zigzag: tuple[int, float, float] = (0, 1.0, 1.0),
     ) -> Tensor:
         """ComfyUI's latents after Euler's steps with the multiview schedule, [V, 4, H/8, W/8].
 
@@ -80,6 +81,7 @@ class Reference:
             denoise: in place of the model: (x_vp, t, guidance) -> noise.
             cfg: guidance.
             steps: of ComfyUI's scheduler "simple".
+            zigzag: how many first steps zigzag, guidance and view scale on the way back.
         """
         with torch.no_grad():
             predict = denoise or self.predictor(loras, control_strength, t2i_strength)
@@ -87,14 +89,21 @@ class Reference:
             sigmas = [self.sigma(t) for t in timesteps] + [0.0]
             x = self.noise() * (1 + sigmas[0] ** 2) ** 0.5
             for step, timestep in enumerate(timesteps):
-                noise = predict(x / (1 + sigmas[step] ** 2) ** 0.5, timestep, cfg)
-                x = x + (sigmas[step + 1] - sigmas[step]) * noise
+                sigma, sigma_next = sigmas[step : step + 2]
+                noise = predict(x / (1 + sigma**2) ** 0.5, timestep, cfg)
+                if step < zigzag[0]:
+                    x = x + (sigma_next - sigma) * noise
+                    # Back: the later latent is shown, the earlier time told (METHOD.md, section 4).
+                    noise = predict(x / (1 + sigma_next**2) ** 0.5, timestep, *zigzag[1:])
+                    x = x + (sigma - sigma_next) * noise
+                    noise = predict(x / (1 + sigma**2) ** 0.5, timestep, cfg)
+                x = x + (sigma_next - sigma) * noise
         return x[0] / LATENT_SCALE
 
     def predictor(
         self, loras: dict[Path, float] | None = None, control_strength: float = 0.0, t2i_strength: float = 0.0
     ) -> Any:
-        """ε of x_vp [1, V, ...] at t under a guidance."""
+        """ε of x_vp [1, V, ...] at t under a guidance, and a view scale if another than 1."""
         bundle, cameras = self.bundle, self.cameras()
         for path, strength in (loras or {}).items():
             bundle = load_lora(bundle, path, strength)
@@ -107,8 +116,8 @@ class Reference:
             unet = copy.copy(bundle.unet)
             unet.forward = self._controlled(bundle.unet, control_strength)
             bundle = replace(bundle, unet=unet)
-        return lambda x, timestep, guidance: predict_noise(
-            bundle, x, timestep, self.condition, cameras, guidance
+        return lambda x, timestep, guidance, view_scale=1.0: predict_noise(
+            bundle, x, timestep, self.condition, cameras, guidance, view_scale
         )
 
     def rounded(self, dtype: torch.dtype) -> Reference:

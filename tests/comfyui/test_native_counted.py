@@ -20,11 +20,8 @@ ROOT = Path(__file__).parents[2]
 def test_an_evaluation_of_comfyuis_unet_takes_what_the_diffusers_path_takes(
     comfy_install: ComfyInstall,
 ) -> None:
-    command = [
-        str(comfy_install.python), "-m", "benchmarks.native_memory", "--comfyui", str(comfy_install.folder),
-        "--way", "count",
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [str(comfy_install.python), "-m", "benchmarks.native_memory", "--way", "count"]
+    environment = {**os.environ, "COMFYUI_DIR": str(comfy_install.folder), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     counted = json.loads(done.stdout.splitlines()[-1])

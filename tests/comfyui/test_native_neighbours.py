@@ -11,6 +11,7 @@ from tests.comfyui.small_sdxl import (
     CFG,
     SEED,
     STEPS,
+    controlled,
     graph,
     latents,
     node,
@@ -207,6 +208,26 @@ def test_a_cache_may_begin_behind_the_zigzags_and_is_refused_in_them(server: Com
     assert torch.equal(unskipped, zigzag)
     assert 1e-4 < relative_error(skipped, zigzag)
     assert bool(skipped.isfinite().all())
+
+
+def test_zigzags_with_a_controlnet_are_the_method_over_the_diffusers_path(
+    small_sdxl: tuple[ComfyServer, Reference],
+) -> None:
+    server, reference = small_sdxl
+    settings = {"zigzag_steps": 2, "inverse_guidance": 1.0, "inverse_view_scale": 0.5}
+    run = server.run(graph(
+        controlled("control", "control.safetensors", 0.7),
+        zigzagged("steered zigzag", SHIFT, "control", **settings),
+    ))  # fmt: skip
+    found = latents(server, run, "steered zigzag")
+    expected = reference.euler(control_strength=0.7, zigzag=(2, 1.0, 0.5))
+    assert relative_error(found, expected) < 1e-4
+    for other in (
+        reference.euler(control_strength=0.7),
+        reference.euler(zigzag=(2, 1.0, 0.5)),
+        reference.euler(control_strength=0.7, zigzag=(2, 1.0, 1.0)),
+    ):
+        assert relative_error(found, other) > 1e-3
 
 
 def test_a_lora_by_hooks_is_the_lora_also_under_the_zigzag(server: ComfyServer) -> None:

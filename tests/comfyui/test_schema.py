@@ -15,7 +15,13 @@ PACK_DIR = Path(__file__).parents[2]
 NODE_IDS = sorted(page.stem for page in (PACK_DIR / "web" / "docs").glob("T2MV*.md"))
 EXAMPLES = sorted(path.stem for path in (PACK_DIR / "example_workflows").glob("*.json"))
 WIDGETS = ("COMBO", "STRING", "INT", "FLOAT", "BOOLEAN")
-TO_DOWNLOAD = {("T2MVLoadLoRA", "lora"), ("ImageOnlyCheckpointLoader", "ckpt_name")}
+TO_DOWNLOAD = {
+    ("ControlNetLoader", "control_net_name"),
+    ("ImageOnlyCheckpointLoader", "ckpt_name"),
+    ("LoraLoaderModelOnly", "lora_name"),
+    ("T2MVLoadLoRA", "lora"),
+    ("T2MVLoadLoRANative", "lora"),
+}
 OF_THE_PAGE = {("SaveGLB", "image")}  # a viewer, which the page adds to the node's widgets
 
 
