@@ -73,7 +73,8 @@ _STUDENT_LORA = """### The distillation LoRA
 `lcm_lora.safetensors` on the teacher, sampled as LCM without guidance: an LCM-LoRA in small
 (`python -m training.toybox lcm_lora`, a quarter of an hour on one core), to be used below a trained LoRA
 (`model.base_loras`). Against the teacher's own sampler at guidance {guidance:g}, which evaluates the UNet
-twice a step, and against the teacher sampled as LCM without it; the same prompts, seeds and noise.
+twice a step, and against the teacher sampled as LCM without it; the same prompts, seeds and noise. It is
+for one or two steps: this teacher is small and its data are simple, at four steps it needs no distillation.
 
 | way | steps | family | colour | azimuth | view reward | joint reward |
 |---|---|---|---|---|---|---|
