@@ -47,7 +47,7 @@ def _forward(layer: Any, x: Tensor) -> Tensor:
     active = layer._active_adapter
     if layer._disable_adapters and not layer.merged_adapters:
         return layer._modules["base_layer"](x)
-    if layer.merged_adapters or layer.lora_variant or len(active) != 1 or _has_dropout(layer, active[0]):
+    if layer.merged_adapters or len(active) != 1 or not _is_plain(layer, active[0]):
         return type(layer).forward(layer, x)
     down, up = (layer._modules[part]._modules[active[0]].weight for part in ("lora_A", "lora_B"))
     flat, kind = x.reshape(-1, x.shape[-1]), x.device.type
@@ -64,5 +64,12 @@ def _forward(layer: Any, x: Tensor) -> Tensor:
     return summed.to(y.dtype).view(*x.shape[:-1], -1)
 
 
-def _has_dropout(layer: Any, name: str) -> bool:
-    return not isinstance(layer._modules["lora_dropout"]._modules[name], nn.Identity)
+def _is_plain(layer: Any, name: str) -> bool:
+    """Nothing but two matrices and a factor: no dropout, bias or DoRA (in whichever way this peft says so)."""
+    tables = layer._modules
+    return (
+        isinstance(tables["lora_dropout"]._modules[name], nn.Identity)
+        and tables["lora_B"]._modules[name].bias is None
+        and name not in getattr(layer, "lora_variant", ())
+        and not layer.use_dora.get(name)
+    )
