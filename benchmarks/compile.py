@@ -2,9 +2,9 @@
 
 python -m benchmarks.compile --out docs/results/size/compile
 
-The toybox in float32 and SDXL's widths with fewer transformer layers in bfloat16, six views, without and with a
-LoRA of rank 16. Compiling needs a C++ compiler on a CPU; its time is stated beside what it saves, with the number
-of evaluations after which it has paid. Times are CPU seconds of the process, one thread by default.
+The toybox in float32, without and with a LoRA, and SDXL's widths with fewer layers in bfloat16; six views.
+Compiling needs a C++ compiler on a CPU; its time is stated beside what it saves, and after how many evaluations
+it has paid. Times are CPU seconds of the process, one thread by default.
 """
 
 from __future__ import annotations

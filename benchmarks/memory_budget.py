@@ -143,22 +143,30 @@ def estimate(plan: Plan) -> dict[str, float]:
     return found
 
 
-def measure(plan: Plan) -> dict[str, float]:
-    """Stage -> GiB that PyTorch had allocated at once on the GPU."""
+@dataclass(frozen=True)
+class Meter:
+    """How the peak of a device's memory is forgotten, and read in bytes."""
+
+    forget: Callable[[], None] = lambda: torch.cuda.reset_peak_memory_stats()
+    read: Callable[[], int] = lambda: torch.cuda.max_memory_allocated()
+
+
+def measure(plan: Plan, device: str = "cuda", meter: Meter = Meter()) -> dict[str, float]:
+    """Stage -> GiB that PyTorch had allocated at once on the device."""
     bundle, found = prepare(plan, "cpu"), {}
     with ExitStack() as stack:
         if not plan.is_staged:
             modules = [bundle.unet] if plan.trained_sets else bundle.modules().values()
             for module in modules:
-                nn.Module.to(module, "cuda")
+                nn.Module.to(module, device)
         stack.enter_context(torch.set_grad_enabled(bool(plan.trained_sets)))
-        stages = [training_stage(bundle, plan, "cuda")] if plan.trained_sets else None
-        for name, parts, work in stages or sampling_stages(bundle, plan, "cuda"):
+        stages = [training_stage(bundle, plan, device)] if plan.trained_sets else None
+        for name, parts, work in stages or sampling_stages(bundle, plan, device):
             gc.collect()
-            torch.cuda.reset_peak_memory_stats()
-            with placed("cuda", *(parts if plan.is_staged else ())):
+            meter.forget()
+            with placed(device, *(parts if plan.is_staged else ())):
                 work()
-            found[name] = torch.cuda.max_memory_allocated() / 2**30
+            found[name] = meter.read() / 2**30
     return found
 
 

@@ -56,16 +56,15 @@ def _forward(layer: Any, x: Tensor) -> Tensor:
     dtype = y.dtype if torch.is_autocast_enabled(kind) else down.dtype
     given = y.to(dtype), flat.to(dtype), down.to(dtype), up.to(dtype)
     scale = layer.scaling[active[0]]
-    with torch.autocast(kind, enabled=False):
-        if torch.is_grad_enabled():
-            summed = AddedProduct.apply(*given, scale)
-        else:
-            summed = given[0].addmm_(given[1] @ given[2].t(), given[3].t(), alpha=scale)
+    if torch.is_grad_enabled():
+        summed = AddedProduct.apply(*given, scale)
+    else:
+        summed = given[0].addmm_(given[1] @ given[2].t(), given[3].t(), alpha=scale)
     return summed.to(y.dtype).view(*x.shape[:-1], -1)
 
 
 def _is_plain(layer: Any, name: str) -> bool:
-    """Nothing but two matrices and a factor: no dropout, bias or DoRA (in whichever way this peft says so)."""
+    """Nothing but two matrices and a factor: no dropout, bias or DoRA, however this peft says so."""
     tables = layer._modules
     return (
         isinstance(tables["lora_dropout"]._modules[name], nn.Identity)
