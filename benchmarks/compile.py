@@ -3,7 +3,7 @@
 python -m benchmarks.compile --out docs/results/size/compile
 
 The toybox in float32, without and with a LoRA, and SDXL's widths with fewer layers in bfloat16; six views.
-Compiling needs a C++ compiler on a CPU; its time is stated beside what it saves, and after how many evaluations
+Compiling needs a C++ compiler on a CPU; its time is stated beside what it saves, and after how many calls
 it has paid. Times are CPU seconds of the process, one thread by default.
 """
 
