@@ -28,6 +28,8 @@ from t2mv_core.lora import LoraHandle, add_lora, trainable_parameters
 from t2mv_core.memory import MemorySettings, placed, with_float8_storage
 from t2mv_core.policy import denoise_step, log_prob
 from t2mv_core.text import encode_tokens
+from training.frozen import keep_no_inputs_of_frozen_convolutions
+from training.gated import keep_less_of_gated_layers
 
 from .full_size import NUM_TOKENS, camera_features, create_bundle, draw_condition
 from .live_memory import flash_attention_on_meta, measure_live
@@ -128,6 +130,8 @@ def prepare(plan: Plan, device: str) -> ModelBundle:
         if plan.checkpoints:
             bundle.unet.enable_gradient_checkpointing()
         bundle.unet.train()
+        keep_no_inputs_of_frozen_convolutions(bundle.unet)  # as the trainer does
+        keep_less_of_gated_layers(bundle.unet)
     return with_float8_storage(bundle) if plan.float8 else bundle
 
 

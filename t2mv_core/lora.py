@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from .files import read_safetensors, write_safetensors
 from .lora_layouts import LoraContent, LoraModule, describe_unmatched, sort_lora
-from .lora_linear import take_short_way
+from .lora_linear import has_autocast, take_short_way
 
 if TYPE_CHECKING:
     from .bundle import ModelBundle
@@ -162,7 +162,7 @@ def active_loras(bundle: ModelBundle) -> Iterator[None]:
         ValueError: the bundle lists a LoRA that was removed from the UNet.
     """
     layers = _known_layers(bundle.unet)
-    is_autocast = torch.is_autocast_enabled(bundle.device.type)
+    is_autocast = has_autocast(bundle.device.type)
     wanted: dict[str, float] = {}
     for handle in bundle.loras:
         wanted[handle.name] = wanted.get(handle.name, 0.0) + handle.strength

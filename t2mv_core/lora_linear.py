@@ -43,6 +43,11 @@ def take_short_way(layer: Any) -> None:
         layer.forward = partial(_forward, layer)
 
 
+def has_autocast(device_type: str) -> bool:
+    """Whether autocast is on there; the meta device, where memory is counted, does not know it at all."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
 def _forward(layer: Any, x: Tensor) -> Tensor:
     active = layer._active_adapter
     if layer._disable_adapters and not layer.merged_adapters:
@@ -53,7 +58,7 @@ def _forward(layer: Any, x: Tensor) -> Tensor:
     flat, kind = x.reshape(-1, x.shape[-1]), x.device.type
     y = layer._modules["base_layer"](flat)
     # As in peft: without autocast the LoRA's own precision, into which the sum is brought and back.
-    dtype = y.dtype if torch.is_autocast_enabled(kind) else down.dtype
+    dtype = y.dtype if has_autocast(kind) else down.dtype
     given = y.to(dtype), flat.to(dtype), down.to(dtype), up.to(dtype)
     scale = layer.scaling[active[0]]
     if torch.is_grad_enabled():

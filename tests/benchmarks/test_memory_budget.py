@@ -1,11 +1,12 @@
 """The path that measures on a GPU, run on the CPU with a small model and a meter that counts its calls."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 
 from benchmarks import memory_budget
-from benchmarks.memory_budget import PLANS, Meter, measure
+from benchmarks.memory_budget import PLANS, Meter, estimate, measure
 from t2mv_core.bundle import load_bundle
 from t2mv_core.text import encode_text
 
@@ -41,3 +42,19 @@ def test_a_plan_is_measured_stage_by_stage(small, name):
     found = measure(plan, "cpu", meter)
     stages = ["micro-step"] if plan.trained_sets else SAMPLING
     assert found == {stage: number + 1.0 for number, stage in enumerate(stages)}
+
+
+def test_training_is_estimated_without_a_device(small, monkeypatch):
+    def outline(*_):
+        bundle = load_bundle("toybox")
+        parts = {name: copy.deepcopy(module).to("meta") for name, module in bundle.modules().items()}
+        return replace(bundle, **parts)
+
+    monkeypatch.setattr(memory_budget, "create_bundle", outline)
+    condition = encode_text(load_bundle("toybox"), ["a mug"]).to("meta")
+    monkeypatch.setattr(memory_budget, "draw_condition", lambda *_: condition)
+    checkpointed, plain = (
+        estimate(PLANS[f"training, one set (splits_pairs), {how}checkpointing"])["micro-step"]
+        for how in ("", "no ")
+    )
+    assert 0 < checkpointed < plain
