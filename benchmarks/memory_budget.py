@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -126,6 +127,8 @@ def prepare(plan: Plan, device: str) -> ModelBundle:
     bundle = replace(create_bundle(plan.is_lcm, device, DTYPE), memory=plan.memory)
     if plan.trained_sets:
         add_lora(bundle.unet, 16, 16.0)
+        for parameter in trainable_parameters(bundle.unet):
+            parameter.data = parameter.data.float()  # as the trainer does; peft made them as the base is
         bundle = replace(bundle, loras=(LoraHandle("default"),))
         if plan.checkpoints:
             bundle.unet.enable_gradient_checkpointing()
@@ -138,7 +141,9 @@ def prepare(plan: Plan, device: str) -> ModelBundle:
 def estimate(plan: Plan) -> dict[str, float]:
     """Stage -> GiB, by counting on the meta device."""
     bundle, found = prepare(plan, "meta"), {}
-    with flash_attention_on_meta(), torch.set_grad_enabled(bool(plan.trained_sets)):
+    # The meta device has no autocast: say yes for it, so that LoRAs compute in the base's precision.
+    as_under_autocast = mock.patch("t2mv_core.lora_linear.has_autocast", return_value=True)
+    with flash_attention_on_meta(), as_under_autocast, torch.set_grad_enabled(bool(plan.trained_sets)):
         stages = [training_stage(bundle, plan, "meta")] if plan.trained_sets else None
         for name, parts, work in stages or sampling_stages(bundle, plan, "meta"):
             everything = not plan.is_staged and not plan.trained_sets
@@ -198,7 +203,8 @@ def main() -> int:
         "with AdamW. GiB are what lives at once in the stage that needs most; a card is said to do when it "
         f"has {ALLOWANCE_GIB:.0f} GiB more, for CUDA's context, workspaces and fragmentation. Training "
         "counts the UNet only: text and cameras are encoded before, the rewards wait on the CPU "
-        "(`reward.device=cpu`). The estimate knows no autocast: the LoRA's branch counts in float32."
+        "(`reward.device=cpu`). The estimate lets LoRAs compute in the base's precision, as under autocast; "
+        "norms, which autocast computes in float32, count in it too."
     )
     header = ["", "GiB", "in stage", *(f"{card} GB" for card in CARDS_GB)]
     rows = [table_row(name, stages) for name, stages in found.items()]
