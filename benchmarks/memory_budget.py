@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,8 @@ from t2mv_core.lora import LoraHandle, add_lora, trainable_parameters
 from t2mv_core.memory import MemorySettings, placed, with_float8_storage
 from t2mv_core.policy import denoise_step, log_prob
 from t2mv_core.text import encode_tokens
+from training.frozen import keep_no_inputs_of_frozen_convolutions
+from training.gated import keep_less_of_gated_layers
 
 from .full_size import NUM_TOKENS, camera_features, create_bundle, draw_condition
 from .live_memory import flash_attention_on_meta, measure_live
@@ -124,17 +127,23 @@ def prepare(plan: Plan, device: str) -> ModelBundle:
     bundle = replace(create_bundle(plan.is_lcm, device, DTYPE), memory=plan.memory)
     if plan.trained_sets:
         add_lora(bundle.unet, 16, 16.0)
+        for parameter in trainable_parameters(bundle.unet):
+            parameter.data = parameter.data.float()  # as the trainer does; peft made them as the base is
         bundle = replace(bundle, loras=(LoraHandle("default"),))
         if plan.checkpoints:
             bundle.unet.enable_gradient_checkpointing()
         bundle.unet.train()
+        keep_no_inputs_of_frozen_convolutions(bundle.unet)  # as the trainer does
+        keep_less_of_gated_layers(bundle.unet)
     return with_float8_storage(bundle) if plan.float8 else bundle
 
 
 def estimate(plan: Plan) -> dict[str, float]:
     """Stage -> GiB, by counting on the meta device."""
     bundle, found = prepare(plan, "meta"), {}
-    with flash_attention_on_meta(), torch.set_grad_enabled(bool(plan.trained_sets)):
+    # The meta device has no autocast: say yes for it, so that LoRAs compute in the base's precision.
+    as_under_autocast = mock.patch("t2mv_core.lora_linear.has_autocast", return_value=True)
+    with flash_attention_on_meta(), as_under_autocast, torch.set_grad_enabled(bool(plan.trained_sets)):
         stages = [training_stage(bundle, plan, "meta")] if plan.trained_sets else None
         for name, parts, work in stages or sampling_stages(bundle, plan, "meta"):
             everything = not plan.is_staged and not plan.trained_sets
@@ -143,22 +152,30 @@ def estimate(plan: Plan) -> dict[str, float]:
     return found
 
 
-def measure(plan: Plan) -> dict[str, float]:
-    """Stage -> GiB that PyTorch had allocated at once on the GPU."""
+@dataclass(frozen=True)
+class Meter:
+    """How the peak of a device's memory is forgotten, and read in bytes."""
+
+    forget: Callable[[], None] = lambda: torch.cuda.reset_peak_memory_stats()
+    read: Callable[[], int] = lambda: torch.cuda.max_memory_allocated()
+
+
+def measure(plan: Plan, device: str = "cuda", meter: Meter = Meter()) -> dict[str, float]:
+    """Stage -> GiB that PyTorch had allocated at once on the device."""
     bundle, found = prepare(plan, "cpu"), {}
     with ExitStack() as stack:
         if not plan.is_staged:
             modules = [bundle.unet] if plan.trained_sets else bundle.modules().values()
             for module in modules:
-                nn.Module.to(module, "cuda")
+                nn.Module.to(module, device)
         stack.enter_context(torch.set_grad_enabled(bool(plan.trained_sets)))
-        stages = [training_stage(bundle, plan, "cuda")] if plan.trained_sets else None
-        for name, parts, work in stages or sampling_stages(bundle, plan, "cuda"):
+        stages = [training_stage(bundle, plan, device)] if plan.trained_sets else None
+        for name, parts, work in stages or sampling_stages(bundle, plan, device):
             gc.collect()
-            torch.cuda.reset_peak_memory_stats()
-            with placed("cuda", *(parts if plan.is_staged else ())):
+            meter.forget()
+            with placed(device, *(parts if plan.is_staged else ())):
                 work()
-            found[name] = torch.cuda.max_memory_allocated() / 2**30
+            found[name] = meter.read() / 2**30
     return found
 
 
@@ -186,7 +203,8 @@ def main() -> int:
         "with AdamW. GiB are what lives at once in the stage that needs most; a card is said to do when it "
         f"has {ALLOWANCE_GIB:.0f} GiB more, for CUDA's context, workspaces and fragmentation. Training "
         "counts the UNet only: text and cameras are encoded before, the rewards wait on the CPU "
-        "(`reward.device=cpu`). The estimate knows no autocast: the LoRA's branch counts in float32."
+        "(`reward.device=cpu`). The estimate lets LoRAs compute in the base's precision, as under autocast; "
+        "norms, which autocast computes in float32, count in it too."
     )
     header = ["", "GiB", "in stage", *(f"{card} GB" for card in CARDS_GB)]
     rows = [table_row(name, stages) for name, stages in found.items()]

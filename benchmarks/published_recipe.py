@@ -1,14 +1,20 @@
-"""A training iteration as published recipes write it down: the yardstick of `benchmarks.training_iteration`.
+"""A training iteration as the published recipe does it: the yardstick of `benchmarks.training_iteration`.
 
-One prompt at a time, one trajectory after the other; the scheduler is asked view by view; every sample keeps
-its own camera features, every sample and step its own text embeddings, one row per view; keys and values are
-repeated for every view; both graphs of a pair live until the loss of their step is known. Weights, equations
-and noise are those of the trainer, so loss and gradient must be too.
+Read off the published code (github.com/ZiyiZhang27/MVC-ZigAL, 0b456c9) and its configuration, written anew:
+
+* rollout: the prompts of a device in one batch, the standard trajectories first, the zigzag ones after; each
+  of the two sampling calls encodes the texts and the cameras; VAE slicing;
+* every sample keeps its own camera features and one row of text features per view;
+* update: one prompt and step at a time, both trajectories one after the other, the scheduler asked view by
+  view, both graphs kept until the loss is known; gradient checkpointing, as the configuration says;
+* keys and values of the multiview attention are repeated for every view; LoRA layers are peft's.
+
+Weights, equations and noise are those of the trainer, so loss and gradient must be too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,22 +26,34 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from t2mv_core.attention import MultiviewSelfAttention
-from t2mv_core.denoiser import guidance_embedding
+from t2mv_core.cameras import DEFAULT_RIG
+from t2mv_core.denoiser import encode_cameras, guidance_embedding
 from t2mv_core.images import decode_latents
 from t2mv_core.lora import active_loras
 from t2mv_core.policy import denoise_step, invert_step, log_prob
 from t2mv_core.samplers import SamplingSettings
+from t2mv_core.text import TextCondition
 from training.objectives import zigal_pair_loss
 from training.rollout import Policy, Rewards, paired_noise
 
 
 @dataclass
 class Sample:
-    """One trajectory as the recipes store it: everything the UNet needs, per step, on the device."""
+    """One trajectory of one prompt as the recipes store it: all that the UNet needs, on the device.
+
+    Attributes:
+        steps: states, actions, log-probabilities and timesteps.
+        text: text conditions, one row per view.
+        cameras: camera features of the views.
+    """
 
     steps: list[dict[str, Tensor]]
+    text: dict[str, Tensor]
     cameras: list[Tensor]
-    images: Tensor
+
+
+Encode = Callable[[], TextCondition]
+"""The text encoders asked about the iteration's prompts."""
 
 
 def repeated_multiview(
@@ -59,115 +77,138 @@ def repeated_multiview(
 
 
 @contextmanager
-def as_published(policy: Policy, has_repeated_keys: bool = True) -> Iterator[None]:
-    """The policy's UNet with torch's, peft's and the published attention's habits instead of ours."""
+def as_published(policy: Policy, has_repeated_keys: bool = True, checkpoints: bool = True) -> Iterator[None]:
+    """The policy's UNet with torch's, peft's, diffusers' and the published attention's habits, not ours."""
     unet = policy.bundle.unet
     plain = F.scaled_dot_product_attention
-    convolutions = {m: vars(m).pop("_conv_forward") for m in unet.modules() if "_conv_forward" in vars(m)}
+    ours = {
+        (module, name): vars(module).pop(name)
+        for module in unet.modules()
+        for name in ("forward", "_conv_forward")
+        if name in vars(module)
+    }
     with ExitStack() as stack:
         stack.enter_context(mock.patch("t2mv_core.attention.attend", plain))
         stack.enter_context(mock.patch("t2mv_core.text_attention.attend", plain))
         if has_repeated_keys:
             stack.enter_context(mock.patch.object(MultiviewSelfAttention, "_multiview", repeated_multiview))
+        if checkpoints:
+            unet.enable_gradient_checkpointing()
+            stack.callback(unet.disable_gradient_checkpointing)
         try:
             yield
         finally:
-            for module, forward in convolutions.items():
-                module._conv_forward = forward
+            for (module, name), forward in ours.items():
+                setattr(module, name, forward)
 
 
 def predict(
-    policy: Policy, x: Tensor, step: dict[str, Tensor], cameras: Sequence[Tensor], w: float
+    policy: Policy, x: Tensor, t: Tensor, text: dict[str, Tensor], cameras: Sequence[Tensor], w: float
 ) -> Tensor:
-    """ε of all views of one prompt with classical per-view conditions."""
-    unet, num_views = policy.bundle.unet, x.shape[1]
-    dtype = next(unet.parameters()).dtype
-    guidance = guidance_embedding(torch.full((num_views,), w), unet.config["time_cond_proj_dim"]).to(dtype)
+    """ε of all views of some prompts with classical per-view conditions."""
+    unet, (num_prompts, num_views) = policy.bundle.unet, x.shape[:2]
+    num_rows, dtype = num_prompts * num_views, next(unet.parameters()).dtype
+    guidance = guidance_embedding(torch.full((num_rows,), w), unet.config["time_cond_proj_dim"]).to(dtype)
     with active_loras(policy.bundle), policy.autocast():
         for module in unet.modules():
             if hasattr(module, "cast_input_dtype_enabled"):
                 module.cast_input_dtype_enabled = True  # peft's default
         noise = unet(
-            x[0].to(dtype),
-            step["timestep"].expand(num_views),
-            encoder_hidden_states=step["prompt_embeds"].to(dtype),
+            x.flatten(0, 1).to(dtype),
+            t.expand(num_rows),
+            encoder_hidden_states=text["prompt_embeds"].to(dtype),
             timestep_cond=guidance,
             added_cond_kwargs={
-                "text_embeds": step["pooled"].to(dtype),
-                "time_ids": step["time_ids"].to(dtype),
+                "text_embeds": text["pooled"].to(dtype),
+                "time_ids": text["time_ids"].to(dtype),
             },
             cross_attention_kwargs={"num_views": num_views, "latent_size": tuple(x.shape[-2:])},
-            down_intrablock_additional_residuals=[residual.clone().to(dtype) for residual in cameras],
+            down_intrablock_additional_residuals=[
+                residual.repeat(num_prompts, 1, 1, 1).to(dtype) for residual in cameras
+            ],
             return_dict=False,
         )[0]
-    return noise[None]
+    return noise.unflatten(0, (num_prompts, num_views))
 
 
-def distributions(policy: Policy, noise: Tensor, x: Tensor, t: Any, t_next: Any) -> list[Any]:
-    """One scheduler call per view."""
-    schedule = policy.bundle.schedule
-    return [
-        denoise_step(schedule, noise[:, v : v + 1], x[:, v : v + 1], t, t_next) for v in range(x.shape[1])
-    ]
+def rows_per_view(condition: TextCondition, num_views: int) -> dict[str, Tensor]:
+    """Text features of every view of every prompt."""
+    return {
+        "prompt_embeds": condition.prompt_embeds.repeat_interleave(num_views, dim=0),
+        "pooled": condition.pooled_embeds.repeat_interleave(num_views, dim=0),
+        "time_ids": condition.time_ids.repeat_interleave(num_views, dim=0),
+    }
 
 
 @torch.no_grad()
 def sample(
-    policy: Policy, condition: Any, noise: Any, settings: SamplingSettings, has_zigzag: bool
-) -> Sample:
-    """One trajectory of one prompt."""
-    bundle, num_views = policy.bundle, policy.cameras.num_views
-    cameras = [residual.clone() for residual in policy.cameras.residuals]
-    size = (1, num_views, bundle.latent_channels, bundle.latent_px, bundle.latent_px)
-    x, steps, found = noise(torch.Size(size)), [], []
-    timesteps = bundle.schedule.timesteps(settings.num_steps)
-    next_timesteps = bundle.schedule.next_timesteps(settings.num_steps)
+    policy: Policy, encode: Encode, noise: Any, settings: SamplingSettings, has_zigzag: bool
+) -> tuple[list[Sample], Tensor]:
+    """One trajectory of every prompt, and their pictures."""
+    bundle, schedule, num_views = policy.bundle, policy.bundle.schedule, policy.cameras.num_views
+    condition = encode()
+    text = rows_per_view(condition, num_views)
+    cameras = list(encode_cameras(bundle, DEFAULT_RIG).residuals)
+    size = (len(condition), num_views, bundle.latent_channels, bundle.latent_px, bundle.latent_px)
+    x, steps = noise(torch.Size(size)), []
+    timesteps, next_timesteps = (
+        schedule.timesteps(settings.num_steps),
+        schedule.next_timesteps(settings.num_steps),
+    )
     for number, (t, t_next) in enumerate(zip(timesteps, next_timesteps, strict=True)):
-        step = {
-            "timestep": t[None],
-            "next_timestep": t_next[None],
-            "prompt_embeds": condition.prompt_embeds.repeat_interleave(num_views, dim=0),
-            "pooled": condition.pooled_embeds.repeat_interleave(num_views, dim=0),
-            "time_ids": condition.time_ids.repeat_interleave(num_views, dim=0),
-        }
-        found = distributions(
-            policy, predict(policy, x, step, cameras, settings.guidance_scale), x, t, t_next
+        found = denoise_step(
+            schedule, predict(policy, x, t, text, cameras, settings.guidance_scale), x, t, t_next
         )
         if has_zigzag and number < settings.zigzag_steps:
-            drawn = noise(x.shape)
-            x_next = torch.cat([d.mean + d.std * drawn[:, v : v + 1] for v, d in enumerate(found)], dim=1)
-            weak = predict(policy, x_next, step, cameras, settings.inverse_guidance_scale)
-            x = invert_step(bundle.schedule, weak, x_next, t, t_next)
-            strong = predict(policy, x, step, cameras, settings.guidance_scale)
-            found = distributions(policy, strong, x, t, t_next)
-        drawn = noise(x.shape)
-        action = torch.cat([d.mean + d.std * drawn[:, v : v + 1] for v, d in enumerate(found)], dim=1)
-        scores = [log_prob(d, action[:, v : v + 1]) for v, d in enumerate(found)]
-        steps.append({**step, "state": x, "action": action, "log_prob": torch.cat(scores, dim=1)})
+            x_next = found.mean + found.std * noise(x.shape)
+            weak = predict(policy, x_next, t, text, cameras, settings.inverse_guidance_scale)
+            x = invert_step(schedule, weak, x_next, t, t_next)
+            strong = predict(policy, x, t, text, cameras, settings.guidance_scale)
+            found = denoise_step(schedule, strong, x, t, t_next)
+        action = found.mean + found.std * noise(x.shape)
+        steps.append(
+            {"t": t, "t_next": t_next, "x": x, "action": action, "log_prob": log_prob(found, action)}
+        )
         x = action
-    images = decode_latents(bundle.vae, torch.cat([d.denoised for d in found], dim=1))
-    return Sample(steps, cameras, images)
+    samples = [
+        Sample(
+            [{k: v[row : row + 1] if v.ndim else v for k, v in step.items()} for step in steps],
+            {k: v[row * num_views : (row + 1) * num_views].clone() for k, v in text.items()},
+            [residual.clone() for residual in cameras],
+        )
+        for row in range(len(condition))
+    ]
+    return samples, decode_latents(bundle.vae, found.denoised, chunk_size=1)
 
 
 def rollout(
     policy: Policy,
     rewards: Rewards,
     prompts: Sequence[str],
-    condition: Any,
+    encode: Encode,
     settings: SamplingSettings,
     seed: int,
 ) -> list[tuple[Sample, Sample]]:
-    """Both trajectories of every prompt, scored one by one."""
-    pairs = []
-    for slot, prompt in enumerate(prompts):
-        one = condition.select([slot])
-        pair = []
-        for number in (0, 1):
-            made = sample(policy, one, paired_noise(seed, 1, [slot], number), settings, number == 1)
-            rewards.score(made.images, [prompt])
-            pair.append(made)
-        pairs.append((pair[0], pair[1]))
-    return pairs
+    """Both trajectories of every prompt, scored."""
+    made = []
+    for number in (0, 1):
+        noise = paired_noise(seed, 1, range(len(prompts)), number)
+        samples, images = sample(policy, encode, noise, settings, has_zigzag=number == 1)
+        rewards.score(images, list(prompts))
+        made.append(samples)
+    return list(zip(*made, strict=True))
+
+
+def score(policy: Policy, made: Sample, number: int, settings: SamplingSettings) -> Tensor:
+    """Log ratio ρ of one step of one sample, [1, V]: one scheduler call per view."""
+    step, schedule = made.steps[number], policy.bundle.schedule
+    noise = predict(policy, step["x"], step["t"], made.text, made.cameras, settings.guidance_scale)
+    scores = []
+    for v in range(noise.shape[1]):
+        x, action = step["x"][:, v : v + 1], step["action"][:, v : v + 1]
+        distribution = denoise_step(schedule, noise[:, v : v + 1], x, step["t"], step["t_next"])
+        scores.append(log_prob(distribution, action))
+    return torch.cat(scores, dim=1) - step["log_prob"]
 
 
 def update(
@@ -185,15 +226,8 @@ def update(
     for row, (pair, order) in enumerate(zip(pairs, orders, strict=True)):
         gain = advantages[row][:, None]
         for number in order:
-            log_ratios = []
-            for made in pair:
-                step = made.steps[number]
-                x, t, t_next = step["state"], step["timestep"], step["next_timestep"]
-                noise = predict(policy, x, step, made.cameras, settings.guidance_scale)
-                found = distributions(policy, noise, x, t, t_next)
-                scores = [log_prob(d, step["action"][:, v : v + 1]) for v, d in enumerate(found)]
-                log_ratios.append(torch.cat(scores, dim=1) - step["log_prob"])
-            loss = zigal_pair_loss(torch.stack(log_ratios), gain, clip_range)
+            log_ratios = torch.stack([score(policy, made, number, settings) for made in pair])
+            loss = zigal_pair_loss(log_ratios, gain, clip_range)
             (loss / num_terms).backward()
             total += loss.item() / num_terms
     nn.utils.clip_grad_norm_(parameters, 1e9)

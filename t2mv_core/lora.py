@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 from .files import read_safetensors, write_safetensors
 from .lora_layouts import LoraContent, LoraModule, describe_unmatched, sort_lora
+from .lora_linear import has_autocast, take_short_way
 
 if TYPE_CHECKING:
     from .bundle import ModelBundle
@@ -33,6 +35,12 @@ if TYPE_CHECKING:
 FORMAT = "t2mv-lora"
 TARGET_MODULES = ("to_q", "to_k", "to_v", "to_out.0", "to_q_mv", "to_k_mv", "to_v_mv", "to_out_mv.0")
 _SUFFIXES = {".lora_A.weight": "lora_A", ".lora_B.weight": "lora_B"}
+_SWITCHES = ("_active_adapter", "_disable_adapters", "cast_input_dtype_enabled")
+"""Fields of a LoRA layer of peft that say what acts."""
+
+# Per UNet its LoRA layers, each with its table of LoRAs: looking for them at every call took 0.5 % on the
+# toybox.
+_LAYERS: weakref.WeakKeyDictionary[nn.Module, list[tuple[Any, dict[str, Any]]]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -161,23 +169,28 @@ def active_loras(bundle: ModelBundle) -> Iterator[None]:
     Raises:
         ValueError: the bundle lists a LoRA that was removed from the UNet.
     """
-    layers = list(_all_lora_layers(bundle.unet))
-    is_autocast = torch.is_autocast_enabled(bundle.device.type)
+    layers = _known_layers(bundle.unet)
+    is_autocast = has_autocast(bundle.device.type)
     wanted: dict[str, float] = {}
     for handle in bundle.loras:
         wanted[handle.name] = wanted.get(handle.name, 0.0) + handle.strength
-    known = {name for layer in layers for name in layer.lora_A}
-    if missing := sorted(wanted.keys() - known):
-        raise ValueError(f"LoRA {missing[0]!r} is no longer attached to this model; load it again.")
-    for layer in layers:
-        here = [name for name in wanted if name in layer.lora_A]
+    found: set[str] = set()
+    for layer, attached in layers:
+        here = [name for name in wanted if name in attached]
+        found.update(here)
         for name in here:
-            layer.set_scale(name, wanted[name])
+            if layer.scaling[name] != wanted[name] * layer.lora_alpha[name] / layer.r[name]:
+                layer.set_scale(name, wanted[name])
+        # What a layer has already is not set again: a module takes as long to set as a small operation. It is
+        # looked at each time, in its own dictionary, because others may have set it otherwise.
         # Not layer.set_adapter(): that also switches requires_grad, which is the trainer's business.
-        layer._active_adapter = here
-        layer._disable_adapters = not here
         # Autocast brings input and LoRA to one dtype; a copy in the LoRA's own would be kept for backward.
-        layer.cast_input_dtype_enabled = not is_autocast
+        state = (here, not here, not is_autocast)
+        own = vars(layer)
+        if tuple(map(own.get, _SWITCHES)) != state:
+            own.update(zip(_SWITCHES, state, strict=True))
+    if missing := sorted(wanted.keys() - found):
+        raise ValueError(f"LoRA {missing[0]!r} is no longer attached to this model; load it again.")
     yield
 
 
@@ -190,6 +203,9 @@ def _attach(unet: nn.Module, config: Any, name: str) -> int:
         # Several LoRAs on one model are what we want.
         warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
         inject_adapter_in_model(config, unet, adapter_name=name)
+    for layer in _all_lora_layers(unet):
+        take_short_way(layer)
+    _LAYERS.pop(unet, None)
     return len(list(_lora_layers(unet, name)))
 
 
@@ -292,8 +308,15 @@ def _sort(unet: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> LoraCon
     return content
 
 
+def _known_layers(unet: nn.Module) -> list[tuple[Any, dict[str, Any]]]:
+    """The UNet's LoRA layers, looked for once after each `_attach`; a copy of a UNet is a UNet of its own."""
+    if unet not in _LAYERS:
+        _LAYERS[unet] = [(layer, layer.lora_A._modules) for layer in _all_lora_layers(unet)]
+    return _LAYERS[unet]
+
+
 def _all_lora_layers(unet: nn.Module) -> Iterator[Any]:
-    # Asked at every UNet call, so: no look into LoRAs, and no `hasattr`, which builds an error for each "no".
+    # No look into LoRAs, and no `hasattr`, which builds an error for each "no".
     waiting: list[nn.Module | None] = [unet]
     while waiting:
         module = waiting.pop()

@@ -47,7 +47,8 @@ ALLOWED_IN_CORE: dict[str, tuple[str, ...]] = {
     "toybox": (),
     "policy": ("schedule",),
     "lora_layouts": ("original_layout",),
-    "lora": ("files", "lora_layouts"),
+    "lora_linear": (),
+    "lora": ("files", "lora_layouts", "lora_linear"),
     "bundle": (
         "attention",
         "adapter",

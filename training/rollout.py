@@ -196,7 +196,8 @@ def sample_and_score(
             trajectory = SAMPLERS[sampler](
                 policy.bundle, condition, policy.cameras, noise, settings, on_step, first
             )
-        images = decode_latents(policy.bundle.vae, trajectory.denoised)
+        # One view fills a device at SDXL's size, and six take more memory than a checkpointed micro-step.
+        images = decode_latents(policy.bundle.vae, trajectory.denoised, chunk_size=1)
         scores = rewards.score(images, prompts)
     pixels = (images.float() * 255).round().to(torch.uint8).cpu()
     return ScoredSets(sampler, trajectory.to("cpu"), pixels, scores)

@@ -18,6 +18,7 @@ from t2mv_core.samplers import SamplingSettings
 from .config import ConstraintConfig, ModelConfig, OptimConfig, SamplingConfig, TrainConfig
 from .constraint import DualVariable
 from .frozen import keep_no_inputs_of_frozen_convolutions
+from .gated import keep_less_of_gated_layers
 from .rollout import Policy
 from .seeds import derive_seed
 from .updates import Update, plan_updates
@@ -75,6 +76,7 @@ def make_policy(config: TrainConfig, bundle: ModelBundle) -> Policy:
         )  # METHOD.md section 7: LoRA in fp32 over a half-precision base
         parameter.requires_grad_(True)
     keep_no_inputs_of_frozen_convolutions(bundle.unet)
+    keep_less_of_gated_layers(bundle.unet)
     policy_bundle = replace(bundle, loras=(*bundle.loras, LoraHandle(LORA_NAME, num_matched=num_modules)))
     if config.model.gradient_checkpointing:
         bundle.unet.enable_gradient_checkpointing()

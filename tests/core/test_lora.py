@@ -134,6 +134,28 @@ def test_strength_is_linear(base, lora_file, strength, path):
     torch.testing.assert_close(scaled, plain + strength * delta, atol=1e-5, rtol=1e-5)
 
 
+def test_what_others_set_on_a_layer_does_not_last(base, lora_file):
+    """A layer that has what is wanted is not set again; one that has not, is."""
+    acting = load_lora(base, lora_file(), 0.5)
+    expected = layer_output(acting)
+    layer = base.unet.get_submodule(LAYER)
+    layer.set_scale(acting.loras[0].name, 3.0)
+    assert torch.equal(layer_output(acting), expected)
+    layer.enable_adapters(False)
+    assert torch.equal(layer_output(acting), expected)
+
+
+def test_a_lora_attached_after_the_first_call_acts(base, lora_file):
+    first = load_lora(base, lora_file("first", seed=1))
+    before = layer_output(first)
+    add_lora(base.unet, 2, 2.0, "late")
+    with torch.no_grad():
+        for parameter in trainable_parameters(base.unet, "late"):
+            parameter.fill_(0.1)
+    assert not torch.equal(layer_output(replace(base, loras=(*first.loras, LoraHandle("late")))), before)
+    assert torch.equal(layer_output(first), before)
+
+
 def test_loras_stack_in_any_order(base, predict, lora_file):
     first, second = lora_file("first", seed=1), lora_file("second", rank=3, seed=2)
     plain = layer_output(base)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from t2mv_core.bundle import load_bundle
+from t2mv_core.lora_linear import AddedProduct
 from t2mv_core.policy import log_prob
 from training.config import load_config
 from training.learner import recorded_steps, step_distribution
@@ -53,21 +54,16 @@ def test_log_ratios_are_zero_where_the_policy_acted(trainer):
             assert (log_prob(distribution, recorded.actions) - recorded.log_probs).abs().max() < 1e-5
 
 
-def test_the_lora_gets_no_copy_of_its_input_under_autocast(trainer):
+def test_the_lora_gets_no_copy_of_its_input_under_autocast(trainer, monkeypatch):
     """Its input stays bfloat16: a float32 copy per projection would be kept for the backward pass."""
     seen = []
-    unet = trainer.policy.bundle.unet
-    for name, module in unet.named_modules():
-        if name.endswith(f"lora_A.{LORA_NAME}"):
-            module.register_forward_pre_hook(lambda _, given: seen.append(given[0].dtype))
-    trainer._collect(1)
-    assert seen
-    assert set(seen) == {torch.bfloat16}
-    without_autocast = replace(trainer.policy, has_bf16_autocast=False)
-    seen.clear()
-    rollout = trainer._collect(2)[0]
+    original = AddedProduct.apply
+    monkeypatch.setattr(AddedProduct, "apply", lambda *given: seen.append(given[1].dtype) or original(*given))
+    rollout = trainer._collect(1)[0]
     (first, *_) = iteration_updates(trainer.config, trainer.slots, 1)
     recorded = recorded_steps(rollout, [rollout.sets[0].trajectory], first.micro_steps[0])
+    step_distribution(trainer.policy, recorded, trainer.sampling)
+    assert set(seen) == {torch.bfloat16}
     seen.clear()
-    step_distribution(without_autocast, recorded, trainer.sampling)
+    step_distribution(replace(trainer.policy, has_bf16_autocast=False), recorded, trainer.sampling)
     assert set(seen) == {torch.float32}  # nobody else brings both to one dtype there

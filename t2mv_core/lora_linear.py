@@ -1,0 +1,79 @@
+"""What a linear layer with one LoRA computes, y = W x + b + s·B(A x), without the detours of peft's layer.
+
+peft makes a result of its own of each term: five passes over the activations forward, as many backward, where
+the products themselves need two. The sum is made in place here; values and gradients differ by rounding only.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class AddedProduct(torch.autograd.Function):
+    """y + s·(x Aᵀ) Bᵀ, written into y; keeps x and x Aᵀ for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, x: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
+        """All of one dtype; y [n, out] (overwritten), x [n, in], down A [r, in], up B [out, r]."""
+        low = x @ down.t()
+        ctx.save_for_backward(x, low, down, up)
+        ctx.scale = scale
+        ctx.mark_dirty(y)
+        return y.addmm_(low, up.t(), alpha=scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of y, x, A and B."""
+        (grad,), (x, low, down, up) = grads, ctx.saved_tensors
+        grad_low = (grad @ up).mul_(ctx.scale)
+        needs = ctx.needs_input_grad
+        grad_x = grad_low @ down if needs[1] else None
+        grad_down = grad_low.t() @ x if needs[2] else None
+        grad_up = (grad.t() @ low).mul_(ctx.scale) if needs[3] else None
+        return grad, grad_x, grad_down, grad_up, None
+
+
+def take_short_way(layer: Any) -> None:
+    """Let a LoRA layer of peft compute as above whenever exactly one plain LoRA acts on a linear layer."""
+    if isinstance(layer.base_layer, nn.Linear) and "forward" not in vars(layer):
+        layer.forward = partial(_forward, layer)
+
+
+def has_autocast(device_type: str) -> bool:
+    """Whether autocast is on there; the meta device, where memory is counted, does not know it at all."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
+def _forward(layer: Any, x: Tensor) -> Tensor:
+    active = layer._active_adapter
+    if layer._disable_adapters and not layer.merged_adapters:
+        return layer._modules["base_layer"](x)
+    if layer.merged_adapters or len(active) != 1 or not _is_plain(layer, active[0]):
+        return type(layer).forward(layer, x)
+    down, up = (layer._modules[part]._modules[active[0]].weight for part in ("lora_A", "lora_B"))
+    flat, kind = x.reshape(-1, x.shape[-1]), x.device.type
+    y = layer._modules["base_layer"](flat)
+    # As in peft: without autocast the LoRA's own precision, into which the sum is brought and back.
+    dtype = y.dtype if has_autocast(kind) else down.dtype
+    given = y.to(dtype), flat.to(dtype), down.to(dtype), up.to(dtype)
+    scale = layer.scaling[active[0]]
+    if torch.is_grad_enabled():
+        summed = AddedProduct.apply(*given, scale)
+    else:
+        summed = given[0].addmm_(given[1] @ given[2].t(), given[3].t(), alpha=scale)
+    return summed.to(y.dtype).view(*x.shape[:-1], -1)
+
+
+def _is_plain(layer: Any, name: str) -> bool:
+    """Nothing but two matrices and a factor: no dropout, bias or DoRA, however this peft says so."""
+    tables = layer._modules
+    return (
+        isinstance(tables["lora_dropout"]._modules[name], nn.Identity)
+        and tables["lora_B"]._modules[name].bias is None
+        and name not in getattr(layer, "lora_variant", ())
+        and not layer.use_dora.get(name)
+    )

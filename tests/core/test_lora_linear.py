@@ -1,0 +1,80 @@
+"""The short way of a LoRA layer: peft's own forward is the oracle."""
+
+import pytest
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+
+from t2mv_core.lora_linear import AddedProduct, take_short_way
+
+
+def make_layer(dtype=torch.float32, **options):
+    """peft's layer on a frozen linear one, LoRA in float32, away from zero."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5, dtype=dtype))
+    config = LoraConfig(r=2, lora_alpha=3.0, target_modules=["0"], init_lora_weights=False, **options)
+    inject_adapter_in_model(config, model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+        parameter.data = parameter.data.float() if "lora_" in name else parameter.data
+    return model[0].train()
+
+
+def run(layer, x, has_autocast):
+    """Output, and gradients of the input and the LoRA."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_autocast):
+        out = layer(x)
+    wanted = [x, *(p for p in layer.parameters() if p.requires_grad)]
+    return out, torch.autograd.grad(out.float().square().sum(), wanted)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "has_autocast", "tolerance"),
+    [
+        (torch.float32, False, 1e-5),
+        (torch.bfloat16, False, 2e-2),
+        (torch.float32, True, 3e-2),
+        (torch.bfloat16, True, 3e-2),
+    ],
+)
+def test_values_and_gradients_are_pefts(dtype, has_autocast, tolerance):
+    layer = make_layer(dtype)
+    layer.cast_input_dtype_enabled = not has_autocast
+    x = torch.randn(2, 3, 6, dtype=dtype, requires_grad=True)
+    expected, expected_gradients = run(layer, x, has_autocast)
+    take_short_way(layer)
+    found, gradients = run(layer, x, has_autocast)
+    assert found.dtype == expected.dtype
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+    for gradient, reference in zip(gradients, expected_gradients, strict=True):
+        scale = float(reference.abs().max())
+        torch.testing.assert_close(gradient, reference, atol=tolerance * scale, rtol=tolerance)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=has_autocast):
+        assert torch.equal(layer(x), found)
+
+
+def test_gradients_are_those_of_the_formula():
+    y, x, down, up = (
+        torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        for shape in ((4, 5), (4, 6), (2, 6), (5, 2))
+    )
+    assert torch.autograd.gradcheck(
+        lambda y, *rest: AddedProduct.apply(y * 1.0, *rest, 1.5), (y, x, down, up)
+    )
+
+
+def test_a_silent_layer_is_the_base_layer():
+    layer, x = make_layer(), torch.randn(3, 6)
+    take_short_way(layer)
+    layer._disable_adapters = True
+    assert torch.equal(layer(x), layer.base_layer(x))
+
+
+def test_what_is_not_plain_goes_pefts_way():
+    layer, x = make_layer(lora_dropout=0.5), torch.randn(400, 6)
+    take_short_way(layer)
+    assert not torch.equal(layer(x), layer(x))  # dropout is drawn anew
+    layer.eval()
+    layer.merge()
+    expected = x @ layer.base_layer.weight.T + layer.base_layer.bias
+    torch.testing.assert_close(layer(x), expected)
