@@ -1,6 +1,7 @@
 """A training iteration as the published recipe does it: the yardstick of `benchmarks.training_iteration`.
 
-Read off the published code (github.com/ZiyiZhang27/MVC-ZigAL, 0b456c9) and its configuration, written anew:
+Facts of the published recipe and its configuration (github.com/ZiyiZhang27/MVC-ZigAL), in our own words and
+over our own parts:
 
 * rollout: the prompts of a device in one batch, the standard trajectories first, the zigzag ones after; each
   of the two sampling calls encodes the texts and the cameras; VAE slicing;
