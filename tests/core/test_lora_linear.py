@@ -70,6 +70,29 @@ def test_a_silent_layer_is_the_base_layer():
     assert torch.equal(layer(x), layer.base_layer(x))
 
 
+@pytest.mark.parametrize("has_autocast", [False, True])
+def test_several_loras_add_up_as_in_peft_and_a_new_one_changes_no_bit(has_autocast):
+    layer, x = make_layer(), torch.randn(2, 3, 6, requires_grad=True)
+    layer.cast_input_dtype_enabled = not has_autocast
+    take_short_way(layer)
+    alone, _ = run(layer, x, has_autocast)
+    inject_adapter_in_model(LoraConfig(r=4, target_modules=["0"]), nn.Sequential(layer), adapter_name="new")
+    layer._active_adapter = ["default", "new"]
+    for name, parameter in layer.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+    assert torch.equal(run(layer, x, has_autocast)[0], alone)
+    nn.init.normal_(layer.lora_B["new"].weight)
+    found, gradients = run(layer, x, has_autocast)
+    layer.forward = type(layer).forward.__get__(layer)
+    expected, expected_gradients = run(layer, x, has_autocast)
+    tolerance = 3e-2 if has_autocast else 1e-5
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+    assert len(gradients) == 5  # of the input, and of two LoRAs
+    for gradient, reference in zip(gradients, expected_gradients, strict=True):
+        scale = float(reference.abs().max())
+        torch.testing.assert_close(gradient, reference, atol=tolerance * scale, rtol=tolerance)
+
+
 def test_what_is_not_plain_goes_pefts_way():
     layer, x = make_layer(lora_dropout=0.5), torch.randn(400, 6)
     take_short_way(layer)
