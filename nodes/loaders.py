@@ -107,7 +107,7 @@ class T2MVLoadModel(io.ComfyNode):
                         default=False,
                         optional=True,
                         tooltip="Whether files of LCM-SDXL and SDXL that are neither in ComfyUI's folders "
-                        "nor in the Hugging Face cache may be fetched (7 GB). Off: nothing touches the "
+                        "nor in the Hugging Face cache may be fetched (8 GB). Off: nothing touches the "
                         "network.",
                     )
                 ),
@@ -120,7 +120,7 @@ class T2MVLoadModel(io.ComfyNode):
                         tooltip="How the model is sampled. 'auto': as its files say, LCM for a UNet with a "
                         "guidance input, else DDIM. Choose 'lcm' for SDXL with an LCM-LoRA or DMD2, "
                         "'ddim-trailing' for SDXL-Turbo, Lightning and Hyper-SD, checkpoints or LoRAs; "
-                        "guidance_scale is 1 with all of these.",
+                        "guidance is 1 with all of these.",
                     )
                 ),
             ],
