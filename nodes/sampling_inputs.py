@@ -146,7 +146,7 @@ def optional_inputs() -> list[io.Input]:
                 "tiled_decode",
                 default=False,
                 optional=True,
-                tooltip="Decode pictures strip by strip, which needs about half the memory and gives the "
+                tooltip="Decode pictures strip by strip, which needs about 0.6 of the memory and gives the "
                 "same pictures. Happens by itself when memory runs out.",
             )
         ),
