@@ -6,7 +6,7 @@ the products themselves need two. The sum is made in place here; values and grad
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache
 from typing import Any
 
 import torch
@@ -39,8 +39,20 @@ class AddedProduct(torch.autograd.Function):
 
 def take_short_way(layer: Any) -> None:
     """Let a LoRA layer of peft compute as above whenever exactly one plain LoRA acts on a linear layer."""
-    if isinstance(layer.base_layer, nn.Linear) and "forward" not in vars(layer):
-        layer.forward = partial(_forward, layer)
+    if isinstance(layer.base_layer, nn.Linear) and type(layer).forward is not _forward:
+        layer.__class__ = _short_way_of(type(layer))  # type: ignore[arg-type]
+
+
+def take_long_way(layer: Any) -> None:
+    """Let it compute as peft does again; other layers are left alone."""
+    if getattr(type(layer), "forward", None) is _forward:
+        layer.__class__ = type(layer).__base__
+
+
+@cache
+def _short_way_of(kind: type[Any]) -> type[Any]:
+    """A class, not a `forward` of the layer's own, which would hold the layer and its memory in a cycle."""
+    return type(kind.__name__, (kind,), {"forward": _forward})
 
 
 def has_autocast(device_type: str) -> bool:
@@ -53,7 +65,7 @@ def _forward(layer: Any, x: Tensor) -> Tensor:
     if layer._disable_adapters and not layer.merged_adapters:
         return layer._modules["base_layer"](x)
     if layer.merged_adapters or len(active) != 1 or not _is_plain(layer, active[0]):
-        return type(layer).forward(layer, x)
+        return super(type(layer), layer).forward(x)
     down, up = (layer._modules[part]._modules[active[0]].weight for part in ("lora_A", "lora_B"))
     flat, kind = x.reshape(-1, x.shape[-1]), x.device.type
     y = layer._modules["base_layer"](flat)
@@ -65,7 +77,7 @@ def _forward(layer: Any, x: Tensor) -> Tensor:
         summed = AddedProduct.apply(*given, scale)
     else:
         summed = given[0].addmm_(given[1] @ given[2].t(), given[3].t(), alpha=scale)
-    return summed.to(y.dtype).view(*x.shape[:-1], -1)
+    return summed.to(y.dtype).view(*x.shape[:-1], y.shape[-1])
 
 
 def _is_plain(layer: Any, name: str) -> bool:

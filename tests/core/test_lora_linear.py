@@ -1,5 +1,9 @@
 """The short way of a LoRA layer: peft's own forward is the oracle."""
 
+import copy
+import gc
+import weakref
+
 import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -78,3 +82,27 @@ def test_what_is_not_plain_goes_pefts_way():
     layer.merge()
     expected = x @ layer.base_layer.weight.T + layer.base_layer.bias
     torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 3, 4, 6), (0, 6), (2, 0, 6)])
+def test_inputs_of_any_shape(shape):
+    layer, x = make_layer(), torch.randn(shape)
+    expected = layer(x)
+    take_short_way(layer)
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_a_layer_is_freed_with_its_last_user_and_copied_as_a_whole():
+    layer, x = make_layer(), torch.randn(3, 6)
+    take_short_way(layer)
+    take_short_way(layer)  # with each further LoRA
+    expected, other = layer(x), copy.deepcopy(layer)
+    torch.nn.init.zeros_(layer.lora_B["default"].weight)
+    assert torch.equal(other(x), expected)
+    held = weakref.ref(layer.base_layer.weight)
+    gc.disable()  # a cycle would wait for it, with gigabytes
+    try:
+        del layer
+        assert held() is None
+    finally:
+        gc.enable()
