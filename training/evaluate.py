@@ -186,8 +186,9 @@ def build_parser() -> argparse.ArgumentParser:
 def base_lora(word: str) -> BaseLoraConfig:
     """`FILE`, or `FILE=STRENGTH`."""
     path, equals, strength = word.rpartition("=")
+    has_strength = equals and not word.endswith(".safetensors")  # a folder's name may hold "=", too: lr=1e-4/
     try:
-        return BaseLoraConfig(path, float(strength)) if equals else BaseLoraConfig(word)
+        return BaseLoraConfig(path, float(strength)) if has_strength else BaseLoraConfig(word)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{word!r} is not FILE or FILE=STRENGTH: {error}") from error
 

@@ -215,6 +215,7 @@ def Instruments_of(trainer):  # noqa: N802 - reads like the class it makes
     ("word", "expected"),
     [
         ("a.safetensors", BaseLoraConfig("a.safetensors", 1.0)),
+        ("runs/lr=1e-4/a.safetensors", BaseLoraConfig("runs/lr=1e-4/a.safetensors", 1.0)),
         ("a=b.safetensors=0.5", BaseLoraConfig("a=b.safetensors", 0.5)),
         ("a.safetensors=-2", BaseLoraConfig("a.safetensors", -2.0)),
     ],
