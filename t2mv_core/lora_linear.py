@@ -1,4 +1,4 @@
-"""What a linear layer with one LoRA computes, y = W x + b + s·B(A x), without the detours of peft's layer.
+"""What a linear layer with LoRAs computes, y = W x + b + Σ s·B(A x), without the detours of peft's layer.
 
 peft makes a result of its own of each term: five passes over the activations forward, as many backward, where
 the products themselves need two. The sum is made in place here; values and gradients differ by rounding only.
@@ -38,7 +38,7 @@ class AddedProduct(torch.autograd.Function):
 
 
 def take_short_way(layer: Any) -> None:
-    """Let a LoRA layer of peft compute as above whenever exactly one plain LoRA acts on a linear layer."""
+    """Let a LoRA layer of peft compute as above whenever only plain LoRAs act on a linear layer."""
     if isinstance(layer.base_layer, nn.Linear) and type(layer).forward is not _forward:
         layer.__class__ = _short_way_of(type(layer))  # type: ignore[arg-type]
 
@@ -64,19 +64,21 @@ def _forward(layer: Any, x: Tensor) -> Tensor:
     active = layer._active_adapter
     if layer._disable_adapters and not layer.merged_adapters:
         return layer._modules["base_layer"](x)
-    if layer.merged_adapters or len(active) != 1 or not _is_plain(layer, active[0]):
+    if layer.merged_adapters or not active or not all(_is_plain(layer, name) for name in active):
         return super(type(layer), layer).forward(x)
-    down, up = (layer._modules[part]._modules[active[0]].weight for part in ("lora_A", "lora_B"))
-    flat, kind = x.reshape(-1, x.shape[-1]), x.device.type
+    flat, has_own_dtype = x.reshape(-1, x.shape[-1]), not has_autocast(x.device.type)
     y = layer._modules["base_layer"](flat)
-    # As in peft: without autocast the LoRA's own precision, into which the sum is brought and back.
-    dtype = y.dtype if has_autocast(kind) else down.dtype
-    given = y.to(dtype), flat.to(dtype), down.to(dtype), up.to(dtype)
-    scale = layer.scaling[active[0]]
-    if torch.is_grad_enabled():
-        summed = AddedProduct.apply(*given, scale)
-    else:
-        summed = given[0].addmm_(given[1] @ given[2].t(), given[3].t(), alpha=scale)
+    summed = y
+    for name in active:  # one after the other: a LoRA of zeros behind another changes no bit
+        down, up = (layer._modules[part]._modules[name].weight for part in ("lora_A", "lora_B"))
+        # As in peft: without autocast the higher precision of sum and LoRA, brought back at the end.
+        dtype = torch.promote_types(summed.dtype, down.dtype) if has_own_dtype else y.dtype
+        given = summed.to(dtype), flat.to(dtype), down.to(dtype), up.to(dtype)
+        scale = layer.scaling[name]
+        if torch.is_grad_enabled():
+            summed = AddedProduct.apply(*given, scale)
+        else:
+            summed = given[0].addmm_(given[1] @ given[2].t(), given[3].t(), alpha=scale)
     return summed.to(y.dtype).view(*x.shape[:-1], y.shape[-1])
 
 
