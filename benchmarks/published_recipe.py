@@ -31,6 +31,7 @@ from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.denoiser import encode_cameras, guidance_embedding
 from t2mv_core.images import decode_latents
 from t2mv_core.lora import active_loras
+from t2mv_core.lora_linear import take_long_way, take_short_way
 from t2mv_core.policy import denoise_step, invert_step, log_prob
 from t2mv_core.samplers import SamplingSettings
 from t2mv_core.text import TextCondition
@@ -88,6 +89,9 @@ def as_published(policy: Policy, has_repeated_keys: bool = True, checkpoints: bo
         for name in ("forward", "_conv_forward")
         if name in vars(module)
     }
+    loras = [module for module in unet.modules() if hasattr(module, "lora_A")]
+    for layer in loras:
+        take_long_way(layer)
     with ExitStack() as stack:
         stack.enter_context(mock.patch("t2mv_core.attention.attend", plain))
         stack.enter_context(mock.patch("t2mv_core.text_attention.attend", plain))
@@ -101,6 +105,8 @@ def as_published(policy: Policy, has_repeated_keys: bool = True, checkpoints: bo
         finally:
             for (module, name), forward in ours.items():
                 setattr(module, name, forward)
+            for layer in loras:
+                take_short_way(layer)
 
 
 def predict(

@@ -192,16 +192,18 @@ def _check_schedule(sampling: Any) -> None:
     from ..t2mv_core.architecture import SCHEDULER_CONFIG
     from ..t2mv_core.schedule import schedule_from_config
 
-    stride = sampling.num_timesteps // len(sampling.sigmas)
-    for shift in (1.0, 8.0):
+    # Continuous schedules (ModelSamplingContinuousEDM with 'eps') have no timesteps to compare.
+    is_discrete = isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete)
+    stride = sampling.num_timesteps // len(sampling.sigmas) if is_discrete else 1
+    for shift in (1.0, 8.0) if is_discrete else ():
         alpha_bar = schedule_from_config({**SCHEDULER_CONFIG, "t2mv_snr_shift": shift}).alpha_bar
         sigmas = (1 / alpha_bar - 1).sqrt()[stride - 1 :: stride]
         given = sampling.sigmas.double().cpu()
         if given.shape == sigmas.shape and bool(((given / sigmas).log().abs() < _SCHEDULE_TOLERANCE).all()):
             return
     raise ValueError(
-        "This MODEL has another noise schedule than SDXL's (zsnr, or Shift SNR with another scale than 8); "
-        "connect it from before that node."
+        "This MODEL has another noise schedule than SDXL's (zsnr, a continuous one, or Shift SNR with "
+        "another scale than 8); connect it from before that node."
     )
 
 

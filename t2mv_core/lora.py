@@ -206,7 +206,16 @@ def _attach(unet: nn.Module, config: Any, name: str) -> int:
     for layer in _all_lora_layers(unet):
         take_short_way(layer)
     _LAYERS.pop(unet, None)
+    _keep_out_of_8_bits(unet, name)
     return len(list(_lora_layers(unet, name)))
+
+
+def _keep_out_of_8_bits(unet: nn.Module, name: str) -> None:
+    """peft makes a LoRA of its layer's dtype; over 8-bit storage it takes what the UNet computes in."""
+    dtype = next(unet.parameters()).dtype
+    for weight in trainable_parameters(unet, name):
+        if weight.dtype.itemsize == 1:
+            weight.data = weight.data.to(dtype)
 
 
 def _attach_file(

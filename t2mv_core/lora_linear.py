@@ -2,12 +2,11 @@
 
 peft makes a result of its own of each term: five passes over the activations forward, as many backward, where
 the products themselves need two. The sum is made in place here; values and gradients differ by rounding only.
-A LoRA whose B is zero, as a new one's, changes no bit.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache
 from typing import Any
 
 import torch
@@ -39,9 +38,21 @@ class AddedProduct(torch.autograd.Function):
 
 
 def take_short_way(layer: Any) -> None:
-    """Let a LoRA layer of peft compute as above whenever plain LoRAs act on a linear layer."""
-    if isinstance(layer.base_layer, nn.Linear) and "forward" not in vars(layer):
-        layer.forward = partial(_forward, layer)
+    """Let a LoRA layer of peft compute as above whenever only plain LoRAs act on a linear layer."""
+    if isinstance(layer.base_layer, nn.Linear) and type(layer).forward is not _forward:
+        layer.__class__ = _short_way_of(type(layer))  # type: ignore[arg-type]
+
+
+def take_long_way(layer: Any) -> None:
+    """Let it compute as peft does again; other layers are left alone."""
+    if getattr(type(layer), "forward", None) is _forward:
+        layer.__class__ = type(layer).__base__
+
+
+@cache
+def _short_way_of(kind: type[Any]) -> type[Any]:
+    """A class, not a `forward` of the layer's own, which would hold the layer and its memory in a cycle."""
+    return type(kind.__name__, (kind,), {"forward": _forward})
 
 
 def has_autocast(device_type: str) -> bool:
@@ -53,21 +64,22 @@ def _forward(layer: Any, x: Tensor) -> Tensor:
     active = layer._active_adapter
     if layer._disable_adapters and not layer.merged_adapters:
         return layer._modules["base_layer"](x)
-    if layer.merged_adapters or not all(_is_plain(layer, name) for name in active):
-        return type(layer).forward(layer, x)
-    flat, kind = x.reshape(-1, x.shape[-1]), x.device.type
-    y = summed = layer._modules["base_layer"](flat)
-    for name in active:
+    if layer.merged_adapters or not active or not all(_is_plain(layer, name) for name in active):
+        return super(type(layer), layer).forward(x)
+    flat, has_own_dtype = x.reshape(-1, x.shape[-1]), not has_autocast(x.device.type)
+    y = layer._modules["base_layer"](flat)
+    summed = y
+    for name in active:  # one after the other: a LoRA of zeros behind another changes no bit
         down, up = (layer._modules[part]._modules[name].weight for part in ("lora_A", "lora_B"))
-        # As in peft: without autocast the LoRA's own precision, into which the sum is brought and back.
-        dtype = y.dtype if has_autocast(kind) else down.dtype
+        # As in peft: without autocast the higher precision of sum and LoRA, brought back at the end.
+        dtype = torch.promote_types(summed.dtype, down.dtype) if has_own_dtype else y.dtype
         given = summed.to(dtype), flat.to(dtype), down.to(dtype), up.to(dtype)
         scale = layer.scaling[name]
         if torch.is_grad_enabled():
             summed = AddedProduct.apply(*given, scale)
         else:
             summed = given[0].addmm_(given[1] @ given[2].t(), given[3].t(), alpha=scale)
-    return summed.to(y.dtype).view(*x.shape[:-1], -1)
+    return summed.to(y.dtype).view(*x.shape[:-1], y.shape[-1])
 
 
 def _is_plain(layer: Any, name: str) -> bool:

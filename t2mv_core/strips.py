@@ -9,6 +9,7 @@ normalised, activated and convolved copies, exists for one strip of rows at a ti
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,18 +48,19 @@ def decode_in_strips(vae: AutoencoderKL, latents: Tensor, strip_latent_rows: int
     for attention, resnet in zip(middle.attentions, middle.resnets[1:], strict=True):
         x = _residual(resnet, x if attention is None else attention(x), rows)
     for block in decoder.up_blocks:
-        for resnet in block.resnets:
+        for resnet, attention in zip_longest(block.resnets, getattr(block, "attentions", ())):
             x = _residual(resnet, x, rows)
+            x = x if attention is None else attention(x)
         for upsampler in block.upsamplers or ():
             x = _convolve(upsampler.conv, x, rows, factor=2)
             rows *= 2
-    return _convolve(decoder.conv_out, x, rows, _normalise(decoder.conv_norm_out, x, rows))
+    return _convolve(decoder.conv_out, x, rows, _normalise(decoder.conv_norm_out, x, rows, decoder.conv_act))
 
 
 def _residual(block: Any, x: Tensor, rows: int) -> Tensor:
     """diffusers' ResnetBlock2D without time embedding; x is overwritten: its memory becomes the result's."""
-    hidden = _convolve(block.conv1, x, rows, _normalise(block.norm1, x, rows))
-    prepare = _normalise(block.norm2, hidden, rows)
+    hidden = _convolve(block.conv1, x, rows, _normalise(block.norm1, x, rows, block.nonlinearity))
+    prepare = _normalise(block.norm2, hidden, rows, block.nonlinearity)
     out_channels = block.conv2.out_channels
     out = x[:, :out_channels] if out_channels <= x.shape[1] else x.new_empty(*hidden.shape)
     for top, strip in _convolved_strips(block.conv2, hidden, rows, prepare):
@@ -98,8 +100,8 @@ def _convolved_strips(
         yield top * factor, F.conv2d(strip, conv.weight, conv.bias, padding=(0, 1))
 
 
-def _normalise(norm: nn.GroupNorm, x: Tensor, rows: int) -> Prepare:
-    """A group norm with the statistics of all of x, followed by SiLU, as a function of a strip of x.
+def _normalise(norm: nn.GroupNorm, x: Tensor, rows: int, activation: nn.Module) -> Prepare:
+    """A group norm with the statistics of all of x, followed by the activation, as a function of a strip.
 
     Means and variances are gathered strip by strip in float32, after Chan et al. (1979), Updating formulae
     for computing sample variances: the difference of large sums would cost digits.
@@ -121,6 +123,8 @@ def _normalise(norm: nn.GroupNorm, x: Tensor, rows: int) -> Prepare:
 
     def prepare(strip: Tensor) -> Tensor:
         normalised = torch.addcmul(shift[:, :, None, None], strip, scale[:, :, None, None])
-        return F.silu(normalised.to(strip.dtype), inplace=True)
+        normalised = normalised.to(strip.dtype)
+        # SDXL's: in place it takes no memory of its own.
+        return F.silu(normalised, inplace=True) if isinstance(activation, nn.SiLU) else activation(normalised)
 
     return prepare

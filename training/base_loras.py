@@ -93,13 +93,26 @@ def refuse_other_base_loras(run_dir: Path, saved: Mapping[str, str], now: Mappin
         ValueError: another file, other weights or another strength.
     """
     before, after = (json.loads(facts.get(FACT, "[]")) for facts in (saved, now))
-    if [(fact["sha256"], fact["strength"]) for fact in before] != [
-        (fact["sha256"], fact["strength"]) for fact in after
-    ]:
+    if _identities(before) != _identities(after):
         raise ValueError(
             f"The run in {run_dir} was started on base LoRAs {_words(before)}, now they are {_words(after)}; "
             "use the old ones (model.base_loras), or another run.out_dir."
         )
+
+
+def warn_of_another_base(paths: Iterable[Path], handles: Sequence[LoraHandle]) -> None:
+    """Tell of LoRAs that were trained on other base LoRAs than these; files that name none pass."""
+    now = describe_base_loras(handles).get(FACT, "[]")
+    for path in paths:
+        metadata = WeightsFile(path).metadata
+        if FACT not in metadata:
+            continue
+        before, after = json.loads(metadata.get(FACT, "[]")), json.loads(now)
+        if _identities(before) != _identities(after):
+            logger.warning(
+                "%s was trained on base LoRAs %s and is measured on %s; --base-loras names them.",
+                path, _words(before), _words(after),
+            )  # fmt: skip
 
 
 def hash_file(path: Path) -> str:
@@ -109,6 +122,10 @@ def hash_file(path: Path) -> str:
         while chunk := file.read(2**20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _identities(facts: Sequence[Mapping[str, object]]) -> list[tuple[object, object]]:
+    return [(fact["sha256"], fact["strength"]) for fact in facts]
 
 
 def _words(facts: Sequence[Mapping[str, object]]) -> str:

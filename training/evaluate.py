@@ -23,7 +23,7 @@ from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.samplers import SAMPLERS, SamplingSettings, StepEvent, count_evaluations
 from t2mv_core.schedule import SAMPLER_NAMES
 
-from .base_loras import load_base_model
+from .base_loras import load_base_model, warn_of_another_base
 from .config import BaseLoraConfig, ModelConfig, RewardConfig, load_config
 from .measure import Instruments, Measurement, Questions, Variant, measure
 from .prompts import load_prompts, load_split
@@ -186,8 +186,9 @@ def build_parser() -> argparse.ArgumentParser:
 def base_lora(word: str) -> BaseLoraConfig:
     """`FILE`, or `FILE=STRENGTH`."""
     path, equals, strength = word.rpartition("=")
+    has_strength = equals and not word.endswith(".safetensors")  # a folder's name may hold "=", too: lr=1e-4/
     try:
-        return BaseLoraConfig(path, float(strength)) if equals else BaseLoraConfig(word)
+        return BaseLoraConfig(path, float(strength)) if has_strength else BaseLoraConfig(word)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{word!r} is not FILE or FILE=STRENGTH: {error}") from error
 
@@ -230,6 +231,7 @@ def run(arguments: argparse.Namespace) -> Path:
     names, reward = (arguments.view_rewards, arguments.joint_rewards), reward_config(arguments)
     check_reward_models(*names, reward)  # before gigabytes are read for nothing
     bundle = load_base_model(model, arguments.device)
+    warn_of_another_base(arguments.lora, bundle.loras)
     reward_device = arguments.device if reward.device == "auto" else reward.device
     instruments = load_instruments(*names, reward_device, specs is not None, reward)
     questions = Questions(

@@ -21,7 +21,8 @@ import comfy.hooks, comfy.model_base, comfy.sd
 from comfy.model_patcher import ModelPatcher
 from comfy_extras.nodes_freelunch import FreeU_V2
 from comfy_extras.nodes_hypertile import HyperTile
-from comfy_extras.nodes_model_advanced import ModelComputeDtype, ModelSamplingDiscrete, RescaleCFG
+from comfy_extras.nodes_model_advanced import ModelComputeDtype, ModelSamplingContinuousEDM
+from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete, RescaleCFG
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_hooks import SetClipHooks
 from native_pair import AdapterSettings, apply_adapter, create_pair, load_native_adapter
@@ -57,6 +58,7 @@ with torch.inference_mode():
         "v_prediction": sampling.patch(model, "v_prediction", False)[0],
         "x0": sampling.patch(model, "x0", False)[0],
         "zsnr": sampling.patch(model, "eps", True)[0],
+        "continuous": ModelSamplingContinuousEDM().patch(model, "eps", 120.0, 0.002)[0],
         "other shift": T2MVShiftSNR.execute(model, "lcm", 3.0).result[0],
         "compute type": ModelComputeDtype().patch(model, "bf16")[0],
     }.items():
@@ -127,6 +129,7 @@ EXPECTED = {
     "v_prediction": "does not predict noise, but V_PREDICTION",
     "x0": "does not predict noise, but X0",
     "zsnr": "another noise schedule than SDXL's",
+    "continuous": "another noise schedule than SDXL's",
     "other shift": "another noise schedule than SDXL's",
     "compute type": "stored in float32 and computed in bfloat16; a T2MV_MODEL computes in the type they are "
     "stored in. Start ComfyUI with --bf16-unet",

@@ -1,5 +1,9 @@
 """The short way of a LoRA layer: peft's own forward is the oracle."""
 
+import copy
+import gc
+import weakref
+
 import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -101,3 +105,57 @@ def test_what_is_not_plain_goes_pefts_way():
     layer.merge()
     expected = x @ layer.base_layer.weight.T + layer.base_layer.bias
     torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 3, 4, 6), (0, 6), (2, 0, 6)])
+def test_inputs_of_any_shape(shape):
+    layer, x = make_layer(), torch.randn(shape)
+    expected = layer(x)
+    take_short_way(layer)
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_a_layer_is_freed_with_its_last_user_and_copied_as_a_whole():
+    layer, x = make_layer(), torch.randn(3, 6)
+    take_short_way(layer)
+    take_short_way(layer)  # with each further LoRA
+    expected, other = layer(x), copy.deepcopy(layer)
+    torch.nn.init.zeros_(layer.lora_B["default"].weight)
+    assert torch.equal(other(x), expected)
+    held = weakref.ref(layer.base_layer.weight)
+    gc.disable()  # a cycle would wait for it, with gigabytes
+    try:
+        del layer
+        assert held() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.float32), (torch.bfloat16, torch.float32)])
+def test_a_lora_of_zeros_behind_another_changes_no_bit(dtypes):
+    """The reference of a training on base LoRAs is then the policy at its start, to the last bit."""
+    base, own = dtypes
+    model = nn.Sequential(nn.Linear(6, 5, dtype=base))
+    for name in ("base", "trained"):
+        config = LoraConfig(r=2, lora_alpha=3.0, target_modules=["0"], init_lora_weights=False)
+        inject_adapter_in_model(config, model, adapter_name=name)
+    layer, x = model[0], torch.randn(7, 6, dtype=base)
+    layer.lora_A["trained"].to(own), layer.lora_B["trained"].to(own)
+    layer._active_adapter = ["base", "trained"]
+    expected = layer(x)
+    take_short_way(layer)
+    tolerance = 1e-5 if base == torch.float32 else 2e-2
+    torch.testing.assert_close(layer(x), expected, atol=tolerance, rtol=tolerance)
+    torch.nn.init.zeros_(layer.lora_B["trained"].weight)
+    both = layer(x)
+    layer._active_adapter = ["base"]
+    assert torch.equal(layer(x), both)
+
+
+def test_a_lora_less_precise_than_its_layer_does_not_round_it():
+    layer, x = make_layer(), torch.randn(7, 6)
+    for part in (layer.lora_A, layer.lora_B):
+        part.to(torch.bfloat16)
+    torch.nn.init.zeros_(layer.lora_B["default"].weight)
+    take_short_way(layer)
+    assert torch.equal(layer(x), layer.base_layer(x))

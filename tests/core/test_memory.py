@@ -190,8 +190,10 @@ def test_a_lora_acts_on_eight_bit_storage_in_its_own_precision(make_lcm_bundle, 
     save_lora(bundle.unet, tmp_path / "lora.safetensors", {})
     plain = make_lcm_bundle()
     condition, cameras = encode_text(plain, prompts), encode_cameras(plain, rig)
+    stored = with_float8_storage(plain)  # before the LoRA: a copy of a UNet has the LoRAs attached by then
     before = with_float8_storage(load_lora(plain, tmp_path / "lora.safetensors"))
-    after = load_lora(with_float8_storage(plain.without_loras()), tmp_path / "lora.safetensors")
+    after = load_lora(stored, tmp_path / "lora.safetensors")
+    assert {p.dtype for p in trainable_parameters(stored.unet, after.loras[0].name)} == {torch.float32}
     silent = predict_noise(before.without_loras(), x, 500, condition, cameras, 4.0)
     first = predict_noise(before, x, 500, condition, cameras, 4.0)
     assert float((first - silent).abs().max()) > 1e-3

@@ -13,15 +13,15 @@ def a_vae(**changes):
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)
-    vae = AutoencoderKL(
-        block_out_channels=(32, 32, 64),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        layers_per_block=1,
-        norm_num_groups=8,
-        latent_channels=4,
-        **changes,
-    )
+    options = {
+        "block_out_channels": (32, 32, 64),
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "layers_per_block": 1,
+        "norm_num_groups": 8,
+        "latent_channels": 4,
+    }
+    vae = AutoencoderKL(**{**options, **changes})
     for name, parameter in vae.named_parameters():
         if "norm" in name:
             torch.nn.init.normal_(parameter, mean=0.5)
@@ -46,7 +46,14 @@ def test_strips_of_any_height_give_the_picture_that_diffusers_decodes(rows, heig
 
 
 @pytest.mark.parametrize(
-    "changes", [{"mid_block_add_attention": False}, {"use_post_quant_conv": False}], ids=["plain", "direct"]
+    "changes",
+    [
+        {"mid_block_add_attention": False},
+        {"use_post_quant_conv": False},
+        {"act_fn": "gelu"},
+        {"up_block_types": ("AttnUpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D")},
+    ],
+    ids=["plain", "direct", "another activation", "attention between the resnets"],
 )
 def test_other_decoders_of_diffusers(changes):
     vae, latents = a_vae(**changes), some_latents(1, 4, 6, 5)

@@ -15,7 +15,7 @@ from t2mv_core.samplers import SamplingSettings, sample_standard
 from t2mv_core.text import encode_text
 from t2mv_core.trajectory import SeededNoise
 from training import evaluate
-from training.base_loras import add_base_loras, check_base_loras, load_base_model
+from training.base_loras import add_base_loras, check_base_loras, load_base_model, warn_of_another_base
 from training.config import BaseLoraConfig, ModelConfig, load_config
 from training.evaluate import parse
 from training.setup import LORA_NAME, camera_rig, reference_policy
@@ -106,6 +106,19 @@ def test_the_saved_lora_is_ours_alone_and_says_what_lies_below(make_trainer, bas
     assert (fact["file"], fact["strength"]) == ("few_step.safetensors", STRENGTH)
     assert len(fact["sha256"]) == 64
     assert metadata["sampler"] == "ddim-trailing"
+
+
+def test_a_lora_that_is_measured_on_another_base_is_told_of(make_trainer, base_lora, caplog):
+    trainer = make_trainer(base_lora, run=SHORT)
+    trainer.run()
+    trained, base = trainer.folder.lora_path(1), trainer.policy.bundle.loras[:1]
+    caplog.clear()
+    warn_of_another_base([trained], base)
+    warn_of_another_base([base_lora], ())  # says nothing of a base
+    assert not caplog.messages
+    warn_of_another_base([trained], ())
+    assert "was trained on base LoRAs few_step.safetensors at 0.8" in caplog.text
+    assert "is measured on none" in caplog.text
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9])
@@ -215,6 +228,7 @@ def Instruments_of(trainer):  # noqa: N802 - reads like the class it makes
     ("word", "expected"),
     [
         ("a.safetensors", BaseLoraConfig("a.safetensors", 1.0)),
+        ("runs/lr=1e-4/a.safetensors", BaseLoraConfig("runs/lr=1e-4/a.safetensors", 1.0)),
         ("a=b.safetensors=0.5", BaseLoraConfig("a=b.safetensors", 0.5)),
         ("a.safetensors=-2", BaseLoraConfig("a.safetensors", -2.0)),
     ],
