@@ -8,7 +8,8 @@ from .best_of import T2MVSampleBest
 from .bridge import T2MVModelFromComfy
 from .cameras import T2MVCreateCameraData, T2MVCreateCameraRig
 from .folders import register_folders
-from .loaders import T2MVLoadLoRA, T2MVLoadModel
+from .loaders import T2MVLoadModel
+from .lora_loader import T2MVLoadLoRA
 from .memory_options import T2MVSetMemory
 from .native_adapter import T2MVApplyAdapter
 from .native_guidance import T2MVEmbedGuidance

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from .checks import check_choice
+from .checks import check_boolean, check_choice
 from .folders import (
     ADAPTER_FOLDER,
     find_file,
@@ -80,8 +80,7 @@ def check_model_choice(choice: ModelChoice) -> None:
     check_choice("model", choice.model, list_models(), remedy)
     for name, folder in (("adapter", ADAPTER_FOLDER), ("unet", UNET_FOLDER), ("vae", VAE_FOLDER)):
         check_choice(name, getattr(choice, name), [OWN, *list_files(folder)], remedy)
-    if choice.download is not None and not isinstance(choice.download, bool):
-        raise ValueError(f"download={choice.download!r} must be true or false.")
+    check_boolean("download", choice.download)
     if choice.model in BUNDLED:
         for name in ("unet", "vae"):
             if getattr(choice, name) not in (OWN, None):

@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io, ui
 
-from .checks import check_choice, check_number, first_problem
+from .checks import check_number
 from .folders import find_file, fingerprint, list_files
-from .loaders import MAX_LORA_STRENGTH, lora_report
+from .lora_loader import MAX_LORA_STRENGTH, lora_problem, lora_report, strength_input
 from .sockets import make_schema
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
-
-_REMEDY = "Put the file into models/loras and refresh."
 
 
 class T2MVLoadLoRANative(io.ComfyNode):
@@ -38,14 +36,7 @@ class T2MVLoadLoRANative(io.ComfyNode):
                     tooltip="A safetensors file in models/loras: as written by training.mvczigal, or any "
                     "SDXL LoRA. Parts for the text encoders are left out; ComfyUI's Load LoRA has them.",
                 ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=-MAX_LORA_STRENGTH,
-                    max=MAX_LORA_STRENGTH,
-                    step=0.05,
-                    tooltip="How much of the LoRA is added: 1 as trained, 0 nothing, below 0 the opposite.",
-                ),
+                strength_input(),
             ],
             outputs=[
                 io.Model.Output(
@@ -62,10 +53,7 @@ class T2MVLoadLoRANative(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, lora: str | None = None, strength: float | None = None) -> bool | str:
         """Refuse files that are not in the loras folder, and strengths that are not numbers."""
-        return first_problem(
-            lambda: check_choice("lora", lora, list_files("loras"), _REMEDY),
-            lambda: check_number("strength", strength, -MAX_LORA_STRENGTH, MAX_LORA_STRENGTH),
-        )
+        return lora_problem(lora, strength)
 
     @classmethod
     def fingerprint_inputs(cls, lora: str | None = None, **others: Any) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import comfy.model_management
 from comfy_api.latest import io
 
-from .checks import check_choice, first_problem
+from .checks import check_boolean, check_choice, first_problem
 from .folders import fingerprint, reward_folders
 from .memory import load_once
 from .sockets import RewardHandle, Rewards, advanced, make_schema
@@ -124,8 +124,7 @@ def _check(reward: str | None, download: bool | None) -> None:
     check_choice("reward", reward, list_rewards(), "Choose one of the list.")
     if reward is None or download is None:
         return
-    if not isinstance(download, bool):
-        raise ValueError(f"download={download!r} must be true or false.")
+    check_boolean("download", download)
     try:
         check_rewards([reward], _places(download))
     except FileNotFoundError as error:

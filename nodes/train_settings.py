@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .checks import MAX_PROMPT_CHARACTERS, check_choice, check_number
+from .checks import MAX_PROMPT_CHARACTERS, check_boolean, check_choice, check_number
 
 PRESETS_OWN = "preset's"
 MAX_NAME_CHARACTERS = 50  # of up to four bytes: with its endings still a file name everywhere
@@ -98,8 +98,7 @@ def check_inputs(inputs: Mapping[str, Any], presets: Sequence[str], objectives: 
         raise ValueError(f"learning_rate={rate!r} must be a number from 0 to {MAX_LEARNING_RATE:g}.")
     check_number("learning_rate", rate, 0.0, MAX_LEARNING_RATE)
     for name in SWITCHES:
-        if inputs.get(name) is not None and type(inputs[name]) is not bool:
-            raise ValueError(f"{name}={inputs[name]!r} must be true or false.")
+        check_boolean(name, inputs.get(name))
 
 
 def write_prompts(prompts: Sequence[str], path: Path) -> None:
