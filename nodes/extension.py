@@ -5,7 +5,6 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .best_of import T2MVSampleBest
-from .bridge import T2MVModelFromComfy
 from .cameras import T2MVCreateCameraData, T2MVCreateCameraRig
 from .folders import register_folders
 from .loaders import T2MVLoadModel
@@ -27,7 +26,6 @@ from .zigzag import T2MVCreateZigzagSampler
 
 NODE_CLASSES: tuple[type[io.ComfyNode], ...] = (
     T2MVLoadModel,
-    T2MVModelFromComfy,
     T2MVLoadLoRA,
     T2MVSetMemory,
     T2MVTrainLoRA,

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import comfy.model_management as model_management
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import nn
-
-R = TypeVar("R")
 
 
 class _Resident(nn.Module):
@@ -22,7 +20,7 @@ class _Resident(nn.Module):
         self.module = module
 
 
-class WholePatcher(ModelPatcher):
+class _WholePatcher(ModelPatcher):
     """Moves a module as a whole: layers of diffusers and transformers cannot run half offloaded."""
 
     def load(
@@ -41,12 +39,6 @@ class WholePatcher(ModelPatcher):
         return 0
 
 
-def whole_patcher(module: nn.Module) -> WholePatcher:
-    """Make a module known to ComfyUI's memory manager; it stays where it is until it is loaded."""
-    device, offload = model_management.get_torch_device(), model_management.unet_offload_device()
-    return WholePatcher(_Resident(module), device, offload)
-
-
 class Residency:
     """The modules of one model, each known to ComfyUI's memory manager by a patcher of its own.
 
@@ -57,7 +49,7 @@ class Residency:
     def __init__(self, owner: Any, modules: Mapping[str, nn.Module]) -> None:
         """Register modules by name; they stay where they are until `load`."""
         self.owner = owner
-        self._patchers = {name: whole_patcher(module) for name, module in modules.items()}
+        self._patchers = {name: _whole_patcher(module) for name, module in modules.items()}
 
     def load(self, *names: str) -> torch.device:
         """Bring modules to the compute device (all of them when no name is given); others may have to leave.
@@ -77,8 +69,14 @@ class Residency:
         return int(self._patchers[name].model_size())
 
 
+def _whole_patcher(module: nn.Module) -> _WholePatcher:
+    """Make a module known to ComfyUI's memory manager; it stays where it is until it is loaded."""
+    device, offload = model_management.get_torch_device(), model_management.unet_offload_device()
+    return _WholePatcher(_Resident(module), device, offload)
+
+
 # What is in use in some workflow; an entry goes with its last user, so the cache itself holds no memory.
-_IN_USE: weakref.WeakValueDictionary[Hashable, Any] = weakref.WeakValueDictionary()
+_IN_USE: weakref.WeakValueDictionary[Hashable, Residency] = weakref.WeakValueDictionary()
 
 
 def load_once(identity: Hashable, load: Callable[[], tuple[Any, Mapping[str, nn.Module]]]) -> Residency:
@@ -89,15 +87,10 @@ def load_once(identity: Hashable, load: Callable[[], tuple[Any, Mapping[str, nn.
         load: gives the owner and its modules by name; called outside ComfyUI's inference mode, whose tensors
             could never be used for training or changed in place later.
     """
-    return share(identity, lambda: Residency(*load()))
-
-
-def share(identity: Hashable, make: Callable[[], R]) -> R:
-    """Make a residency, or give the one in use already under the same identity; see `load_once`."""
     residency = _IN_USE.get(identity)
     if residency is None:
         with torch.inference_mode(False), torch.no_grad():
-            residency = make()
+            residency = Residency(*load())
         _IN_USE[identity] = residency
     return residency
 

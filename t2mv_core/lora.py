@@ -251,11 +251,7 @@ def _attach_file(
                         f"{path}: {attribute} of {module!r} has shape {tuple(tensor.shape)}, this model "
                         f"needs {tuple(weight.shape)}; choose a LoRA that was trained on it."
                     )
-                if weight.is_meta:  # as the layer it is attached to: `borrowed` brings both to one device
-                    own = nn.Parameter(fitted.to(weight.dtype), requires_grad=False)
-                    getattr(layer, attribute)[name].weight = own
-                else:
-                    weight.copy_(fitted)
+                weight.copy_(fitted)
 
 
 def _fit(tensor: Tensor, weight: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ class PartsLoader:
         file = self._open(path)
         weights = part_of_file(file, part, alone)
         try:
-            module = create_part(part, {name: weight.shape for name, weight in weights.items()})
+            module = _create_part(part, {name: weight.shape for name, weight in weights.items()})
         except (KeyError, IndexError, ValueError) as error:
             raise ValueError(
                 f"{path} is not a {part} of SDXL: {error.args[0]!r} is missing or of another kind. "
@@ -122,7 +122,7 @@ class PartsLoader:
         return module
 
 
-def create_part(part: str, shapes: Shapes) -> Any:
+def _create_part(part: str, shapes: Shapes) -> Any:
     """A part of SDXL without weights (see `without_weights`), its sizes read from those of its weights.
 
     Args:

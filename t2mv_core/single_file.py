@@ -94,7 +94,7 @@ def _looks_like(part: str, file: WeightsFile) -> bool:
 def _renamed(part: str, names: Mapping[str, str], file: WeightsFile) -> PartWeights:
     """Weights of one part under its module's names; `names`: name without prefix -> key in the file."""
     weights: PartWeights = {}
-    rename = renamer(part, names)
+    rename = _renamer(part, names)
     for name, key in names.items():
         for renamed, change in rename(name):
             if renamed in weights:
@@ -106,7 +106,7 @@ def _renamed(part: str, names: Mapping[str, str], file: WeightsFile) -> PartWeig
     return weights
 
 
-def renamer(part: str, names: Collection[str]) -> Callable[[str], Iterable[tuple[str, Change | None]]]:
+def _renamer(part: str, names: Collection[str]) -> Callable[[str], Iterable[tuple[str, Change | None]]]:
     """A rule from a part's original names to diffusers' or transformers', and how to change their tensors.
 
     Args:

@@ -61,18 +61,6 @@ ALLOWED_IN_CORE: dict[str, tuple[str, ...]] = {
         "sources",
         "weights",
     ),
-    "borrowed": (
-        "adapter",
-        "architecture",
-        "attention",
-        "bundle",
-        "original_layout",
-        "parts",
-        "schedule",
-        "single_file",
-        "sources",
-        "weights",
-    ),
     "denoiser": ("bundle", "cameras", "lora", "memory"),
     "samplers": ("denoiser", "policy", "trajectory"),
 }
