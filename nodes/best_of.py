@@ -107,11 +107,10 @@ class T2MVSampleBest(io.ComfyNode):
         _check_choices(prompts, candidates, keep, rank_by, others.get("sampler"))
         check_integer("seed", seed, 0, MAX_SEED)
         check_ranking(rank_by, [handle.reward.kind for handle in rewards])
-        is_tiled = bool(others.pop("tiled_decode", False))
         plan = _plan(read_prompts(prompts), seed, candidates)
         # Before the first preview: ComfyUI's page (1.27) puts a text that comes later over the picture.
         show_text(cls, f"{len(plan)} sets to sample and to score")
-        competing = sample_candidates(model, rewards, plan, is_tiled, **others)
+        competing = sample_candidates(model, rewards, plan, **others)
         ranked = []
         for start in range(0, len(competing), candidates):
             sets = competing[start : start + candidates]
@@ -126,7 +125,7 @@ class T2MVSampleBest(io.ComfyNode):
         show_text(cls, _kept(best))
         show_result(sheet)
         return io.NodeOutput(
-            torch.cat([decode_set(model, candidate.latents, is_tiled) for candidate, _ in best]),
+            torch.cat([decode_set(model, candidate.latents) for candidate, _ in best]),
             comfy_latent(model, [candidate.latents for candidate, _ in best]),
             [candidate.seed for candidate, _ in best],
             [score for _, score in best],

@@ -47,7 +47,6 @@ def sample_candidates(
     model: ModelHandle,
     rewards: tuple[RewardHandle, ...],
     plan: list[tuple[str, int]],
-    is_tiled: bool,
     sampler: str,
     rig: CameraRig | None = None,
     negative_prompt: str = "",
@@ -71,7 +70,7 @@ def sample_candidates(
     latents = [sample_set(line, seed) for line, seed in plan]
     competing = []
     for (line, seed), views in zip(plan, latents, strict=True):
-        pictures = from_comfy(decode_set(model, views, is_tiled))
+        pictures = from_comfy(decode_set(model, views))
         scored = score_set(rewards, pictures, line, progress.advance)
         competing.append(Candidate(seed, views, _thumbnails(pictures), scored))
     return competing

@@ -122,7 +122,6 @@ def sample_views(
     seed: int,
     rig: CameraRig | None = None,
     negative_prompt: str = "",
-    tiled_decode: bool = False,
     **numbers: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Sample every line of the prompt, one after the other, and decode the views.
@@ -134,7 +133,6 @@ def sample_views(
         seed: of the first line's noise; every further line uses the next one.
         rig: the cameras; None gives the six default views.
         negative_prompt: what two-pass guidance steers away from; "" is the empty condition.
-        tiled_decode: whether pictures are decoded in strips.
         numbers: the node's numeric inputs, by input name.
 
     Returns:
@@ -156,7 +154,7 @@ def sample_views(
     progress = SamplingProgress(model, count_evaluations(sampler, settings) * len(prompts))
     sample_set = SetSampler(model, sampler, settings, progress, prompts, rig, negative_prompt)
     latents = [sample_set(line, seed + index) for index, line in enumerate(prompts)]
-    images = [decode_set(model, views, tiled_decode) for views in latents]
+    images = [decode_set(model, views) for views in latents]
     return torch.cat(images), comfy_latent(model, latents)
 
 

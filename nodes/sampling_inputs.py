@@ -141,15 +141,6 @@ def optional_inputs() -> list[io.Input]:
                 "teacher), few-step models do not.",
             )
         ),
-        advanced(
-            io.Boolean.Input(
-                "tiled_decode",
-                default=False,
-                optional=True,
-                tooltip="Decode pictures strip by strip, which needs about 0.6 of the memory and gives the "
-                "same pictures. Happens by itself when memory runs out.",
-            )
-        ),
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -20,10 +19,6 @@ if TYPE_CHECKING:
     from ..t2mv_core.samplers import SamplingSettings
     from .progress import SamplingProgress
     from .sockets import ModelHandle
-
-logger = logging.getLogger(__name__)
-
-STRIP_LATENT_ROWS = 8  # 64 px with SDXL's VAE
 
 
 class SetSampler:
@@ -94,8 +89,8 @@ class SetSampler:
         return trajectory.denoised[0].float().cpu()
 
 
-def decode_set(model: ModelHandle, latents: Tensor, is_tiled: bool) -> Tensor:
-    """Decode scaled latents [V, C, h, w] view by view; in strips if asked, or if memory runs out otherwise.
+def decode_set(model: ModelHandle, latents: Tensor) -> Tensor:
+    """Decode scaled latents [V, C, h, w] view by view, which takes the memory of one view.
 
     Returns:
         Pictures as ComfyUI keeps them, [V, H, W, 3] float32 in [0, 1] on its intermediate device.
@@ -103,18 +98,8 @@ def decode_set(model: ModelHandle, latents: Tensor, is_tiled: bool) -> Tensor:
     from ..t2mv_core.images import decode_latents, to_comfy
 
     latents = latents.to(model.residency.load("vae"))[None]
-
-    def decode(strip_latent_rows: int | None) -> Tensor:
-        images = decode_latents(model.bundle.vae, latents, 1, strip_latent_rows, check_cancelled)[0]
-        return to_comfy(images).to(model_management.intermediate_device())
-
-    if not is_tiled:
-        try:
-            return decode(None)
-        except torch.cuda.OutOfMemoryError:
-            logger.warning("There is too little memory to decode a view at once; decoding in strips.")
-    # Outside the `except`: there the failed try's tensors would still be held by its traceback.
-    return decode(STRIP_LATENT_ROWS)
+    images = decode_latents(model.bundle.vae, latents, chunk_size=1, before_chunk=check_cancelled)[0]
+    return to_comfy(images).to(model_management.intermediate_device())
 
 
 def comfy_latent(model: ModelHandle, latents: list[Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Pictures: latents to pixels and back, ComfyUI's layout, and contact sheets that people look at."""
+"""Pictures: latents to pixels, ComfyUI's layout, and contact sheets that people look at."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 import torch
 from einops import rearrange
 from torch import Tensor
-
-from .strips import decode_in_strips
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -31,7 +29,6 @@ def decode_latents(
     vae: AutoencoderKL,
     latents: Tensor,
     chunk_size: int = 6,
-    strip_latent_rows: int | None = None,
     before_chunk: Callable[[], None] | None = None,
 ) -> Tensor:
     """Decode scaled latents, a few views at a time.
@@ -43,29 +40,27 @@ def decode_latents(
         latents: [B, V, C, h, w].
         chunk_size: views decoded at once; memory grows with it. Pictures decoded in chunks of another size
             differ by rounding only.
-        strip_latent_rows: height of the strips that pictures are decoded in, in rows of latents; less memory,
-            differing by rounding only. None decodes pictures at once.
         before_chunk: called before every chunk; may raise to cancel.
 
     Returns:
         Pictures [B, V, 3, H, W] in [0, 1], float32, on the latents' device.
 
     Raises:
-        ValueError: the decoder's output holds NaN or infinity, even in float32, or strips have no rows.
+        ValueError: the decoder's output holds NaN or infinity, even in float32.
     """
     flat = rearrange(latents, "b v c h w -> (b v) c h w")
     pictures = []
     for chunk in flat.split(chunk_size):
         if before_chunk is not None:
             before_chunk()
-        pictures.append(_decode_finite(vae, chunk, strip_latent_rows))
+        pictures.append(_decode_finite(vae, chunk))
     pixels = torch.cat(pictures)
     return rearrange((pixels / 2 + 0.5).clamp(0, 1), "(b v) c h w -> b v c h w", v=latents.shape[1])
 
 
-def _decode_finite(vae: AutoencoderKL, latents: Tensor, strip_latent_rows: int | None) -> Tensor:
+def _decode_finite(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """Pictures [n, 3, H, W] around [-1, 1], float32; in float32 from the start where less is too little."""
-    pixels = _decode(vae, latents, strip_latent_rows)
+    pixels = _decode(vae, latents)
     if vae.dtype != torch.float32 and not bool(pixels.isfinite().all()):
         logger.warning(
             "The VAE decoded to NaN or infinity in %s (SDXL's own VAE does that in float16); decoding again "
@@ -73,7 +68,7 @@ def _decode_finite(vae: AutoencoderKL, latents: Tensor, strip_latent_rows: int |
             vae.dtype,
         )
         # A copy: the model is shared, and may be decoding for somebody else in half precision.
-        pixels = _decode(copy.deepcopy(vae).float(), latents, strip_latent_rows)
+        pixels = _decode(copy.deepcopy(vae).float(), latents)
     if not bool(pixels.isfinite().all()):
         raise ValueError(
             "The VAE decoded to NaN or infinity even in float32: its weights are damaged, or the latents are "
@@ -82,19 +77,9 @@ def _decode_finite(vae: AutoencoderKL, latents: Tensor, strip_latent_rows: int |
     return pixels
 
 
-def _decode(vae: AutoencoderKL, latents: Tensor, strip_latent_rows: int | None) -> Tensor:
+def _decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     unscaled = latents.to(vae.dtype) / vae.config["scaling_factor"]
-    if strip_latent_rows is not None:
-        return decode_in_strips(vae, unscaled, strip_latent_rows).float()
     return vae.decode(unscaled, return_dict=False)[0].float()
-
-
-@torch.no_grad()
-def encode_images(vae: AutoencoderKL, images: Tensor, chunk_size: int = 6) -> Tensor:
-    """Encode pictures [n, 3, H, W] in [0, 1] to scaled latents [n, C, h, w] (posterior means)."""
-    pixels = images.to(vae.device, vae.dtype) * 2 - 1
-    means = [vae.encode(chunk).latent_dist.mean for chunk in pixels.split(chunk_size)]
-    return torch.cat(means) * vae.config["scaling_factor"]
 
 
 def to_comfy(images: Tensor) -> Tensor:

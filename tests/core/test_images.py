@@ -8,7 +8,6 @@ from PIL import Image, ImageChops
 from t2mv_core.images import (
     contact_sheet,
     decode_latents,
-    encode_images,
     encode_webp,
     from_comfy,
     to_comfy,
@@ -34,24 +33,11 @@ def test_chunks_do_not_change_the_pictures(lcm_bundle, latents, chunk_size):
     torch.testing.assert_close(
         decode_latents(lcm_bundle.vae, latents, chunk_size), expected, atol=1e-5, rtol=0
     )
-    images = expected.flatten(0, 1)
-    torch.testing.assert_close(
-        encode_images(lcm_bundle.vae, images, chunk_size),
-        encode_images(lcm_bundle.vae, images),
-        atol=1e-5,
-        rtol=0,
-    )
 
 
 def test_pictures_stay_in_range(lcm_bundle, latents):
     images = decode_latents(lcm_bundle.vae, 100.0 * latents)
     assert 0.0 <= float(images.min()) <= float(images.max()) <= 1.0
-
-
-def test_encoding_gives_scaled_posterior_means(lcm_bundle):
-    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    expected = 0.5 * lcm_bundle.vae.encode(2 * images - 1).latent_dist.mean
-    torch.testing.assert_close(encode_images(lcm_bundle.vae, images), expected, atol=1e-5, rtol=0)
 
 
 def test_half_precision_latents_are_decoded_in_the_vaes_precision(lcm_bundle, latents):
@@ -92,18 +78,6 @@ def test_decoding_can_be_cancelled_before_every_chunk(lcm_bundle, latents):
         decode_latents(lcm_bundle.vae, latents, chunk_size=1, before_chunk=cancel_at_the_third)
     decode_latents(lcm_bundle.vae, latents, chunk_size=1, before_chunk=lambda: None)
     assert num_calls == 3
-
-
-@pytest.mark.parametrize("strip_latent_rows", [1, 3, 8])
-def test_strips_decode_to_the_same_picture(lcm_bundle, latents, strip_latent_rows):
-    whole = decode_latents(lcm_bundle.vae, latents)
-    in_strips = decode_latents(lcm_bundle.vae, latents, 4, strip_latent_rows)
-    torch.testing.assert_close(in_strips, whole, atol=1e-5, rtol=0)
-
-
-def test_strips_without_rows_are_refused(lcm_bundle, latents):
-    with pytest.raises(ValueError, match="strip_latent_rows=0 must be at least 1"):
-        decode_latents(lcm_bundle.vae, latents, strip_latent_rows=0)
 
 
 def test_comfy_layout_and_back():
