@@ -1,22 +1,20 @@
-"""Rewards made of rewards: a named part, the worst or the mean of a set's views, a weighted sum.
+"""Rewards made of rewards: a named part, the worst or the mean of a set's views.
 
     part:   R = details[name]                                   kind as the reward's
     worst:  R({x^v}, c) = min_v  R(x^v, c)                      view -> joint
     mean:   R({x^v}, c) = mean_v R(x^v, c)                      view -> joint
-    sum:    R = Σ_k w_k R_k                                     all of one kind
 
-A sum adds scores as they are; rewards of different ranges are better given to the trainer with weights, which
-normalises each on its own first (docs/training.md).
+Several weighted rewards are the trainer's: it normalises each before it adds them (docs/training.md).
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import OVER_VIEWS, no_such_part
 from .base import Reward, RewardKind, RewardResult, check_request
@@ -107,39 +105,3 @@ class OverViews:
         views = self.reward(images, per_view).scores.reshape(len(prompts), num_views)
         details = {f"view_{number}": scores for number, scores in enumerate(views.unbind(dim=1), start=1)}
         return RewardResult(views.amin(dim=1) if self.part == "min" else views.mean(dim=1), details)
-
-
-class WeightedSum:
-    """Σ_k w_k R_k of rewards of one kind; `details` holds the summands unweighted, by their names."""
-
-    def __init__(self, rewards: Sequence[Reward], weights: Sequence[float], name: str = "sum") -> None:
-        """Combine rewards.
-
-        Raises:
-            ValueError: none given, the numbers differ, or view and joint rewards are mixed.
-        """
-        kinds = {reward.kind for reward in rewards}
-        if not rewards or len(rewards) != len(weights):
-            raise ValueError(
-                f"{len(rewards)} rewards and {len(weights)} weights; give one weight per reward."
-            )
-        if len({reward.name for reward in rewards}) < len(rewards):
-            raise ValueError("A sum names a reward twice; give it once, with the sum of its weights.")
-        if len(kinds) > 1:
-            names = ", ".join(f"{reward.name} ({reward.kind})" for reward in rewards)
-            raise ValueError(f"A sum takes rewards of one kind, not {names}; use <view reward>.mean or .min.")
-        self.rewards, self.weights, self.name = tuple(rewards), tuple(weights), name
-        self.kind: RewardKind = rewards[0].kind
-        self.model = nn.ModuleList(reward.model for reward in rewards)
-
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
-        """Move all of them."""
-        for reward in self.rewards:
-            reward.to(device, dtype)
-        return self
-
-    def __call__(self, images: Tensor, prompts: Sequence[str]) -> RewardResult:
-        """The sum of the scores; see the rewards for what raises."""
-        parts: Mapping[str, Tensor] = {reward.name: reward(images, prompts).scores for reward in self.rewards}
-        scores = torch.stack([w * part for w, part in zip(self.weights, parts.values(), strict=True)]).sum(0)
-        return RewardResult(scores, dict(parts))

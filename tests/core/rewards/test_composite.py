@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from t2mv_core.rewards.base import RewardResult
-from t2mv_core.rewards.composite import OverViews, PartOfReward, ScoredOnce, WeightedSum
+from t2mv_core.rewards.composite import OverViews, PartOfReward, ScoredOnce
 
 
 class Redness:
@@ -89,30 +89,3 @@ def test_a_part_is_the_detail_of_that_name():
     assert (part.name, part.kind) == ("agreement.geometry", "joint")
     with pytest.raises(ValueError, match="agreement has no part 'colour'; it has overall, geometry"):
         PartOfReward(Agreement(), "colour")(IMAGES, PROMPTS)
-
-
-def test_a_sum_weighs_and_keeps_its_summands():
-    parts = [PartOfReward(Agreement(), "geometry"), OverViews(Redness(), "min")]
-    result = WeightedSum(parts, [2.0, 0.5])(IMAGES, PROMPTS)
-    assert torch.allclose(result.scores, torch.tensor([-0.2 + 0.5, -0.8 + 1.15]))
-    assert list(result.details) == ["agreement.geometry", "redness.min"]
-    assert torch.allclose(result.details["redness.min"], torch.tensor([1.0, 2.3]))
-
-
-def test_sums_of_different_kinds_or_counts_are_refused():
-    with pytest.raises(ValueError, match=r"one kind, not redness \(view\), agreement \(joint\)"):
-        WeightedSum([Redness(), Agreement()], [1, 1])
-    with pytest.raises(ValueError, match="1 rewards and 2 weights"):
-        WeightedSum([Redness()], [1, 1])
-    with pytest.raises(ValueError, match="names a reward twice"):
-        WeightedSum([Redness(), Redness()], [1, 1])
-    with pytest.raises(ValueError, match="0 rewards and 0 weights"):
-        WeightedSum([], [])
-
-
-def test_moving_reaches_every_reward_and_weights_are_all_seen():
-    redness, agreement = Redness(), Agreement()
-    total = WeightedSum([OverViews(redness, "min"), PartOfReward(agreement, "geometry")], [1, 1])
-    assert total.to("cpu", torch.float16) is total
-    assert redness.moved_to == agreement.moved_to == ("cpu", torch.float16)
-    assert len(list(total.model.parameters())) == 4
