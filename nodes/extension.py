@@ -9,7 +9,6 @@ from .cameras import T2MVCreateCameraData, T2MVCreateCameraRig
 from .folders import register_folders
 from .loaders import T2MVLoadModel
 from .lora_loader import T2MVLoadLoRA
-from .memory_options import T2MVSetMemory
 from .native_adapter import T2MVApplyAdapter
 from .native_guidance import T2MVEmbedGuidance
 from .native_latent import T2MVEmptyLatent
@@ -27,7 +26,6 @@ from .zigzag import T2MVCreateZigzagSampler
 NODE_CLASSES: tuple[type[io.ComfyNode], ...] = (
     T2MVLoadModel,
     T2MVLoadLoRA,
-    T2MVSetMemory,
     T2MVTrainLoRA,
     T2MVCreateCameraRig,
     T2MVSampleStandard,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from .checks import check_choice, first_problem
+from .checks import check_boolean, check_choice, first_problem
 from .folders import ADAPTER_FOLDER, list_files
 from .memory import load_once, preferred_dtype
 from .model_files import (
@@ -117,6 +117,16 @@ class T2MVLoadModel(io.ComfyNode):
                         "guidance is 1 with all of these.",
                     )
                 ),
+                advanced(
+                    io.Boolean.Input(
+                        "sequential_guidance",
+                        default=False,
+                        optional=True,
+                        tooltip="Models with two-pass guidance (SDXL, the toybox teacher) run one pass after "
+                        "the other: half the memory above the weights, a little slower, the same pictures. "
+                        "Few-step models with a guidance input have one pass and do not change.",
+                    )
+                ),
             ],
             outputs=[
                 Model.Output("t2mv_model", display_name="model", tooltip="The model, for LoRAs and samplers.")
@@ -133,11 +143,13 @@ class T2MVLoadModel(io.ComfyNode):
         vae: str | None = OWN,
         download: bool | None = False,
         sampler: str | None = AUTO,
+        sequential_guidance: bool | None = False,
     ) -> bool | str:
         """Refuse names that ComfyUI's folders do not have, and missing files, before anything is read."""
         return first_problem(
             lambda: check_choice("precision", precision, PRECISIONS, "Choose one of the list."),
             lambda: check_choice("sampler", sampler, SAMPLERS, "Choose one of the list."),
+            lambda: check_boolean("sequential_guidance", sequential_guidance),
             lambda: check_model_choice(ModelChoice(model, adapter, unet, vae, download)),
         )
 
@@ -163,14 +175,16 @@ class T2MVLoadModel(io.ComfyNode):
         vae: str = OWN,
         download: bool = False,
         sampler: str = AUTO,
+        sequential_guidance: bool = False,
     ) -> io.NodeOutput:
         """Load the model, or take the one in use."""
         from ..t2mv_core.bundle import load_bundle
-        from ..t2mv_core.memory import with_float8_storage
+        from ..t2mv_core.memory import MemorySettings, with_float8_storage
         from ..t2mv_core.sources import resolve_sources
 
         check_choice("precision", precision, PRECISIONS, "Choose one of the list.")
         check_choice("sampler", sampler, SAMPLERS, "Choose one of the list.")
+        check_boolean("sequential_guidance", sequential_guidance)
         choice = ModelChoice(model, adapter, unet, vae, download)
         check_model_choice(choice)
         sources, dtype = find_sources(choice), _dtype(model, precision)
@@ -194,8 +208,9 @@ class T2MVLoadModel(io.ComfyNode):
             ),
             load,
         )
-        # Not a part of the identity: other samplers are light copies over the same weights.
+        # Not part of the identity: these are light copies over the same weights.
         bundle = residency.owner if sampler == AUTO else residency.owner.sampled_as(sampler)
+        bundle = replace(bundle, memory=MemorySettings(sequential_guidance))
         return io.NodeOutput(ModelHandle(bundle, residency))
 
 

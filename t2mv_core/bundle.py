@@ -107,10 +107,6 @@ class ModelBundle:
         names = ("unet", "vae", "text_encoder", "text_encoder_2", "camera_encoder")
         return {name: getattr(self, name) for name in names}
 
-    def without_loras(self) -> ModelBundle:
-        """The same model with no LoRA acting at all; `training.setup.reference_policy` keeps base LoRAs."""
-        return replace(self, loras=())
-
     def sampled_as(self, sampler: str) -> ModelBundle:
         """The same model, sampled in another way; see `schedule.sampled_as` for the words and what raises."""
         return replace(

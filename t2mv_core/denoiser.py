@@ -13,7 +13,6 @@ from torch import Tensor
 from .bundle import ModelBundle
 from .cameras import CameraRig
 from .lora import active_loras
-from .memory import chunk_feed_forward
 
 if TYPE_CHECKING:
     from diffusers import T2IAdapter, UNet2DConditionModel
@@ -172,7 +171,6 @@ def predict_noise(
     steps = torch.as_tensor(timestep, dtype=torch.long).expand(len(x))
 
     def ask(x: Tensor, steps: Tensor, condition: TextCondition, guidance: Tensor | None = None) -> Tensor:
-        chunk_feed_forward(bundle.unet, x.shape[0] * x.shape[1], bundle.memory.feed_forward_views)
         return call_unet(bundle.unet, x, steps, condition, cameras, view_scale, guidance)
 
     with active_loras(bundle):

@@ -29,7 +29,7 @@ ALLOWED_IN_CORE: dict[str, tuple[str, ...]] = {
     "hub": (),
     "cameras": (),
     "schedule": (),
-    "images": ("strips",),
+    "images": (),
     "text_attention": (),
     "attention": ("text_attention",),
     "weights": ("files",),
@@ -43,7 +43,6 @@ ALLOWED_IN_CORE: dict[str, tuple[str, ...]] = {
     "text": (),
     "trajectory": (),
     "memory": (),
-    "strips": (),
     "toybox": (),
     "policy": ("schedule",),
     "lora_layouts": ("original_layout",),
@@ -61,7 +60,7 @@ ALLOWED_IN_CORE: dict[str, tuple[str, ...]] = {
         "sources",
         "weights",
     ),
-    "denoiser": ("bundle", "cameras", "lora", "memory"),
+    "denoiser": ("bundle", "cameras", "lora"),
     "samplers": ("denoiser", "policy", "trajectory"),
 }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +15,6 @@ from t2mv_core.bundle import ModelBundle
 from t2mv_core.cameras import CameraRig
 from t2mv_core.denoiser import compute_camera_features, guidance_embedding, predict_noise
 from t2mv_core.images import decode_latents
-from t2mv_core.memory import MemorySettings
 from t2mv_core.schedule import schedule_from_config
 
 pytestmark = pytest.mark.slow
@@ -191,13 +189,6 @@ def test_guidance_embedding_is_diffusers(evaluation, bundle):
     h = F.silu(F.linear(h, layers["linear_1.weight"], layers["linear_1.bias"]))
     h = F.linear(h, layers["linear_2.weight"], layers["linear_2.bias"])
     assert relative(output, h) < 4 * BF16
-
-
-def test_feed_forward_by_view_gives_the_same(bundle, cameras, evaluation):
-    x, condition = inputs()
-    frugal = replace(bundle, memory=MemorySettings(feed_forward_views=1))
-    noise = predict_noise(frugal, x, 500, condition, cameras, GUIDANCE, VIEW_SCALE)
-    assert relative(noise, evaluation[0]) < 10 * BF16
 
 
 def test_full_size_vae_that_overflows_in_float16_is_redone_in_float32(caplog):
