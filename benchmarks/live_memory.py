@@ -87,8 +87,3 @@ def flash_attention_on_meta() -> Iterator[None]:
         yield
     finally:
         F.scaled_dot_product_attention = original
-
-
-def weight_bytes(*modules: torch.nn.Module) -> int:
-    """Bytes of all weights, each counted once."""
-    return sum({id(x): x.nbytes for module in modules for x in module.parameters()}.values())

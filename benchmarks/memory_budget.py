@@ -14,7 +14,7 @@ import argparse
 import gc
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from t2mv_core.bundle import ModelBundle
 from t2mv_core.denoiser import predict_noise
 from t2mv_core.lora import LoraHandle, add_lora, trainable_parameters
-from t2mv_core.memory import MemorySettings, placed, with_float8_storage
+from t2mv_core.memory import MemorySettings, with_float8_storage
 from t2mv_core.policy import denoise_step, log_prob
 from t2mv_core.text import encode_tokens
 from training.frozen import keep_no_inputs_of_frozen_convolutions
@@ -40,7 +40,7 @@ IMAGE_PX, LATENT_PX, NUM_VIEWS = 768, 96, 6
 CARDS_GB = (8, 12, 16, 24, 48)
 ALLOWANCE_GIB = 1.0
 DTYPE = torch.bfloat16
-FRUGAL = MemorySettings(sequential_guidance=True, feed_forward_views=1)
+TWO_PASSES = MemorySettings(sequential_guidance=True)
 
 
 @dataclass(frozen=True)
@@ -70,18 +70,28 @@ PLANS = {
     "LCM-SDXL, all on the device, six views decoded at once": Plan(decode_views=6),
     "LCM-SDXL, all on the device": Plan(),
     "LCM-SDXL, staged": Plan(is_staged=True),
-    "LCM-SDXL, staged, feed-forward by view": Plan(is_staged=True, memory=FRUGAL),
     "LCM-SDXL, staged, 8-bit storage": Plan(is_staged=True, float8=True),
     "SDXL with guidance, all on the device, six views decoded at once": Plan(is_lcm=False, decode_views=6),
     "SDXL with guidance, all on the device": Plan(is_lcm=False),
     "SDXL with guidance, staged": Plan(is_lcm=False, is_staged=True),
-    "SDXL with guidance, staged, two passes, feed-forward by view": Plan(False, True, memory=FRUGAL),
+    "SDXL with guidance, staged, two passes": Plan(is_lcm=False, is_staged=True, memory=TWO_PASSES),
     "training, pair of sets per micro-step, no checkpointing": Plan(trained_sets=2, checkpoints=False),
     "training, one set (splits_pairs), no checkpointing": Plan(trained_sets=1, checkpoints=False),
     "training, pair of sets per micro-step, checkpointing": Plan(trained_sets=2),
     "training, one set (splits_pairs), checkpointing": Plan(trained_sets=1),
 }
 Stage = tuple[str, list[nn.Module], Callable[[], Any]]
+
+
+@contextmanager
+def placed(device: str, *modules: nn.Module) -> Iterator[None]:
+    """Keep modules on a device for the length of a block; they return where they were afterwards."""
+    homes = [next(module.parameters()).device for module in modules]
+    for module in modules:
+        nn.Module.to(module, device)
+    yield
+    for module, home in zip(modules, homes, strict=True):
+        nn.Module.to(module, home)
 
 
 def sampling_stages(bundle: ModelBundle, plan: Plan, device: str) -> Iterator[Stage]:

@@ -13,12 +13,13 @@ gradient is among them, the optimizer's averages, made before, are not.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,8 @@ from training.rollout import Policy, Rewards, Rollout, RolloutSettings, collect
 from training.setup import LORA_NAME, iteration_updates, make_policy, sampling_settings
 
 from . import published_recipe as published
+from .full_size import create_textless_bundle, draw_condition
 from .live_memory import measure_live
-from .random_sdxl import in_bfloat16, random_sdxl
 
 REWARDS = Rewards(
     {"redness": lambda images, prompts: RewardResult(images[:, 0].mean(dim=(1, 2)))},
@@ -52,6 +53,7 @@ REWARDS = Rewards(
     },
 )
 """Plain arithmetic: reward models are the same in every way of training."""
+SDXL_LATENT_PX = 16
 TOYBOX_PROMPTS = ("a red mug", "a blue chair", "a green car", "a white house")
 WAYS = (
     "published",
@@ -237,11 +239,25 @@ def published_way(case: Case, has_repeated_keys: bool = True, checkpoints: bool 
 def load_models(size: Size, has_bfloat16: bool) -> tuple[ModelBundle, ModelBundle | None, TextCondition]:
     """The model in float32, in bfloat16 if wished, and the text of the iteration's prompts."""
     if size.model == "sdxl":
-        bundle, condition = random_sdxl(size.layers, size.num_prompts)
-        return bundle, in_bfloat16(bundle, size.layers) if has_bfloat16 else None, condition
+        torch.manual_seed(0)
+        layers = (1, *size.layers)
+        bundle = create_textless_bundle(
+            True, "cpu", torch.float32, sample_size=SDXL_LATENT_PX, transformer_layers_per_block=layers
+        )
+        condition = draw_condition(size.num_prompts, bundle.image_px, "cpu", torch.float32)
+        return bundle, in_bfloat16(bundle) if has_bfloat16 else None, condition
     bundle = load_bundle("toybox")
     condition = encode_text(bundle, TOYBOX_PROMPTS[: size.num_prompts])
     return bundle, load_bundle("toybox", dtype=torch.bfloat16) if has_bfloat16 else None, condition
+
+
+def in_bfloat16(bundle: ModelBundle) -> ModelBundle:
+    """The same model in bfloat16 beside the given one, without ever a third copy."""
+    parts = (bundle.unet, bundle.vae, bundle.camera_encoder)
+    rounded = {id(p): nn.Parameter(p.bfloat16(), requires_grad=False) for x in parts for p in x.parameters()}
+    # deepcopy takes the rounded weights for copied already.
+    unet, vae, camera_encoder = (copy.deepcopy(part, rounded) for part in parts)  # type: ignore[arg-type]
+    return replace(bundle, unet=unet, vae=vae, camera_encoder=camera_encoder)
 
 
 def largest_log_ratio(case: Case, rollout: Rollout) -> float:

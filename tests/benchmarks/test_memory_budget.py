@@ -30,7 +30,7 @@ def small(monkeypatch):
     "name",
     [
         "LCM-SDXL, all on the device, six views decoded at once",
-        "SDXL with guidance, staged, two passes, feed-forward by view",
+        "SDXL with guidance, staged, two passes",
         "training, pair of sets per micro-step, no checkpointing",
         "training, one set (splits_pairs), checkpointing",
     ],
