@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .best_of import T2MVSampleBest
-from .cameras import T2MVCreateCameraData, T2MVCreateCameraRig
-from .folders import register_folders
-from .loaders import T2MVLoadModel
-from .lora_loader import T2MVLoadLoRA
-from .native_adapter import T2MVApplyAdapter
-from .native_guidance import T2MVEmbedGuidance
-from .native_latent import T2MVEmptyLatent
-from .native_lora_loader import T2MVLoadLoRANative
-from .native_schedule import T2MVShiftSNR
-from .reward_loader import T2MVLoadReward
-from .sampling import T2MVSampleStandard, T2MVSampleZMV
-from .scoring import T2MVScoreViews
-from .split import T2MVSplitViews
-from .train import T2MVTrainLoRA
-from .turntable import T2MVCreateTurntable
-from .view import T2MVCreateContactSheet
-from .zigzag import T2MVCreateZigzagSampler
+from .cameras.create_rig import T2MVCreateCameraData, T2MVCreateCameraRig
+from .common.folders import register_folders
+from .loaders.load_lora import T2MVLoadLoRA
+from .loaders.load_model import T2MVLoadModel
+from .loaders.load_reward import T2MVLoadReward
+from .native.adapter import T2MVApplyAdapter
+from .native.guidance import T2MVEmbedGuidance
+from .native.latent import T2MVEmptyLatent
+from .native.load_lora import T2MVLoadLoRANative
+from .native.schedule import T2MVShiftSNR
+from .native.zigzag.node import T2MVCreateZigzagSampler
+from .sampling.best_of import T2MVSampleBest
+from .sampling.sample import T2MVSampleStandard, T2MVSampleZMV
+from .scoring.score import T2MVScoreViews
+from .train.node import T2MVTrainLoRA
+from .views.contact_sheet import T2MVCreateContactSheet
+from .views.split import T2MVSplitViews
+from .views.turntable import T2MVCreateTurntable
 
 NODE_CLASSES: tuple[type[io.ComfyNode], ...] = (
     T2MVLoadModel,

@@ -11,7 +11,7 @@ from comfy_api.latest import io
 if TYPE_CHECKING:
     from ..t2mv_core.bundle import ModelBundle
     from ..t2mv_core.rewards.base import Reward
-    from .memory import Residency
+    from .common.memory import Residency
 
 Model = io.Custom("T2MV_MODEL")
 Rig = io.Custom("T2MV_RIG")

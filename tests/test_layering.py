@@ -21,7 +21,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "training.objectives": ("t2mv_core", "training"),
     "training.constraint": ("t2mv_core", "training"),
 }
-EXCEPTIONS = {("nodes.train", "training.config")}
+EXCEPTIONS = {("nodes.train.node", "training.config")}
 
 # Modules of the core -> all they may import of our own, annotations aside. `files` lies below everything.
 ALLOWED_IN_CORE: dict[str, tuple[str, ...]] = {

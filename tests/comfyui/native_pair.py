@@ -32,8 +32,8 @@ def load_pack() -> None:
 
 load_pack()
 
-from pack.nodes.native_loading import load_native_adapter  # noqa: E402
-from pack.nodes.native_patch import AdapterSettings, apply_adapter  # noqa: E402
+from pack.nodes.native.loading import load_native_adapter  # noqa: E402
+from pack.nodes.native.patch import AdapterSettings, apply_adapter  # noqa: E402
 from pack.t2mv_core.adapter import create_camera_encoder, save_adapter  # noqa: E402
 from pack.t2mv_core.attention import install_multiview_attention  # noqa: E402
 from pack.t2mv_core.bundle import ModelBundle  # noqa: E402

@@ -19,7 +19,7 @@ name = "pack"
 spec = importlib.util.spec_from_file_location(name, sys.argv[1] + "/__init__.py")
 sys.modules[name] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules[name])
-from pack.nodes.memory import load_once
+from pack.nodes.common.memory import load_once
 
 num_loads = 0
 
@@ -56,7 +56,7 @@ facts["gone with its last user"] = not model_management.current_loaded_models
 load_once("a", load)
 facts["read again"] = num_loads == 3
 
-from pack.nodes.progress import approximate_images
+from pack.nodes.common.progress import approximate_images
 
 previews = approximate_images(torch.randn(1, 6, 4, 8, 8))  # what large VAEs get instead of a decoded preview
 facts["approximate previews"] = previews.shape == (1, 6, 3, 8, 8) and 0 <= float(previews.min()) <= 1
@@ -94,11 +94,11 @@ model_management.get_free_memory = get_free_memory
 spec = importlib.util.spec_from_file_location("pack", sys.argv[1] + "/__init__.py")
 sys.modules["pack"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["pack"])
-from pack.nodes.folders import register_folders
-from pack.nodes.loaders import T2MVLoadModel
-from pack.nodes.reward_loader import T2MVLoadReward
-from pack.nodes.sampling import sample_views
-from pack.nodes.scoring import score_sets, split_by_prompt
+from pack.nodes.common.folders import register_folders
+from pack.nodes.loaders.load_model import T2MVLoadModel
+from pack.nodes.loaders.load_reward import T2MVLoadReward
+from pack.nodes.sampling.sample import sample_views
+from pack.nodes.scoring.score import score_sets, split_by_prompt
 
 register_folders()  # as the entry point does
 

@@ -120,7 +120,7 @@ TRAJECTORIES = (
     + """
 from native_pair import *
 from dataclasses import replace
-from pack.nodes.native_schedule import T2MVShiftSNR
+from pack.nodes.native.schedule import T2MVShiftSNR
 from pack.t2mv_core.samplers.settings import SamplingSettings
 from pack.t2mv_core.samplers.standard import sample_standard
 

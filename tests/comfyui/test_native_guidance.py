@@ -17,8 +17,8 @@ sys.path.append(sys.argv[1])
 folder, facts = Path(sys.argv[2]), {}
 from native_pair import *
 from safetensors.torch import save_file
-from pack.nodes.native_guidance import embed_guidance
-from pack.nodes.native_schedule import T2MVShiftSNR
+from pack.nodes.native.guidance import embed_guidance
+from pack.nodes.native.schedule import T2MVShiftSNR
 from pack.t2mv_core.samplers.settings import SamplingSettings
 from pack.t2mv_core.samplers.standard import sample_standard
 
@@ -56,8 +56,8 @@ with torch.inference_mode():
         guided = embed_guidance(patched, folder / f"{file}.safetensors", 7.0)
         facts[name] = relative_error(theirs(guided), ours(7.0))
     before = embed_guidance(pair.model, folder / "lcm.safetensors", 3.0)
-    from pack.nodes.native_loading import load_native_adapter
-    from pack.nodes.native_patch import AdapterSettings, apply_adapter
+    from pack.nodes.native.loading import load_native_adapter
+    from pack.nodes.native.patch import AdapterSettings, apply_adapter
     adapter = load_native_adapter(before, pair.adapter_file)
     guided = apply_adapter(before, adapter, RIG, AdapterSettings())
     facts["before the adapter"] = relative_error(theirs(guided), ours(3.0))

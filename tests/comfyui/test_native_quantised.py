@@ -21,9 +21,9 @@ folder, facts = Path(sys.argv[2]), {}
 from native_pair import *
 import comfy.lora, comfy.ops, comfy.supported_models, comfy.model_detection
 from comfy.model_patcher import ModelPatcher
-from pack.nodes.native_loading import load_native_adapter
-from pack.nodes.native_lora import add_native_lora
-from pack.nodes.native_patch import AdapterSettings, adapter_of, apply_adapter
+from pack.nodes.native.loading import load_native_adapter
+from pack.nodes.native.lora import add_native_lora
+from pack.nodes.native.patch import AdapterSettings, adapter_of, apply_adapter
 from pack.t2mv_core.lora import add_lora, load_lora, remove_lora, save_lora, trainable_parameters
 
 def pack_weight(weight):

@@ -31,7 +31,7 @@ def run(comfy_install: ComfyInstall, code: str, folder: Path) -> dict[str, Any]:
 
 
 LORAS = """
-from pack.nodes.native_lora import add_native_lora
+from pack.nodes.native.lora import add_native_lora
 from pack.t2mv_core.lora import add_lora, load_lora, remove_lora, save_lora, trainable_parameters
 from safetensors.torch import load_file, save_file
 
@@ -129,8 +129,8 @@ def test_loras_act_on_unet_and_adapter_as_in_the_diffusers_path(
 
 TYPES = """
 from benchmarks.sdxl_files import original_unet
-from pack.nodes.native_loading import load_native_adapter
-from pack.nodes.native_patch import AdapterSettings, adapter_of, apply_adapter
+from pack.nodes.native.loading import load_native_adapter
+from pack.nodes.native.patch import AdapterSettings, adapter_of, apply_adapter
 
 with torch.inference_mode():
     pair = create_pair(folder)

@@ -19,9 +19,9 @@ sys.path.append(sys.argv[1])
 from native_pair import *
 import comfy.sample
 from safetensors.torch import save_file
-from pack.nodes.native_guidance import embed_guidance
-from pack.nodes.native_schedule import T2MVShiftSNR
-from pack.nodes.zigzag_loop import ZigzagSampler, ZigzagSettings
+from pack.nodes.native.guidance import embed_guidance
+from pack.nodes.native.schedule import T2MVShiftSNR
+from pack.nodes.native.zigzag.loop import ZigzagSampler, ZigzagSettings
 from pack.t2mv_core.samplers import SamplingSettings, sample_standard, sample_zmv
 
 facts, B = {}, 2

@@ -27,8 +27,8 @@ import latent_preview
 from comfy.cli_args import LatentPreviewMethod, args
 from comfy_extras.nodes_custom_sampler import BasicScheduler, Guider_Basic, Guider_DualCFG
 from comfy_extras.nodes_model_advanced import LCM, ModelSamplingDiscrete, ModelSamplingDiscreteDistilled
-from pack.nodes.native_patch import VIEW_SCALE_OPTION
-from pack.nodes.zigzag_loop import ZigzagSampler, ZigzagSettings
+from pack.nodes.native.patch import VIEW_SCALE_OPTION
+from pack.nodes.native.zigzag.loop import ZigzagSampler, ZigzagSettings
 from pack.t2mv_core import policy
 from pack.t2mv_core.samplers import SamplingSettings, rollout, sample_standard, sample_zmv
 from pack.t2mv_core.schedule import NoiseSchedule, scaled_linear_alpha_bar, shift_snr

@@ -5,13 +5,7 @@ import pytest
 import torch
 from PIL import Image, ImageChops
 
-from t2mv_core.images import (
-    contact_sheet,
-    decode_latents,
-    encode_webp,
-    from_comfy,
-    to_comfy,
-)
+from t2mv_core.images import contact_sheet, decode_latents, encode_webp, from_comfy, to_comfy
 
 
 @pytest.fixture

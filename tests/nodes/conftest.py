@@ -27,17 +27,17 @@ def pack() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def checks(pack: ModuleType) -> ModuleType:
-    """`nodes/checks.py` of the loaded pack."""
-    return importlib.import_module(f"{pack.__name__}.nodes.checks")
+    """`nodes/common/checks.py` of the loaded pack."""
+    return importlib.import_module(f"{pack.__name__}.nodes.common.checks")
 
 
 @pytest.fixture(scope="session")
 def report(pack: ModuleType) -> ModuleType:
-    """`nodes/report.py` of the loaded pack."""
-    return importlib.import_module(f"{pack.__name__}.nodes.report")
+    """`nodes/scoring/report.py` of the loaded pack."""
+    return importlib.import_module(f"{pack.__name__}.nodes.scoring.report")
 
 
 @pytest.fixture(scope="session")
 def ranking(pack: ModuleType) -> ModuleType:
-    """`nodes/ranking.py` of the loaded pack."""
-    return importlib.import_module(f"{pack.__name__}.nodes.ranking")
+    """`nodes/sampling/ranking.py` of the loaded pack."""
+    return importlib.import_module(f"{pack.__name__}.nodes.sampling.ranking")

@@ -16,7 +16,7 @@ import pytest
 PACK_DIR = Path(__file__).parents[2]
 NODE_IDS = sorted(
     match
-    for path in (PACK_DIR / "nodes").glob("*.py")
+    for path in (PACK_DIR / "nodes").rglob("*.py")
     for match in re.findall(r'node_id="(\w+)"', path.read_text("utf-8"))
 )
 

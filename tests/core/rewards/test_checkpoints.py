@@ -12,12 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from t2mv_core.rewards.checkpoints import (
-    check_finite,
-    load_strictly,
-    read_checkpoint,
-    without_memory,
-)
+from t2mv_core.rewards.checkpoints import check_finite, load_strictly, read_checkpoint, without_memory
 
 
 @pytest.mark.parametrize(

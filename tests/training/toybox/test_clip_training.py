@@ -8,13 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.toybox.clip_training import (
-    NO_CLAIM,
-    UNCLAIMED,
-    ViewTasks,
-    contrastive_loss,
-    draw_batch,
-)
+from training.toybox.clip_training import NO_CLAIM, UNCLAIMED, ViewTasks, contrastive_loss, draw_batch
 
 
 @pytest.fixture

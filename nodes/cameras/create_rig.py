@@ -1,0 +1,145 @@
+"""Nodes around the cameras: which ones look at the object, and what they are in numbers for 3D nodes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from comfy_api.latest import io, ui
+
+from ..common.checks import MAX_VIEWS, first_problem
+from ..common.node_text import show_text
+from ..sockets import Rig, make_schema
+from .rig_choice import CUSTOM, PRESET_CHOICES, choose_rig
+from .rig_report import to_json, to_text, to_viewer_camera
+
+if TYPE_CHECKING:
+    from ...t2mv_core.cameras import CameraRig
+
+# ComfyUI's own camera type; an output of it is left out should a ComfyUI no longer have the type.
+ViewerCamera = getattr(io, "Load3DCamera", None)
+
+
+class T2MVCreateCameraRig(io.ComfyNode):
+    """A preset or angles to a camera rig."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node's inputs and outputs."""
+        return make_schema(
+            node_id="T2MVCreateCameraRig",
+            display_name="Create Camera Rig (T2MV)",
+            category="T2MV/cameras",
+            description="Chooses the views: one camera per azimuth around the object. Says so when angles "
+            "leave what the models were trained on.",
+            search_aliases=["multiview cameras", "azimuth", "elevation", "view angles", "turntable", "orbit"],
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                io.String.Input(
+                    "azimuths",
+                    default="0, 45, 90, 180, 270, 315",
+                    tooltip="Only for the preset 'custom'. One view per angle, in degrees: 0 front, "
+                    "90 right, 180 back, 270 left side. "
+                    "The bundled and published models were trained on 0, 45, 90, 180, 270 and 315.",
+                ),
+                io.String.Input(
+                    "elevations",
+                    default="0",
+                    tooltip="Only for the preset 'custom'. Height angle in degrees, -90 to 90: one for all "
+                    "views, or one per view. The bundled and published models were trained on 0.",
+                ),
+                io.Combo.Input(
+                    "preset",
+                    options=PRESET_CHOICES,
+                    default=CUSTOM,
+                    optional=True,
+                    tooltip="Ready-made views at elevation 0, or 'custom': the angles in the boxes above.",
+                ),
+                io.String.Input(
+                    "views",
+                    default="",
+                    optional=True,
+                    tooltip="Which of these views to draw, in this order: numbers such as '1, 3' or names "
+                    "such as 'front, back'. Empty: all of them.",
+                ),
+            ],
+            outputs=[
+                Rig.Output("rig", display_name="rig", tooltip="The cameras, in the order of the angles."),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip="The views in words, and a warning when the models were not trained on them.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        azimuths: str | None = None,
+        elevations: str | None = None,
+        preset: str | None = CUSTOM,
+        views: str | None = "",
+    ) -> bool | str:
+        """Refuse unreadable angles and views before the run."""
+        return first_problem(lambda: choose_rig(azimuths, elevations, preset, views))
+
+    @classmethod
+    def execute(cls, azimuths: str, elevations: str, preset: str = CUSTOM, views: str = "") -> io.NodeOutput:
+        """Build the rig."""
+        rig = choose_rig(azimuths, elevations, preset, views)
+        if rig is None:
+            raise ValueError("An input of the camera rig is linked to nothing (None); give it a text.")
+        report = to_text(rig)
+        show_text(cls, report)
+        return io.NodeOutput(rig, report, ui=ui.PreviewText(report))
+
+
+class T2MVCreateCameraData(io.ComfyNode):
+    """A rig to numbers for 3D nodes."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node's inputs and outputs."""
+        camera = [] if ViewerCamera is None else [_viewer_output(ViewerCamera)]
+        return make_schema(
+            node_id="T2MVCreateCameraData",
+            display_name="Create Camera Data (T2MV)",
+            category="T2MV/cameras",
+            description="The cameras in numbers, for 3D nodes and other programs: angles, orthographic "
+            "projection and camera-to-world matrices as JSON, and one view as ComfyUI's 3D camera.",
+            search_aliases=["camera matrix", "extrinsics", "camera to world", "json cameras", "3d camera"],
+            inputs=[
+                Rig.Input("rig", tooltip="The cameras the views were made with."),
+                io.Int.Input(
+                    "view",
+                    default=1,
+                    min=1,
+                    max=MAX_VIEWS,
+                    tooltip="Which view the 'camera' output is, counted from 1 in the rig's order.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    "json",
+                    display_name="json",
+                    tooltip="Every view's angles, distance, projection and 4x4 matrix, and the convention.",
+                ),
+                *camera,
+            ],
+        )
+
+    @classmethod
+    def execute(cls, rig: CameraRig, view: int) -> io.NodeOutput:
+        """Write the cameras down."""
+        if not 1 <= view <= rig.num_views:
+            raise ValueError(f"view={view} is not in this rig; it has views 1 to {rig.num_views}.")
+        camera = [] if ViewerCamera is None else [to_viewer_camera(rig, view - 1)]
+        return io.NodeOutput(to_json(rig), *camera)
+
+
+def _viewer_output(camera_type: type[io.Load3DCamera]) -> io.Output:
+    return camera_type.Output(
+        "camera",
+        display_name="camera",
+        tooltip="The chosen view for Preview 3D: looks at the model from the side the picture shows.",
+    )

@@ -1,0 +1,90 @@
+"""Progress, live previews and cancelling: once per UNet evaluation, zags included."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import comfy.utils
+import torch
+
+from .memory import check_cancelled
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from ...t2mv_core.samplers import StepEvent
+    from ..sockets import ModelHandle
+
+# A preview must cost far less than an evaluation: the toybox's VAE (2 MB) does, SDXL's (160 MB) does not.
+MAX_PREVIEW_VAE_BYTES = 32 * 2**20
+PREVIEW_PX = 512
+PREVIEW_CELL_PX = 96
+
+
+class SamplingProgress:
+    """The sampler's `on_step`: moves the bar, shows a contact sheet of all views, raises when cancelled."""
+
+    def __init__(self, model: ModelHandle, total: int) -> None:
+        """Prepare a bar of `total` units: UNet evaluations of all sets of the run, and what else is done."""
+        self._model, self._done = model, 0
+        self._bar = comfy.utils.ProgressBar(total)
+
+    def __call__(self, event: StepEvent) -> None:
+        """Report one UNet evaluation."""
+        check_cancelled()
+        self._done += 1
+        sheet = preview_sheet(self._model, event.denoised)
+        self._bar.update_absolute(self._done, preview=("JPEG", sheet, PREVIEW_PX))
+
+    def advance(self) -> None:
+        """Report another unit of work, one score for example."""
+        check_cancelled()
+        self._done += 1
+        self._bar.update_absolute(self._done)
+
+
+def has_decoded_previews(model: ModelHandle) -> bool:
+    """Whether the model's VAE is small enough to decode a preview at every evaluation."""
+    return model.residency.size_bytes("vae") <= MAX_PREVIEW_VAE_BYTES
+
+
+def show_result(picture: Tensor) -> None:
+    """Show a node's own picture [1, H, W, 3] as its last preview.
+
+    ComfyUI's page (1.27) leaves the last preview on a node and hides the node's own picture behind it.
+    """
+    from PIL import Image
+
+    pixels = (picture[0] * 255).round().byte().cpu().numpy()
+    height, width = pixels.shape[:2]
+    comfy.utils.ProgressBar(1).update_absolute(
+        1, preview=("JPEG", Image.fromarray(pixels), max(height, width))
+    )
+
+
+def preview_sheet(model: ModelHandle, denoised: Tensor) -> Image:
+    """A small sheet of latents [B, V, C, H, W], two rows per prompt: decoded if cheap, else approximated."""
+    from ...t2mv_core.images import contact_sheet, decode_latents
+
+    if has_decoded_previews(model):
+        images = decode_latents(model.bundle.vae, denoised)
+    else:
+        images = approximate_images(denoised)
+    if images.shape[1] % 2:
+        images = torch.cat(
+            [images, torch.ones_like(images[:, :1])], dim=1
+        )  # a white cell makes the rows even
+    halves = images.unflatten(1, (2, -1)).flatten(0, 1)
+    return contact_sheet(halves, cell_px=PREVIEW_CELL_PX)
+
+
+def approximate_images(latents: Tensor) -> Tensor:
+    """SDXL latents [B, V, 4, H, W] as small pictures [B, V, 3, H, W] in [0, 1], by ComfyUI's linear map."""
+    from comfy.latent_formats import SDXL
+
+    latent_format = SDXL()
+    factors = torch.tensor(latent_format.latent_rgb_factors, device=latents.device)
+    bias = torch.tensor(latent_format.latent_rgb_factors_bias, device=latents.device)
+    rgb = torch.einsum("bvchw,cr->bvrhw", latents.float(), factors) + bias[:, None, None]
+    return ((rgb + 1) / 2).clamp(0, 1)

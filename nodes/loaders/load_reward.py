@@ -1,0 +1,147 @@
+"""The node that loads rewards. Files that are in use already are not read again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_management
+from comfy_api.latest import io
+
+from ..common.checks import check_boolean, check_choice, first_problem
+from ..common.folders import fingerprint, reward_folders
+from ..common.memory import load_once
+from ..sockets import RewardHandle, Rewards, advanced, make_schema
+
+if TYPE_CHECKING:
+    from ...t2mv_core.rewards import RewardPlaces
+
+
+def list_rewards() -> list[str]:
+    """The core's rewards and their parts: bundled ones first, then view rewards, joint rewards and parts."""
+    from ...t2mv_core.rewards import OVER_VIEWS, REWARDS
+
+    whole = sorted(
+        REWARDS, key=lambda name: (REWARDS[name].weights is not None, REWARDS[name].kind != "view")
+    )
+    parts = [
+        f"{name}.{part}"
+        for name in whole
+        for part in (*REWARDS[name].parts, *(OVER_VIEWS if REWARDS[name].kind == "view" else ()))
+    ]
+    return whole + parts
+
+
+class T2MVLoadReward(io.ComfyNode):
+    """A name to a reward, added to those that came in."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node's inputs and outputs."""
+        from ...t2mv_core.rewards import REWARDS
+
+        names = list_rewards()
+        summaries = " ".join(f"{name}: {spec.summary}" for name, spec in REWARDS.items())
+        return make_schema(
+            node_id="T2MVLoadReward",
+            display_name="Load Reward (T2MV)",
+            category="T2MV/loaders",
+            description="Loads a scorer of views. Connect one after the other to score with several.",
+            search_aliases=[
+                "reward model",
+                "scorer",
+                "pickscore",
+                "hpsv2",
+                "imagereward",
+                "clip score",
+                "hyperscore",
+            ],
+            inputs=[
+                io.Combo.Input("reward", options=names, default=names[0], tooltip=summaries),
+                Rewards.Input(
+                    "rewards", optional=True, tooltip="Rewards loaded before; this one is added to them."
+                ),
+                advanced(
+                    io.Boolean.Input(
+                        "download",
+                        default=False,
+                        optional=True,
+                        tooltip="Whether weights that are not in models/t2mv_rewards may be fetched from the "
+                        "Hugging Face Hub. Off: nothing touches the network.",
+                    )
+                ),
+            ],
+            outputs=[
+                Rewards.Output(
+                    "t2mv_rewards", display_name="rewards", tooltip="This reward and those that came in."
+                )
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, reward: str | None = None, download: bool | None = False) -> bool | str:
+        """Refuse names that are no rewards, and rewards whose weights are missing, before the run."""
+        return first_problem(lambda: _check(reward, download))
+
+    @classmethod
+    def fingerprint_inputs(cls, reward: str | None = None, **others: Any) -> str:
+        """The identity of the reward's files: the node runs again exactly when they change."""
+        return "" if reward is None else _identity(reward, _places(False))
+
+    @classmethod
+    def execute(
+        cls, reward: str, rewards: tuple[RewardHandle, ...] = (), download: bool = False
+    ) -> io.NodeOutput:
+        """Load the reward, or take the one in use; parts of one reward share its weights."""
+        from ...t2mv_core.rewards import load_reward, reward_dtype, take_part
+
+        _check(reward, download)
+        places, (model, _, part) = _places(download), reward.partition(".")
+        dtype = reward_dtype(model, comfy.model_management.get_torch_device())
+
+        def load() -> tuple[Any, dict[str, Any]]:
+            scorer = load_reward(model, dtype=dtype, places=places)
+            return scorer, {"model": scorer.model}
+
+        residency = load_once(("reward", model, str(dtype), _identity(model, places)), load)
+        handle = RewardHandle(take_part(residency.owner, part), residency)
+        return io.NodeOutput((*(other for other in rewards if other.reward.name != reward), handle))
+
+
+def _places(download: bool) -> RewardPlaces:
+    from ...t2mv_core.rewards import RewardPlaces
+
+    return RewardPlaces(folders=reward_folders(), allow_download=download)
+
+
+def _check(reward: str | None, download: bool | None) -> None:
+    """Refuse a reward that cannot be loaded.
+
+    Raises:
+        ValueError: not a reward, or its weights are missing; says where to get them and where to put them.
+    """
+    from ...t2mv_core.rewards import check_rewards
+
+    check_choice("reward", reward, list_rewards(), "Choose one of the list.")
+    if reward is None or download is None:
+        return
+    check_boolean("download", download)
+    try:
+        check_rewards([reward], _places(download))
+    except FileNotFoundError as error:
+        raise ValueError(str(error)) from error
+
+
+def _identity(reward: str, places: RewardPlaces) -> str:
+    """The files behind a reward, to tell whether they changed; the bundled ones while they are missing."""
+    from ...t2mv_core.rewards import REWARDS, find_local_weights, reward_files
+    from ...t2mv_core.toybox import TOYBOX_DIR
+
+    model = reward.partition(".")[0]
+    weights = REWARDS[model].weights if model in REWARDS else None
+    try:
+        local = find_local_weights(model, weights, places) if weights is not None else None
+    except FileNotFoundError:  # incomplete: the run says so
+        local = None
+    if weights is None or local is None:
+        return fingerprint(TOYBOX_DIR / "rewards")
+    return "|".join(map(fingerprint, reward_files(weights, local)))

@@ -1,0 +1,183 @@
+"""From what Load Model's inputs name to files: presets, folders, checkpoints, separate UNets and VAEs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from ..common.checks import check_boolean, check_choice
+from ..common.folders import (
+    ADAPTER_FOLDER,
+    find_file,
+    fingerprint,
+    list_diffusers_folders,
+    list_files,
+    list_unet_folders,
+)
+
+if TYPE_CHECKING:
+    from ...t2mv_core.sources import ModelSources
+
+BUNDLED = {"toybox": "toybox", "toybox teacher": "toybox-teacher"}  # as shown -> as the core knows it
+PUBLISHED = {"LCM-SDXL": "lcm-sdxl", "SDXL": "sdxl"}
+DIFFUSERS_PREFIX, CHECKPOINT_PREFIX = "diffusers/", "checkpoints/"
+OWN = "the model's own"
+UNET_FOLDER, VAE_FOLDER, CHECKPOINT_FOLDER = "diffusion_models", "vae", "checkpoints"
+# Names under which people keep the published files: of the file or of a folder above it, "-" as "_".
+_BASE_NAMES = (
+    "stable_diffusion_xl_base_1.0",
+    "sd_xl_base_1.0",
+    "sd_xl_base_1.0_0.9vae",
+    "sdxl_base_1.0",
+    "sdxl_base",
+)
+_LCM_NAMES = ("lcm_sdxl", "lcm_sdxl_unet", "lcm_sdxl_fp16")
+_VAE_NAMES = ("sdxl_vae_fp16_fix", "sdxl.vae", "sdxl_vae_fp16fix", "sdxl_fp16_vae")
+_ADAPTER_NAMES = ("mvadapter_t2mv_sdxl",)
+_WHERE = {  # part -> what to fetch and where to put it
+    "model": "SDXL base 1.0 (huggingface.co/stabilityai/stable-diffusion-xl-base-1.0: "
+    "sd_xl_base_1.0.safetensors into models/checkpoints, or the folder in diffusers' format as "
+    "models/diffusers/stable-diffusion-xl-base-1.0)",
+    "unet": "the few-step UNet (huggingface.co/latent-consistency/lcm-sdxl: "
+    "diffusion_pytorch_model.fp16.safetensors as models/diffusion_models/lcm-sdxl.safetensors)",
+    "vae": "the VAE (huggingface.co/madebyollin/sdxl-vae-fp16-fix: sdxl.vae.safetensors as "
+    "models/vae/sdxl-vae-fp16-fix.safetensors)",
+    "adapter": "the MV-Adapter (huggingface.co/huanngzh/mv-adapter: mvadapter_t2mv_sdxl.safetensors into "
+    "models/mvadapter)",
+}
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """What the node's inputs say; None where an input is linked and not known yet."""
+
+    model: str | None = None
+    adapter: str | None = OWN
+    unet: str | None = OWN
+    vae: str | None = OWN
+    download: bool | None = False
+
+
+def list_models() -> list[str]:
+    """Everything Load Model offers."""
+    folders = [DIFFUSERS_PREFIX + name for name in sorted(list_diffusers_folders())]
+    return [
+        *BUNDLED,
+        *PUBLISHED,
+        *folders,
+        *(CHECKPOINT_PREFIX + name for name in list_files(CHECKPOINT_FOLDER)),
+    ]
+
+
+def check_model_choice(choice: ModelChoice) -> None:
+    """Refuse what is not there, before anything is loaded.
+
+    Raises:
+        ValueError: an unknown name, parts for a bundled model, or missing files with what to fetch.
+    """
+    remedy = "Choose one of the list, or put the file into ComfyUI's folder and refresh."
+    check_choice("model", choice.model, list_models(), remedy)
+    for name, folder in (("adapter", ADAPTER_FOLDER), ("unet", UNET_FOLDER), ("vae", VAE_FOLDER)):
+        check_choice(name, getattr(choice, name), [OWN, *list_files(folder)], remedy)
+    check_boolean("download", choice.download)
+    if choice.model in BUNDLED:
+        for name in ("unet", "vae"):
+            if getattr(choice, name) not in (OWN, None):
+                raise ValueError(f"{choice.model} works with its own {name} only; set {name} to {OWN!r}.")
+    if None not in (choice.model, choice.adapter, choice.unet, choice.vae, choice.download):
+        _check_files(choice)
+
+
+def find_sources(choice: ModelChoice) -> ModelSources:
+    """Where the core finds the parts: ComfyUI's folders first, then the published Hub ids.
+
+    Raises:
+        ValueError: a name that ComfyUI's folders do not have.
+    """
+    from ...t2mv_core.sources import ModelSources, published_sources
+
+    if choice.model in BUNDLED:
+        return ModelSources(BUNDLED[choice.model])
+    parts = {
+        "adapter": _named(ADAPTER_FOLDER, choice.adapter),
+        "unet": _named(UNET_FOLDER, choice.unet),
+        "vae": _named(VAE_FOLDER, choice.vae),
+    }
+    if choice.model in PUBLISHED:
+        preset = PUBLISHED[choice.model]
+        parts["adapter"] = parts["adapter"] or _known_file(ADAPTER_FOLDER, _ADAPTER_NAMES)
+        parts["vae"] = parts["vae"] or _known_file(VAE_FOLDER, _VAE_NAMES)
+        if preset == "lcm-sdxl":
+            parts["unet"] = (
+                parts["unet"]
+                or _known_file(UNET_FOLDER, _LCM_NAMES)
+                or _known_folder(list_unet_folders(), _LCM_NAMES)
+            )
+        sources = published_sources(ModelSources(preset, allow_download=bool(choice.download), **parts))
+        base = _known_folder(list_diffusers_folders(), _BASE_NAMES) or _known_file(
+            CHECKPOINT_FOLDER, _BASE_NAMES
+        )
+        return replace(sources, model=base or sources.model)
+    path = _model_path(choice.model or "")
+    if parts["adapter"] is None and not any(
+        (f / "mvadapter.safetensors").is_file() for f in (path, path.parent)
+    ):
+        parts["adapter"] = _known_file(ADAPTER_FOLDER, _ADAPTER_NAMES)
+    return ModelSources(str(path), **parts)
+
+
+def identify(sources: ModelSources) -> str:
+    """Identity of all files of a model: equal exactly when the same would be loaded."""
+    from ...t2mv_core.sources import resolve_sources
+
+    try:
+        files = resolve_sources(replace(sources, allow_download=False))
+    except FileNotFoundError as error:
+        return f"not here: {error}"
+    paths = {path for path in vars(files).values() if path is not None}
+    return "|".join(f"{path}>{fingerprint(path)}" for path in sorted(paths))
+
+
+def _check_files(choice: ModelChoice) -> None:
+    from ...t2mv_core.sources import missing_parts
+
+    sources = find_sources(choice)
+    missing = {} if sources.allow_download else missing_parts(sources)
+    if not missing:
+        return
+    if choice.model in PUBLISHED:
+        wanted = "; ".join(_WHERE[part] for part in missing)
+        raise ValueError(f"{choice.model} needs files that are not here: {wanted}. Or switch download on.")
+    if "adapter" in missing:
+        raise ValueError(f"{choice.model} has no MV-Adapter with it. Fetch {_WHERE['adapter']}.")
+    raise ValueError(next(iter(missing.values())))
+
+
+def _named(folder: str, name: str | None) -> str | None:
+    return None if name in (None, OWN) else str(find_file(folder, name))
+
+
+def _model_path(model: str) -> Path:
+    if model.startswith(CHECKPOINT_PREFIX):
+        return find_file(CHECKPOINT_FOLDER, model.removeprefix(CHECKPOINT_PREFIX))
+    folders = list_diffusers_folders()
+    name = model.removeprefix(DIFFUSERS_PREFIX)
+    check_choice("model", name, list(folders), "Choose one of the list.")
+    return folders[name]
+
+
+def _known_file(folder: str, names: tuple[str, ...]) -> str | None:
+    """The first listed file that is kept under one of the known names."""
+    found = next((listed for listed in list_files(folder) if _is_known(listed, names)), None)
+    return None if found is None else str(find_file(folder, found))
+
+
+def _known_folder(folders: dict[str, Path], names: tuple[str, ...]) -> str | None:
+    return next((str(path) for listed, path in sorted(folders.items()) if _is_known(listed, names)), None)
+
+
+def _is_known(listed: str, names: tuple[str, ...]) -> bool:
+    path = PurePosixPath(listed.replace("\\", "/"))
+    stem = path.name.removesuffix(".safetensors")
+    return any(part.lower().replace("-", "_") in names for part in (*path.parts[:-1], stem))

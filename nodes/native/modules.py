@@ -1,0 +1,147 @@
+"""The MV-Adapter's own weights as a module of ComfyUI's layers, under the names of its file.
+
+ComfyUI's `manual_cast` layers compute in the type and on the device of what they are given, wherever and in
+whatever type their weights lie: so the adapter follows the UNet's settings (fp16, bf16, fp8 weights,
+offloaded parts), and ComfyUI's own patching (LoRA) works on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import comfy.ops
+import torch.nn.functional as F
+from comfy.ldm.modules.attention import optimized_attention
+from einops import rearrange
+from torch import Tensor, nn
+
+from ...t2mv_core.adapter import CAMERA_CHANNELS
+from .blocks import AttentionPlace, BlockKey
+
+_OPERATIONS = comfy.ops.manual_cast
+_ENCODER_BLOCK_RESNETS = 2
+_ENCODER_DOWNSCALE = 16  # picture pixels per pixel of the first residual: twice the VAE's factor
+
+
+class MultiviewAttention(nn.Module):
+    """The multiview attention of one `attn1`; parameters carry the published names."""
+
+    def __init__(self, query_dim: int, inner_dim: int) -> None:
+        """Create the projections without memory; `fill_module` gives them their weights."""
+        super().__init__()
+
+        def linear(width_in: int, width_out: int, has_bias: bool) -> nn.Module:
+            return _OPERATIONS.Linear(width_in, width_out, bias=has_bias, device="meta")
+
+        self.to_q_mv = linear(query_dim, inner_dim, False)
+        self.to_k_mv = linear(query_dim, inner_dim, False)
+        self.to_v_mv = linear(query_dim, inner_dim, False)
+        self.to_out_mv = nn.ModuleList([linear(inner_dim, query_dim, True)])
+
+    def forward(self, hidden_states: Tensor, num_views: int, rows: int, options: dict[str, Any]) -> Tensor:
+        """Attend from every token to the same image row of all views, [n*V, rows*W, C].
+
+        Args:
+            hidden_states: normalised tokens, [n*V, rows*W, C], row-major; views of a set contiguous.
+            num_views: V.
+            rows: height of this UNet level.
+            options: ComfyUI's `extra_options` of the transformer block.
+        """
+        query, key, value = (
+            rearrange(projection(hidden_states), "(n v) (h w) c -> (n h) (v w) c", v=num_views, h=rows)
+            for projection in (self.to_q_mv, self.to_k_mv, self.to_v_mv)
+        )
+        # ComfyUI's choice of attention (--use-split-cross-attention, sage, ...); it splits the heads itself.
+        out = optimized_attention(
+            query, key, value, options["n_heads"],
+            attn_precision=options.get("attn_precision"), transformer_options=options,
+        )  # fmt: skip
+        out = rearrange(out, "(n h) (v w) c -> (n v) (h w) c", v=num_views, h=rows)
+        return self.to_out_mv[0](out)
+
+
+class _ResnetBlock(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.block1 = _OPERATIONS.Conv2d(channels, channels, 3, padding=1, device="meta")
+        self.block2 = _OPERATIONS.Conv2d(channels, channels, 1, device="meta")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.block2(F.relu(self.block1(x)))
+
+
+class _EncoderBlock(nn.Module):
+    def __init__(self, channels_in: int, channels: int, is_down: bool) -> None:
+        super().__init__()
+        self.is_down = is_down
+        if channels_in != channels:
+            self.in_conv = _OPERATIONS.Conv2d(channels_in, channels, 1, device="meta")
+        self.resnets = nn.Sequential(*(_ResnetBlock(channels) for _ in range(_ENCODER_BLOCK_RESNETS)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.is_down:
+            x = F.avg_pool2d(x, 2, 2, ceil_mode=True)
+        return self.resnets(self.in_conv(x) if hasattr(self, "in_conv") else x)
+
+
+class CameraEncoder(nn.Module):
+    """The T2I-Adapter (`full_adapter_xl`) that turns cameras into one residual per level and one more."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        """Create it without memory; `widths` are the UNet's."""
+        super().__init__()
+        channels = [*widths, widths[-1]]
+        inputs = CAMERA_CHANNELS * _ENCODER_DOWNSCALE**2
+        self.conv_in = _OPERATIONS.Conv2d(inputs, channels[0], 3, padding=1, device="meta")
+        # As published: the second block and the third widen, and the third halves the picture.
+        self.body = nn.ModuleList(
+            _EncoderBlock(channels[i - 1] if i in (1, 2) else channels[i], channels[i], is_down=i == 2)
+            for i in range(len(channels))
+        )
+
+    def forward(self, embedding: Tensor, height: int, width: int) -> list[Tensor]:
+        """Residuals, each [V, c, h, w].
+
+        Args:
+            embedding: camera 6-vectors, [V, 6].
+            height: of the latents, even.
+            width: of the latents, even.
+        """
+        # A 6-vector broadcast over a picture, and unshuffled, has each number 16x16 times in its channels.
+        x = embedding.repeat_interleave(_ENCODER_DOWNSCALE**2, dim=1)[:, :, None, None]
+        x = self.conv_in(x.expand(-1, -1, height // 2, width // 2).contiguous())
+        residuals = []
+        for block in self.body:
+            x = block(x)
+            residuals.append(x)
+        return residuals
+
+
+class NativeAdapter(nn.Module):
+    """All weights of an MV-Adapter file; its `state_dict` has exactly the file's names."""
+
+    def __init__(self, places: Sequence[AttentionPlace], widths: Sequence[int]) -> None:
+        """Create it without memory for a UNet with these self-attentions and widths."""
+        super().__init__()
+        self._by_block: dict[BlockKey, MultiviewAttention] = {}
+        for place in places:
+            attention = MultiviewAttention(place.query_dim, place.inner_dim)
+            self._by_block[place.key] = attention
+            _insert(self, f"{place.name}.processor", attention)
+        self.adapter = CameraEncoder(widths)
+
+    def attention_at(self, options: dict[str, Any]) -> MultiviewAttention | None:
+        """The multiview attention of the transformer block that ComfyUI's `extra_options` tell of."""
+        block = options.get("block")
+        return None if block is None else self._by_block.get((*block[:2], options.get("block_index", 0)))
+
+
+def _insert(root: nn.Module, name: str, module: nn.Module) -> None:
+    """Hang a module into a tree under a dotted name."""
+    *parents, leaf = name.split(".")
+    for parent in parents:
+        if not hasattr(root, parent):
+            root.add_module(parent, nn.Module())
+        root = getattr(root, parent)
+    root.add_module(leaf, module)

@@ -1,0 +1,235 @@
+"""The node that samples several sets per prompt and keeps those a reward likes best."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..common.checks import MAX_SEED, check_choice, check_integer, first_problem, read_prompts
+from ..common.node_text import show_text
+from ..common.progress import show_result
+from ..scoring.report import ranking_to_text
+from ..sockets import RewardHandle, Rewards, make_schema
+from .candidates import numbers_read, ranking_sheet, sample_candidates
+from .inputs import (
+    latent_output,
+    optional_inputs,
+    prompt_inputs,
+    sampling_problem,
+    step_inputs,
+    zigzag_inputs,
+)
+from .ranking import RANK_BY, check_ranking, rank_sets
+from .set_sampler import comfy_latent, decode_set
+
+if TYPE_CHECKING:
+    from ..sockets import ModelHandle
+    from .candidates import Candidate
+
+SAMPLERS = ["standard", "zmv"]
+MAX_CANDIDATES = 64
+MAX_NAMED = 4
+MAX_SETS = 128  # of a run: their ranking must stay a picture that people can look at
+
+
+class T2MVSampleBest(io.ComfyNode):
+    """Several sets of views to the best of them."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node's inputs and outputs."""
+        return make_schema(
+            node_id="T2MVSampleBest",
+            display_name="Sample Best Views (T2MV)",
+            category="T2MV/sampling",
+            description="Samples several sets of views per prompt, scores them with rewards and keeps the "
+            "best; the ranking is shown.",
+            search_aliases=["best of n", "best of", "top k", "rank", "cherry pick", "inference time scaling"],
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                *_prompt_inputs(),
+                *_ranking_inputs(),
+                *step_inputs(),
+                *zigzag_inputs(is_advanced=True),
+                *optional_inputs(),
+            ],
+            outputs=_outputs(),
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        prompts: str | None = None,
+        negative_prompt: str | None = None,
+        candidates: int | None = None,
+        keep: int | None = None,
+        rank_by: str | None = None,
+        sampler: str | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        view_scale: float | None = None,
+        zigzag_steps: int | None = None,
+        zigzag_repeats: int | None = None,
+        inverse_guidance: float | None = None,
+        inverse_view_scale: float | None = None,
+    ) -> bool | str:
+        """Refuse unusable texts, choices and numbers before the run."""
+        numbers = {
+            "steps": steps,
+            "guidance": guidance,
+            "view_scale": view_scale,
+            "zigzag_steps": zigzag_steps,
+            "zigzag_repeats": zigzag_repeats,
+            "inverse_guidance": inverse_guidance,
+            "inverse_view_scale": inverse_view_scale,
+        }
+        problem = sampling_problem(prompts, negative_prompt, **numbers_read(sampler, numbers))
+        if problem is not True:
+            return problem
+        return first_problem(lambda: _check_choices(prompts, candidates, keep, rank_by, sampler))
+
+    @classmethod
+    def execute(
+        cls,
+        model: ModelHandle,
+        rewards: tuple[RewardHandle, ...],
+        prompts: str,
+        seed: int,
+        candidates: int,
+        keep: int,
+        rank_by: str,
+        **others: Any,
+    ) -> io.NodeOutput:
+        """Sample all sets, score them, decode the best again."""
+        _check_choices(prompts, candidates, keep, rank_by, others.get("sampler"))
+        check_integer("seed", seed, 0, MAX_SEED)
+        check_ranking(rank_by, [handle.reward.kind for handle in rewards])
+        plan = _plan(read_prompts(prompts), seed, candidates)
+        # Before the first preview: ComfyUI's page (1.27) puts a text that comes later over the picture.
+        show_text(cls, f"{len(plan)} sets to sample and to score")
+        competing = sample_candidates(model, rewards, plan, **others)
+        ranked = []
+        for start in range(0, len(competing), candidates):
+            sets = competing[start : start + candidates]
+            order = rank_sets([candidate.scored for candidate in sets], rank_by)
+            ranked.append([(sets[index], score) for index, score in order])
+        best = [entry for line in ranked for entry in line[:keep]]
+        report = "\n\n".join(
+            ranking_to_text([(c.seed, score, c.scored) for c, score in line], rank_by, keep)
+            for line in ranked
+        )
+        sheet = ranking_sheet(ranked, keep)
+        show_text(cls, _kept(best))
+        show_result(sheet)
+        return io.NodeOutput(
+            torch.cat([decode_set(model, candidate.latents) for candidate, _ in best]),
+            comfy_latent(model, [candidate.latents for candidate, _ in best]),
+            [candidate.seed for candidate, _ in best],
+            [score for _, score in best],
+            report,
+            sheet,
+            ui={**ui.PreviewImage(sheet, cls=cls).as_dict(), **ui.PreviewText(report).as_dict()},
+        )
+
+
+def _kept(best: list[tuple[Candidate, float]]) -> str:
+    """Which sets were kept, as a line: what people look for in a long ranking."""
+    sets = ", ".join(f"seed {candidate.seed} (score {score:.3f})" for candidate, score in best[:MAX_NAMED])
+    return f"kept: {sets}{', …' if len(best) > MAX_NAMED else ''}"
+
+
+def _plan(lines: list[str], seed: int, candidates: int) -> list[tuple[str, int]]:
+    """(prompt, seed) of every set: the candidates of a line count on from its first seed."""
+    return [
+        (line, (seed + index * candidates + number) % (MAX_SEED + 1))
+        for index, line in enumerate(lines)
+        for number in range(candidates)
+    ]
+
+
+def _check_choices(
+    prompts: str | None, candidates: int | None, keep: int | None, rank_by: str | None, sampler: str | None
+) -> None:
+    """Refuse counts that do not belong together, and names that are not offered; None is a linked input."""
+    check_integer("candidates", candidates, 1, MAX_CANDIDATES)
+    check_integer("keep", keep, 1, MAX_CANDIDATES)
+    check_choice("rank_by", rank_by, list(RANK_BY), "Choose one of the list.")
+    check_choice("sampler", sampler, SAMPLERS, "Choose one of the list.")
+    if candidates is not None and keep is not None and keep > candidates:
+        raise ValueError(f"keep={keep} is more than candidates={candidates}; keep at most as many.")
+    num_lines = len(read_prompts(prompts))
+    if candidates is not None and candidates * num_lines > MAX_SETS:
+        raise ValueError(
+            f"{num_lines} prompts with candidates={candidates} are {candidates * num_lines} sets; at most "
+            f"{MAX_SETS} fit into one run. Use fewer candidates or fewer lines."
+        )
+
+
+def _prompt_inputs() -> list[io.Input]:
+    """Model, rewards, prompt and seed."""
+    model, prompt, seed = prompt_inputs(
+        "Of the first candidate; the next ones use seed + 1, seed + 2, and so on, and the second prompt line "
+        "goes on after the first one's last. A sampler node gives a set again with its seed."
+    )
+    prompt.id = "prompts"  # ComfyUI gives every output node a hidden input named "prompt"
+    return [
+        model,
+        Rewards.Input("rewards", tooltip="From Load Reward: what the sets are ranked by."),
+        prompt,
+        seed,
+    ]
+
+
+def _ranking_inputs() -> list[io.Input]:
+    """How many sets, how many of them stay, and which."""
+    return [
+        io.Int.Input(
+            "candidates", default=8, min=1, max=MAX_CANDIDATES, tooltip="Sets sampled per prompt line."
+        ),
+        io.Int.Input(
+            "keep", default=1, min=1, max=MAX_CANDIDATES, tooltip="Sets kept per prompt line, the best ones."
+        ),
+        io.Combo.Input(
+            "rank_by",
+            options=list(RANK_BY),
+            default=next(iter(RANK_BY)),
+            tooltip="What decides. 'sum of normalised rewards': every connected reward, in standard "
+            "deviations from its mean over the candidates. The others: the first reward of that kind.",
+        ),
+        io.Combo.Input(
+            "sampler",
+            options=SAMPLERS,
+            default=SAMPLERS[0],
+            tooltip="'standard' as Sample Views, 'zmv' as Sample Views with Zigzag.",
+        ),
+    ]
+
+
+def _outputs() -> list[io.Output]:
+    return [
+        io.Image.Output(
+            "images",
+            display_name="images",
+            tooltip="The views of the kept sets: best first, one prompt line after the other.",
+        ),
+        latent_output(),
+        io.Int.Output(
+            "seeds",
+            display_name="seeds",
+            is_output_list=True,
+            tooltip="The seed of every kept set, as a list; a sampler gives the set again with it.",
+        ),
+        io.Float.Output(
+            "scores",
+            display_name="scores",
+            is_output_list=True,
+            tooltip="What every kept set was ranked by, as a list.",
+        ),
+        io.String.Output("report", display_name="report", tooltip="The whole ranking, to read."),
+        io.Image.Output(
+            "ranking", display_name="ranking", tooltip="All sets in order, with ranks, seeds and scores."
+        ),
+    ]

@@ -1,0 +1,179 @@
+"""Nodes that score: what rewards say of sets of views."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import comfy.utils
+import torch
+from comfy_api.latest import io, ui
+
+from ..common.checks import first_problem, read_prompts
+from ..common.memory import check_cancelled
+from ..common.node_text import show_text
+from ..sockets import RewardHandle, Rewards, make_schema
+from .report import ScoredSet, to_json, to_line, to_text
+from .score_sheet import score_sheet, set_title, view_labels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+
+class T2MVScoreViews(io.ComfyNode):
+    """Views, prompts and rewards to scores."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node's inputs and outputs."""
+        return make_schema(
+            node_id="T2MVScoreViews",
+            display_name="Score Views (T2MV)",
+            category="T2MV/scoring",
+            description="Scores every view, and every set of views as a whole. Higher is better; only scores "
+            "of one reward and one prompt can be compared.",
+            search_aliases=["reward", "evaluate", "clip score", "hyperscore", "rank", "quality"],
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                Rewards.Input("rewards", tooltip="From Load Reward."),
+                io.Image.Input("images", tooltip="Views as a sampler gives them: one set after the other."),
+                io.String.Input(
+                    "prompts",  # not "prompt": ComfyUI gives every output node a hidden input of that name
+                    multiline=True,
+                    default="a red mug",
+                    tooltip="What the views should show: the prompt they were made with, one line per set.",
+                ),
+            ],
+            outputs=[
+                io.Float.Output(
+                    "view_score",
+                    display_name="view score",
+                    tooltip="Mean over all views of the first per-view reward; nan when none is loaded.",
+                ),
+                io.Float.Output(
+                    "joint_score",
+                    display_name="joint score",
+                    tooltip="Mean over the sets of the first joint reward; nan when none is loaded.",
+                ),
+                io.Float.Output(
+                    "view_scores",
+                    display_name="view scores",
+                    is_output_list=True,
+                    tooltip="The first per-view reward, view by view, as a list.",
+                ),
+                io.String.Output(
+                    "json", display_name="json", tooltip="All scores, with the parts of joint scores."
+                ),
+                io.String.Output("report", display_name="report", tooltip="All scores, to read."),
+                io.Image.Output(
+                    "sheet",
+                    display_name="sheet",
+                    tooltip="The views with their scores drawn in: a row per set, titled with its joint "
+                    "scores.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, prompts: str | None = None) -> bool | str:
+        """Refuse unusable prompts before the run."""
+        return first_problem(lambda: read_prompts(prompts))
+
+    @classmethod
+    def execute(cls, rewards: tuple[RewardHandle, ...], images: Tensor, prompts: str) -> io.NodeOutput:
+        """Score set by set."""
+        lines = read_prompts(prompts)
+        pictures = split_by_prompt(images, len(lines))
+        sets = score_sets(rewards, pictures, lines)
+        views = [score for scored in sets for score in _first(scored.view_scores, [])]
+        joints = [_first(scored.joint_scores, math.nan) for scored in sets]
+        report = to_text(sets)
+        show_text(cls, to_line(sets))
+        sheet = score_sheet(list(pictures), list(map(set_title, sets)), list(map(view_labels, sets)))
+        return io.NodeOutput(
+            sum(views) / len(views) if views else math.nan,
+            sum(joints) / len(joints),
+            views,
+            to_json(sets),
+            report,
+            sheet,
+            ui={**ui.PreviewImage(sheet, cls=cls).as_dict(), **ui.PreviewText(report).as_dict()},
+        )
+
+
+def split_by_prompt(images: Tensor, num_prompts: int) -> Tensor:
+    """ComfyUI's pictures [B·V, H, W, 3] as one set per prompt, [B, V, 3, H, W].
+
+    Raises:
+        ValueError: the pictures do not divide into one set per prompt.
+    """
+    from ...t2mv_core.images import from_comfy
+
+    pictures = from_comfy(images)
+    if len(pictures) % num_prompts:
+        raise ValueError(
+            f"{len(pictures)} pictures do not divide into {num_prompts} sets, one per line of the prompt; "
+            "use the same prompt text as the sampler."
+        )
+    return pictures.unflatten(0, (num_prompts, -1))
+
+
+def score_sets(rewards: tuple[RewardHandle, ...], pictures: Tensor, prompts: list[str]) -> list[ScoredSet]:
+    """Score pictures [B, V, 3, H, W] set by set, with a progress bar.
+
+    Raises:
+        ValueError: see `score_set`.
+    """
+    bar = comfy.utils.ProgressBar(len(prompts) * len(rewards))
+    return [
+        score_set(rewards, views, prompt, lambda: bar.update(1))
+        for views, prompt in zip(pictures, prompts, strict=True)
+    ]
+
+
+def score_set(
+    rewards: tuple[RewardHandle, ...], pictures: Tensor, prompt: str, on_reward: Callable[[], None]
+) -> ScoredSet:
+    """Score one set of pictures [V, 3, H, W]; can be cancelled between any two calls of a reward.
+
+    Args:
+        rewards: each is brought to the compute device for its call.
+        pictures: in [0, 1].
+        prompt: what they should show.
+        on_reward: called after every reward.
+
+    Raises:
+        ValueError: the pictures are not what a reward takes, or a score is not finite.
+    """
+    scored = ScoredSet(prompt, {}, {}, {})
+    for handle in rewards:
+        check_cancelled()
+        _score_one(handle, pictures, scored)
+        on_reward()
+    return scored
+
+
+def _score_one(handle: RewardHandle, pictures: Tensor, scored: ScoredSet) -> None:
+    """Write one reward's scores of one set into `scored`."""
+    reward = handle.reward
+    device = handle.residency.load()
+    is_view = reward.kind == "view"
+    result = reward(pictures.to(device), [scored.prompt] * (len(pictures) if is_view else 1))
+    for name, scores in {reward.name: result.scores, **result.details}.items():
+        if not bool(torch.isfinite(scores).all()):
+            raise ValueError(
+                f"{reward.name} gave {scores.flatten().tolist()} ({name}) for “{scored.prompt[:60]}”, which "
+                "is no score: its weights are damaged, or its precision is too low. Fetch its file again."
+            )
+    if is_view:
+        scored.view_scores[reward.name] = result.scores.tolist()
+    else:
+        scored.joint_scores[reward.name] = float(result.scores)
+        scored.details[reward.name] = {name: float(part) for name, part in result.details.items()}
+
+
+def _first(scores: Any, default: Any) -> Any:
+    return next(iter(scores.values()), default)

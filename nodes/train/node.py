@@ -1,0 +1,215 @@
+"""The node that trains a LoRA: it starts the trainer as a process of its own and shows how it gets on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from comfy_api.latest import io, ui
+
+from ...training.config import OBJECTIVE_NAMES, load_config, preset_names
+from ..common.checks import first_problem
+from ..common.folders import reward_folders
+from ..common.memory import check_cancelled
+from ..sockets import make_schema
+from .inputs import training_inputs
+from .publish import LoraPlace, find_place, is_lost, publish
+from .settings import (
+    Surroundings,
+    build_overrides,
+    check_inputs,
+    check_name,
+    read_training_prompts,
+    write_prompts,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RUNS_FOLDER = "t2mv_runs"
+NOT_FOR_USERS = {"comparison"}  # what training.compare repeats the paper's comparison with
+POLL_SECONDS = 0.25
+# ComfyUI 0.3.64 gives io.Combo.Output no type name, so that nothing could be connected to it.
+LoraName = io.Custom("COMBO")
+
+
+def list_presets() -> list[str]:
+    """The presets that are offered."""
+    return [name for name in preset_names() if name not in NOT_FOR_USERS]
+
+
+class T2MVTrainLoRA(io.ComfyNode):
+    """Settings to a trained LoRA among ComfyUI's LoRAs."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node's inputs and outputs."""
+        return make_schema(
+            node_id="T2MVTrainLoRA",
+            display_name="Train LoRA (T2MV)",
+            category="T2MV/training",
+            description="Trains a LoRA by reinforcement learning with rewards (MVC-ZigAL), in a process of "
+            "its own. Cancelling keeps the state; queueing again goes on.",
+            search_aliases=["mvc-zigal", "reinforcement learning", "finetune", "rl training", "train lora"],
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=training_inputs(list_presets(), OBJECTIVE_NAMES),
+            outputs=[
+                LoraName.Output(
+                    "lora_name",
+                    display_name="lora_name",
+                    tooltip="The finished LoRA's name: connect it to the input 'lora' of Load LoRA.",
+                ),
+                io.String.Output(
+                    "report", display_name="report", tooltip="Where it lies, and how the rewards changed."
+                ),
+                io.Image.Output(
+                    "curves", display_name="curves", tooltip="Rewards, lambda and loss over the iterations."
+                ),
+                io.Image.Output(
+                    "samples", display_name="samples", tooltip="What the last iteration drew, a row per set."
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        name: str | None = None,
+        preset: str | None = None,
+        prompts: str | None = None,
+        objective: str | None = None,
+        learning_rate: float | None = None,
+    ) -> bool | str:
+        """Refuse unusable names, choices, texts and numbers before the run; ComfyUI checks the others."""
+        inputs = {
+            "name": name,
+            "preset": preset,
+            "prompts": prompts,
+            "objective": objective,
+            "learning_rate": learning_rate,
+        }
+        return first_problem(lambda: check_inputs(inputs, list_presets(), OBJECTIVE_NAMES))
+
+    @classmethod
+    def fingerprint_inputs(cls, name: str | None = None, **others: Any) -> str:
+        """Always the same: a finished run is not repeated. Its LoRA is put back when somebody removed it."""
+        try:
+            check_name(name)
+        except ValueError:
+            return "unusable"  # refused elsewhere, in words
+        return "lost" if name is not None and is_lost(name, _run_dir(name), _lora_dirs()) else ""
+
+    @classmethod
+    def execute(cls, **inputs: Any) -> io.NodeOutput:
+        """Train to the end, or go on where the run was; put the LoRA into its place."""
+        check_inputs(inputs, list_presets(), OBJECTIVE_NAMES)
+        run_dir = _run_dir(inputs["name"])
+        place = find_place(inputs["name"], run_dir, _lora_dirs())
+        overrides, total = _prepare(inputs, run_dir)
+        _train(inputs, overrides, run_dir, total, cls.hidden.unique_id)
+        source = publish(run_dir, place)
+        _refresh_lora_list()
+        report = _report(inputs, run_dir, place, source)
+        return io.NodeOutput(place.listed_name, report, *_pictures(run_dir), ui=ui.PreviewText(report))
+
+
+def _prepare(inputs: dict[str, Any], run_dir: Path) -> tuple[list[str], int]:
+    """Write the prompts and build the trainer's arguments; all that can be refused is refused here.
+
+    Returns:
+        The overrides, and the number of iterations of the whole run.
+    """
+    import comfy.model_management
+
+    on_cpu = comfy.model_management.get_torch_device().type == "cpu"
+    reward_dirs = reward_folders()
+    reward_dir = next((folder for folder in reward_dirs if folder.is_dir()), reward_dirs[0])
+    surroundings = Surroundings(run_dir, reward_dir, on_cpu)
+    prompts = read_training_prompts(inputs["prompts"])
+    prompts_path = run_dir / "prompts.jsonl" if prompts else None
+    overrides = build_overrides(inputs, load_config(inputs["preset"]), surroundings, prompts_path)
+    run = load_config(inputs["preset"], overrides).run
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if prompts_path is not None:
+        write_prompts(prompts, prompts_path)
+    return overrides, run.epochs * run.iterations_per_epoch
+
+
+def _train(
+    inputs: dict[str, Any], overrides: list[str], run_dir: Path, total: int, node_id: str | None
+) -> None:
+    """Run the trainer to its end.
+
+    Raises:
+        RuntimeError: it ended otherwise; with the last lines of its log.
+        InterruptProcessingException: cancelled; the trainer has saved its state and ended.
+    """
+    import comfy.model_management
+
+    from .display import TrainingDisplay
+    from .process import build_command, running_trainer
+
+    comfy.model_management.unload_all_models()  # the trainer needs the room
+    comfy.model_management.soft_empty_cache()
+    display = TrainingDisplay(run_dir, total, node_id)
+    command = build_command(inputs["preset"], inputs["resume"], overrides)
+    with running_trainer(command, run_dir / "trainer.log") as trainer:
+        while (exit_code := trainer.wait(POLL_SECONDS)) is None:
+            if comfy.model_management.processing_interrupted():
+                display.say("stopping; the state is being saved…")
+            check_cancelled()
+            display.update()
+    if exit_code != 0:
+        raise RuntimeError(trainer.failure(exit_code))
+    display.update()
+
+
+def _report(inputs: dict[str, Any], run_dir: Path, place: LoraPlace, source: Path) -> str:
+    from .progress import read_records, reward_lines
+
+    records = read_records(run_dir / "metrics.jsonl")
+    num_done = int(records[-1]["iteration"]) if records else 0
+    lines = [
+        f"LoRA: {place.listed_name} ({source.name} after {num_done} iterations)",
+        f"preset: {inputs['preset']}",
+        *reward_lines(records),
+        "Every iteration draws other prompts: compare pictures with and without the LoRA, or measure with "
+        "python -m training.evaluate.",
+        f"run folder: {run_dir}",
+    ]
+    return "\n".join(lines)
+
+
+def _pictures(run_dir: Path) -> tuple[Tensor, Tensor]:
+    """The curves and the newest sample sheet; white where somebody removed one."""
+    from PIL import Image
+
+    from ..views.contact_sheet import picture_tensor
+    from .progress import newest_sheet, read_picture
+
+    white = Image.new("RGB", (64, 64), "white")
+    curves, sheet = run_dir / "curves.png", newest_sheet(run_dir)
+    return (
+        picture_tensor(read_picture(curves) or white),
+        picture_tensor((read_picture(sheet) if sheet else None) or white),
+    )
+
+
+def _run_dir(name: str) -> Path:
+    import folder_paths
+
+    return Path(folder_paths.get_output_directory()).resolve() / RUNS_FOLDER / name
+
+
+def _lora_dirs() -> list[Path]:
+    import folder_paths
+
+    return [Path(folder) for folder in folder_paths.get_folder_paths("loras")]
+
+
+def _refresh_lora_list() -> None:
+    """Forget ComfyUI's listing: where folders keep whole seconds, it would not notice the new file."""
+    import folder_paths
+
+    folder_paths.filename_list_cache.pop("loras", None)

@@ -1,0 +1,124 @@
+"""The contact sheet node: all pictures on one sheet; how a batch divides into sets of views."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from comfy_api.latest import io, ui
+
+from ..sockets import Rig, make_schema
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ...t2mv_core.cameras import CameraRig
+
+MAX_SHEET_PICTURES = 24 * 16
+MAX_CELL_PX = 1024
+
+
+class T2MVCreateContactSheet(io.ComfyNode):
+    """A batch of views to one picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node's inputs and outputs."""
+        return make_schema(
+            node_id="T2MVCreateContactSheet",
+            display_name="Create Contact Sheet (T2MV)",
+            category="T2MV/view",
+            description="Puts views side by side on one picture: a row per set, a column per view.",
+            search_aliases=["image grid", "side by side", "compare views", "multiview sheet"],
+            is_output_node=True,
+            inputs=[
+                io.Image.Input("images", tooltip="Views of one or more sets, one set after the other."),
+                Rig.Input(
+                    "rig",
+                    optional=True,
+                    tooltip="The cameras the views were made with; gives the columns and their angles. "
+                    "Without it the six default views are meant.",
+                ),
+                io.String.Input(
+                    "row_labels",
+                    multiline=True,
+                    default="",
+                    optional=True,
+                    tooltip="A label per row, one per line; may be left empty.",
+                ),
+                io.Int.Input(
+                    "cell_px",
+                    default=160,
+                    min=32,
+                    max=MAX_CELL_PX,
+                    step=16,
+                    optional=True,
+                    tooltip="Height of every view on the sheet, in pixels.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("sheet", display_name="sheet", tooltip="The contact sheet, one picture.")
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, images: Tensor, rig: CameraRig | None = None, row_labels: str = "", cell_px: int = 160
+    ) -> io.NodeOutput:
+        """Draw the sheet and show it on the node."""
+        from ...t2mv_core.cameras import DEFAULT_RIG
+        from ...t2mv_core.images import contact_sheet, from_comfy
+
+        rig = rig or DEFAULT_RIG
+        views = split_sets(from_comfy(images), rig.num_views)
+        lines = [line.strip() for line in row_labels.splitlines()]
+        rows = (lines + [""] * len(views))[: len(views)] if any(lines) else []
+        sheet = picture_tensor(contact_sheet(views, rows, rig.labels(), cell_px))
+        return io.NodeOutput(sheet, ui=ui.PreviewImage(sheet, cls=cls))
+
+
+def split_sets(images: Tensor, num_views: int) -> Tensor:
+    """Group pictures [n, 3, H, W] into sets of views, [n/V, V, 3, H, W].
+
+    Raises:
+        ValueError: the number of pictures is not a multiple of V, or too large for one sheet.
+    """
+    if len(images) % num_views:
+        raise ValueError(
+            f"{len(images)} pictures do not divide into sets of {num_views} views; connect the sampler's rig."
+        )
+    if len(images) > MAX_SHEET_PICTURES:
+        raise ValueError(
+            f"{len(images)} pictures are too many for one sheet; at most {MAX_SHEET_PICTURES} fit."
+        )
+    return images.unflatten(0, (-1, num_views))
+
+
+def choose_set(images: Tensor, rig: CameraRig, number: int) -> Tensor:
+    """One set of views, [V, H, W, 3], of a batch of pictures [B·V, H, W, 3 or 4], both as ComfyUI keeps them.
+
+    Args:
+        images: one set after the other.
+        rig: the cameras of a set.
+        number: of the set, from 1.
+
+    Raises:
+        ValueError: the pictures are no sets of V views, or there is no such set.
+    """
+    from ...t2mv_core.images import from_comfy, to_comfy
+
+    sets = split_sets(from_comfy(images), rig.num_views)
+    if not 1 <= number <= len(sets):
+        raise ValueError(
+            f"set={number} is not in this batch; {len(images)} pictures of {rig.num_views} views are "
+            f"{len(sets)} sets, counted from 1."
+        )
+    return to_comfy(sets[number - 1])
+
+
+def picture_tensor(picture: object) -> Tensor:
+    """A PIL picture as ComfyUI's IMAGE [1, H, W, 3] in [0, 1]."""
+    import numpy as np
+    import torch
+
+    pixels = np.asarray(picture.convert("RGB"), dtype=np.float32)  # type: ignore[attr-defined]
+    return torch.from_numpy(pixels / 255.0)[None]

@@ -1,0 +1,97 @@
+"""The node that hands out single views by name, for image-to-3D nodes with an input per side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
+
+from ..sockets import Rig, make_schema
+from .contact_sheet import choose_set
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ...t2mv_core.cameras import CameraRig
+
+MAX_SETS = 384
+# Output -> (side, display name, tooltip). The sides are the viewer's, as everywhere in this pack; Hunyuan3D
+# names them after the object's own left and right hand: its example pictures "left" look to the picture's
+# left, and that is what our azimuth 90 shows.
+OUTPUTS = {
+    "front": ("front", "front", "Azimuth 0. Hunyuan3D-2mv: to its 'front'."),
+    "front_right": ("front-right", "front-right", "Azimuth 45."),
+    "right": (
+        "right",
+        "right (3D: left)",
+        "Azimuth 90. Hunyuan3D-2mv: to its 'left', the object's own left.",
+    ),
+    "back": ("back", "back", "Azimuth 180. Hunyuan3D-2mv: to its 'back'."),
+    "left": (
+        "left",
+        "left (3D: right)",
+        "Azimuth 270. Hunyuan3D-2mv: to its 'right', the object's own right.",
+    ),
+    "front_left": ("front-left", "front-left", "Azimuth 315."),
+}
+
+
+class T2MVSplitViews(io.ComfyNode):
+    """A batch of views to one output per side."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The node's inputs and outputs."""
+        return make_schema(
+            node_id="T2MVSplitViews",
+            display_name="Split Views (T2MV)",
+            category="T2MV/view",
+            description="Gives single views by name, for nodes with an input per side such as Hunyuan3D's "
+            "multi-view conditioning. Left and right are the viewer's; Hunyuan3D means the object's own.",
+            search_aliases=["unbatch views", "hunyuan3d multi view", "front back left right", "image to 3d"],
+            inputs=[
+                io.Image.Input("images", tooltip="Views of one or more sets, one set after the other."),
+                Rig.Input(
+                    "rig",
+                    optional=True,
+                    tooltip="The cameras the views were made with. Without it: the six default views.",
+                ),
+                io.Int.Input(
+                    "set",
+                    default=1,
+                    min=1,
+                    max=MAX_SETS,
+                    optional=True,
+                    tooltip="Which set, when several prompts or seeds are in the batch; counted from 1.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    name,
+                    display_name=shown,
+                    tooltip=f"{meaning} A rig without this view stops what is connected here.",
+                )
+                for name, (_, shown, meaning) in OUTPUTS.items()
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images: Tensor, rig: CameraRig | None = None, set: int = 1) -> io.NodeOutput:
+        """Pick the views; one that the rig lacks blocks only the nodes that ask for it."""
+        from ...t2mv_core.cameras import AZIMUTH_OF_NAME, DEFAULT_RIG
+
+        rig = rig or DEFAULT_RIG
+        views = choose_set(images, rig, set)
+        outputs: list[Tensor | ExecutionBlocker] = []
+        for side, _, _ in OUTPUTS.values():
+            found = rig.find_views(AZIMUTH_OF_NAME[side])
+            outputs.append(views[found[0] : found[0] + 1] if found else ExecutionBlocker(_missing(side, rig)))
+        return io.NodeOutput(*outputs)
+
+
+def _missing(side: str, rig: CameraRig) -> str:
+    return (
+        f"the rig has no {side} view, only {', '.join(rig.labels())}. Add that azimuth to Create Camera Rig, "
+        f"or leave the output '{side}' of Split Views unconnected."
+    )
