@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2mv_core.adapter import create_camera_encoder
-from t2mv_core.attention import install_multiview_attention
 from t2mv_core.bundle import ModelBundle, ModelSources
 from t2mv_core.cameras import CameraRig
 from t2mv_core.denoiser import CameraFeatures, compute_camera_features
 from t2mv_core.schedule import schedule_from_config
 from t2mv_core.text import TextCondition
+from t2mv_core.unet.adapter import create_camera_encoder
+from t2mv_core.unet.attention import install_multiview_attention
 
 LCM_TIME_COND_DIM = 256
 TEXT_WIDTH, POOLED_WIDTH, NUM_TOKENS = 2048, 1280, 77

@@ -74,8 +74,8 @@ def write_files(folder: Path, size: Size = FULL) -> None:
     """Every layout of a model of that size."""
     from safetensors.torch import save_file
 
-    from t2mv_core.adapter import create_camera_encoder
-    from t2mv_core.attention import install_multiview_attention
+    from t2mv_core.unet.adapter import create_camera_encoder
+    from t2mv_core.unet.attention import install_multiview_attention
 
     def save(name: str, tensors: State) -> None:
         save_file(

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from t2mv_core.bundle import ModelBundle
 from t2mv_core.denoiser import predict_noise
-from t2mv_core.lora import LoraHandle, add_lora, trainable_parameters
+from t2mv_core.lora.adapters import LoraHandle, add_lora, trainable_parameters
 from t2mv_core.memory import MemorySettings, with_float8_storage
 from t2mv_core.policy import denoise_step, log_prob
 from t2mv_core.text import encode_tokens
@@ -152,7 +152,7 @@ def estimate(plan: Plan) -> dict[str, float]:
     """Stage -> GiB, by counting on the meta device."""
     bundle, found = prepare(plan, "meta"), {}
     # The meta device has no autocast: say yes for it, so that LoRAs compute in the base's precision.
-    as_under_autocast = mock.patch("t2mv_core.lora_linear.has_autocast", return_value=True)
+    as_under_autocast = mock.patch("t2mv_core.lora.linear.has_autocast", return_value=True)
     with flash_attention_on_meta(), as_under_autocast, torch.set_grad_enabled(bool(plan.trained_sets)):
         stages = [training_stage(bundle, plan, "meta")] if plan.trained_sets else None
         for name, parts, work in stages or sampling_stages(bundle, plan, "meta"):

@@ -26,15 +26,15 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from t2mv_core.attention import MultiviewSelfAttention
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.denoiser import encode_cameras, guidance_embedding
 from t2mv_core.images import decode_latents
-from t2mv_core.lora import active_loras
-from t2mv_core.lora_linear import take_long_way, take_short_way
+from t2mv_core.lora.adapters import active_loras
+from t2mv_core.lora.linear import take_long_way, take_short_way
 from t2mv_core.policy import denoise_step, invert_step, log_prob
 from t2mv_core.samplers import SamplingSettings
 from t2mv_core.text import TextCondition
+from t2mv_core.unet.attention import MultiviewSelfAttention
 from training.objectives import zigal_pair_loss
 from training.rollout import Policy, Rewards, paired_noise
 
@@ -93,8 +93,8 @@ def as_published(policy: Policy, has_repeated_keys: bool = True, checkpoints: bo
     for layer in loras:
         take_long_way(layer)
     with ExitStack() as stack:
-        stack.enter_context(mock.patch("t2mv_core.attention.attend", plain))
-        stack.enter_context(mock.patch("t2mv_core.text_attention.attend", plain))
+        stack.enter_context(mock.patch("t2mv_core.unet.attention.attend", plain))
+        stack.enter_context(mock.patch("t2mv_core.unet.text_attention.attend", plain))
         if has_repeated_keys:
             stack.enter_context(mock.patch.object(MultiviewSelfAttention, "_multiview", repeated_multiview))
         if checkpoints:

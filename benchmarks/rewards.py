@@ -22,7 +22,6 @@ import open_clip
 import torch
 from torch import nn
 
-from t2mv_core.rewards import load_reward
 from t2mv_core.rewards.base import Reward
 from t2mv_core.rewards.clip_score import ClipScore, Preprocessing
 from t2mv_core.rewards.hyperscore import HyperScoreReward
@@ -31,6 +30,7 @@ from t2mv_core.rewards.image_reward import ImageReward
 from t2mv_core.rewards.image_reward_network import BlipSize, ImageRewardNetwork
 from t2mv_core.rewards.open_clip_score import _preprocessing
 from t2mv_core.rewards.pickscore import TransformersClip
+from t2mv_core.rewards.registry import load_reward
 from t2mv_core.text import clip_tokenizer
 from training.environment import describe_environment
 

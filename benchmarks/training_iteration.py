@@ -29,7 +29,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from t2mv_core.bundle import ModelBundle, load_bundle
-from t2mv_core.lora import trainable_parameters
+from t2mv_core.lora.adapters import trainable_parameters
 from t2mv_core.policy import log_prob
 from t2mv_core.rewards.base import RewardResult
 from t2mv_core.text import TextCondition, encode_text

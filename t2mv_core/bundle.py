@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .adapter import create_camera_encoder, load_adapter
-from .architecture import ADAPTER_LATENT_PX, LATENT_PX
-from .attention import install_multiview_attention
-from .lora import LoraHandle
+from .formats.components import SHARED_KEY, PartsLoader, read_scheduler_config
+from .formats.infer_config import ADAPTER_LATENT_PX, LATENT_PX
+from .formats.sources import PRESETS, ModelFiles, ModelSources, resolve_sources
+from .formats.strict import without_weights
+from .lora.adapters import LoraHandle
 from .memory import MemorySettings
-from .parts import SHARED_KEY, PartsLoader, read_scheduler_config
 from .schedule import NoiseSchedule, sampled_as, schedule_from_config
-from .sources import PRESETS, ModelFiles, ModelSources, resolve_sources
 from .text import ClipTokenizer, clip_tokenizer
-from .weights import without_weights
+from .unet.adapter import create_camera_encoder, load_adapter
+from .unet.attention import install_multiview_attention
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, T2IAdapter, UNet2DConditionModel

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .bundle import ModelBundle
 from .cameras import CameraRig
-from .lora import active_loras
+from .lora.adapters import active_loras
 
 if TYPE_CHECKING:
     from diffusers import T2IAdapter, UNet2DConditionModel

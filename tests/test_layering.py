@@ -16,8 +16,8 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "t2mv_core": ("training", "nodes", *COMFY),
     "training": ("nodes", *COMFY),
     "nodes": ("training",),
-    "t2mv_core.rewards": ("t2mv_core.samplers",),
-    "t2mv_core.lora": ("t2mv_core.samplers",),
+    "t2mv_core.rewards.registry": ("t2mv_core.samplers",),
+    "t2mv_core.lora.adapters": ("t2mv_core.samplers",),
     "training.objectives": ("t2mv_core", "training"),
     "training.constraint": ("t2mv_core", "training"),
 }

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from t2mv_core.bundle import ModelBundle, load_bundle
-from t2mv_core.lora import LoraHandle, load_lora
-from t2mv_core.lora_layouts import describe_unmatched
-from t2mv_core.weights import WeightsFile
+from t2mv_core.formats.strict import WeightsFile
+from t2mv_core.lora.adapters import LoraHandle, load_lora
+from t2mv_core.lora.layouts import describe_unmatched
 
 from .config import BaseLoraConfig, ModelConfig
 from .setup import TORCH_DTYPES, model_sources

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2mv_core.files import read_safetensors, write_safetensors
+from t2mv_core.formats.safetensors_io import read_safetensors, write_safetensors
 
 STATE_NAME = "last"
 

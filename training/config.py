@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..config_model import BaseLoraConfig, ModelConfig
-from ..config_rewards import OwnRewardConfig, RewardConfig
-from ..config_sections import (
+from ...config_model import BaseLoraConfig, ModelConfig
+from ...config_rewards import OwnRewardConfig, RewardConfig
+from ...config_sections import (
     ConstraintConfig,
     EvaluationConfig,
     OptimConfig,
@@ -18,7 +18,7 @@ from ..config_sections import (
     require,
     require_choice,
 )
-from ..config_values import apply_override, build_record, plain_values
+from ...config_values import apply_override, build_record, plain_values
 
 __all__ = [
     "OBJECTIVE_NAMES", "PRESET_DIR", "BaseLoraConfig", "ConstraintConfig", "EvaluationConfig",

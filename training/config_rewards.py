@@ -35,7 +35,7 @@ class RewardConfig:
     """The reward models."""
 
     view: dict[str, float] = field(default_factory=lambda: {"toybox_clip": 1.0})
-    """Scorers of single views (fidelity): names of t2mv_core.rewards with weights, or one name."""
+    """Scorers of single views (fidelity): names of t2mv_core.rewards.registry with weights, or one name."""
     joint: dict[str, float] = field(default_factory=lambda: {"toybox_hyperscore": 1.0})
     """Scorers of a set of views (consistency), likewise; none: no joint reward, so no constraint."""
     own: dict[str, OwnRewardConfig] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from t2mv_core.bundle import ModelBundle
 from t2mv_core.denoiser import encode_cameras
-from t2mv_core.lora import load_lora
+from t2mv_core.lora.adapters import load_lora
 from t2mv_core.samplers import OnStep, SamplingSettings, count_evaluations
 
 from .conditions import ConditionCache

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from t2mv_core.rewards import (
+from t2mv_core.rewards.registry import (
     OVER_VIEWS,
     REWARDS,
     RewardPlaces,
@@ -16,7 +16,7 @@ from t2mv_core.rewards import (
     reward_kind,
     take_part,
 )
-from t2mv_core.rewards import load_rewards as load_by_name
+from t2mv_core.rewards.registry import load_rewards as load_by_name
 from t2mv_core.rewards.sources import FOLDER_NAME
 
 from .config import TrainConfig

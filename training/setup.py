@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from t2mv_core.bundle import ModelBundle, ModelSources
 from t2mv_core.cameras import CameraRig
 from t2mv_core.denoiser import encode_cameras
-from t2mv_core.lora import LoraHandle, add_lora, lora_state_dict, trainable_parameters
+from t2mv_core.lora.adapters import LoraHandle, add_lora, lora_state_dict, trainable_parameters
 from t2mv_core.samplers import SamplingSettings
 
 from .config import ConstraintConfig, ModelConfig, OptimConfig, SamplingConfig, TrainConfig

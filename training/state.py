@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from t2mv_core.lora import lora_state_dict
+from t2mv_core.lora.adapters import lora_state_dict
 
 from .checkpoint import Checkpoint
 from .config import OptimConfig

@@ -13,7 +13,7 @@ from accelerate import Accelerator, DistributedType
 from torch import Tensor
 
 from t2mv_core.bundle import ModelBundle
-from t2mv_core.lora import trainable_parameters
+from t2mv_core.lora.adapters import trainable_parameters
 from t2mv_core.samplers import StepEvent, count_evaluations
 
 from .advantages import RewardTable, gather_rewards, iteration_advantages, reward_record, weighted_mean

@@ -13,7 +13,7 @@ from ..common.node_text import show_text
 from ..sockets import Model, ModelHandle, make_schema
 
 if TYPE_CHECKING:
-    from ...t2mv_core.lora import LoraHandle
+    from ...t2mv_core.lora.adapters import LoraHandle
 
 MAX_LORA_STRENGTH = 10.0
 MAX_FACTS, MAX_FACT_CHARACTERS = 20, 100  # other trainers write whole configurations into their files
@@ -73,7 +73,7 @@ class T2MVLoadLoRA(io.ComfyNode):
         """Add the LoRA; the handle that came in stays as it is."""
         import torch
 
-        from ...t2mv_core.lora import load_lora
+        from ...t2mv_core.lora.adapters import load_lora
 
         check_number("strength", strength, -MAX_LORA_STRENGTH, MAX_LORA_STRENGTH)
         path = find_file("loras", lora)
@@ -114,8 +114,8 @@ def _lora_line(handle: LoraHandle) -> str:
 
 def lora_report(lora: str, path: Path, handle: LoraHandle) -> str:
     """What of a LoRA's file was used, what was not and why, and the facts it states of itself."""
-    from ...t2mv_core.lora_layouts import describe_unmatched
-    from ...t2mv_core.weights import WeightsFile
+    from ...t2mv_core.formats.strict import WeightsFile
+    from ...t2mv_core.lora.layouts import describe_unmatched
 
     keys = ", ".join(handle.unmatched[:5]) + (", …" if len(handle.unmatched) > 5 else "")
     lines = [

@@ -179,8 +179,8 @@ class T2MVLoadModel(io.ComfyNode):
     ) -> io.NodeOutput:
         """Load the model, or take the one in use."""
         from ...t2mv_core.bundle import load_bundle
+        from ...t2mv_core.formats.sources import resolve_sources
         from ...t2mv_core.memory import MemorySettings, with_float8_storage
-        from ...t2mv_core.sources import resolve_sources
 
         check_choice("precision", precision, PRECISIONS, "Choose one of the list.")
         check_choice("sampler", sampler, SAMPLERS, "Choose one of the list.")

@@ -13,12 +13,12 @@ from ..common.memory import load_once
 from ..sockets import RewardHandle, Rewards, advanced, make_schema
 
 if TYPE_CHECKING:
-    from ...t2mv_core.rewards import RewardPlaces
+    from ...t2mv_core.rewards.registry import RewardPlaces
 
 
 def list_rewards() -> list[str]:
     """The core's rewards and their parts: bundled ones first, then view rewards, joint rewards and parts."""
-    from ...t2mv_core.rewards import OVER_VIEWS, REWARDS
+    from ...t2mv_core.rewards.registry import OVER_VIEWS, REWARDS
 
     whole = sorted(
         REWARDS, key=lambda name: (REWARDS[name].weights is not None, REWARDS[name].kind != "view")
@@ -37,7 +37,7 @@ class T2MVLoadReward(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """The node's inputs and outputs."""
-        from ...t2mv_core.rewards import REWARDS
+        from ...t2mv_core.rewards.registry import REWARDS
 
         names = list_rewards()
         summaries = " ".join(f"{name}: {spec.summary}" for name, spec in REWARDS.items())
@@ -92,7 +92,7 @@ class T2MVLoadReward(io.ComfyNode):
         cls, reward: str, rewards: tuple[RewardHandle, ...] = (), download: bool = False
     ) -> io.NodeOutput:
         """Load the reward, or take the one in use; parts of one reward share its weights."""
-        from ...t2mv_core.rewards import load_reward, reward_dtype, take_part
+        from ...t2mv_core.rewards.registry import load_reward, reward_dtype, take_part
 
         _check(reward, download)
         places, (model, _, part) = _places(download), reward.partition(".")
@@ -108,7 +108,7 @@ class T2MVLoadReward(io.ComfyNode):
 
 
 def _places(download: bool) -> RewardPlaces:
-    from ...t2mv_core.rewards import RewardPlaces
+    from ...t2mv_core.rewards.registry import RewardPlaces
 
     return RewardPlaces(folders=reward_folders(), allow_download=download)
 
@@ -119,7 +119,7 @@ def _check(reward: str | None, download: bool | None) -> None:
     Raises:
         ValueError: not a reward, or its weights are missing; says where to get them and where to put them.
     """
-    from ...t2mv_core.rewards import check_rewards
+    from ...t2mv_core.rewards.registry import check_rewards
 
     check_choice("reward", reward, list_rewards(), "Choose one of the list.")
     if reward is None or download is None:
@@ -133,7 +133,7 @@ def _check(reward: str | None, download: bool | None) -> None:
 
 def _identity(reward: str, places: RewardPlaces) -> str:
     """The files behind a reward, to tell whether they changed; the bundled ones while they are missing."""
-    from ...t2mv_core.rewards import REWARDS, find_local_weights, reward_files
+    from ...t2mv_core.rewards.registry import REWARDS, find_local_weights, reward_files
     from ...t2mv_core.toybox import TOYBOX_DIR
 
     model = reward.partition(".")[0]

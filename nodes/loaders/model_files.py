@@ -17,7 +17,7 @@ from ..common.folders import (
 )
 
 if TYPE_CHECKING:
-    from ...t2mv_core.sources import ModelSources
+    from ...t2mv_core.formats.sources import ModelSources
 
 BUNDLED = {"toybox": "toybox", "toybox teacher": "toybox-teacher"}  # as shown -> as the core knows it
 PUBLISHED = {"LCM-SDXL": "lcm-sdxl", "SDXL": "sdxl"}
@@ -95,7 +95,7 @@ def find_sources(choice: ModelChoice) -> ModelSources:
     Raises:
         ValueError: a name that ComfyUI's folders do not have.
     """
-    from ...t2mv_core.sources import ModelSources, published_sources
+    from ...t2mv_core.formats.sources import ModelSources, published_sources
 
     if choice.model in BUNDLED:
         return ModelSources(BUNDLED[choice.model])
@@ -129,7 +129,7 @@ def find_sources(choice: ModelChoice) -> ModelSources:
 
 def identify(sources: ModelSources) -> str:
     """Identity of all files of a model: equal exactly when the same would be loaded."""
-    from ...t2mv_core.sources import resolve_sources
+    from ...t2mv_core.formats.sources import resolve_sources
 
     try:
         files = resolve_sources(replace(sources, allow_download=False))
@@ -140,7 +140,7 @@ def identify(sources: ModelSources) -> str:
 
 
 def _check_files(choice: ModelChoice) -> None:
-    from ...t2mv_core.sources import missing_parts
+    from ...t2mv_core.formats.sources import missing_parts
 
     sources = find_sources(choice)
     missing = {} if sources.allow_download else missing_parts(sources)

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from ...t2mv_core.original_layout import diffusers_unet_name
+from ...t2mv_core.formats.key_mapping import diffusers_unet_name
 
 BlockKey = tuple[str, int, int]
 """("input", "middle" or "output"; number of the block; number of the transformer block in it): ComfyUI's."""

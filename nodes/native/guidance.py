@@ -97,7 +97,7 @@ def embed_guidance(model: ModelPatcher, path: Path, guidance: float) -> ModelPat
     import torch
     from comfy.patcher_extension import WrappersMP
 
-    from ...t2mv_core.weights import WeightsFile
+    from ...t2mv_core.formats.strict import WeightsFile
     from .loading import check_unet
 
     width = check_unet(model).model_channels

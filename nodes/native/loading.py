@@ -34,7 +34,7 @@ def load_native_adapter(model: ModelPatcher, path: Path) -> ModelPatcher:
         FileNotFoundError: no such file.
         ValueError: the model's UNet is no SDXL UNet, or the file is damaged or made for another one.
     """
-    from ...t2mv_core.weights import Weight, WeightsFile, fill_module
+    from ...t2mv_core.formats.strict import Weight, WeightsFile, fill_module
 
     unet = check_unet(model)
     places, widths, dtype = find_attentions(unet), level_widths(unet), compute_dtype(model)

@@ -19,8 +19,8 @@ from .patch import adapter_of
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
-    from ...t2mv_core.lora import LoraHandle
-    from ...t2mv_core.lora_layouts import LoraContent, LoraModule
+    from ...t2mv_core.lora.adapters import LoraHandle
+    from ...t2mv_core.lora.layouts import LoraContent, LoraModule
 
 _MULTIVIEW = "_mv"  # every multiview projection has it in its name: to_q_mv, to_out_mv.0
 
@@ -54,9 +54,9 @@ def add_native_lora(model: ModelPatcher, path: Path, strength: float) -> tuple[M
         FileNotFoundError: no such file.
         ValueError: the file is damaged, holds no LoRA for this model, or multiview parts without an adapter.
     """
-    from ...t2mv_core.files import read_safetensors
-    from ...t2mv_core.lora import LoraHandle, read_scale
-    from ...t2mv_core.lora_layouts import sort_lora
+    from ...t2mv_core.formats.safetensors_io import read_safetensors
+    from ...t2mv_core.lora.adapters import LoraHandle, read_scale
+    from ...t2mv_core.lora.layouts import sort_lora
 
     tensors, metadata = read_safetensors(path)
     places = _find_places(model)
@@ -90,7 +90,7 @@ def _add_foreign(model: ModelPatcher, tensors: dict[str, Tensor], strength: floa
 
 
 def _find_places(model: ModelPatcher) -> _Places:
-    from ...t2mv_core.original_layout import diffusers_unet_name
+    from ...t2mv_core.formats.key_mapping import diffusers_unet_name
 
     unet, adapter = check_unet(model), adapter_of(model)
     per_level = blocks_per_level(unet)
@@ -154,7 +154,7 @@ def _refuse_parts_without_adapter(content: LoraContent, places: _Places, path: P
 def _refuse_nothing_matched(
     num_matched: int, tensors: Mapping[str, Tensor], unmatched: tuple[str, ...], path: Path
 ) -> None:
-    from ...t2mv_core.lora_layouts import describe_unmatched
+    from ...t2mv_core.lora.layouts import describe_unmatched
 
     if not num_matched:
         reason = "; ".join(describe_unmatched(unmatched)) or "it is empty"

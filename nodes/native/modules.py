@@ -16,7 +16,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from einops import rearrange
 from torch import Tensor, nn
 
-from ...t2mv_core.adapter import CAMERA_CHANNELS
+from ...t2mv_core.unet.adapter import CAMERA_CHANNELS
 from .blocks import AttentionPlace, BlockKey
 
 _OPERATIONS = comfy.ops.manual_cast

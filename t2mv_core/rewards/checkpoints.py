@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..files import read_safetensors
+from ..formats.safetensors_io import read_safetensors
 
 PICKLED = (".pt", ".pth", ".bin")
 """Endings of files by torch.save, which can hold programs: they are read as plain weights or not at all."""

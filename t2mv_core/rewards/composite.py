@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from . import OVER_VIEWS, no_such_part
 from .base import Reward, RewardKind, RewardResult, check_request
+from .registry import OVER_VIEWS, no_such_part
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import QUALITIES
 from .checkpoints import load_strictly
 from .clip_score import ClipSize
 from .prompts import Tokenize
+from .registry import QUALITIES
 
 if TYPE_CHECKING:
     from open_clip.model import CLIP

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..hub import hub_file, hub_folder
+from ..formats.hub import hub_file, hub_folder
 
 FOLDER_NAME = "t2mv_rewards"
 """Name of the folder for reward weights among a program's models (ComfyUI: models/t2mv_rewards)."""

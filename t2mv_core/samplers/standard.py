@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..trajectory import Trajectory
-from .rollout import StepLoop
+from .loop import StepLoop
 from .settings import FirstPrediction, OnStep, SamplingSettings
 
 if TYPE_CHECKING:

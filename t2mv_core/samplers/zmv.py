@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..policy import act
 from ..trajectory import Trajectory
-from .rollout import StepLoop
+from .loop import StepLoop
 from .settings import FirstPrediction, OnStep, SamplingSettings
 
 if TYPE_CHECKING:

@@ -239,8 +239,8 @@ def _write_tiny_model(folder: Path) -> None:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    from t2mv_core.adapter import create_camera_encoder, save_adapter
-    from t2mv_core.attention import install_multiview_attention
+    from t2mv_core.unet.adapter import create_camera_encoder, save_adapter
+    from t2mv_core.unet.attention import install_multiview_attention
 
     torch.manual_seed(0)
     text_config = CLIPTextConfig(
@@ -275,7 +275,7 @@ def _write_tiny_lora(path: Path, model: Path) -> None:
     import torch
 
     from t2mv_core.bundle import load_bundle
-    from t2mv_core.lora import add_lora, save_lora, trainable_parameters
+    from t2mv_core.lora.adapters import add_lora, save_lora, trainable_parameters
 
     unet = load_bundle(str(model)).unet
     add_lora(unet, rank=2, alpha=2, name="tiny")
@@ -293,8 +293,8 @@ def _write_tiny_files(models: Path) -> None:
     from safetensors.torch import save_file
 
     from benchmarks.sdxl_files import TINY, create_modules, original_checkpoint
-    from t2mv_core.adapter import create_camera_encoder, save_adapter
-    from t2mv_core.attention import install_multiview_attention
+    from t2mv_core.unet.adapter import create_camera_encoder, save_adapter
+    from t2mv_core.unet.attention import install_multiview_attention
 
     def save(name: str, tensors: dict[str, torch.Tensor]) -> None:
         (models / name).parent.mkdir(exist_ok=True)

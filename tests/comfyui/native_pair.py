@@ -34,13 +34,13 @@ load_pack()
 
 from pack.nodes.native.loading import load_native_adapter  # noqa: E402
 from pack.nodes.native.patch import AdapterSettings, apply_adapter  # noqa: E402
-from pack.t2mv_core.adapter import create_camera_encoder, save_adapter  # noqa: E402
-from pack.t2mv_core.attention import install_multiview_attention  # noqa: E402
 from pack.t2mv_core.bundle import ModelBundle  # noqa: E402
 from pack.t2mv_core.cameras import CameraRig  # noqa: E402
 from pack.t2mv_core.denoiser import compute_camera_features, predict_noise  # noqa: E402
 from pack.t2mv_core.schedule import schedule_from_config  # noqa: E402
 from pack.t2mv_core.text import TextCondition  # noqa: E402
+from pack.t2mv_core.unet.adapter import create_camera_encoder, save_adapter  # noqa: E402
+from pack.t2mv_core.unet.attention import install_multiview_attention  # noqa: E402
 
 from benchmarks.sdxl_files import Size, create_modules, original_unet  # noqa: E402
 

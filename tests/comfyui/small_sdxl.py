@@ -18,14 +18,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.sdxl_files import Size, create_modules, original_unet, unet_settings
-from t2mv_core.adapter import create_camera_encoder, save_adapter
-from t2mv_core.attention import install_multiview_attention
 from t2mv_core.bundle import ModelBundle
 from t2mv_core.cameras import CameraRig
 from t2mv_core.denoiser import CameraFeatures, compute_camera_features, predict_noise
-from t2mv_core.lora import add_lora, load_lora, remove_lora, save_lora, trainable_parameters
+from t2mv_core.lora.adapters import add_lora, load_lora, remove_lora, save_lora, trainable_parameters
 from t2mv_core.schedule import schedule_from_config
 from t2mv_core.text import TextCondition
+from t2mv_core.unet.adapter import create_camera_encoder, save_adapter
+from t2mv_core.unet.attention import install_multiview_attention
 
 if TYPE_CHECKING:
     from conftest import ComfyServer, Run

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.sdxl_files import FULL, create_modules, original_unet, unet_settings
-from t2mv_core.adapter import create_camera_encoder, save_adapter
-from t2mv_core.attention import install_multiview_attention
+from t2mv_core.unet.adapter import create_camera_encoder, save_adapter
+from t2mv_core.unet.attention import install_multiview_attention
 from tests.comfyui.small_sdxl import PX, controlled, graph, latents, relative_error, sampled, write_base
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ def run(comfy_install: ComfyInstall, code: str, folder: Path) -> dict[str, Any]:
 
 LORAS = """
 from pack.nodes.native.lora import add_native_lora
-from pack.t2mv_core.lora import add_lora, load_lora, remove_lora, save_lora, trainable_parameters
+from pack.t2mv_core.lora.adapters import add_lora, load_lora, remove_lora, save_lora, trainable_parameters
 from safetensors.torch import load_file, save_file
 
 with torch.inference_mode(False), torch.no_grad():

@@ -30,7 +30,8 @@ from comfy_extras.nodes_model_advanced import LCM, ModelSamplingDiscrete, ModelS
 from pack.nodes.native.patch import VIEW_SCALE_OPTION
 from pack.nodes.native.zigzag.loop import ZigzagSampler, ZigzagSettings
 from pack.t2mv_core import policy
-from pack.t2mv_core.samplers import SamplingSettings, rollout, sample_standard, sample_zmv
+from pack.t2mv_core.samplers import SamplingSettings, sample_standard, sample_zmv
+from pack.t2mv_core.samplers import loop as rollout
 from pack.t2mv_core.schedule import NoiseSchedule, scaled_linear_alpha_bar, shift_snr
 
 V, SIZE, SEED, OWN_VIEW_SCALE = 3, 8, 11, 1.5

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from t2mv_core.adapter import create_camera_encoder, save_adapter
-from t2mv_core.attention import install_multiview_attention
 from t2mv_core.bundle import ModelBundle, ModelSources
 from t2mv_core.cameras import CameraRig
 from t2mv_core.denoiser import CameraFeatures, encode_cameras
-from t2mv_core.files import read_safetensors, write_safetensors
+from t2mv_core.formats.safetensors_io import read_safetensors, write_safetensors
 from t2mv_core.samplers import SamplingSettings
 from t2mv_core.schedule import schedule_from_config
 from t2mv_core.text import TextCondition, encode_text
+from t2mv_core.unet.adapter import create_camera_encoder, save_adapter
+from t2mv_core.unet.attention import install_multiview_attention
 
 TEXT_WIDTH = 16
 PROMPTS = ["a red mug", "a blue chair with wooden legs"]

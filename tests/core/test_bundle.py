@@ -8,7 +8,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from t2mv_core.bundle import ModelSources, load_bundle
 from t2mv_core.denoiser import encode_cameras, predict_noise
-from t2mv_core.files import read_safetensors, write_safetensors
+from t2mv_core.formats.safetensors_io import read_safetensors, write_safetensors
 from t2mv_core.images import decode_latents
 from t2mv_core.text import encode_text
 from t2mv_core.toybox import toybox_path

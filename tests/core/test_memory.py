@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from t2mv_core.denoiser import encode_cameras, predict_noise
-from t2mv_core.lora import add_lora, load_lora, save_lora, trainable_parameters
+from t2mv_core.lora.adapters import add_lora, load_lora, save_lora, trainable_parameters
 from t2mv_core.memory import MemorySettings, with_float8_storage
 from t2mv_core.samplers import sample_standard
 from t2mv_core.text import encode_text

@@ -24,8 +24,8 @@ def tiny_model_dir(tmp_path_factory) -> Path:
     from diffusers import AutoencoderKL, LCMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    from t2mv_core.adapter import create_camera_encoder, save_adapter
-    from t2mv_core.attention import install_multiview_attention
+    from t2mv_core.unet.adapter import create_camera_encoder, save_adapter
+    from t2mv_core.unet.attention import install_multiview_attention
 
     folder = tmp_path_factory.mktemp("tiny-model")
     torch.manual_seed(0)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-import t2mv_core.rewards
-from t2mv_core.rewards import RewardSpec
+import t2mv_core.rewards.registry
 from t2mv_core.rewards.base import RewardResult
+from t2mv_core.rewards.registry import RewardSpec
 from training.mvczigal import main
 from training.trainer import Trainer
 
@@ -51,6 +51,6 @@ if __name__ == "__main__":
     import training.trainer
 
     training.trainer.Trainer = WatchedTrainer
-    t2mv_core.rewards.REWARDS["redness"] = RewardSpec("view", lambda *_: redness, "test")
-    t2mv_core.rewards.REWARDS["agreement"] = RewardSpec("joint", lambda *_: agreement, "test")
+    t2mv_core.rewards.registry.REWARDS["redness"] = RewardSpec("view", lambda *_: redness, "test")
+    t2mv_core.rewards.registry.REWARDS["agreement"] = RewardSpec("joint", lambda *_: agreement, "test")
     sys.exit(main(sys.argv[2:]))

@@ -2,7 +2,7 @@
 
 import pytest
 
-import t2mv_core.sources
+import t2mv_core.formats.sources
 from t2mv_core.bundle import load_bundle
 from training import demo
 from training.intervals import Interval
@@ -59,6 +59,6 @@ def test_a_missing_toybox_gets_a_sentence(tmp_path, capsys, monkeypatch):
     def missing(part):
         raise FileNotFoundError(f"The toybox has no {part!r}.")
 
-    monkeypatch.setattr(t2mv_core.sources, "toybox_path", missing)
+    monkeypatch.setattr(t2mv_core.formats.sources, "toybox_path", missing)
     assert demo.main(["--out", str(tmp_path)]) == 1
     assert "The toybox has no 'model'" in capsys.readouterr().err

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import pytest
 import yaml
 
-import t2mv_core.rewards
-from t2mv_core.rewards import RewardSpec
+import t2mv_core.rewards.registry
+from t2mv_core.rewards.registry import RewardSpec
 from training.checkpoint import load_checkpoint
 from training.config import config_to_dict
 from training.metrics import read_metrics
@@ -50,7 +50,7 @@ def command_line(runs, plain_rewards, monkeypatch):
     for role in ("view", "joint"):
         for name, scorer in getattr(plain_rewards, role).items():
             spec = RewardSpec(role, lambda *_, scorer=scorer: scorer, "test")
-            monkeypatch.setitem(t2mv_core.rewards.REWARDS, name, spec)
+            monkeypatch.setitem(t2mv_core.rewards.registry.REWARDS, name, spec)
 
     def run(name, **sections):
         preset = runs.root / f"{name.replace('/', '_')}.yaml"
@@ -136,7 +136,7 @@ def test_a_folder_that_cannot_be_written_gets_a_sentence_before_the_first_iterat
     place, runs, command_line, monkeypatch, capsys
 ):
     spec = RewardSpec("view", lambda *_: refuse_to_score, "test")
-    monkeypatch.setitem(t2mv_core.rewards.REWARDS, "redness", spec)
+    monkeypatch.setitem(t2mv_core.rewards.registry.REWARDS, "redness", spec)
     if place == "read-only":
         with mounted(runs.root / "disk", "-o", "ro"):
             assert command_line("disk/run") == 1

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from t2mv_core.bundle import load_bundle
-from t2mv_core.lora_linear import AddedProduct
+from t2mv_core.lora.linear import AddedProduct
 from t2mv_core.policy import log_prob
 from training.config import load_config
 from training.learner import recorded_steps, step_distribution

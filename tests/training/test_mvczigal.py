@@ -5,9 +5,9 @@ import signal
 
 import pytest
 
-import t2mv_core.rewards
+import t2mv_core.rewards.registry
 import training.reward_models
-from t2mv_core.rewards import RewardSpec
+from t2mv_core.rewards.registry import RewardSpec
 from training.metrics import read_metrics
 from training.mvczigal import main
 
@@ -34,7 +34,7 @@ def words(tiny_model_dir, plain_rewards, tmp_path, monkeypatch):
     for role in ("view", "joint"):
         for name, scorer in getattr(plain_rewards, role).items():
             spec = RewardSpec(role, lambda *_, scorer=scorer: scorer, "test")
-            monkeypatch.setitem(t2mv_core.rewards.REWARDS, name, spec)
+            monkeypatch.setitem(t2mv_core.rewards.registry.REWARDS, name, spec)
     return ["--preset", "demo", *SMALL, f"model.name={tiny_model_dir}", f"run.out_dir={tmp_path / 'run'}"]
 
 
@@ -56,7 +56,7 @@ def test_sigint_saves_and_the_run_goes_on(words, tmp_path, monkeypatch, plain_re
         return plain_rewards.view["redness"](images, prompts)
 
     spec = RewardSpec("view", lambda *_: interrupt, "test")
-    monkeypatch.setitem(t2mv_core.rewards.REWARDS, "interrupting", spec)
+    monkeypatch.setitem(t2mv_core.rewards.registry.REWARDS, "interrupting", spec)
     assert main([*words, "reward.view=interrupting"]) == 130
     assert signal.getsignal(signal.SIGINT) is handler
     assert (tmp_path / "run" / "last" / "counters.json").exists()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from t2mv_core.rewards import REWARDS
+from t2mv_core.rewards.registry import REWARDS
 from training import reward_models
 from training.config import RewardConfig, config_from_dict
 from training.reward_models import (

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from t2mv_core.bundle import ModelBundle, ModelSources, load_bundle
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.denoiser import encode_cameras
-from t2mv_core.files import read_safetensors
-from t2mv_core.lora import load_lora
+from t2mv_core.formats.safetensors_io import read_safetensors
+from t2mv_core.lora.adapters import load_lora
 from t2mv_core.samplers import SamplingSettings, sample_standard
 from t2mv_core.text import encode_text
 from t2mv_core.toybox import toybox_path

@@ -11,9 +11,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from t2mv_core.adapter import save_adapter
 from t2mv_core.bundle import SHARED_KEY
-from t2mv_core.files import read_safetensors, write_safetensors
+from t2mv_core.formats.safetensors_io import read_safetensors, write_safetensors
+from t2mv_core.unet.adapter import save_adapter
 
 from .distil_stage import STUDENT_SCHEDULER, load_teacher
 from .stage import StageConfig

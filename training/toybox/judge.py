@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from t2mv_core.files import write_safetensors
+from t2mv_core.formats.safetensors_io import write_safetensors
 
 from .captions import PromptSpec
 

@@ -75,6 +75,6 @@ def create_unet(has_guidance_embedding: bool = False) -> UNet2DConditionModel:
 
 def create_camera_encoder(unet: UNet2DConditionModel) -> T2IAdapter:
     """The T2I-Adapter that fits the small UNet."""
-    from t2mv_core.adapter import create_camera_encoder as create
+    from t2mv_core.unet.adapter import create_camera_encoder as create
 
     return create(unet, VAE_SCALE_FACTOR)

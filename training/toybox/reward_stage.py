@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from t2mv_core.files import read_safetensors, write_safetensors
+from t2mv_core.formats.safetensors_io import read_safetensors, write_safetensors
 from t2mv_core.rewards import clip_score, hyperscore
 from t2mv_core.rewards.hyperscore_network import weights_to_save
 

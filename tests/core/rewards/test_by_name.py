@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 
-from t2mv_core.rewards import (
+from t2mv_core.rewards.hyperscore_network import HEADS
+from t2mv_core.rewards.registry import (
     REWARDS,
     RewardPlaces,
     check_rewards,
@@ -16,7 +17,6 @@ from t2mv_core.rewards import (
     reward_dtype,
     reward_kind,
 )
-from t2mv_core.rewards.hyperscore_network import HEADS
 
 VIEW = {"toybox_clip", "pickscore", "hpsv2", "hpsv2_1", "image_reward", "clip_score"}
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from t2mv_core.files import write_safetensors
+from t2mv_core.formats.safetensors_io import write_safetensors
 from t2mv_core.rewards.checkpoints import without_memory
 from t2mv_core.rewards.clip_score import ClipSize
 from t2mv_core.rewards.hyperscore import (

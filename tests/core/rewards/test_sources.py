@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from t2mv_core import hub
+from t2mv_core.formats import hub
 from t2mv_core.rewards.sources import PublishedWeights, RewardPlaces, find_weights, reward_files
 
 WEIGHTS = PublishedWeights(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from t2mv_core.bundle import load_bundle
-from t2mv_core.rewards import load_reward
+from t2mv_core.rewards.registry import load_reward
 from t2mv_core.samplers import SamplingSettings
 from training.measure import Instruments, Variant
 from training.rollout import Rewards

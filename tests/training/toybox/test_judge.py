@@ -81,7 +81,7 @@ def test_a_saved_judge_gives_the_same_verdicts(judge, tmp_path):
 
 
 def test_another_file_is_refused(judge, tmp_path):
-    from t2mv_core.files import write_safetensors
+    from t2mv_core.formats.safetensors_io import write_safetensors
 
     write_safetensors({"x": torch.zeros(1)}, tmp_path / "x.safetensors", {"architecture": "hyperscore"})
     with pytest.raises(ValueError, match="holds hyperscore, not toybox-judge"):

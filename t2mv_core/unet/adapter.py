@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .files import write_safetensors
-from .weights import WeightsFile
+from ..formats.safetensors_io import write_safetensors
+from ..formats.strict import WeightsFile
 
 if TYPE_CHECKING:
     from diffusers import T2IAdapter, UNet2DConditionModel

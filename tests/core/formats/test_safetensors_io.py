@@ -4,7 +4,7 @@ import stat
 import pytest
 import torch
 
-from t2mv_core.files import read_safetensors, write_safetensors
+from t2mv_core.formats.safetensors_io import read_safetensors, write_safetensors
 
 
 def test_tensors_and_metadata_come_back(tmp_path):

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2mv_core.attention import (
+from t2mv_core.unet.attention import (
     MultiviewSelfAttention,
     has_multiview_attention,
     install_multiview_attention,

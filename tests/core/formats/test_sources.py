@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from t2mv_core import sources as module
-from t2mv_core.sources import ModelSources, resolve_sources
+from t2mv_core.formats import sources as module
+from t2mv_core.formats.sources import ModelSources, resolve_sources
 
 FULL_NAMES = {
     "stabilityai/stable-diffusion-xl-base-1.0": ("unet", "vae", "text_encoder", "text_encoder_2"),

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from .original_layout import diffusers_unet_name
+from ..formats.key_mapping import diffusers_unet_name
 
 _PREFIXES = ("base_model.model.", "unet.", "diffusion_model.")
 _KOHYA_PREFIXES = ("lora_unet_", "lycoris_")

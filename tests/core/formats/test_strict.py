@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from t2mv_core.weights import Weight, WeightsFile, fill_module, without_weights
+from t2mv_core.formats.strict import Weight, WeightsFile, fill_module, without_weights
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_number_too_large_for_the_wanted_type_is_refused(tmp_path):
 PEAK = """
 import sys, torch
 from pathlib import Path
-from t2mv_core.weights import WeightsFile
+from t2mv_core.formats.strict import WeightsFile
 
 def kilobytes(field):
     return int(next(x for x in open("/proc/self/status") if x.startswith(field)).split()[1])

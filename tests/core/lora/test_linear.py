@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
-from t2mv_core.lora_linear import AddedProduct, take_short_way
+from t2mv_core.lora.linear import AddedProduct, take_short_way
 
 
 def make_layer(dtype=torch.float32, **options):

@@ -18,16 +18,16 @@ from benchmarks.sdxl_files import (
     unet_settings,
     vae_settings,
 )
-from t2mv_core.adapter import create_camera_encoder, save_adapter
-from t2mv_core.architecture import text_config, unet_config, vae_config
-from t2mv_core.attention import install_multiview_attention
 from t2mv_core.bundle import ModelSources, load_bundle
 from t2mv_core.denoiser import encode_cameras, predict_noise
+from t2mv_core.formats.infer_config import text_config, unet_config, vae_config
+from t2mv_core.formats.single_file import part_of_file, split_file
+from t2mv_core.formats.strict import WeightsFile
 from t2mv_core.images import decode_latents
-from t2mv_core.lora import add_lora, load_lora, save_lora, trainable_parameters
-from t2mv_core.single_file import part_of_file, split_file
+from t2mv_core.lora.adapters import add_lora, load_lora, save_lora, trainable_parameters
 from t2mv_core.text import encode_text
-from t2mv_core.weights import WeightsFile
+from t2mv_core.unet.adapter import create_camera_encoder, save_adapter
+from t2mv_core.unet.attention import install_multiview_attention
 
 LCM_TINY = replace(TINY, guidance=64)
 

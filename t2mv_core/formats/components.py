@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
-from .architecture import SCHEDULER_CONFIG, Shapes, text_config, unet_config, vae_config
-from .original_layout import diffusers_vae_name
+from .infer_config import SCHEDULER_CONFIG, Shapes, text_config, unet_config, vae_config
+from .key_mapping import diffusers_vae_name
 from .single_file import part_of_file
 from .sources import weights_file
-from .weights import Weight, WeightsFile, fill_module, without_weights
+from .strict import Weight, WeightsFile, fill_module, without_weights
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .weights import WeightsFile
+from .strict import WeightsFile
 
 UNET_PREFIX = "model.diffusion_model."
 _ONLY_SDXL = "T2MV needs an SDXL model (epsilon prediction)"

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from t2mv_core.text_attention import TextCrossAttention, attend
+from t2mv_core.unet.text_attention import TextCrossAttention, attend
 
 
 @pytest.mark.parametrize("num_rows", [2, 6])

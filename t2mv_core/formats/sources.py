@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from ..toybox import toybox_path
 from .hub import hub_file
-from .toybox import toybox_path
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 LCM_UNET = "latent-consistency/lcm-sdxl"

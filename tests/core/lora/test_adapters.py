@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from t2mv_core.denoiser import encode_cameras, predict_noise
-from t2mv_core.files import read_safetensors, write_safetensors
-from t2mv_core.lora import (
+from t2mv_core.formats.safetensors_io import read_safetensors, write_safetensors
+from t2mv_core.lora.adapters import (
     LoraHandle,
     active_loras,
     add_lora,

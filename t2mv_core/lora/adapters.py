@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .files import read_safetensors, write_safetensors
-from .lora_layouts import LoraContent, LoraModule, describe_unmatched, sort_lora
-from .lora_linear import has_autocast, take_short_way
+from ..formats.safetensors_io import read_safetensors, write_safetensors
+from .layouts import LoraContent, LoraModule, describe_unmatched, sort_lora
+from .linear import has_autocast, take_short_way
 
 if TYPE_CHECKING:
-    from .bundle import ModelBundle
+    from ..bundle import ModelBundle
 
 FORMAT = "t2mv-lora"
 TARGET_MODULES = ("to_q", "to_k", "to_v", "to_out.0", "to_q_mv", "to_k_mv", "to_v_mv", "to_out_mv.0")

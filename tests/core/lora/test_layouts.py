@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from benchmarks.sdxl_files import TINY, create_modules, original_unet
-from t2mv_core.attention import install_multiview_attention
-from t2mv_core.files import read_safetensors, write_safetensors
-from t2mv_core.lora import active_loras, attached_loras, load_lora
-from t2mv_core.lora_layouts import describe_unmatched, sort_lora
+from t2mv_core.formats.safetensors_io import read_safetensors, write_safetensors
+from t2mv_core.lora.adapters import active_loras, attached_loras, load_lora
+from t2mv_core.lora.layouts import describe_unmatched, sort_lora
+from t2mv_core.unet.attention import install_multiview_attention
 
 RANK, ALPHA = 3, 1.5
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from .original_layout import (
+from .key_mapping import (
     Change,
     blocks_per_level,
     diffusers_unet_name,
@@ -13,7 +13,7 @@ from .original_layout import (
     transformers_clip_names,
 )
 from .recognise import UNET_PREFIX, refuse_other_models
-from .weights import Weight, WeightsFile
+from .strict import Weight, WeightsFile
 
 PARTS = {  # prefix in a checkpoint -> part of the model
     UNET_PREFIX: "unet",

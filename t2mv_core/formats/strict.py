@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .files import check_finite, open_safetensors
+from .safetensors_io import check_finite, open_safetensors
 
 _RELEASE_BYTES = 128 * 2**20  # copied from one mapping before it is let go of
 

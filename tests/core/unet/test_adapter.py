@@ -3,9 +3,9 @@ import re
 import pytest
 import torch
 
-from t2mv_core.adapter import adapter_state_dict, create_camera_encoder, load_adapter, save_adapter
-from t2mv_core.files import read_safetensors
-from t2mv_core.lora import add_lora
+from t2mv_core.formats.safetensors_io import read_safetensors
+from t2mv_core.lora.adapters import add_lora
+from t2mv_core.unet.adapter import adapter_state_dict, create_camera_encoder, load_adapter, save_adapter
 
 
 @pytest.fixture

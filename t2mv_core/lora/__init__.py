@@ -1,0 +1,1 @@
+"""LoRA: attached to a UNet (`adapters`), read from the layouts people publish (`layouts`)."""

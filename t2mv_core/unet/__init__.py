@@ -1,0 +1,1 @@
+"""The UNet's two additions: multiview attention, and the camera encoder beside it."""
