@@ -213,7 +213,7 @@ def main() -> None:
     table = to_table(rows)
     print(table)  # noqa: T201
     if arguments.out:
-        from training.environment import describe_environment
+        from training.run.environment import describe_environment
 
         arguments.out.mkdir(parents=True, exist_ok=True)
         report = {"rows": rows, "environment": describe_environment()}

@@ -29,8 +29,8 @@ from t2mv_core.lora.adapters import LoraHandle, add_lora, trainable_parameters
 from t2mv_core.memory import MemorySettings, with_float8_storage
 from t2mv_core.policy import denoise_step, log_prob
 from t2mv_core.text import encode_tokens
-from training.frozen import keep_no_inputs_of_frozen_convolutions
-from training.gated import keep_less_of_gated_layers
+from training.models.frozen import keep_no_inputs_of_frozen_convolutions
+from training.models.gated import keep_less_of_gated_layers
 
 from .full_size import NUM_TOKENS, camera_features, create_bundle, draw_condition
 from .live_memory import flash_attention_on_meta, measure_live

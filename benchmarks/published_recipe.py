@@ -35,8 +35,8 @@ from t2mv_core.policy import denoise_step, invert_step, log_prob
 from t2mv_core.samplers import SamplingSettings
 from t2mv_core.text import TextCondition
 from t2mv_core.unet.attention import MultiviewSelfAttention
-from training.objectives import zigal_pair_loss
-from training.rollout import Policy, Rewards, paired_noise
+from training.algorithm.objectives import zigal_pair_loss
+from training.algorithm.rollout import Policy, Rewards, paired_noise
 
 
 @dataclass

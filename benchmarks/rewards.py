@@ -32,9 +32,9 @@ from t2mv_core.rewards.open_clip_score import _preprocessing
 from t2mv_core.rewards.pickscore import TransformersClip
 from t2mv_core.rewards.registry import load_reward
 from t2mv_core.text import clip_tokenizer
-from training.environment import describe_environment
+from training.run.environment import describe_environment
 
-from .trainer_levers import timed
+from ..training.experiments.trainer_options import timed
 
 NUM_VIEWS = 6
 REPEATS = 3

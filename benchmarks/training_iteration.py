@@ -33,12 +33,12 @@ from t2mv_core.lora.adapters import trainable_parameters
 from t2mv_core.policy import log_prob
 from t2mv_core.rewards.base import RewardResult
 from t2mv_core.text import TextCondition, encode_text
+from training.algorithm.learner import Learner, LearnerSettings, recorded_steps, step_distribution
+from training.algorithm.objectives import zigal_pair_loss
+from training.algorithm.rollout import Policy, Rewards, Rollout, RolloutSettings, collect
 from training.config import TrainConfig, load_config
-from training.environment import describe_environment
-from training.learner import Learner, LearnerSettings, recorded_steps, step_distribution
-from training.objectives import zigal_pair_loss
-from training.rollout import Policy, Rewards, Rollout, RolloutSettings, collect
-from training.setup import LORA_NAME, iteration_updates, make_policy, sampling_settings
+from training.models.policy import LORA_NAME, iteration_updates, make_policy, sampling_settings
+from training.run.environment import describe_environment
 
 from . import published_recipe as published
 from .full_size import create_textless_bundle, draw_condition

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from training.environment import describe_environment
+from training.run.environment import describe_environment
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

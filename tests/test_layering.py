@@ -18,8 +18,8 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "nodes": ("training",),
     "t2mv_core.rewards.registry": ("t2mv_core.samplers",),
     "t2mv_core.lora.adapters": ("t2mv_core.samplers",),
-    "training.objectives": ("t2mv_core", "training"),
-    "training.constraint": ("t2mv_core", "training"),
+    "training.algorithm.objectives": ("t2mv_core", "training"),
+    "training.algorithm.constraint": ("t2mv_core", "training"),
 }
 EXCEPTIONS = {("nodes.train.node", "training.config")}
 

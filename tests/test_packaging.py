@@ -69,7 +69,7 @@ def test_the_registrys_archive_has_what_runs_and_nothing_else():
         "web/docs/",
         "locales/zh/",
         "example_workflows/",
-        "training/configs/",
+        "training/config/presets/",
         "t2mv_core/toybox/",
     ):
         assert any(name.startswith(folder) for name in kept), folder

@@ -16,10 +16,10 @@ from t2mv_core.text import encode_text
 from t2mv_core.toybox import TOYBOX_DIR
 from t2mv_core.trajectory import SeededNoise
 from training.mvczigal import main
-from training.toybox.captions import DEV_PROMPTS, PromptSpec, phrase
-from training.toybox.dataset import load_dataset, render_dataset
-from training.toybox.judge import load_judge
-from training.toybox.scenes import FAMILIES
+from training.toybox.data.captions import DEV_PROMPTS, PromptSpec, phrase
+from training.toybox.data.dataset import load_dataset, render_dataset
+from training.toybox.data.scenes import FAMILIES
+from training.toybox.rewards.judge import load_judge
 
 SETTINGS = SamplingSettings(num_steps=4, guidance_scale=2.0)
 

@@ -17,16 +17,16 @@ import torch
 from t2mv_core.bundle import ModelBundle
 from t2mv_core.images import contact_sheet
 
-from .base_loras import load_base_model
 from .config import TrainConfig, load_config
-from .evaluate import find_specs, load_instruments, measure_with_progress, spread
-from .intervals import Interval
-from .measure import Instruments, Measurement, Questions, Variant
+from .data.prompts import load_prompts
+from .evaluation.cli import find_specs, load_instruments, measure_with_progress, spread
+from .evaluation.intervals import Interval
+from .evaluation.measure import Instruments, Measurement, Questions, Variant
+from .evaluation.report import SHEET_PROMPTS, differences, markdown_table, summarize, write_report
+from .models.base_loras import load_base_model
+from .models.policy import sampling_settings
 from .mvczigal import stopping_on_signals
-from .prompts import load_prompts
-from .report import SHEET_PROMPTS, differences, markdown_table, summarize, write_report
-from .setup import sampling_settings
-from .trainer import Trainer
+from .run.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from .config import EvaluationConfig, TrainConfig, load_config, preset_names
-from .parent import ParentWatch
+from .run.stop import ParentWatch
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +63,10 @@ def train(config: TrainConfig, resume: bool, parent: ParentWatch | None = None) 
     from accelerate.utils import InitProcessGroupKwargs
     from torch import OutOfMemoryError
 
-    from .base_loras import check_base_loras, load_base_model
-    from .reward_models import check_reward_models, check_stop_measure, load_rewards
-    from .setup import available_trackers
-    from .trainer import Trainer
+    from .models.base_loras import check_base_loras, load_base_model
+    from .models.policy import available_trackers
+    from .models.rewards import check_reward_models, check_stop_measure, load_rewards
+    from .run.trainer import Trainer
 
     model, reward, evaluation = config.model, config.reward, config.evaluation
     trackers = available_trackers(config.run.trackers)

@@ -27,8 +27,8 @@ def _main_inputs(presets: Sequence[str]) -> list[io.Input]:
             "preset",
             options=list(presets),
             default="demo" if "demo" in presets else presets[0],
-            tooltip="All settings, as in training/configs: 'demo' takes minutes on a processor and 'toybox' "
-            "an hour, both on the bundled model. The others need weights, and a graphics card.",
+            tooltip="All settings, as in training/config/presets: 'demo' takes minutes on a processor "
+            "and 'toybox' an hour, both on the bundled model. The others need weights, and a graphics card.",
         ),
         io.String.Input(
             "prompts",

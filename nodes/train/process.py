@@ -32,7 +32,7 @@ class TrainerProcess:
     """A running trainer; what it says is appended to a log file.
 
     We hold the other end of its standard input. Closing it asks for a stop, which is the same on every system
-    and also happens when ComfyUI dies (training/parent.py).
+    and also happens when ComfyUI dies (training/run/stop.py).
 
     Args:
         command: from `build_command`.

@@ -15,9 +15,11 @@ COMPARE = """
 import json, torch
 pack, facts = sys.argv[1], {}
 sys.path.append(pack)
-from benchmarks.sdxl_files import (FULL, TINY, create_modules, original_checkpoint, original_unet, original_vae)
+from benchmarks.sdxl_files import FULL, TINY, create_modules
+from benchmarks.sdxl_files import original_checkpoint, original_unet, original_vae
 from t2mv_core.lora.layouts import sort_lora
-from t2mv_core.formats.key_mapping import (blocks_per_level, diffusers_unet_name, diffusers_vae_name, transformers_clip_names)
+from t2mv_core.formats.key_mapping import blocks_per_level, diffusers_unet_name
+from t2mv_core.formats.key_mapping import diffusers_vae_name, transformers_clip_names
 import comfy.diffusers_convert, comfy.lora, comfy.model_detection, comfy.utils
 from comfy.ldm.models.autoencoder import AutoencoderKL
 

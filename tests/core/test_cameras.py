@@ -140,9 +140,9 @@ def test_matrices_agree_with_rotations_about_the_axes(azimuth, elevation):
 def test_matrices_see_what_the_toybox_renderer_draws(family, view, wrong):
     import numpy as np
 
-    from training.toybox.renderer import render_views
-    from training.toybox.scenes import build_parts, sample_scene
-    from training.toybox.shapes import distance
+    from training.toybox.data.renderer import render_views
+    from training.toybox.data.scenes import build_parts, sample_scene
+    from training.toybox.data.shapes import distance
 
     px, azimuths, rng = 64, (0.0, 45.0, 90.0, 135.0, 270.0), np.random.default_rng(0)
     scene = sample_scene(0, family)

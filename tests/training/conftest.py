@@ -93,7 +93,7 @@ def tiny_bundle(tiny_model_dir):
 def plain_rewards():
     """View reward: mean red. Joint reward: minus the views' spread of mean blue."""
     from t2mv_core.rewards.base import RewardResult
-    from training.rollout import Rewards
+    from training.algorithm.rollout import Rewards
 
     def redness(images, prompts):
         assert len(images) == len(prompts)
@@ -150,7 +150,7 @@ class Runs:
 
     def trainer(self, name, resume=False, **sections):
         from t2mv_core.bundle import load_bundle
-        from training.trainer import Trainer
+        from training.run.trainer import Trainer
 
         config = self.config(name, **sections)
         return Trainer(config, load_bundle(str(self.model_dir)), self._rewards, resume=resume)
@@ -189,7 +189,7 @@ class Runs:
         import torch
         from safetensors.torch import load_file
 
-        from training.metrics import read_metrics
+        from training.run.metrics import read_metrics
 
         folder = self.root / name
         found = {

@@ -18,7 +18,7 @@ import t2mv_core.rewards.registry
 from t2mv_core.rewards.base import RewardResult
 from t2mv_core.rewards.registry import RewardSpec
 from training.mvczigal import main
-from training.trainer import Trainer
+from training.run.trainer import Trainer
 
 OPTIONS = {"sleep": 0.0, "keeps_advantages": False, **json.loads(sys.argv[1])}
 
@@ -48,9 +48,9 @@ class WatchedTrainer(Trainer):
 
 
 if __name__ == "__main__":
-    import training.trainer
+    import training.run.trainer
 
-    training.trainer.Trainer = WatchedTrainer
+    training.run.trainer.Trainer = WatchedTrainer
     t2mv_core.rewards.registry.REWARDS["redness"] = RewardSpec("view", lambda *_: redness, "test")
     t2mv_core.rewards.registry.REWARDS["agreement"] = RewardSpec("joint", lambda *_: agreement, "test")
     sys.exit(main(sys.argv[2:]))

@@ -5,8 +5,8 @@ import pytest
 import t2mv_core.formats.sources
 from t2mv_core.bundle import load_bundle
 from training import demo
-from training.intervals import Interval
-from training.measure import Instruments
+from training.evaluation.intervals import Interval
+from training.evaluation.measure import Instruments
 
 
 def test_the_demo_writes_its_folder_and_continues_when_repeated(

@@ -9,11 +9,11 @@ import yaml
 
 import t2mv_core.rewards.registry
 from t2mv_core.rewards.registry import RewardSpec
-from training.checkpoint import load_checkpoint
 from training.config import config_to_dict
-from training.metrics import read_metrics
 from training.mvczigal import main
-from training.trainer import Trainer
+from training.run.checkpoint import load_checkpoint
+from training.run.metrics import read_metrics
+from training.run.trainer import Trainer
 
 EMA = {"optim": {"ema_decay": 0.9}, "sampling": {"prompts_per_iteration": 2}}
 

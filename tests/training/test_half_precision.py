@@ -9,10 +9,10 @@ import torch
 from t2mv_core.bundle import load_bundle
 from t2mv_core.lora.linear import AddedProduct
 from t2mv_core.policy import log_prob
+from training.algorithm.learner import recorded_steps, step_distribution
 from training.config import load_config
-from training.learner import recorded_steps, step_distribution
-from training.setup import LORA_NAME, iteration_updates
-from training.trainer import Trainer
+from training.models.policy import LORA_NAME, iteration_updates
+from training.run.trainer import Trainer
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import time
 import pytest
 import torch
 
-from training.metrics import read_metrics
-from training.trainer import Trainer
+from training.run.metrics import read_metrics
+from training.run.trainer import Trainer
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(runs, sections):

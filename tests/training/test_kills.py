@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from training.metrics import read_metrics
+from training.run.metrics import read_metrics
 
 NUM_KILLS = 20
 RUN = {

@@ -6,10 +6,10 @@ import signal
 import pytest
 
 import t2mv_core.rewards.registry
-import training.reward_models
+import training.models.rewards
 from t2mv_core.rewards.registry import RewardSpec
-from training.metrics import read_metrics
 from training.mvczigal import main
+from training.run.metrics import read_metrics
 
 SMALL = [
     "sampling.prompts=animals",
@@ -112,9 +112,9 @@ def test_a_measure_that_nobody_measures_is_refused_before_the_model_is_loaded(wo
 
 def test_rewards_go_to_their_own_device(words, monkeypatch):
     devices = []
-    load = training.reward_models.load_rewards
+    load = training.models.rewards.load_rewards
     monkeypatch.setattr(
-        "training.reward_models.load_rewards",
+        "training.models.rewards.load_rewards",
         lambda v, j, device, c: devices.append(str(device)) or load(v, j, "cpu", c),
     )
     assert main([*words, "reward.device=meta", "run.iterations_per_epoch=1"]) == 0

@@ -18,7 +18,7 @@ from t2mv_core.samplers import SamplingSettings, sample_standard
 from t2mv_core.text import encode_text
 from t2mv_core.toybox import toybox_path
 from t2mv_core.trajectory import SeededNoise
-from training import evaluate
+from training.evaluation import cli as evaluate
 from training.mvczigal import main
 
 STUDENT = toybox_path("lcm_lora.safetensors")

@@ -8,7 +8,7 @@ import logging
 import sys
 from pathlib import Path
 
-from .stage import StageConfig
+from .stages.stage import StageConfig
 
 STAGES = {
     "render": "render_stage",

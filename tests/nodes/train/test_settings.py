@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.config import OBJECTIVE_NAMES, load_config
+from training.data.prompt_files import read_prompt_file
 from training.mvczigal import build_parser
-from training.prompt_files import read_prompt_file
 
 PRESETS = ["demo", "toybox"]
 GOOD: dict[str, Any] = {

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def clip() -> CLIP:
     """The toybox's CLIP with random weights; tests leave them as they are."""
-    from training.toybox.clip_training import TOYBOX_CLIP
+    from training.toybox.rewards.clip_training import TOYBOX_CLIP
 
     torch.manual_seed(0)
     return TOYBOX_CLIP.build().eval()

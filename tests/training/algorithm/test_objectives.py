@@ -1,0 +1,205 @@
+"""Loss values and gradients against hand-computed cases; advantages against their definitions."""
+
+import math
+
+import pytest
+import torch
+
+from training.algorithm.objectives import (
+    OBJECTIVES,
+    approximate_kl,
+    clip_fraction,
+    combine_advantages,
+    normalize_advantages,
+    ppo_clip_loss,
+    zigal_loss,
+    zigal_pair_loss,
+)
+from training.config import OBJECTIVE_NAMES
+
+
+def leaf(*values: float) -> torch.Tensor:
+    return torch.tensor([values], dtype=torch.float64, requires_grad=True)
+
+
+def test_loss_inside_the_clip_range_is_the_squared_regression_error():
+    standard, zmv = leaf(0.03, -0.02), leaf(-0.01, 0.05)
+    loss = zigal_loss(standard, zmv, torch.tensor([[0.5, -0.25]], dtype=torch.float64), clip_range=0.1)
+    # view 1: 0.03 + 0.01 - 0.5 = -0.46; view 2: -0.02 - 0.05 + 0.25 = 0.18; mean of squares
+    assert loss.item() == pytest.approx((0.46**2 + 0.18**2) / 2, abs=1e-12)
+    loss.backward()
+    # d/d rho = 2·error/2 views, d/d rho_zmv the opposite. Both branches are equal here: the gradient is
+    # theirs.
+    torch.testing.assert_close(standard.grad, torch.tensor([[-0.46, 0.18]], dtype=torch.float64))
+    torch.testing.assert_close(zmv.grad, torch.tensor([[0.46, -0.18]], dtype=torch.float64))
+
+
+def test_loss_beyond_the_clip_range_takes_the_worse_branch():
+    # c = 0.1, A = 1. View 1: rho = 0.3 runs towards the target; its clipped error (0.1 - 1)² is worse, so no
+    # gradient. View 2: rho = -0.3 runs away; its own error (-0.3 - 1)² is worse than the clipped (-0.1 -
+    # 1)², so it is pulled back.
+    standard, zmv = leaf(0.3, -0.3), leaf(0.0, 0.0)
+    loss = zigal_loss(standard, zmv, torch.ones(1, 2, dtype=torch.float64), clip_range=0.1)
+    assert loss.item() == pytest.approx((0.9**2 + 1.3**2) / 2, abs=1e-12)
+    loss.backward()
+    torch.testing.assert_close(standard.grad, torch.tensor([[0.0, -1.3]], dtype=torch.float64))
+    # The other trajectory is inside its range: clipping the first must not stop its own gradient, -error of
+    # the branch.
+    torch.testing.assert_close(zmv.grad, torch.tensor([[0.9, 1.3]], dtype=torch.float64))
+
+
+def test_first_step_descends_towards_the_better_trajectory():
+    standard, zmv = leaf(0.0), leaf(0.0)
+    zigal_loss(standard, zmv, torch.tensor([[-2.0]], dtype=torch.float64), clip_range=1e-4).backward()
+    # ZMV is better by 2: descending the loss lowers the standard action's density and raises ZMV's.
+    assert standard.grad.item() == pytest.approx(4.0)
+    assert zmv.grad.item() == pytest.approx(-4.0)
+
+
+def test_advantage_gap_gets_no_gradient():
+    gap = torch.ones(1, 2, requires_grad=True)
+    zigal_loss(torch.zeros(1, 2, requires_grad=True), torch.zeros(1, 2), gap, 1e-4).backward()
+    assert gap.grad is None
+
+
+@pytest.mark.parametrize("shapes", [((2, 3), (2, 3), (2, 1)), ((2, 3), (2, 2), (2, 3))])
+def test_loss_refuses_shapes_that_would_broadcast(shapes):
+    with pytest.raises(ValueError, match=r"differ in shape"):
+        zigal_loss(*(torch.zeros(shape) for shape in shapes), clip_range=1e-4)
+
+
+def test_loss_refuses_a_clip_range_of_zero():
+    with pytest.raises(ValueError, match="clip_range=0"):
+        zigal_loss(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1, 1), 0.0)
+
+
+def test_the_pair_loss_is_the_loss_of_the_advantages_gap():
+    log_ratios = torch.tensor([[[0.03, -0.3]], [[-0.01, 0.05]]], dtype=torch.float64)
+    advantages = torch.tensor([[[0.5, -1.0]], [[0.25, 0.75]]], dtype=torch.float64)
+    # gaps, first minus second: 0.25 and -1.75
+    expected = zigal_loss(log_ratios[0], log_ratios[1], torch.tensor([[0.25, -1.75]]).double(), 0.1)
+    assert zigal_pair_loss(log_ratios, advantages, 0.1).item() == pytest.approx(expected.item(), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("log_ratio", "advantage", "loss", "slope"),
+    [
+        # c = 0.1: exp(rho) is left alone in [0.9, 1.1]. The loss is -A·ratio where that counts, with slope
+        # -A·exp(rho); where the clipped term is the lower one it is a constant, with slope 0.
+        (0.05, 2.0, -2.0 * math.exp(0.05), -2.0 * math.exp(0.05)),  # inside
+        (0.05, -2.0, 2.0 * math.exp(0.05), 2.0 * math.exp(0.05)),
+        (-0.05, 2.0, -2.0 * math.exp(-0.05), -2.0 * math.exp(-0.05)),
+        (0.2, 2.0, -2.2, 0.0),  # a good action is more likely already: min(2·1.22, 2·1.1)
+        (
+            0.2,
+            -2.0,
+            2.0 * math.exp(0.2),
+            2.0 * math.exp(0.2),
+        ),  # a bad one is: min(-2·1.22, -2·1.1), pulled back
+        (-0.2, 2.0, -2.0 * math.exp(-0.2), -2.0 * math.exp(-0.2)),  # a good one is less likely: pulled back
+        (-0.2, -2.0, 1.8, 0.0),  # a bad one is less likely already: min(-2·0.82, -2·0.9)
+    ],
+)
+def test_ppo_loss_by_hand(log_ratio, advantage, loss, slope):
+    rho = leaf(log_ratio)
+    found = ppo_clip_loss(rho, torch.tensor([[advantage]], dtype=torch.float64), clip_range=0.1)
+    assert found.item() == pytest.approx(loss, abs=1e-12)
+    found.backward()
+    assert rho.grad.item() == pytest.approx(slope, abs=1e-12)
+
+
+def test_ppo_loss_is_the_mean_over_trajectories_prompts_and_views():
+    rho = torch.tensor([[[0.0, 0.2]], [[0.0, -0.2]]], dtype=torch.float64, requires_grad=True)
+    advantages = torch.tensor([[[1.0, 2.0]], [[-3.0, -2.0]]], dtype=torch.float64)
+    # -1, -2.2, 3 and 1.8 as above
+    loss = ppo_clip_loss(rho, advantages, 0.1)
+    assert loss.item() == pytest.approx(1.6 / 4, abs=1e-12)
+    loss.backward()
+    expected = torch.tensor([[[-0.25, 0.0]], [[0.75, 0.0]]], dtype=torch.float64)
+    torch.testing.assert_close(rho.grad, expected)
+
+
+def test_ppo_loss_is_ddpos():
+    """DDPO's code takes the maximum of the negatives: max(-A·ratio, -A·clip(ratio))."""
+    generator = torch.Generator().manual_seed(0)
+    rho, gain = (torch.randn(2, 5, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    ratio = (0.1 * rho).exp()
+    expected = torch.maximum(-gain * ratio, -gain * ratio.clamp(1 - 0.05, 1 + 0.05)).mean()
+    torch.testing.assert_close(ppo_clip_loss(0.1 * rho, gain, 0.05), expected)
+
+
+def test_ppo_loss_gives_advantages_no_gradient():
+    gain = torch.ones(2, 1, 1, requires_grad=True)
+    ppo_clip_loss(torch.zeros(2, 1, 1, requires_grad=True), gain, 1e-4).backward()
+    assert gain.grad is None
+
+
+def test_ppo_loss_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="differ in shape"):
+        ppo_clip_loss(torch.zeros(2, 3, 6), torch.zeros(2, 3, 1), 1e-4)
+    with pytest.raises(ValueError, match="clip_range=0"):
+        ppo_clip_loss(torch.zeros(2, 1, 1), torch.zeros(2, 1, 1), 0)
+
+
+def test_advantages_use_the_whole_population():
+    # mean 4, population variance (9 + 1 + 1 + 9)/4 = 5
+    expected = torch.tensor([[-3.0, -1.0], [1.0, 3.0]]) / math.sqrt(5)
+    torch.testing.assert_close(normalize_advantages(torch.tensor([[1.0, 3.0], [5.0, 7.0]])), expected)
+
+
+def test_advantages_of_groups_have_their_groups_mean_and_one_deviation():
+    # Rows 0 and 2 are one prompt: mean (1 + 3 + 6 + 2)/4 = 3; row 1 is another: mean (10 + 20)/2 = 15.
+    rewards = torch.tensor([[1.0, 3.0], [10.0, 20.0], [6.0, 2.0]])
+    # centred: -2, 0, 3, -1 and -5, 5; one variance for all, (4 + 0 + 9 + 1 + 25 + 25)/6 = 64/6
+    expected = torch.tensor([[-2.0, 0.0], [-5.0, 5.0], [3.0, -1.0]]) / math.sqrt(64 / 6)
+    torch.testing.assert_close(normalize_advantages(rewards, [7, 0, 7]), expected)
+    # one group for all is no group
+    assert torch.equal(normalize_advantages(rewards, [3, 3, 3]), normalize_advantages(rewards))
+
+
+def test_advantages_are_ddpos():
+    """DDPO's code: (r - mean)/(std + eps), numpy's population std; arXiv:2305.13301, section 4.1."""
+    rewards = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
+    values = rewards.double().numpy()
+    expected = (values - values.mean()) / (values.std() + 1e-8)
+    torch.testing.assert_close(normalize_advantages(rewards).double(), torch.from_numpy(expected))
+
+
+def test_equal_rewards_give_no_advantage():
+    rewards = torch.full((4, 6), 0.1)
+    assert normalize_advantages(rewards).abs().max() < 1e-6
+    # equal within each prompt, different between them
+    rewards[::2] = 0.7
+    assert normalize_advantages(rewards, [0, 1, 0, 1]).abs().max() < 1e-6
+
+
+def test_combined_advantage_weighs_by_lambda():
+    view, joint = torch.tensor([[1.0, -1.0], [0.0, 2.0]]), torch.tensor([3.0, -3.0])
+    # lambda 3: (A_view + 3·A_joint)/4
+    expected = torch.tensor([[2.5, 2.0], [-2.25, -1.75]])
+    torch.testing.assert_close(combine_advantages(view, joint, 3.0), expected)
+    torch.testing.assert_close(combine_advantages(view, joint, 0.0), view)
+    torch.testing.assert_close(combine_advantages(view, joint, math.inf), joint[:, None].expand(2, 2))
+
+
+@pytest.mark.parametrize("lambda_", [-0.1, math.nan])
+def test_combination_refuses_a_multiplier_out_of_range(lambda_):
+    with pytest.raises(ValueError, match="must be zero or positive"):
+        combine_advantages(torch.zeros(1, 2), torch.zeros(1), lambda_)
+
+
+def test_combination_refuses_joint_advantages_of_other_sets():
+    with pytest.raises(ValueError, match="do not belong together"):
+        combine_advantages(torch.zeros(2, 6), torch.zeros(12), 1.0)
+
+
+def test_diagnostics_have_no_graph():
+    log_ratio = torch.tensor([0.0, 2e-4, -3e-4, 1e-5], requires_grad=True)
+    assert not approximate_kl(log_ratio).requires_grad
+    # (4e-8 + 9e-8 + 1e-10)/4/2
+    assert approximate_kl(log_ratio).item() == pytest.approx(1.62625e-8, rel=1e-5)
+    assert clip_fraction(log_ratio, 1e-4).item() == 0.5
+
+
+def test_every_objective_has_a_config_word():
+    assert tuple(OBJECTIVES) == OBJECTIVE_NAMES

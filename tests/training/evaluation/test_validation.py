@@ -1,0 +1,239 @@
+"""Held-out evaluation while training: what is measured, what is kept, when it ends the run."""
+
+import json
+import math
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from t2mv_core.bundle import load_bundle
+from t2mv_core.samplers import SamplingSettings
+from training.data.prompts import load_prompts, load_split
+from training.evaluation.measure import Instruments, Questions, Variant, measure
+from training.evaluation.validation import SEED
+from training.models.policy import LORA_NAME
+from training.run.metrics import read_metrics
+from training.run.trainer import Trainer
+from training.toybox.rewards.judge import Judge
+
+
+@pytest.fixture
+def make_trainer(tiny_model_dir, plain_rewards, tiny_config):
+    """Builds trainers of single-iteration epochs in one folder, which evaluate every iteration."""
+
+    def build(resume=False, **sections):
+        sections["sampling"] = {"prompts_per_iteration": 2, **sections.get("sampling", {})}
+        sections["evaluation"] = {
+            "every": 1,
+            "prompts": "dev",
+            "num_prompts": 3,
+            "stop_measure": "view_reward",
+            **sections.get("evaluation", {}),
+        }
+        sections["run"] = {
+            "iterations_per_epoch": 1,
+            "epochs": 3,
+            "sheet_prompts": 0,
+            **sections.get("run", {}),
+        }
+        return Trainer(
+            tiny_config(**sections), load_bundle(str(tiny_model_dir)), plain_rewards, resume=resume
+        )
+
+    return build
+
+
+def script(trainer, values):
+    """Let evaluations find these view rewards, one after the other, the first before training."""
+    found = iter(values)
+    trainer.monitor._measure = lambda _: {"view_reward": next(found), "joint_reward": 0.0}
+
+
+def evaluations(trainer):
+    return read_metrics(trainer.folder.evaluations_path)
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_it_measures_the_lora_that_an_epochs_file_holds(
+    ema_decay, make_trainer, tiny_model_dir, plain_rewards
+):
+    trainer = make_trainer(optim={"ema_decay": ema_decay}, evaluation={"every": 2}, run={"epochs": 4})
+    trainer.run()
+    records = evaluations(trainer)
+    assert [record["iteration"] for record in records] == [0, 2, 4]
+    prompts = load_prompts("dev")
+    asked = tuple(prompts[i * len(prompts) // 3] for i in range(3))
+    settings = SamplingSettings(num_steps=2)
+    for record in records:
+        epoch = int(record["iteration"])
+        lora = trainer.folder.lora_path(epoch) if epoch else None
+        variant = Variant("alone", "standard", settings, lora)
+        bundle = load_bundle(str(tiny_model_dir))
+        found = measure(bundle, (0.0, 90.0), Instruments(plain_rewards), variant, Questions(asked, (SEED,)))
+        expected = {name: float(values.mean()) for name, values in found.values.items()}
+        assert {"view_reward", "joint_reward", "joint_overall"} == expected.keys()
+        assert record == pytest.approx({"iteration": epoch, **expected}, abs=1e-5)
+    assert len({record["view_reward"] for record in records}) == 3
+
+
+def test_training_goes_on_as_if_nothing_had_been_measured(make_trainer):
+    found = []
+    for every, name in ((0, "without"), (1, "with")):
+        trainer = make_trainer(
+            optim={"ema_decay": 0.9},
+            evaluation={"every": every, "stop_measure": None},
+            run={"out_dir": str(make_trainer().folder.root / name), "epochs": 2},
+        )
+        trainer.run()
+        found.append(load_file(trainer.folder.root / "last" / "lora.safetensors"))
+    assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
+
+
+def test_the_best_lora_is_kept(make_trainer):
+    trainer = make_trainer(run={"epochs": 5})
+    script(trainer, [0.5, 0.25, 0.75, 0.75, math.nan, 0.5])
+    assert trainer.run()
+    best = trainer.folder.root / "lora" / "best.safetensors"
+    with safe_open(best, framework="pt") as opened:
+        facts = opened.metadata()
+    assert (facts["step"], facts["evaluation_view_reward"]) == ("2", "0.75")  # the first of the equal ones
+    ours, theirs = load_file(best), load_file(trainer.folder.lora_path(2))
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    assert trainer.monitor.early_stop.best_iteration == 2
+    assert [record["iteration"] for record in evaluations(trainer)] == list(range(6))
+
+
+def test_a_value_that_is_no_number_is_not_the_best(make_trainer):
+    trainer = make_trainer(run={"epochs": 2})
+    script(trainer, [math.nan, 0.25, math.nan])
+    trainer.run()
+    with safe_open(trainer.folder.root / "lora" / "best.safetensors", framework="pt") as opened:
+        assert opened.metadata()["step"] == "1"
+    assert trainer.monitor.early_stop.best_iteration == 1
+
+
+def test_no_measure_keeps_no_best(make_trainer):
+    trainer = make_trainer(evaluation={"stop_measure": None}, run={"epochs": 1})
+    trainer.run()
+    assert len(evaluations(trainer)) == 2
+    assert not (trainer.folder.root / "lora" / "best.safetensors").exists()
+
+
+def test_patience_ends_the_run_and_it_stays_ended(make_trainer):
+    stopping = {"evaluation": {"patience": 2}, "run": {"epochs": 9, "save_every": 4}}
+    trainer = make_trainer(**stopping)
+    script(trainer, [0.1, 0.5, 0.4, 0.5])
+    assert trainer.run()
+    assert trainer.iteration == 3
+    assert (trainer.folder.root / "last" / "counters.json").exists()
+    resumed = make_trainer(resume=True, **stopping)
+    script(resumed, [])
+    assert resumed.run()
+    assert resumed.iteration == len(read_metrics(trainer.folder.metrics_path)) == 3
+    assert len(evaluations(resumed)) == 4
+    # more patience continues it
+    patient = make_trainer(resume=True, **{**stopping, "evaluation": {"patience": 3}})
+    script(patient, [0.45])
+    assert patient.run()
+    assert patient.iteration == 4
+
+
+def test_a_resumed_run_remembers_the_best_before(make_trainer):
+    trainer = make_trainer(evaluation={"patience": 3}, run={"epochs": 2})
+    script(trainer, [0.5, 0.75, 0.25])
+    trainer.run()
+    resumed = make_trainer(resume=True, evaluation={"patience": 3}, run={"epochs": 9})
+    script(resumed, [0.7, 0.6])
+    assert resumed.run()
+    assert resumed.iteration == 4  # the third evaluation in a row below 0.75
+    with safe_open(trainer.folder.root / "lora" / "best.safetensors", framework="pt") as opened:
+        assert opened.metadata()["step"] == "1"
+
+
+def test_the_start_counts_once_though_a_stop_before_the_first_iteration_repeats_it(make_trainer):
+    patience = {"evaluation": {"patience": 2}, "run": {"epochs": 9}}
+    trainer = make_trainer(**patience)
+    script(trainer, [0.5])
+    trainer.request_stop()
+    assert not trainer.run()
+    resumed = make_trainer(resume=True, **patience)
+    script(resumed, [0.5, 0.4, 0.3, 0.2])
+    assert resumed.run()
+    assert resumed.iteration == 2
+    assert [record["iteration"] for record in evaluations(resumed)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("save_every", "killed_in", "kept"), [(2, 4, [0, 1, 2]), (9, 2, [])])
+def test_evaluations_after_the_saved_state_are_made_again(make_trainer, save_every, killed_in, kept):
+    """Killed with one more evaluation than iterations saved; and before anything was saved."""
+    run, evaluation = {"save_every": save_every, "epochs": killed_in}, {"stop_measure": None}
+    trainer = make_trainer(run=run, evaluation=evaluation)
+    script(trainer, [0.1] * killed_in)  # the last of the run raises StopIteration
+    with pytest.raises(StopIteration):
+        trainer.run()
+    assert [record["iteration"] for record in evaluations(trainer)] == list(range(killed_in))
+    resumed = make_trainer(resume=True, run=run, evaluation=evaluation)
+    assert [record["iteration"] for record in resumed.recorder.evaluations] == kept
+    resumed.run()
+    assert [record["iteration"] for record in evaluations(resumed)] == list(range(killed_in + 1))
+
+
+def test_the_measure_must_be_one_that_was_measured(make_trainer):
+    trainer = make_trainer(evaluation={"stop_measure": "view_rewrd"})
+    with pytest.raises(ValueError, match="use 'view_reward'"):
+        trainer.run()
+
+
+def test_held_out_prompts_are_measured_on_and_never_trained_on(make_trainer):
+    trainer = make_trainer(
+        sampling={"held_out_share": 0.2, "prompts": "animals"},
+        evaluation={"prompts": None, "num_prompts": 100},
+    )
+    split = load_split("animals", 0.2)
+    assert 0 < len(split.held_out) < 20
+    assert trainer.monitor.questions.prompts == split.held_out
+    assert trainer.prompts.prompts == split.train
+
+
+def test_a_prompt_file_without_held_out_lines_gets_a_sentence(make_trainer, tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text(json.dumps({"prompt": "a cat"}) + "\n" + json.dumps({"prompt": "a dog"}))
+    with pytest.raises(ValueError, match="There are no held-out prompts to evaluate on"):
+        make_trainer(sampling={"prompts": str(path)}, evaluation={"prompts": None})
+    path.write_text(path.read_text() + "\n" + json.dumps({"prompt": "an ant", "split": "heldout"}))
+    trainer = make_trainer(sampling={"prompts": str(path)}, evaluation={"prompts": None})
+    assert trainer.monitor.questions.prompts == ("an ant",)
+
+
+def test_the_judge_sees_its_own_cameras_only(make_trainer, monkeypatch):
+    from training.toybox.data.scenes import COLOURS, FAMILIES
+    from training.toybox.rewards import judge
+
+    monkeypatch.setattr(judge, "load_judge", lambda: Judge(tuple(FAMILIES), tuple(COLOURS), 6))
+    rig = {"azimuths_deg": [0, 45, 90, 180, 270, 315]}
+    trainer = make_trainer(sampling=rig, evaluation={"num_prompts": 2, "stop_measure": "judge_colour"})
+    trainer.monitor.measure_when_due(0, None, trainer.accelerator, trainer.display)
+    assert trainer.monitor.early_stop.best_value is not None
+    two = make_trainer(run={"out_dir": str(trainer.folder.root / "two")})
+    assert two.monitor.questions.specs is None
+
+
+def test_the_average_is_only_lent(make_trainer):
+    trainer = make_trainer(optim={"ema_decay": 0.9})
+    with torch.no_grad():
+        for shadow in trainer.ema.shadows:
+            shadow.add_(0.5)
+    before = [parameter.detach().clone() for parameter in trainer.learner.parameters]
+    seen = []
+
+    def look(_):
+        seen.extend(parameter.detach().clone() for parameter in trainer.learner.parameters)
+        return {"view_reward": 0.0}
+
+    trainer.monitor._measure = look
+    trainer.monitor.measure_when_due(1, trainer.ema, trainer.accelerator, trainer.display)
+    assert all(map(torch.equal, seen, trainer.ema.shadows))
+    assert all(map(torch.equal, before, trainer.learner.parameters))
+    assert trainer.policy.bundle.loras[-1].name == LORA_NAME

@@ -1,0 +1,198 @@
+"""The comparison: what is asked of every method, what makes a result valid, and what is concluded."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from training.algorithm.objectives import OBJECTIVES
+from training.config import BaseLoraConfig, ModelConfig, load_config
+from training.data.prompts import load_prompts
+from training.evaluation.intervals import Interval, bootstrap, bootstrap_two_way
+from training.experiments import compare
+from training.experiments.comparison import METHODS, Task, make_tasks, run_task, training_record
+from training.experiments.comparison_report import (
+    CLAIMS,
+    COLUMNS,
+    MethodResult,
+    difference,
+    load_results,
+    verdict,
+    write_comparison,
+)
+
+TINY = [
+    "run.epochs=1",
+    "run.iterations_per_epoch=1",
+    "sampling.prompts_per_iteration=2",
+    "optim.prompts_per_update=1",
+]
+
+
+@pytest.fixture
+def task(tmp_path):
+    config = load_config("comparison", TINY)
+    prompts = tuple(load_prompts("heldout200")[:3])
+    return Task("none", 0, config, prompts, tmp_path / "runs", tmp_path / "work")
+
+
+def result(method, seed, **values):
+    return {"method": method, "seed": seed, "values": values}
+
+
+def found(method, seeds, values):
+    """Values [P, S] as a method's results."""
+    return MethodResult(values, [result(method, seed) for seed in seeds])
+
+
+def test_every_claim_is_about_known_methods_and_columns():
+    parts = [part for claim in CLAIMS.values() for part in claim]
+    assert parts
+    assert {p.first for p in parts} | {p.second for p in parts} <= set(METHODS)
+    assert {p.measure for p in parts} <= set(COLUMNS)
+    assert {m.objective for m in METHODS.values()} - {None} <= set(OBJECTIVES)
+
+
+def test_tasks_come_seed_by_seed_and_the_teacher_once(task):
+    tasks = make_tasks(
+        ["none", "ppo", "teacher"], [3, 4], task.config, task.prompts, task.results_dir, task.work_dir
+    )
+    assert [(t.method, t.seed) for t in tasks] == [
+        ("none", 3),
+        ("ppo", 3),
+        ("teacher", 3),
+        ("none", 4),
+        ("ppo", 4),
+    ]
+    assert tasks[1].own_config.objective == "ppo"
+    assert tasks[1].own_config.run.seed == 3
+    with pytest.raises(ValueError, match="no method 'pppo'"):
+        make_tasks(["pppo"], [0], task.config, task.prompts, task.results_dir, task.work_dir)
+
+
+def test_a_result_counts_only_for_the_base_loras_it_was_made_with(task, tmp_path):
+    lora = tmp_path / "few_step.safetensors"
+    lora.write_bytes(b"one")
+    model = ModelConfig("toybox-teacher", sampler="lcm", base_loras=(BaseLoraConfig(str(lora)),))
+    student = replace(task, config=replace(task.config, model=model))
+    key = student.key()
+    assert key == student.key() != task.key()
+    lora.write_bytes(b"two")
+    assert student.key() != key
+
+
+def test_a_comparison_on_a_few_step_lora_measures_that_student(task, monkeypatch, tmp_path):
+    loaded = []
+
+    def refuse(model, device):
+        loaded.append(model)
+        raise ValueError("enough seen")
+
+    monkeypatch.setattr("training.experiments.comparison.load_base_model", refuse)
+    model = ModelConfig("toybox-teacher", sampler="lcm")
+    for method in ("none", "teacher"):
+        with pytest.raises(ValueError, match="enough seen"):
+            run_task(replace(task, method=method, config=replace(task.config, model=model)))
+    assert loaded == [model, ModelConfig("toybox-teacher")]  # the teacher is always the plain one
+
+
+def test_a_result_counts_only_for_the_configuration_that_made_it(task):
+    task.results_dir.mkdir()
+    task.result_path.write_text(json.dumps({"key": task.key()}))
+    assert task.read_result() is not None
+    assert replace(task, work_dir=task.work_dir / "elsewhere").read_result() is not None
+    assert replace(task, prompts=task.prompts[:2]).read_result() is None
+    other = replace(task, config=replace(task.config, optim=replace(task.config.optim, lr=1.0)))
+    assert other.read_result() is None
+    assert other.own_config.run.out_dir != task.own_config.run.out_dir
+
+
+def test_all_methods_get_the_same_number_of_sets_and_updates(task):
+    records = [
+        {
+            name: 1.0
+            for name in (
+                "view_reward_standard", "joint_reward_standard", "lambda", "clip_fraction",
+                "rollout_seconds", "update_seconds",
+            )
+        }
+    ] * 3  # fmt: skip
+    costs = {
+        objective: training_record(replace(task.config, objective=objective), records)
+        for objective in OBJECTIVES
+    }
+    assert {cost["sampled_sets"] for cost in costs.values()} == {3 * 2 * 2}
+    assert {cost["optimizer_steps"] for cost in costs.values()} == {3 * 2}
+    # standard 4 evaluations, ZMV 6, for each of 3 x 2 prompts
+    assert costs["ppo"]["sampling_evaluations"] == 6 * 8
+    assert costs["mvc_zigal"]["sampling_evaluations"] == 6 * 10
+
+
+def test_differences_pair_equal_seeds():
+    ours = found("a", [0, 1], {"view_reward": torch.tensor([[1.0, 10.0], [2.0, 20.0]])})
+    theirs = found("b", [1, 0], {"view_reward": torch.tensor([[9.0, 0.5], [19.0, 1.5]])})
+    change = difference({"a": ours, "b": theirs}, "a", "b", "view_reward")
+    # seed 0: 0.5, 0.5; seed 1: 1, 1
+    assert change.mean == pytest.approx(0.75)
+    assert (change.low, change.high) == (0.5, 1.0)
+    with pytest.raises(ValueError, match="no seed in common"):
+        difference({"a": ours, "b": found("b", [7], theirs.values)}, "a", "b", "view_reward")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "sign", "word"),
+    [
+        (0.1, 0.3, 1, "shown"),
+        (0.1, 0.3, -1, "contradicted"),
+        (-0.3, -0.1, -1, "shown"),
+        (-0.3, -0.1, 1, "contradicted"),
+        (-0.1, 0.3, 1, "not shown"),
+    ],
+)
+def test_verdicts(low, high, sign, word):
+    interval = Interval((low + high) / 2, low, high, 9)
+    assert verdict(interval, [interval.mean, 2 * interval.mean], sign) == word
+    assert verdict(interval, [interval.mean, -interval.mean], sign) == "not shown"
+
+
+def test_the_two_way_interval_knows_about_the_spread_of_trainings():
+    generator = torch.Generator().manual_seed(1)
+    noise = 0.01 * torch.randn(200, 3, generator=generator)
+    values = noise + torch.tensor([0.0, 1.0, 2.0])
+    both, prompts_only = bootstrap_two_way(values), bootstrap(values)
+    assert both.mean == pytest.approx(prompts_only.mean)
+    # three equally likely columns drawn three times: all from the first in 1 of 27 draws, more than 2.5 %
+    assert both.low == pytest.approx(0.0, abs=0.01)
+    assert both.high == pytest.approx(2.0, abs=0.01)
+    assert prompts_only.high - prompts_only.low < 0.01
+    flat = bootstrap_two_way(noise[:, :1])
+    assert flat.low == pytest.approx(bootstrap(noise[:, :1]).low, abs=3e-4)
+
+
+def test_a_method_is_measured_and_reported(task):
+    """The whole way on the bundled model: no RL, and a LoRA of one iteration."""
+    tasks = make_tasks(["none", "mvc_zigal"], [0], task.config, task.prompts, task.results_dir, task.work_dir)
+    assert all(run_task(one) for one in tasks)
+    written = [one.result_path.stat().st_mtime_ns for one in tasks]
+    assert all(run_task(one) for one in tasks)
+    assert [one.result_path.stat().st_mtime_ns for one in tasks] == written
+    assert not any(str(task.work_dir.parent) in one.result_path.read_text() for one in tasks)
+    results = load_results(tasks)
+    assert list(results) == ["none", "mvc_zigal"]
+    assert results["none"].values["view_reward"].shape == (3, 1)
+    assert results["mvc_zigal"].runs[0]["training"]["optimizer_steps"] == 2
+    path = write_comparison(tasks, task.results_dir.parent, "the command")
+    text = path.read_text()
+    assert "the command" in text
+    assert "mvc_zigal against none, view reward" in text
+    assert "Not finished" not in text
+    for name in ("report.json", "curves.png", "samples.png"):
+        assert (path.parent / name).exists()
+
+
+def test_the_command_refuses_what_it_does_not_know(capsys, tmp_path):
+    assert compare.main(["--methods", "dpo", "--out", str(tmp_path)]) == 1
+    assert "There is no method 'dpo'" in capsys.readouterr().err
+    assert compare.main(["--report-only", "--out", str(tmp_path), "--work", str(tmp_path)]) == 1
+    assert "There is no result" in capsys.readouterr().err

@@ -1,0 +1,477 @@
+"""The training loop on a tiny random model: what it leaves behind, how it stops, what it refuses."""
+
+import json
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from accelerate import Accelerator, DistributedType
+from accelerate.tracking import GeneralTracker
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from t2mv_core.bundle import load_bundle
+from t2mv_core.lora.adapters import load_lora, lora_state_dict
+from t2mv_core.rewards.base import RewardResult
+from training.algorithm.advantages import iteration_advantages
+from training.algorithm.constraint import DualVariable
+from training.algorithm.objectives import OBJECTIVES
+from training.algorithm.rollout import NonFiniteError, Rewards
+from training.config import config_from_dict
+from training.models.policy import LORA_NAME
+from training.run.metrics import METRICS, read_metrics
+from training.run.trainer import Trainer
+
+
+def kind_of(objective):
+    """What the second trajectories are called in the metrics."""
+    return "zmv" if "zmv" in OBJECTIVES[objective].samplers else "again"
+
+
+def metrics_of(objective):
+    """Names of the metrics of a run: those of the other kind of second trajectory are not there."""
+    other = {"zmv": "_again", "again": "_zmv"}[kind_of(objective)]
+    return {name for name in METRICS if not name.endswith(other)}
+
+
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+def test_every_objective_trains(objective, tiny_bundle, plain_rewards, tiny_config):
+    trainer = Trainer(
+        tiny_config(objective, run={"epochs": 1, "sheet_prompts": 0}), tiny_bundle, plain_rewards
+    )
+    assert trainer.run()
+    records = read_metrics(trainer.folder.metrics_path)
+    assert [record["iteration"] for record in records] == [1, 2]
+    assert all(set(record) == metrics_of(objective) for record in records)
+    assert all(all(map(math.isfinite, record.values())) for record in records)
+    assert records[1]["approx_kl"] > 0
+
+
+def test_a_run_leaves_its_folder(tiny_model_dir, tiny_bundle, plain_rewards, tiny_config):
+    config = tiny_config()
+    trainer = Trainer(config, tiny_bundle, plain_rewards)
+    trainer.run()
+    root = trainer.folder.root
+    for name in (
+        "curves.png",
+        "samples/epoch_0001.png",
+        "samples/epoch_0002.png",
+        "lora/epoch_0001.safetensors",
+        "last",
+    ):
+        assert (root / name).exists(), name
+    assert config_from_dict(yaml.safe_load((root / "config.yaml").read_text())) == config
+    lora = root / "lora" / "epoch_0002.safetensors"
+    with safe_open(lora, framework="pt") as opened:
+        facts = opened.metadata()
+    assert (facts["rank"], facts["alpha"], facts["step"], facts["preset"]) == ("2", "2.0", "4", "custom")
+    assert facts["base_model"] == str(tiny_model_dir)
+    records = read_metrics(root / "metrics.jsonl")
+    mean = (records[2]["view_reward_standard"] + records[3]["view_reward_standard"]) / 2
+    assert float(facts["view_reward_mean"]) == pytest.approx(mean)
+    loaded = load_lora(load_bundle(str(tiny_model_dir)), lora)
+    assert loaded.loras[0].num_matched > 0
+    assert loaded.loras[0].unmatched == ()
+
+
+def test_only_the_lora_is_trained(tiny_bundle, plain_rewards, tiny_config):
+    before = {name: tensor.clone() for name, tensor in tiny_bundle.unet.state_dict().items()}
+    trainer = Trainer(tiny_config(run={"epochs": 1}), tiny_bundle, plain_rewards)
+    trainer.run()
+    after = {
+        name.replace(".base_layer", ""): tensor for name, tensor in tiny_bundle.unet.state_dict().items()
+    }
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    changed = [bool(p.any()) for name, p in after.items() if "lora_B" in name]
+    assert all(changed)
+
+
+def test_learning_follows_the_advantage(tiny_bundle, plain_rewards, tiny_config):
+    """After an update on one rollout, the better trajectory of every pair has gained density on the other."""
+    # 200 times more lr than curvature wants, one view, so that the direction is plain
+    config = tiny_config(
+        "zigal_view",
+        optim={"lr": 1e-3, "prompts_per_update": None, "clip_range": 1.0},
+        sampling={"azimuths_deg": [0]},
+    )
+    trainer = Trainer(config, tiny_bundle, plain_rewards)
+    rollout, table = trainer._collect(1)
+    advantages = trainer._advantages(table)
+    first = trainer._update(1, rollout, advantages)
+    second = trainer._update(2, rollout, advantages)
+    assert second.loss < first.loss
+
+
+def test_a_stop_during_the_rollout_discards_it_and_saves(tiny_bundle, plain_rewards, tiny_config):
+    trainer = Trainer(tiny_config(run={"save_every": 5}), tiny_bundle, plain_rewards)
+
+    def stop_in_second_iteration(images, prompts):
+        if trainer.iteration == 1:
+            trainer.request_stop()
+        return plain_rewards.view["redness"](images, prompts)
+
+    trainer.rewards = replace(plain_rewards, view={"redness": stop_in_second_iteration})
+    assert not trainer.run()
+    assert trainer.iteration == 1
+    assert len(read_metrics(trainer.folder.metrics_path)) == 1
+    assert trainer.prompts.num_drawn == 4
+    assert (trainer.folder.root / "last" / "counters.json").exists()
+
+
+def test_a_stop_during_the_update_finishes_the_iteration(tiny_bundle, plain_rewards, tiny_config):
+    trainer = Trainer(tiny_config(), tiny_bundle, plain_rewards)
+    apply = trainer.learner.apply
+
+    def apply_and_stop(*arguments):
+        trainer.request_stop()
+        return apply(*arguments)
+
+    trainer.learner.apply = apply_and_stop
+    assert not trainer.run()
+    assert trainer.iteration == len(read_metrics(trainer.folder.metrics_path)) == 1
+
+
+def test_a_reward_that_is_no_number_stops_before_the_update(tiny_bundle, plain_rewards, tiny_config):
+    trainer = Trainer(tiny_config(), tiny_bundle, plain_rewards)
+    broken = lambda images, prompts: RewardResult(torch.full((len(prompts),), torch.nan))  # noqa: E731
+    trainer.rewards = Rewards(plain_rewards.view, {"agreement": broken})
+    before = [parameter.clone() for parameter in trainer.learner.parameters]
+    with pytest.raises(NonFiniteError, match="The reward agreement of 'a photo of"):
+        trainer.run()
+    assert all(map(torch.equal, before, trainer.learner.parameters))
+
+
+def test_a_folder_with_a_run_is_refused_without_resume(tiny_model_dir, plain_rewards, tiny_config, tmp_path):
+    config = tiny_config(run={"epochs": 1, "iterations_per_epoch": 1, "sheet_prompts": 0})
+    Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards).run()
+    with pytest.raises(FileExistsError, match="holds a run at iteration 1; continue it with --resume auto"):
+        Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards)
+    other = tiny_config(model={"lora_rank": 4})
+    with pytest.raises(ValueError, match=r"was started with model.lora_rank=2, now it is 4"):
+        Trainer(other, load_bundle(str(tiny_model_dir)), plain_rewards, resume=True)
+    (tmp_path / "run" / "config.yaml").unlink()  # what the state itself says
+    with pytest.raises(ValueError, match=r"model.lora_rank the run was started with"):
+        Trainer(other, load_bundle(str(tiny_model_dir)), plain_rewards, resume=True)
+
+
+def test_a_folder_in_use_is_refused_before_anything_in_it_changes(tiny_model_dir, plain_rewards, tiny_config):
+    config = tiny_config(run={"epochs": 1, "iterations_per_epoch": 1, "sheet_prompts": 0})
+    trainer = Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards)
+    trainer.run()
+    root = trainer.folder.root
+    with trainer.folder.metrics_path.open("a") as file:  # of the other process, not saved yet
+        file.write(trainer.folder.metrics_path.read_text().replace('"iteration": 1', '"iteration": 2'))
+    (root / "lora" / ".epoch_0002.safetensors.1.tmp").write_text("being written")
+
+    def contents():
+        return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+    before = contents()
+    with trainer.folder.locked(), pytest.raises(FileExistsError, match="Another process is training in"):
+        Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards, resume=True).run()
+    assert contents() == before
+
+
+def greenness(images, prompts):
+    return RewardResult(images[:, 1].mean(dim=(1, 2)))
+
+
+def test_several_rewards_are_logged_apart_and_as_their_weighted_mean(tiny_bundle, plain_rewards, tiny_config):
+    rewards = Rewards(
+        {"redness": plain_rewards.view["redness"], "greenness": greenness},
+        {
+            "agreement": plain_rewards.joint["agreement"],
+            "total": lambda images, prompts: RewardResult(
+                images.mean(dim=(1, 2, 3)).reshape(len(prompts), -1).sum(1)
+            ),
+        },
+    )
+    weights = {"view": {"redness": 3, "greenness": 1}, "joint": {"agreement": 1, "total": 4}}
+    config = tiny_config(reward=weights, run={"epochs": 1, "sheet_prompts": 0})
+    trainer = Trainer(config, tiny_bundle, rewards)
+    tables = []
+    advantages = trainer._advantages
+    trainer._advantages = lambda table: tables.append(table) or advantages(table)
+    trainer.run()
+    for record, table in zip(read_metrics(trainer.folder.metrics_path), tables, strict=True):
+        expected = {
+            f"{role}_reward_{kind}/{name}": float(values[:, number].double().mean())
+            for role in ("view", "joint")
+            for name, values in getattr(table, role).items()
+            for number, kind in enumerate(("standard", "zmv"))
+        }
+        assert len(expected) == 8
+        assert {name: value for name, value in record.items() if "/" in name} == pytest.approx(expected)
+        for kind in ("standard", "zmv"):
+            red, green = (expected[f"view_reward_{kind}/{name}"] for name in ("redness", "greenness"))
+            assert record[f"view_reward_{kind}"] == pytest.approx((3 * red + green) / 4)
+            apart, total = (expected[f"joint_reward_{kind}/{name}"] for name in ("agreement", "total"))
+            assert record[f"joint_reward_{kind}"] == pytest.approx((apart + 4 * total) / 5)
+    # the constraint is on the weighted mean of both joint rewards, over both kinds of trajectories
+    first = read_metrics(trainer.folder.metrics_path)[0]
+    assert first["threshold"] == pytest.approx(
+        (first["joint_reward_standard"] + first["joint_reward_zmv"]) / 2
+    )
+
+
+@pytest.mark.parametrize("objective", ["zigal_view", "ppo", "reward_difference"])
+def test_one_view_without_a_joint_reward_is_plain_text_to_image(
+    objective, tiny_model_dir, plain_rewards, tiny_config, tmp_path
+):
+    found = []
+    for name, sampling in (("first", {"num_views": 1}), ("only", {"azimuths_deg": [0]})):
+        config = tiny_config(
+            objective,
+            sampling=sampling,
+            reward={"joint": {}},
+            constraint={"lambda_init": 0.5},
+            run={"epochs": 1, "sheet_prompts": 1, "out_dir": str(tmp_path / name)},
+        )
+        trainer = Trainer(config, load_bundle(str(tiny_model_dir)), Rewards(plain_rewards.view, {}))
+        assert trainer.policy.cameras.num_views == 1
+        assert trainer.run()
+        records = read_metrics(trainer.folder.metrics_path)
+        expected = {name for name in metrics_of(objective) if "joint" not in name} - {"threshold"}
+        assert all(set(record) == expected for record in records)
+        assert all(all(map(math.isfinite, record.values())) for record in records)
+        assert records[1]["approx_kl"] > 0
+        assert records[1]["lambda"] == 0.5  # nothing to be violated
+        with safe_open(trainer.folder.lora_path(1), framework="pt") as opened:
+            assert opened.metadata()["joint_reward_mean"] == ""
+        assert trainer.folder.curves_path.exists()
+        found.append(load_file(tmp_path / name / "last" / "lora.safetensors"))
+    assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
+
+
+@pytest.mark.parametrize(
+    ("objective", "decay"),
+    [("mvc_zigal", 0.6), ("mvc_zigal_fixed_threshold", 1.0), ("reward_difference", 0.6)],
+)
+def test_the_dual_variable_follows_the_joint_reward(
+    objective, decay, tiny_bundle, plain_rewards, tiny_config
+):
+    config = tiny_config(
+        objective,
+        sampling={"prompts_per_iteration": 2},
+        constraint={"threshold_decay": 0.6, "violated_lr": 2.0, "satisfied_lr": 0.5, "lambda_init": 0.3},
+        run={"epochs": 1, "iterations_per_epoch": 5, "sheet_prompts": 0},
+    )
+    trainer = Trainer(config, tiny_bundle, plain_rewards)
+    used = []
+    advantages = trainer._advantages
+    trainer._advantages = lambda table: used.append(trainer.dual.lambda_) or advantages(table)
+    trainer.run()
+    records = read_metrics(trainer.folder.metrics_path)
+    dual = DualVariable(2.0, 0.5, threshold_decay=decay, initial_lambda=0.3)
+    for record in records:
+        dual.step((record["joint_reward_standard"] + record[f"joint_reward_{kind_of(objective)}"]) / 2)
+        assert record["lambda"] == pytest.approx(dual.lambda_, abs=1e-6)
+        assert record["threshold"] == pytest.approx(dual.threshold, abs=1e-6)
+    assert used == [record["lambda"] for record in records]  # the update answers this iteration's violation
+    assert len({record["lambda"] for record in records}) > 3
+    thresholds = {record["threshold"] for record in records}
+    assert (len(thresholds) == 1) == (objective == "mvc_zigal_fixed_threshold")
+
+
+@pytest.mark.parametrize(
+    ("objective", "lambda_"),
+    [
+        ("zigal_view", 0.0),
+        ("zigal_joint", math.inf),
+        ("zigal_weighted", 1.0),
+        ("mvc_zigal", 2.5),
+        ("mvc_zigal_fixed_threshold", 2.5),
+        ("reward_difference", 2.5),
+        ("ppo", 2.5),
+    ],
+)
+@pytest.mark.parametrize("normalization", ["iteration", "prompt"])
+def test_objectives_weigh_the_two_advantages(
+    objective, lambda_, normalization, tiny_bundle, plain_rewards, tiny_config
+):
+    trainer = Trainer(
+        tiny_config(objective, reward={"normalization": normalization}), tiny_bundle, plain_rewards
+    )
+    trainer.dual.lambda_ = 2.5
+    rollout, table = trainer._collect(1)
+    assert [scored.sampler for scored in rollout.sets] == list(OBJECTIVES[objective].samplers)
+    expected = iteration_advantages(
+        table, {"redness": 1.0}, {"agreement": 1.0}, lambda_, normalization == "prompt"
+    )
+    assert torch.equal(trainer._advantages(table), expected)
+    # rows of the table are the prompts' slots
+    for number, scored in enumerate(rollout.sets):
+        assert torch.equal(table.view["redness"][:, number], scored.scores.view["redness"])
+        assert torch.equal(table.joint["agreement"][:, number], scored.scores.joint["agreement"])
+    assert table.prompts == rollout.prompts
+
+
+def test_the_advantage_gap_is_first_minus_second(tiny_bundle, plain_rewards, tiny_config):
+    trainer = Trainer(tiny_config("zigal_view", run={"epochs": 1}), tiny_bundle, plain_rewards)
+    calls = iter(range(100))
+
+    def second_is_better(images, prompts):
+        """Standard and ZMV sets are scored in turn."""
+        return RewardResult(torch.full((len(images),), float(next(calls) % 2)))
+
+    trainer.rewards = Rewards({"redness": second_is_better}, plain_rewards.joint)
+    trainer.run()
+    # half of the rewards are 0, half 1: mean 1/2, deviation 1/2, advantages -1 and 1
+    assert read_metrics(trainer.folder.metrics_path)[0]["advantage_gap"] == pytest.approx(-2.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_the_epochs_file_holds_the_average_and_the_state_the_trained_weights(
+    ema_decay, tiny_bundle, plain_rewards, tiny_config
+):
+    config = tiny_config(optim={"ema_decay": ema_decay}, run={"epochs": 1, "sheet_prompts": 0})
+    trainer = Trainer(config, tiny_bundle, plain_rewards)
+    trainer.run()
+    root = trainer.folder.root
+    state, epoch = load_file(root / "last" / "lora.safetensors"), load_file(trainer.folder.lora_path(1))
+    live = lora_state_dict(trainer.policy.bundle.unet, LORA_NAME)
+    assert live.keys() == state.keys() == epoch.keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in live.items())
+    with safe_open(trainer.folder.lora_path(1), framework="pt") as opened:
+        weights = opened.metadata()["weights"]
+    if ema_decay is None:
+        assert all(torch.equal(epoch[name], tensor) for name, tensor in state.items())
+        assert weights == "trained"
+        return
+    assert weights == "average, decay 0.9"
+    shadows = {
+        parameter.data_ptr(): shadow
+        for parameter, shadow in zip(trainer.learner.parameters, trainer.ema.shadows, strict=True)
+    }
+    for name, tensor in live.items():
+        assert torch.equal(epoch[name], shadows[tensor.data_ptr()])
+        assert not torch.equal(epoch[name], tensor)
+
+
+def test_only_the_newest_loras_are_kept(tiny_bundle, plain_rewards, tiny_config):
+    run = {"epochs": 4, "iterations_per_epoch": 1, "sheet_prompts": 0, "keep_loras": 2}
+    evaluation = {"every": 1, "prompts": "dev", "num_prompts": 1, "stop_measure": "view_reward"}
+    sampling = {"prompts_per_iteration": 2}
+    trainer = Trainer(
+        tiny_config(run=run, evaluation=evaluation, sampling=sampling), tiny_bundle, plain_rewards
+    )
+    trainer.run()
+    assert sorted(path.name for path in (trainer.folder.root / "lora").iterdir()) == [
+        "best.safetensors",
+        "epoch_0003.safetensors",
+        "epoch_0004.safetensors",
+    ]
+
+
+def test_a_run_without_an_average_does_not_resume_with_one(
+    tiny_model_dir, plain_rewards, tiny_config, tmp_path
+):
+    run = {"epochs": 1, "iterations_per_epoch": 1, "sheet_prompts": 0}
+    Trainer(tiny_config(run=run), load_bundle(str(tiny_model_dir)), plain_rewards).run()
+    config = tiny_config(run=run, optim={"ema_decay": 0.9})
+    with pytest.raises(ValueError, match=r"started with optim.ema_decay=its default, now it is 0.9"):
+        Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards, resume=True)
+    (tmp_path / "run" / "config.yaml").unlink()
+    with pytest.raises(ValueError, match=r"kept no moving average; resume it with optim.ema_decay=null"):
+        Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards, resume=True)
+
+
+def test_a_loss_that_is_no_number_leaves_the_last_good_state(
+    tiny_model_dir, plain_rewards, tiny_config, tmp_path
+):
+    def run(name, breaks_in=None):
+        config = tiny_config(
+            optim={"ema_decay": 0.9},
+            sampling={"prompts_per_iteration": 2},
+            run={"sheet_prompts": 0, "out_dir": str(tmp_path / name)},
+        )
+        trainer = Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards, resume=True)
+        if breaks_in is not None:
+            loss, update = trainer.objective.loss, trainer._update
+
+            def broken(iteration, *given):
+                factor = torch.nan if iteration == breaks_in else 1.0
+                settings = replace(trainer.learner.settings, loss=lambda *a: factor * loss(*a))
+                trainer.learner.settings = settings
+                return update(iteration, *given)
+
+            trainer._update = broken
+        trainer.run()
+        return load_file(trainer.folder.root / "last" / "lora.safetensors")
+
+    with pytest.raises(NonFiniteError, match="Resume from the last saved state"):
+        run("broken", breaks_in=3)
+    counters = json.loads((tmp_path / "broken" / "last" / "counters.json").read_text())
+    assert counters["iteration"] == len(read_metrics(tmp_path / "broken" / "metrics.jsonl")) == 2
+    resumed, whole = run("broken"), run("whole")
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+
+
+@pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
+def test_sharded_models_are_refused(kind, tiny_bundle, plain_rewards, tiny_config):
+    with pytest.raises(ValueError, match="only a LoRA is trained here"):
+        Trainer(tiny_config(), tiny_bundle, plain_rewards, SimpleNamespace(distributed_type=kind))
+
+
+def test_prompts_that_do_not_divide_among_processes_are_refused(tiny_bundle, plain_rewards, tiny_config):
+    processes = SimpleNamespace(distributed_type=DistributedType.NO, num_processes=3, process_index=0)
+    with pytest.raises(ValueError, match="prompts_per_iteration=4 does not divide among 3 processes"):
+        Trainer(tiny_config(), tiny_bundle, plain_rewards, processes)
+
+
+def test_trackers_get_the_metrics_and_the_evaluations(tiny_bundle, plain_rewards, tiny_config):
+    class Memory(GeneralTracker):
+        name, requires_logging_directory = "memory", False
+        main_process_only = True
+
+        def __init__(self):
+            super().__init__()
+            self.settings, self.logged, self.is_finished = {}, [], False
+
+        @property
+        def tracker(self):
+            return self
+
+        def store_init_configuration(self, values):
+            self.settings = values
+
+        def log(self, values, step, **_):
+            self.logged.append((step, values))
+
+        def finish(self):
+            self.is_finished = True
+
+    memory = Memory()
+    accelerator = Accelerator(cpu=True, log_with=[memory])
+    evaluation = {"every": 2, "prompts": "dev", "num_prompts": 1}
+    config = tiny_config(evaluation=evaluation, run={"epochs": 1, "sheet_prompts": 0})
+    trainer = Trainer(config, tiny_bundle, plain_rewards, accelerator)
+    trainer.run()
+    assert memory.settings["optim.lr"] == json.dumps(1e-2)
+    assert memory.settings["objective"] == '"mvc_zigal"'
+    assert memory.is_finished
+    records = read_metrics(trainer.folder.metrics_path)
+    start, end = (
+        {f"evaluation/{name}": value for name, value in measured.items() if name != "iteration"}
+        for measured in read_metrics(trainer.folder.evaluations_path)
+    )
+    assert memory.logged == [(0, start), (1, records[0]), (2, records[1]), (2, end)]
+    assert "evaluation/view_reward" in end
+
+
+def test_tensorboard_gets_its_file(tiny_bundle, plain_rewards, tiny_config, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = tiny_config(run={"epochs": 1, "sheet_prompts": 0, "trackers": ["tensorboard"]})
+    accelerator = Accelerator(cpu=True, log_with=["tensorboard"], project_dir=config.run.out_dir)
+    trainer = Trainer(config, tiny_bundle, plain_rewards, accelerator)
+    trainer.run()
+    events = EventAccumulator(str(tmp_path / "run" / "trackers"))
+    events.Reload()
+    losses = [record["loss"] for record in read_metrics(trainer.folder.metrics_path)]
+    assert [event.step for event in events.Scalars("loss")] == [1, 2]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(losses)

@@ -1,0 +1,88 @@
+"""The judge's verdicts from known logits, its refusals and its file."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from training.toybox.data.captions import PromptSpec
+from training.toybox.rewards.judge import Judge, load_judge, save_judge
+
+FAMILIES, COLOURS = ("mug", "car"), ("red", "green", "blue")
+
+
+@pytest.fixture
+def judge():
+    torch.manual_seed(0)
+    return Judge(FAMILIES, COLOURS, 6).eval()
+
+
+def say(judge, monkeypatch, family, colour, azimuth):
+    """Make the judge answer with these logits, one row per picture."""
+    monkeypatch.setattr(judge, "forward", lambda pictures: (family, colour, azimuth))
+
+
+def test_sets_are_judged_by_mean_log_probability_and_views_one_by_one(judge, monkeypatch):
+    # Family: five views lean to "car" by 1, one view says "mug" by 7; the mean log-probability is for "mug".
+    family = torch.tensor([[0.0, 1.0]] * 5 + [[7.0, 0.0]])
+    colour = torch.tensor([[0.0, 0.0, 2.0]] * 6)
+    azimuth = torch.eye(6) * 5
+    azimuth[3] = azimuth[2]  # view 3 looks like view 2
+    say(judge, monkeypatch, family, colour, azimuth)
+    specs = [PromptSpec("a red mug", "mug", "red")]
+    verdict = judge.judge_views(torch.rand(1, 6, 3, 64, 64), specs)
+    assert verdict.family.tolist() == [True]
+    assert verdict.colour.tolist() == [False]
+    assert verdict.azimuth.tolist() == [[True, True, True, False, True, True]]
+    expected = family.log_softmax(dim=1).mean(dim=0).softmax(dim=0)
+    assert torch.allclose(verdict.family_probability[0], expected)
+    assert torch.allclose(verdict.azimuth_probability[0], azimuth.softmax(dim=1))
+
+
+def test_sets_do_not_influence_each_other(judge):
+    images = torch.rand(3, 6, 3, 64, 64)
+    specs = [PromptSpec("", "mug", "red")] * 3
+    together = judge.judge_views(images, specs)
+    alone = judge.judge_views(images[1:2], specs[:1])
+    assert torch.allclose(together.colour_probability[1], alone.colour_probability[0], atol=1e-5)
+
+
+def test_judging_does_not_change_the_judge(judge):
+    before = {name: t.clone() for name, t in judge.state_dict().items()}
+    judge.train().judge_views(torch.rand(1, 6, 3, 64, 64), [PromptSpec("", "mug", "red")])
+    assert all(torch.equal(before[name], t) for name, t in judge.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("shape", "spec", "words"),
+    [
+        ((1, 5, 3, 64, 64), PromptSpec("", "mug", "red"), r"the judge takes \[B, 6, 3, 64, 64\]"),
+        ((2, 6, 3, 64, 64), PromptSpec("", "mug", "red"), "for 1 prompts"),
+        ((1, 6, 3, 64, 64), PromptSpec("", "tree", "red"), "no family 'tree'; it knows: mug, car"),
+        ((1, 6, 3, 64, 64), PromptSpec("", "mug", "teal"), "no colour 'teal'"),
+    ],
+)
+def test_what_it_cannot_judge_is_refused_in_words(judge, shape, spec, words):
+    with pytest.raises(ValueError, match=words):
+        judge.judge_views(torch.rand(shape), [spec])
+
+
+def test_a_saved_judge_gives_the_same_verdicts(judge, tmp_path):
+    save_judge(judge, tmp_path / "judge.safetensors")
+    loaded = load_judge(tmp_path / "judge.safetensors")
+    images = torch.rand(2, 6, 3, 64, 64)
+    specs = [PromptSpec("", "mug", "red")] * 2
+    first, second = judge.judge_views(images, specs), loaded.judge_views(images, specs)
+    assert torch.allclose(
+        first.azimuth_probability, second.azimuth_probability, atol=5e-3
+    )  # stored in half precision
+    assert (loaded.families, loaded.colours) == (FAMILIES, COLOURS)
+    assert not loaded.training
+
+
+def test_another_file_is_refused(judge, tmp_path):
+    from t2mv_core.formats.safetensors_io import write_safetensors
+
+    write_safetensors({"x": torch.zeros(1)}, tmp_path / "x.safetensors", {"architecture": "hyperscore"})
+    with pytest.raises(ValueError, match="holds hyperscore, not toybox-judge"):
+        load_judge(tmp_path / "x.safetensors")

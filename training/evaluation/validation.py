@@ -1,0 +1,128 @@
+"""Held-out evaluation while training: measures the LoRA as it is, and says when to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from t2mv_core.samplers import StepEvent, count_evaluations
+
+from ..algorithm.rollout import Policy, Rewards
+from ..config import TrainConfig
+from ..data.prompts import load_prompts
+from ..data.text_cache import ConditionCache
+from ..models.policy import sampling_settings
+from ..run.console import RunDisplay
+from ..run.ema import LoraEma
+from .cli import find_specs, spread
+from .early_stop import EarlyStop
+from .measure import Instruments, Questions, Variant, measure_policy
+
+if TYPE_CHECKING:
+    from ..toybox.rewards.judge import Judge
+
+SEED = 7_000_000
+"""Of the evaluation's noise; equal in every evaluation, so that differences are the LoRA's."""
+
+
+class Monitor:
+    """Measures standard sampling on held-out prompts every `evaluation.every` iterations.
+
+    Args:
+        config: the run's; nothing is done when `evaluation.every` is 0.
+        policy: the policy in training.
+        rewards: the scorers that measure.
+        conditions: the run's text conditions.
+        held_out: the held-out part of the training prompts, used when no other prompts are named.
+
+    Raises:
+        ValueError, FileNotFoundError: evaluation prompts that cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        policy: Policy,
+        rewards: Rewards,
+        conditions: ConditionCache,
+        held_out: Sequence[str],
+    ) -> None:
+        self.config = config.evaluation
+        self.policy, self.conditions = policy, conditions
+        self.early_stop = EarlyStop(self.config.stop_measure, self.config.patience)
+        self.azimuths_deg = config.sampling.azimuths_deg[: config.sampling.num_views]
+        self.batch_size = config.sampling.batch_size
+        self.variant = Variant("training", "standard", sampling_settings(config.sampling))
+        if self.config.every:
+            source = self.config.prompts
+            prompts = list(held_out) if source is None else load_prompts(source)
+            if not prompts:
+                raise ValueError(
+                    "There are no held-out prompts to evaluate on; set evaluation.prompts or "
+                    "sampling.held_out_share."
+                )
+            self.questions = self._questions(tuple(spread(prompts, self.config.num_prompts)))
+            learned = {*config.reward.view, *config.reward.joint}
+            only_measuring = frozenset({*rewards.view, *rewards.joint} - learned)
+            self.instruments = Instruments(rewards, self._judge(), only_measuring=only_measuring)
+
+    def measure_when_due(
+        self, iteration: int, ema: LoraEma | None, accelerator: Accelerator, display: RunDisplay
+    ) -> dict[str, float] | None:
+        """Means over the held-out prompts, of the LoRA's average where there is one; None when not due.
+
+        The main process measures, all take note: they must agree when to stop.
+
+        Raises:
+            ValueError: the stop measure is not among what was measured.
+            NonFiniteError: a reward is not finite.
+        """
+        if not self.config.every or iteration % self.config.every:
+            return None
+        found: list[dict[str, float] | None] = [None]
+        if accelerator.is_main_process:
+            with ema.applied() if ema is not None else nullcontext():
+                found = [self._measure(display)]
+        if accelerator.num_processes > 1:
+            broadcast_object_list(found)
+        means = found[0]
+        assert means is not None  # the main process measured
+        self.early_stop.update(iteration, means)
+        return means
+
+    def _measure(self, display: RunDisplay) -> dict[str, float]:
+        num_batches = -(-len(self.questions.prompts) // self.questions.batch_size)
+        evaluations = count_evaluations(self.variant.sampler, self.variant.settings)
+        display.phase("evaluation", num_batches * evaluations)
+
+        def on_step(_: StepEvent) -> None:
+            display.advance()
+
+        found = measure_policy(
+            self.policy,
+            self.azimuths_deg,
+            self.instruments,
+            self.variant,
+            self.questions,
+            self.conditions,
+            on_step,
+        )
+        return {name: float(values.nanmean()) for name, values in found.values.items()}
+
+    def _questions(self, prompts: tuple[str, ...]) -> Questions:
+        from t2mv_core.cameras import DEFAULT_RIG
+
+        # The judge knows the default cameras only.
+        specs = find_specs(prompts) if self.azimuths_deg == DEFAULT_RIG.azimuths_deg else None
+        return Questions(prompts, (SEED,), self.batch_size, specs)
+
+    def _judge(self) -> Judge | None:
+        if self.questions.specs is None:
+            return None
+        from ..toybox.rewards.judge import load_judge
+
+        return load_judge().to(self.policy.bundle.device)

@@ -1,0 +1,240 @@
+"""The paper's comparison: every method trained and measured alike, one result file per method and seed.
+
+A result file holds what was measured prompt by prompt, so that intervals and differences can be computed from
+the files alone. A run whose file is there already, made by the same configuration, is not repeated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from t2mv_core.cameras import DEFAULT_RIG
+from t2mv_core.samplers import SamplingSettings, count_evaluations
+from t2mv_core.toybox import toybox_path
+
+from ..algorithm.objectives import OBJECTIVES
+from ..config import ModelConfig, TrainConfig, changed_values, config_to_dict
+from ..evaluation.cli import find_specs, load_instruments
+from ..evaluation.measure import Measurement, Questions, Variant, measure
+from ..models.base_loras import hash_file, load_base_model
+from ..models.policy import iteration_updates, sampling_settings
+from ..mvczigal import stopping_on_signals
+from ..run.environment import describe_environment
+from ..run.metrics import read_metrics
+from ..run.trainer import Trainer
+
+TEACHER_SETTINGS = SamplingSettings(num_steps=25, guidance_scale=2.5)
+FIRST_NOISE_SEED = 1000
+NUM_PICTURES = 6
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the comparison.
+
+    Attributes:
+        summary: for people.
+        objective: what its LoRA is trained with; None: no LoRA.
+        sampler: with which it is measured.
+        model: on which; None: the training's, with its base LoRAs.
+        num_seeds: at most so many seeds; None: all that are asked for.
+    """
+
+    summary: str
+    objective: str | None = None
+    sampler: str = "standard"
+    model: str | None = None
+    num_seeds: int | None = None
+
+
+METHODS: dict[str, Method] = {
+    "none": Method("no RL"),
+    "none_zmv": Method("no RL, ZMV at test time", sampler="zmv"),
+    **{
+        name: Method(name, objective=name)
+        for name in ("ppo", "reward_difference", "zigal_joint", "zigal_view", "zigal_weighted", "mvc_zigal")
+    },
+    "teacher": Method("teacher, 25 steps", model="toybox-teacher", num_seeds=1),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One method with one seed.
+
+    Attributes:
+        method: a name of METHODS.
+        seed: of the training; the measurement's noise is FIRST_NOISE_SEED + seed, equal for all methods.
+        config: the training configuration shared by all methods; objective, seed and folder are filled in.
+        prompts: held-out prompts to measure on.
+        results_dir: where the result file goes.
+        work_dir: where the training run lies while it is going on.
+    """
+
+    method: str
+    seed: int
+    config: TrainConfig
+    prompts: tuple[str, ...]
+    results_dir: Path
+    work_dir: Path
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return f"{self.method}_seed{self.seed}"
+
+    @property
+    def result_path(self) -> Path:
+        """The result file."""
+        return self.results_dir / f"{self.name}.json"
+
+    @property
+    def own_config(self) -> TrainConfig:
+        """The configuration of this method's training run."""
+        objective = METHODS[self.method].objective or self.config.objective
+        run = replace(self.config.run, seed=self.seed, out_dir="unnamed")
+        config = replace(self.config, objective=objective, run=run)
+        # A folder per configuration: a run of another one must not be taken for this one's.
+        run = replace(run, out_dir=str(self.work_dir / f"{self.name}_{self._key(config)[:8]}"))
+        return replace(config, run=run)
+
+    def key(self) -> str:
+        """A hash of everything the result depends on but the code."""
+        return self._key(self.own_config)
+
+    def _key(self, config: TrainConfig) -> str:
+        values = changed_values(config)  # so that a setting added later leaves older results valid
+        values.get("run", {}).pop("out_dir", None)
+        parts = [self.method, str(self.seed), json.dumps(values, sort_keys=True), *self.prompts]
+        parts += [hash_file(Path(lora.path)) for lora in config.model.base_loras]
+        return hashlib.blake2b("\n".join([*parts, _weights_hash()]).encode(), digest_size=12).hexdigest()
+
+    def read_result(self) -> dict[str, Any] | None:
+        """The result, if it is there and was made by this configuration."""
+        if not self.result_path.is_file():
+            return None
+        result = json.loads(self.result_path.read_text(encoding="utf-8"))
+        return result if result["key"] == self.key() else None
+
+
+def make_tasks(
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    config: TrainConfig,
+    prompts: Sequence[str],
+    results_dir: Path,
+    work_dir: Path,
+) -> list[Task]:
+    """All tasks, seed by seed, so that a comparison broken off has whole seeds.
+
+    Raises:
+        ValueError: a method that is not in METHODS.
+    """
+    for method in methods:
+        if method not in METHODS:
+            raise ValueError(f"There is no method {method!r}; choose from {', '.join(METHODS)}.")
+    return [
+        Task(method, seed, config, tuple(prompts), results_dir, work_dir)
+        for number, seed in enumerate(seeds)
+        for method in methods
+        if number < (METHODS[method].num_seeds or len(seeds))
+    ]
+
+
+def run_task(task: Task) -> bool:
+    """Train, measure and write the result file; what was done before is not done again.
+
+    Returns:
+        False when it was interrupted; the same call goes on.
+    """
+    if task.read_result() is not None:
+        return True
+    method, config = METHODS[task.method], task.own_config
+    model = config.model if method.model is None else ModelConfig(method.model)
+    bundle = load_base_model(model, "cpu")
+    instruments = load_instruments(config.reward.view, config.reward.joint, bundle.device, has_judge=True)
+    lora, training = None, None
+    if method.objective is not None:
+        trainer = Trainer(config, bundle, instruments.rewards, resume=True)
+        with stopping_on_signals(trainer.request_stop):
+            if not trainer.run():
+                return False
+        lora = trainer.folder.lora_path(config.run.epochs)
+        training = training_record(config, read_metrics(trainer.folder.metrics_path))
+        bundle = load_base_model(model, "cpu")
+    settings = sampling_settings(config.sampling) if method.model is None else TEACHER_SETTINGS
+    questions = Questions(task.prompts, (FIRST_NOISE_SEED + task.seed,), specs=find_specs(task.prompts))
+    variant = Variant(task.name, method.sampler, settings, lora)
+    found = measure(bundle, DEFAULT_RIG.azimuths_deg, instruments, variant, questions)
+    write_result(task, found, training)
+    return True
+
+
+def training_record(config: TrainConfig, records: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """What the training cost and how it went."""
+    settings, sampling = sampling_settings(config.sampling), config.sampling
+    evaluations = [count_evaluations(name, settings) for name in OBJECTIVES[config.objective].samplers]
+    num_prompts = len(records) * sampling.prompts_per_iteration
+    updates = iteration_updates(config, range(sampling.prompts_per_iteration), 1)
+    num_pairs = len(records) * sum(update.num_terms for update in updates)
+    return {
+        "iterations": len(records),
+        "sampled_sets": 2 * num_prompts,
+        "optimizer_steps": len(records) * len(updates),
+        "sampling_evaluations": num_prompts * sum(evaluations),
+        "update_evaluations": 2 * num_pairs,  # two trajectories a pair
+        "seconds": sum(r["rollout_seconds"] + r["update_seconds"] for r in records),
+        "curves": {
+            name: [record[name] for record in records]
+            for name in ("view_reward_standard", "joint_reward_standard", "lambda", "clip_fraction")
+        },
+    }
+
+
+def write_result(task: Task, found: Measurement, training: dict[str, Any] | None) -> None:
+    """Write the result file atomically, and the first pictures into the work folder."""
+    environment, config = describe_environment(), config_to_dict(task.own_config)
+    del config["run"]["out_dir"]  # says where, not what; and the file gets published
+    result = {
+        "method": task.method,
+        "seed": task.seed,
+        "key": task.key(),
+        "config": config,
+        "git": environment["git"],
+        "packages": environment["packages"],
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "evaluations_per_set": found.evaluations_per_set,
+        "seconds_per_set": round(found.seconds_per_set, 4),
+        "training": training,
+        "prompts": list(task.prompts),
+        "values": {
+            name: [None if math.isnan(value) else round(value, 6) for value in values[:, 0].tolist()]
+            for name, values in found.values.items()
+        },
+    }
+    for folder in (task.results_dir, task.work_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+    torch.save(found.images[:NUM_PICTURES].clone(), task.work_dir / f"{task.name}.pictures.pt")
+    temporary = task.result_path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(result), encoding="utf-8")
+    temporary.replace(task.result_path)
+
+
+@lru_cache(maxsize=1)
+def _weights_hash() -> str:
+    """Of the bundled models: results of other weights are other results."""
+    digest = hashlib.blake2b(digest_size=12)
+    for path in sorted(toybox_path(".").rglob("*.safetensors")):
+        if path.name != "lcm_lora.safetensors":  # came later, and is named by the runs that take it
+            digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,133 @@
+"""The model that a run trains on: its files, and frozen LoRAs that belong to it (`model.base_loras`)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from t2mv_core.bundle import ModelBundle, load_bundle
+from t2mv_core.formats.strict import WeightsFile
+from t2mv_core.lora.adapters import LoraHandle, load_lora
+from t2mv_core.lora.layouts import describe_unmatched
+
+from ..config import BaseLoraConfig, ModelConfig
+from .policy import TORCH_DTYPES, model_sources
+
+logger = logging.getLogger(__name__)
+
+FACT = "base_loras"
+"""Key in the metadata of LoRA files."""
+
+
+def check_base_loras(loras: Iterable[BaseLoraConfig]) -> None:
+    """Refuse files that are no LoRA by the names in them, before a model is read.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is damaged, or holds no LoRA.
+    """
+    for lora in loras:
+        path = Path(lora.path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"model.base_loras: there is no file {path.absolute()}; correct the path."
+            )
+        keys = WeightsFile(path).shapes
+        if not any("lora" in key for key in keys):
+            raise ValueError(
+                f"model.base_loras: {path} holds no LoRA (first key: {next(iter(keys), 'none')!r}); a whole "
+                "UNet is named by model.unet, a checkpoint by model.name."
+            )
+
+
+def load_base_model(config: ModelConfig, device: torch.device | str) -> ModelBundle:
+    """Load the model of a run with its base LoRAs.
+
+    Raises:
+        ValueError, FileNotFoundError: as `check_base_loras`, `load_bundle` and `load_lora`.
+    """
+    check_base_loras(config.base_loras)
+    bundle = load_bundle(model_sources(config), device, TORCH_DTYPES[config.dtype])
+    return add_base_loras(bundle, config.base_loras)
+
+
+def add_base_loras(bundle: ModelBundle, loras: Iterable[BaseLoraConfig]) -> ModelBundle:
+    """The model with LoRAs from files; what of a file has no place in the UNet is logged."""
+    for lora in loras:
+        bundle = load_lora(bundle, Path(lora.path), lora.strength)
+        for line in describe_unmatched(bundle.loras[-1].unmatched):
+            logger.info("%s: %s", lora.path, line)
+    return bundle
+
+
+def describe_base_loras(handles: Sequence[LoraHandle]) -> dict[str, str]:
+    """What a trained LoRA's file says of the LoRAs below it; nothing where there are none.
+
+    Args:
+        handles: those of the base, all read from files.
+    """
+    if not handles:
+        return {}
+    facts = [
+        {"file": handle.path.name, "strength": handle.strength, "sha256": hash_file(handle.path)}
+        for handle in handles
+        if handle.path is not None
+    ]
+    return {FACT: json.dumps(facts)}
+
+
+def refuse_other_base_loras(run_dir: Path, saved: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Compare the base LoRAs of a saved LoRA's metadata with those of now; files may have moved.
+
+    Args:
+        run_dir: of the run, for the message.
+        saved: metadata of the saved LoRA.
+        now: as of `describe_base_loras`.
+
+    Raises:
+        ValueError: another file, other weights or another strength.
+    """
+    before, after = (json.loads(facts.get(FACT, "[]")) for facts in (saved, now))
+    if _identities(before) != _identities(after):
+        raise ValueError(
+            f"The run in {run_dir} was started on base LoRAs {_words(before)}, now they are {_words(after)}; "
+            "use the old ones (model.base_loras), or another run.out_dir."
+        )
+
+
+def warn_of_another_base(paths: Iterable[Path], handles: Sequence[LoraHandle]) -> None:
+    """Tell of LoRAs that were trained on other base LoRAs than these; files that name none pass."""
+    now = describe_base_loras(handles).get(FACT, "[]")
+    for path in paths:
+        metadata = WeightsFile(path).metadata
+        if FACT not in metadata:
+            continue
+        before, after = json.loads(metadata.get(FACT, "[]")), json.loads(now)
+        if _identities(before) != _identities(after):
+            logger.warning(
+                "%s was trained on base LoRAs %s and is measured on %s; --base-loras names them.",
+                path, _words(before), _words(after),
+            )  # fmt: skip
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _identities(facts: Sequence[Mapping[str, object]]) -> list[tuple[object, object]]:
+    return [(fact["sha256"], fact["strength"]) for fact in facts]
+
+
+def _words(facts: Sequence[Mapping[str, object]]) -> str:
+    named = [f"{fact['file']} at {fact['strength']} (sha256 {str(fact['sha256'])[:8]})" for fact in facts]
+    return " + ".join(named) or "none"

@@ -1,0 +1,179 @@
+"""From a configuration to the parts of a run: policy with LoRA, optimizer, dual variable, updates."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from t2mv_core.bundle import ModelBundle, ModelSources
+from t2mv_core.cameras import CameraRig
+from t2mv_core.denoiser import encode_cameras
+from t2mv_core.lora.adapters import LoraHandle, add_lora, lora_state_dict, trainable_parameters
+from t2mv_core.samplers import SamplingSettings
+
+from ..algorithm.constraint import DualVariable
+from ..algorithm.rollout import Policy
+from ..algorithm.seeds import derive_seed
+from ..algorithm.updates import Update, plan_updates
+from ..config import ConstraintConfig, ModelConfig, OptimConfig, SamplingConfig, TrainConfig
+from .frozen import keep_no_inputs_of_frozen_convolutions
+from .gated import keep_less_of_gated_layers
+
+logger = logging.getLogger(__name__)
+
+LORA_NAME = "trained"
+"""The name of the LoRA in training on its UNet."""
+TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Words of `model.dtype`."""
+
+
+def model_sources(config: ModelConfig) -> ModelSources:
+    """Where the parts of a run's model come from."""
+    return ModelSources(
+        config.name,
+        config.adapter,
+        unet=config.unet,
+        scheduler=config.scheduler,
+        allow_download=config.allow_download,
+        sampler=config.sampler,
+    )
+
+
+def sampling_settings(config: SamplingConfig) -> SamplingSettings:
+    """The samplers' settings of a run."""
+    return SamplingSettings(
+        num_steps=config.num_steps,
+        guidance_scale=config.guidance_scale,
+        view_scale=config.view_scale,
+        zigzag_steps=config.zigzag_steps,
+        zigzag_repeats=config.zigzag_repeats,
+        inverse_guidance_scale=config.inverse_guidance_scale,
+        inverse_view_scale=config.inverse_view_scale,
+        state_dtype=TORCH_DTYPES[config.state_dtype],
+    )
+
+
+def camera_rig(azimuths_deg: Sequence[float]) -> CameraRig:
+    """A ring of cameras at elevation 0."""
+    return CameraRig(tuple(azimuths_deg), (0.0,) * len(azimuths_deg))
+
+
+def make_policy(config: TrainConfig, bundle: ModelBundle) -> Policy:
+    """Add a LoRA whose initial values derive from the seed, let it act, and encode the cameras once.
+
+    The model's own weights are frozen already (`load_bundle` does that).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.run.seed, "lora"))
+        num_modules = add_lora(bundle.unet, config.model.lora_rank, config.model.lora_alpha, LORA_NAME)
+    for parameter in trainable_parameters(bundle.unet, LORA_NAME):
+        parameter.data = (
+            parameter.data.float()
+        )  # METHOD.md section 7: LoRA in fp32 over a half-precision base
+        parameter.requires_grad_(True)
+    keep_no_inputs_of_frozen_convolutions(bundle.unet)
+    keep_less_of_gated_layers(bundle.unet)
+    policy_bundle = replace(bundle, loras=(*bundle.loras, LoraHandle(LORA_NAME, num_matched=num_modules)))
+    if config.model.gradient_checkpointing:
+        bundle.unet.enable_gradient_checkpointing()
+        bundle.unet.train()  # older diffusers checkpoint in this mode only; there is no dropout
+    azimuths_deg = config.sampling.azimuths_deg[: config.sampling.num_views]
+    cameras = encode_cameras(bundle, camera_rig(azimuths_deg))
+    return Policy(policy_bundle, cameras, config.optim.mixed_precision == "bf16")
+
+
+def reference_policy(policy: Policy) -> Policy:
+    """The policy as it was before training: base LoRAs and cameras as they are, no LoRA in training."""
+    others = tuple(handle for handle in policy.bundle.loras if handle.name != LORA_NAME)
+    return replace(policy, bundle=replace(policy.bundle, loras=others))
+
+
+def restore_lora(policy: Policy, tensors: Mapping[str, Tensor]) -> None:
+    """Copy saved values into the policy's LoRA.
+
+    Raises:
+        ValueError: they are of another model, or of a LoRA of another rank.
+    """
+    own = lora_state_dict(policy.bundle.unet, LORA_NAME)
+    wrong = sorted(own.keys() ^ tensors.keys()) or [k for k in own if own[k].shape != tensors[k].shape]
+    if wrong:
+        raise ValueError(
+            f"The saved LoRA does not fit: {wrong[0]!r} differs in name or shape; resume with the "
+            "model.name and model.lora_rank the run was started with."
+        )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])
+
+
+def make_optimizer(config: OptimConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.AdamW:
+    """AdamW over the LoRA."""
+    return torch.optim.AdamW(
+        parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
+    )
+
+
+def available_trackers(names: Sequence[str]) -> list[str]:
+    """The trackers that can be used; a missing tensorboard is done without, any other is asked for by name.
+
+    Raises:
+        ValueError: accelerate does not know the tracker, or its package is not installed.
+    """
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    installed = [str(tracker) for tracker in get_available_trackers()]
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            known = ", ".join(LOGGER_TYPE_TO_CLASS)
+            raise ValueError(
+                f"run.trackers names {name!r}, which accelerate does not know; it knows {known}."
+            )
+        if name not in installed and name != "tensorboard":
+            raise ValueError(f"run.trackers names {name!r}, which is not installed; pip install {name}.")
+    if "tensorboard" in names and "tensorboard" not in installed:
+        logger.info(
+            "TensorBoard is not installed: metrics are in metrics.jsonl only (pip install tensorboard)."
+        )
+    return [name for name in names if name in installed]
+
+
+def make_dual(config: ConstraintConfig, has_fixed_threshold: bool = False) -> DualVariable:
+    """The dual variable before the first iteration; a fixed threshold is one that never decays."""
+    return DualVariable(
+        violated_lr=config.violated_lr,
+        satisfied_lr=config.satisfied_lr,
+        maximum=config.lambda_max,
+        threshold_decay=1.0 if has_fixed_threshold else config.threshold_decay,
+        initial_lambda=config.lambda_init,
+        initial_threshold=config.threshold_init,
+    )
+
+
+def iteration_updates(config: TrainConfig, slots: Sequence[int], iteration: int) -> list[Update]:
+    """The optimizer steps of an iteration: `inner_epochs` passes, each with its own random order of steps.
+
+    Args:
+        config: the run's configuration.
+        slots: places in the iteration whose prompts this process sampled.
+        iteration: its number; with the seed it fixes the orders.
+    """
+    optim, sampling = config.optim, config.sampling
+    num_steps = optim.trained_steps or sampling.num_steps
+    return [
+        update
+        for epoch in range(optim.inner_epochs)
+        for update in plan_updates(
+            sampling.prompts_per_iteration,
+            sampling.num_steps,
+            num_steps,
+            optim.prompts_per_update or sampling.prompts_per_iteration,
+            min(optim.steps_per_update or num_steps, num_steps),
+            optim.micro_batch,
+            slots,
+            derive_seed(config.run.seed, "update", iteration, epoch),
+        )
+    ]

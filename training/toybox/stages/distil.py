@@ -1,0 +1,260 @@
+"""Stage `distil`: the few-step student, by latent consistency distillation with guidance embedding.
+
+A consistency function maps every point of the teacher's deterministic (probability-flow) trajectory to the
+trajectory's end, f_θ(x_t, t, w) = x_0(w). We know the trajectories themselves - the teacher is small - so f_θ
+is regressed on their ends directly, instead of on its own estimate at the next point: the target is exact at
+the noisiest timestep from the first update on, and depends on w there, which a student that bootstraps learns
+last.
+
+    L = pseudo-Huber( f_θ(x_t, t, w, c) , x_0 ),   x from DDIM (η = 0) with ε_∅ + w (ε_c - ε_∅),   w ~ U[1, 9]
+
+Source: Luo et al., arXiv:2310.04378 (guidance-augmented trajectories, w as an input); Luhman & Luhman,
+arXiv:2101.02388 (trajectory ends as targets).
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from t2mv_core.denoiser import call_unet
+from t2mv_core.policy import consistency_output, predict_clean
+from t2mv_core.schedule import NoiseSchedule, schedule_from_config
+
+from ..data.captions import caption
+from ..data.dataset import load_dataset
+from .stage import Checkpointer, StageConfig, Stateful, cosine_lr, seed_everything, update_rng
+from .unet import TEACHER_SCHEDULER, Networks, create_average, fast_autocast
+
+if TYPE_CHECKING:
+    from ..data.scenes import Scene
+
+logger = logging.getLogger(__name__)
+
+NUM_CHUNKS = 28
+CHUNK_SCENES = 16
+SOLVER_STEPS = 16
+NUM_UPDATES = 700
+BATCH_PAIRS = 16
+PEAK_LR = 4e-4
+MAX_GUIDANCE = 9.0
+UNGUIDED_SHARE = 0.15  # trajectories at exactly w = 1: what the zag asks for
+FROM_DATA_SHARE = 0.5  # trajectories that start from a noised render instead of from pure noise
+HUBER_SCALE = 0.03
+EMA_DECAY = 0.99
+GUIDANCE_LR_FACTOR = 5.0  # the guidance embedding starts from nothing, everything else from the teacher
+# Under guidance of up to MAX_GUIDANCE a solver without noise runs away unless x̂_0 is bounded, latent units.
+CLIPPED = {"clip_sample": True, "clip_sample_range": 3.0}
+SOLVER_SCHEDULER = {**TEACHER_SCHEDULER, **CLIPPED}
+STUDENT_SCHEDULER = {**TEACHER_SCHEDULER, "_class_name": "LCMScheduler", "timestep_spacing": "leading"}
+
+
+def run(config: StageConfig) -> None:
+    """Solve the teacher's trajectories into shards, then train the student on them."""
+    seed_everything(config.seed + 1)
+    teacher = load_teacher(config)
+    num_chunks, total = (1, 4) if config.quick else (NUM_CHUNKS, NUM_UPDATES)
+    shards = solve_trajectories(config, teacher, num_chunks)
+    train_student(config, teacher, shards, total)
+
+
+def load_teacher(config: StageConfig) -> Networks:
+    """The teacher's running average, frozen.
+
+    Raises:
+        FileNotFoundError: the `unet` stage has not run.
+    """
+    path = config.out_dir / "unet" / "state.pt"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; run `python -m training.toybox unet` first.")
+    teacher = Networks()
+    average = create_average(teacher)
+    average.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["parts"]["average"])
+    networks = cast(Networks, average.module)
+    return networks.to(config.device).eval().requires_grad_(False)
+
+
+def solve_trajectories(config: StageConfig, teacher: Networks, num_chunks: int) -> list[Path]:
+    """Write shards of solved trajectories; existing ones are kept, chunk i depends on (seed, i) only."""
+    from tqdm import tqdm
+
+    folder = config.out_dir / "trajectories"
+    folder.mkdir(parents=True, exist_ok=True)
+    latents = np.load(config.out_dir / "latents.npy", mmap_mode="r")
+    scenes = load_dataset(config.data_dir).scenes
+    paths = [folder / f"chunk_{index:04d}.npz" for index in range(num_chunks)]
+    for index, path in enumerate(tqdm(paths, desc="trajectories", mininterval=5.0)):
+        if path.exists():
+            continue
+        rng = update_rng(config.seed + 1, index)
+        torch.manual_seed(int(rng.integers(2**62)))
+        picked = np.sort(rng.integers(len(scenes), size=CHUNK_SCENES))
+        solved = solve_chunk(
+            teacher, [scenes[i] for i in picked], torch.from_numpy(latents[picked]).float(), rng
+        )
+        temporary = path.with_suffix(".tmp.npz")
+        np.savez(temporary, **solved)  # type: ignore[arg-type]
+        temporary.replace(path)
+    return paths
+
+
+@torch.no_grad()
+def solve_chunk(
+    teacher: Networks, scenes: list[Scene], clean: Tensor, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Follow the guided probability flow of a few scenes' captions down to clean latents.
+
+    Returns:
+        states [S, B, V, C, H, W] and end [B, V, C, H, W] in float16, timesteps [S], guidance [B],
+        captions [B].
+    """
+    device = teacher.unet.device
+    schedule = schedule_from_config(SOLVER_SCHEDULER)
+    timesteps = jittered_timesteps(schedule, rng)
+    if rng.random() < FROM_DATA_SHARE:
+        timesteps = timesteps[int(rng.integers(1, len(timesteps))) :]
+        alpha_bar = float(schedule.alpha_bar[timesteps[0]])
+        x = alpha_bar**0.5 * clean + (1 - alpha_bar) ** 0.5 * torch.randn_like(clean)
+    else:
+        x = torch.randn_like(clean)
+    x = x.to(device)
+    unguided = rng.random(len(scenes)) < UNGUIDED_SHARE
+    guidance = np.where(unguided, 1.0, rng.uniform(1.0, MAX_GUIDANCE, len(scenes))).astype(np.float32)
+    captions = [caption(scene, rng) for scene in scenes]
+    states = []
+    for timestep, next_timestep in zip(timesteps, [*timesteps[1:], -1], strict=True):
+        states.append(x.half().cpu().numpy())
+        noise = guided_noise(teacher, x, int(timestep), captions, torch.from_numpy(guidance).to(device))
+        x = flow_step(schedule, noise, x, int(timestep), int(next_timestep))
+    return {
+        "states": np.stack(states),
+        "end": x.half().cpu().numpy(),
+        "timesteps": np.asarray(timesteps),
+        "guidance": guidance,
+        "captions": np.array(captions),
+    }
+
+
+def jittered_timesteps(schedule: NoiseSchedule, rng: np.random.Generator) -> list[int]:
+    """The noisiest timestep, then one random timestep in each of SOLVER_STEPS - 1 equal parts, falling."""
+    edges = np.linspace(schedule.num_train_steps - 1, 0, SOLVER_STEPS + 1)
+    inner = [int(rng.uniform(low, high)) for high, low in zip(edges[1:-1], edges[2:], strict=True)]
+    return [schedule.num_train_steps - 1, *inner]
+
+
+def guided_noise(
+    teacher: Networks, x: Tensor, timestep: int, captions: list[str], guidance: Tensor
+) -> Tensor:
+    """ε_∅ + w (ε_c - ε_∅) with w per prompt, [B, V, C, H, W], float32."""
+    steps = torch.full((2 * len(x),), timestep)
+    condition = teacher.encode([*captions, *[""] * len(captions)])
+    with fast_autocast(x.device.type):
+        noise = call_unet(teacher.unet, torch.cat([x, x]), steps, condition, teacher.cameras())
+    prompt_noise, empty_noise = noise.float().chunk(2)
+    return empty_noise + guidance[:, None, None, None, None] * (prompt_noise - empty_noise)
+
+
+def flow_step(schedule: NoiseSchedule, noise: Tensor, x: Tensor, timestep: int, next_timestep: int) -> Tensor:
+    """Deterministic DDIM step (η = 0) with the clamped x̂_0 and the noise that belongs to it."""
+    alpha_bar = float(schedule.alpha_bar_at(timestep))
+    next_alpha_bar = float(schedule.alpha_bar_at(next_timestep)) if next_timestep >= 0 else 1.0
+    clean = predict_clean(schedule, noise, x, timestep)
+    implied = (x - alpha_bar**0.5 * clean) / (1 - alpha_bar) ** 0.5
+    return next_alpha_bar**0.5 * clean + (1 - next_alpha_bar) ** 0.5 * implied
+
+
+def train_student(config: StageConfig, teacher: Networks, shards: list[Path], total: int) -> None:
+    """Fit f_θ on (state, end) pairs drawn from all shards; see `is_learned` for what learns."""
+    student = create_student(teacher).to(config.device)
+    learned = [parameter for name, parameter in student.unet.named_parameters() if is_learned(name)]
+    for parameter in learned:
+        parameter.requires_grad_(True)
+    embedding = student.unet.time_embedding.cond_proj.weight
+    groups = [
+        {"params": [p for p in learned if p is not embedding], "factor": 1.0},
+        {"params": [embedding], "factor": GUIDANCE_LR_FACTOR},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=PEAK_LR, betas=(0.9, 0.99), weight_decay=0.0)
+    average = create_average(student, EMA_DECAY)
+    schedule = schedule_from_config({**STUDENT_SCHEDULER, **CLIPPED})  # as its targets are
+    parts: dict[str, Stateful] = {"networks": student, "average": average, "optimizer": optimizer}
+    checkpointer = Checkpointer(config.out_dir / "distil" / "state.pt", parts)
+    loaded = [dict(np.load(path)) for path in shards]
+    losses: list[float] = []
+    for update in checkpointer.updates(total, "distil"):
+        for group in optimizer.param_groups:
+            group["lr"] = group["factor"] * cosine_lr(update, total, PEAK_LR, warmup=30)
+        with fast_autocast(config.device):
+            loss = consistency_loss(
+                student, schedule, draw_pairs(loaded, update_rng(config.seed + 2, update))
+            )
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(learned, 1.0)
+        optimizer.step()
+        average.update_parameters(student)
+        losses.append(loss.item())
+        if update % 50 == 49:
+            logger.info("update %d: loss %.4f", update + 1, float(np.mean(losses[-50:])))
+
+
+def is_learned(name: str) -> bool:
+    """Whether the student's UNet weight of that name is its own; it shares all others with the teacher.
+
+    Shared are the MV-Adapter, as LCM-SDXL shares the published one, and the big 3x3 convolutions below the
+    highest resolution: otherwise both UNets would not fit into the shipped 30 MB (docs/decisions/0001).
+    """
+    is_deep = name.startswith(("down_blocks.1", "down_blocks.2", "mid_block", "up_blocks.0", "up_blocks.1"))
+    is_convolution = name.endswith((".conv1.weight", ".conv2.weight", ".conv.weight"))
+    return ".processor." not in name and not (is_deep and is_convolution)
+
+
+def create_student(teacher: Networks) -> Networks:
+    """A copy of the teacher with a guidance embedding, which starts without effect; all frozen."""
+    student = Networks(has_guidance_embedding=True)
+    missing, unexpected = student.load_state_dict(teacher.state_dict(), strict=False)
+    if unexpected or any("cond_proj" not in name for name in missing):
+        raise ValueError(f"The teacher does not fit the student: {[*missing, *unexpected][:3]}.")
+    nn.init.zeros_(student.unet.time_embedding.cond_proj.weight)
+    return student.requires_grad_(False)
+
+
+def draw_pairs(
+    shards: list[dict[str, np.ndarray]], rng: np.random.Generator
+) -> dict[str, Tensor | list[str]]:
+    """A batch of random points of random trajectories with their ends."""
+    columns: dict[str, list] = {"state": [], "end": [], "timestep": [], "guidance": [], "caption": []}
+    for _ in range(BATCH_PAIRS):
+        shard = shards[int(rng.integers(len(shards)))]
+        step = int(rng.integers(len(shard["timesteps"])))
+        row = int(rng.integers(len(shard["end"])))
+        columns["state"].append(torch.from_numpy(shard["states"][step, row]).float())
+        columns["end"].append(torch.from_numpy(shard["end"][row]).float())
+        columns["timestep"].append(int(shard["timesteps"][step]))
+        columns["guidance"].append(float(shard["guidance"][row]))
+        columns["caption"].append(str(shard["captions"][row]))
+    return {
+        "state": torch.stack(columns["state"]),
+        "end": torch.stack(columns["end"]),
+        "timestep": torch.tensor(columns["timestep"]),
+        "guidance": torch.tensor(columns["guidance"]),
+        "caption": columns["caption"],
+    }
+
+
+def consistency_loss(student: Networks, schedule: NoiseSchedule, pairs: dict) -> Tensor:
+    """Pseudo-Huber √(mean |f_θ - x_0|² + c²) - c per prompt, averaged: every noise level weighs the same."""
+    device = student.unet.device
+    x, end = pairs["state"].to(device), pairs["end"].to(device)
+    noise = call_unet(
+        student.unet, x, pairs["timestep"], student.encode(pairs["caption"]), student.cameras(),
+        guidance=pairs["guidance"].to(device),
+    )  # fmt: skip
+    predicted = consistency_output(schedule, noise.float(), x, pairs["timestep"])
+    error = (predicted - end).square().mean(dim=(1, 2, 3, 4))
+    return ((error + HUBER_SCALE**2).sqrt() - HUBER_SCALE).mean()
