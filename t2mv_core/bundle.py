@@ -14,7 +14,7 @@ from .formats.sources import PRESETS, ModelFiles, ModelSources, resolve_sources
 from .formats.strict import without_weights
 from .lora.adapters import LoraHandle
 from .memory import MemorySettings
-from .schedule import NoiseSchedule, sampled_as, schedule_from_config
+from .schedule import NoiseSchedule, with_solver, schedule_from_config
 from .text import ClipTokenizer, clip_tokenizer
 from .unet.adapter import create_camera_encoder, load_adapter
 from .unet.attention import install_multiview_attention
@@ -36,7 +36,7 @@ class ModelBundle:
         text_encoder: SDXL's first.
         text_encoder_2: SDXL's second, with the pooled output.
         camera_encoder: T2I-Adapter for camera 6-vectors.
-        schedule: noise schedule and sampler.
+        schedule: noise schedule and solver.
         sources: what was loaded.
         loras: LoRAs acting on the UNet, see `lora`.
         memory: how much memory the UNet's calls may take, see `memory`.
@@ -107,12 +107,12 @@ class ModelBundle:
         names = ("unet", "vae", "text_encoder", "text_encoder_2", "camera_encoder")
         return {name: getattr(self, name) for name in names}
 
-    def sampled_as(self, sampler: str) -> ModelBundle:
-        """The same model, sampled in another way; see `schedule.sampled_as` for the words and what raises."""
+    def with_solver(self, solver: str) -> ModelBundle:
+        """The same model, sampled in another way; see `schedule.with_solver` for the words and what raises."""
         return replace(
             self,
-            schedule=sampled_as(self.schedule, sampler),
-            sources=replace(self.sources, sampler=sampler),
+            schedule=with_solver(self.schedule, solver),
+            sources=replace(self.sources, solver=solver),
         )
 
 
@@ -128,15 +128,15 @@ def load_bundle(
 
     Raises:
         FileNotFoundError: a folder or file is missing, or a Hub id is not cached and may not be downloaded.
-        ValueError: a file is damaged, holds NaN, is another kind of model, or does not fit; or the sampler is
+        ValueError: a file is damaged, holds NaN, is another kind of model, or does not fit; or the solver is
             unknown.
     """
     if isinstance(sources, str):
         sources = ModelSources(model=sources)
     files = resolve_sources(sources)
     schedule = schedule_from_config(read_scheduler_config(files.scheduler))
-    if sources.sampler is not None:
-        schedule = sampled_as(schedule, sources.sampler)
+    if sources.solver is not None:
+        schedule = with_solver(schedule, sources.solver)
     loader = PartsLoader(dtype)
     unet = loader.load_unet(files.unet, files.own_unet)
     vae = loader.load_vae(files.vae)
@@ -147,9 +147,9 @@ def load_bundle(
     load_adapter(unet, camera_encoder, files.adapter, dtype)
     text_encoders = loader.load_text_encoders(files.text_encoder, files.text_encoder_2)
     _check_text(unet, text_encoders, files)
-    if sources.sampler is None and unet.config["time_cond_proj_dim"] is not None:
+    if sources.solver is None and unet.config["time_cond_proj_dim"] is not None:
         # Only a distilled consistency model has this input; LCM-SDXL's UNet is often used with SDXL's folder.
-        schedule = replace(schedule, sampler="lcm")
+        schedule = replace(schedule, solver="lcm")
     if unet.config["sample_size"] == LATENT_PX:
         unet.register_to_config(
             sample_size=ADAPTER_LATENT_PX

@@ -45,16 +45,16 @@ def denoise_step(
     timestep: int | Tensor,
     next_timestep: int | Tensor,
 ) -> StepDistribution:
-    """The policy's distribution for one step of the schedule's sampler.
+    """The policy's distribution for one step of the schedule's solver.
 
     Args:
-        schedule: alpha-bar and sampler.
+        schedule: alpha-bar and solver.
         noise_pred: ε_θ(x_t, t), [B, V, C, H, W].
         x: x_t, same shape.
         timestep: t, one number or [B].
         next_timestep: t', one number or [B]; -1 is the end of a DDIM trajectory.
     """
-    step = lcm_step if schedule.sampler == "lcm" else ddim_step
+    step = lcm_step if schedule.solver == "lcm" else ddim_step
     return step(schedule, noise_pred.float(), x.float(), timestep, next_timestep)
 
 
@@ -126,7 +126,7 @@ def invert_step(
         LCM:  x̃_t = √ᾱ_t·f(x_{t'}, ε, t') + √(1-ᾱ_t)·ε          DDIM:  the same with x̂_0 in place of f
 
     Args:
-        schedule: alpha-bar and sampler.
+        schedule: alpha-bar and solver.
         noise_pred: ε predicted at (x_{t'}, t), the weakly guided one, [B, V, C, H, W].
         x_next: x_{t'}, same shape.
         timestep: t to return to, one number or [B].
@@ -134,7 +134,7 @@ def invert_step(
     """
     noise_pred, x_next = noise_pred.float(), x_next.float()
     alpha_bar = _like(schedule.alpha_bar_at(timestep), x_next)
-    clean = consistency_output if schedule.sampler == "lcm" else predict_clean
+    clean = consistency_output if schedule.solver == "lcm" else predict_clean
     denoised = clean(schedule, noise_pred, x_next, next_timestep)
     return alpha_bar.sqrt() * denoised + (1 - alpha_bar).sqrt() * noise_pred
 

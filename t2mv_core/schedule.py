@@ -1,4 +1,4 @@
-"""The noise schedule: alpha-bar with its SNR shifted for multiview, and which timesteps a sampler visits.
+"""The noise schedule: alpha-bar with its SNR shifted for multiview, and which timesteps a solver visits.
 
 Pure facts (METHOD.md section 2); there is no step counter here, so any state can be scored in any order.
 """
@@ -17,7 +17,7 @@ LCM_ORIGINAL_STEPS = 50
 LCM_TIMESTEP_SCALING = 10.0
 LCM_SIGMA_DATA = 0.5
 SNR_SHIFT_SCALE = 8.0
-SAMPLER_NAMES = ("lcm", "ddim", "ddim-trailing")
+SOLVERS = ("lcm", "ddim", "ddim-trailing")
 """The ways to sample a model: LCM's, DDIM's at SDXL's own timesteps, DDIM's from the last timestep on."""
 
 
@@ -45,11 +45,11 @@ def shift_snr(alpha_bar: Tensor, scale: float = SNR_SHIFT_SCALE) -> Tensor:
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """What a sampler needs to know of the noise schedule.
+    """What a solver needs to know of the noise schedule.
 
     Attributes:
         alpha_bar: cumulative alpha ᾱ_t of the (shifted) schedule, [1000], float64.
-        sampler: "lcm" or "ddim": which policy the model was made for.
+        solver: "lcm" or "ddim": which policy the model was made for.
         final_alpha_bar: ᾱ after the last DDIM step (next timestep below zero).
         timestep_spacing: DDIM only: "leading" or "trailing".
         steps_offset: added to DDIM's leading timesteps.
@@ -57,26 +57,26 @@ class NoiseSchedule:
     """
 
     alpha_bar: Tensor = field(repr=False)
-    sampler: str
+    solver: str
     final_alpha_bar: float
     timestep_spacing: str = "leading"
     steps_offset: int = 1
     clip_range: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse samplers and spacings nobody wrote."""
-        if self.sampler not in ("lcm", "ddim"):
-            raise ValueError(f"sampler={self.sampler!r} is unknown; use 'lcm' or 'ddim'.")
+        """Refuse solvers and spacings nobody wrote."""
+        if self.solver not in ("lcm", "ddim"):
+            raise ValueError(f"solver={self.solver!r} is unknown; use 'lcm' or 'ddim'.")
         if self.timestep_spacing not in ("leading", "trailing"):
             raise ValueError(
                 f"timestep_spacing={self.timestep_spacing!r} is unknown; use 'leading' or 'trailing'."
             )
 
     @property
-    def sampler_name(self) -> str:
-        """The way of sampling as a word of SAMPLER_NAMES."""
-        is_trailing = self.sampler == "ddim" and self.timestep_spacing == "trailing"
-        return "ddim-trailing" if is_trailing else self.sampler
+    def solver_name(self) -> str:
+        """The way of sampling as a word of SOLVERS."""
+        is_trailing = self.solver == "ddim" and self.timestep_spacing == "trailing"
+        return "ddim-trailing" if is_trailing else self.solver
 
     @property
     def num_train_steps(self) -> int:
@@ -91,12 +91,12 @@ class NoiseSchedule:
         Raises:
             ValueError: `num_steps` is not between 1 and what the schedule has.
         """
-        limit = LCM_ORIGINAL_STEPS if self.sampler == "lcm" else self.num_train_steps
+        limit = LCM_ORIGINAL_STEPS if self.solver == "lcm" else self.num_train_steps
         if not 1 <= num_steps <= limit:
             raise ValueError(
-                f"num_steps={num_steps} must lie between 1 and {limit} for the {self.sampler} sampler."
+                f"num_steps={num_steps} must lie between 1 and {limit} for the {self.solver} solver."
             )
-        if self.sampler == "lcm":
+        if self.solver == "lcm":
             stride = self.num_train_steps // LCM_ORIGINAL_STEPS
             original = torch.arange(LCM_ORIGINAL_STEPS, 0, -1) * stride - 1
             picked = [math.floor(i * LCM_ORIGINAL_STEPS / num_steps) for i in range(num_steps)]
@@ -115,7 +115,7 @@ class NoiseSchedule:
         section 3). DDIM: t - 1000 // N.
         """
         steps = self.timesteps(num_steps)
-        if self.sampler == "lcm":
+        if self.solver == "lcm":
             return torch.cat([steps[1:], steps[-1:]])
         return (steps - self.num_train_steps // num_steps).clamp(min=-1)
 
@@ -135,7 +135,7 @@ class NoiseSchedule:
         return variance / (scaled.square() + variance), scaled / (scaled.square() + variance).sqrt()
 
 
-def sampled_as(schedule: NoiseSchedule, sampler: str) -> NoiseSchedule:
+def with_solver(schedule: NoiseSchedule, solver: str) -> NoiseSchedule:
     """The same noise, sampled in another way than the model's files say: few-step LoRAs have no such files.
 
     * "lcm": for LCM-SDXL, LCM-LoRA, DMD2 and Hyper-SD's one-step LoRA (TCD with full noise is the same step).
@@ -147,12 +147,12 @@ def sampled_as(schedule: NoiseSchedule, sampler: str) -> NoiseSchedule:
     Raises:
         ValueError: another word.
     """
-    if sampler not in SAMPLER_NAMES:
-        raise ValueError(f"sampler={sampler!r} is unknown; use one of {', '.join(SAMPLER_NAMES)}.")
-    if sampler == "lcm":
-        return replace(schedule, sampler="lcm")
-    spacing = "trailing" if sampler == "ddim-trailing" else "leading"
-    return replace(schedule, sampler="ddim", timestep_spacing=spacing)
+    if solver not in SOLVERS:
+        raise ValueError(f"solver={solver!r} is unknown; use one of {', '.join(SOLVERS)}.")
+    if solver == "lcm":
+        return replace(schedule, solver="lcm")
+    spacing = "trailing" if solver == "ddim-trailing" else "leading"
+    return replace(schedule, solver="ddim", timestep_spacing=spacing)
 
 
 def schedule_from_config(config: Mapping[str, Any]) -> NoiseSchedule:
@@ -162,7 +162,7 @@ def schedule_from_config(config: Mapping[str, Any]) -> NoiseSchedule:
     configuration says `"t2mv_snr_shift": 1.0`.
 
     Raises:
-        ValueError: a prediction type, beta schedule or sampler this project has no equations for.
+        ValueError: a prediction type, beta schedule or solver this project has no equations for.
     """
     if config.get("prediction_type", "epsilon") != "epsilon":
         raise ValueError(
@@ -180,7 +180,7 @@ def schedule_from_config(config: Mapping[str, Any]) -> NoiseSchedule:
     is_lcm = "LCM" in str(config.get("_class_name", ""))
     return NoiseSchedule(
         alpha_bar=alpha_bar,
-        sampler="lcm" if is_lcm else "ddim",
+        solver="lcm" if is_lcm else "ddim",
         final_alpha_bar=1.0 if config.get("set_alpha_to_one", False) else float(alpha_bar[0]),
         timestep_spacing=config.get("timestep_spacing", "leading"),
         steps_offset=int(config.get("steps_offset", 1)),

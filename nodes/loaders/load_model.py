@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FLOAT8 = "float8"
 PRECISIONS = ["auto", "float32", "bfloat16", "float16", FLOAT8]
 AUTO = "auto"
-SAMPLERS = [AUTO, "lcm", "ddim", "ddim-trailing"]  # the core's schedule.SAMPLER_NAMES, not imported for speed
+SOLVERS = [AUTO, "lcm", "ddim", "ddim-trailing"]  # the core's schedule.SOLVERS, not imported for speed
 
 
 class T2MVLoadModel(io.ComfyNode):
@@ -108,7 +108,7 @@ class T2MVLoadModel(io.ComfyNode):
                 advanced(
                     io.Combo.Input(
                         "sampler",
-                        options=SAMPLERS,
+                        options=SOLVERS,
                         default=AUTO,
                         optional=True,
                         tooltip="How the model is sampled. 'auto': as its files say, LCM for a UNet with a "
@@ -148,7 +148,7 @@ class T2MVLoadModel(io.ComfyNode):
         """Refuse names that ComfyUI's folders do not have, and missing files, before anything is read."""
         return first_problem(
             lambda: check_choice("precision", precision, PRECISIONS, "Choose one of the list."),
-            lambda: check_choice("sampler", sampler, SAMPLERS, "Choose one of the list."),
+            lambda: check_choice("sampler", sampler, SOLVERS, "Choose one of the list."),
             lambda: check_boolean("sequential_guidance", sequential_guidance),
             lambda: check_model_choice(ModelChoice(model, adapter, unet, vae, download)),
         )
@@ -183,7 +183,7 @@ class T2MVLoadModel(io.ComfyNode):
         from ...t2mv_core.memory import MemorySettings, with_float8_storage
 
         check_choice("precision", precision, PRECISIONS, "Choose one of the list.")
-        check_choice("sampler", sampler, SAMPLERS, "Choose one of the list.")
+        check_choice("sampler", sampler, SOLVERS, "Choose one of the list.")
         check_boolean("sequential_guidance", sequential_guidance)
         choice = ModelChoice(model, adapter, unet, vae, download)
         check_model_choice(choice)
@@ -209,7 +209,7 @@ class T2MVLoadModel(io.ComfyNode):
             load,
         )
         # Not part of the identity: these are light copies over the same weights.
-        bundle = residency.owner if sampler == AUTO else residency.owner.sampled_as(sampler)
+        bundle = residency.owner if sampler == AUTO else residency.owner.with_solver(sampler)
         bundle = replace(bundle, memory=MemorySettings(sequential_guidance))
         return io.NodeOutput(ModelHandle(bundle, residency))
 

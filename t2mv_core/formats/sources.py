@@ -41,7 +41,7 @@ class ModelSources:
         scheduler: folder or Hub id of another scheduler configuration than the model's own.
         allow_download: whether a Hub id may be downloaded; without, only the local cache is looked at.
         vae: another VAE than the model's own: folder, file in either layout, or Hub id.
-        sampler: how the model is sampled, a word of `schedule.SAMPLER_NAMES`; None: as its files say.
+        solver: how the model is sampled, a word of `schedule.SOLVERS`; None: as its files say.
     """
 
     model: str = "toybox"
@@ -50,7 +50,7 @@ class ModelSources:
     scheduler: str | None = None
     allow_download: bool = False
     vae: str | None = None
-    sampler: str | None = None
+    solver: str | None = None
 
 
 @dataclass(frozen=True)

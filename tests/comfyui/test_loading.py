@@ -164,7 +164,7 @@ def test_a_few_step_lora_and_a_trained_one_in_a_row_draw_what_the_core_draws(ser
     assert run.status == "success", run.error
     views = [np.asarray(Image.open(io.BytesIO(server.picture(x)))) for x in run.outputs["6"]["images"]]
 
-    plain = load_bundle(str(models / "diffusers" / "tiny")).sampled_as("ddim-trailing")
+    plain = load_bundle(str(models / "diffusers" / "tiny")).with_solver("ddim-trailing")
     expected = {}
     for name, strengths in (("both", (0.8, 1.0)), ("few_step", (0.8, 0.0))):
         bundle = plain

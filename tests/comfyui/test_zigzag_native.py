@@ -29,7 +29,7 @@ with torch.inference_mode():
     pair = create_pair(Path(sys.argv[2]))
     pair.bundle.unet.register_to_config(sample_size=8)
     lcm = pair.bundle.schedule
-    ddim = replace(lcm, sampler="ddim", timestep_spacing="trailing", final_alpha_bar=1.0)
+    ddim = replace(lcm, solver="ddim", timestep_spacing="trailing", final_alpha_bar=1.0)
     condition, cameras = pair.condition(B, (64, 64)), pair.cameras(RIG, 8, 8)
     first = torch.randn(B, RIG.num_views, 4, 8, 8)
 

@@ -41,29 +41,29 @@ def test_facts_about_the_model(kind, has_embedding, clip_range, request):
         16,
     )
     assert bundle.has_guidance_embedding is has_embedding
-    assert (bundle.schedule.sampler, bundle.schedule.clip_range) == (kind, clip_range)
+    assert (bundle.schedule.solver, bundle.schedule.clip_range) == (kind, clip_range)
     assert (bundle.name, bundle.loras) == (str(folder), ())
     assert (bundle.device, bundle.dtype) == (torch.device("cpu"), torch.float32)
     assert (bundle.tokenizer.vocab_size, bundle.tokenizer.pad_id, bundle.tokenizer_2.pad_id) == (600, 599, 0)
 
 
-@pytest.mark.parametrize(("kind", "sampler"), [("lcm", "ddim"), ("ddim", "lcm"), ("ddim", "ddim-trailing")])
-def test_the_sampler_is_the_named_one_whatever_the_files_say(kind, sampler, request):
+@pytest.mark.parametrize(("kind", "solver"), [("lcm", "ddim"), ("ddim", "lcm"), ("ddim", "ddim-trailing")])
+def test_the_sampler_is_the_named_one_whatever_the_files_say(kind, solver, request):
     folder = str(request.getfixturevalue(f"{kind}_folder"))
-    loaded = load_bundle(ModelSources(folder, sampler=sampler))
-    assert loaded.schedule.sampler_name == sampler
+    loaded = load_bundle(ModelSources(folder, solver=solver))
+    assert loaded.schedule.solver_name == solver
     plain = load_bundle(folder)
-    copy = plain.sampled_as(sampler)
+    copy = plain.with_solver(solver)
     assert (copy.sources, copy.unet) == (loaded.sources, plain.unet)
-    assert copy.schedule.sampler_name == sampler
-    assert plain.schedule.sampler_name == kind
+    assert copy.schedule.solver_name == solver
+    assert plain.schedule.solver_name == kind
     assert torch.equal(copy.schedule.alpha_bar, plain.schedule.alpha_bar)
 
 
 def test_an_unknown_sampler_is_refused_before_weights_are_read(own_folder):
     (own_folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"damaged")
-    with pytest.raises(ValueError, match="sampler='euler' is unknown; use one of lcm, ddim, ddim-trailing"):
-        load_bundle(ModelSources(str(own_folder), sampler="euler"))
+    with pytest.raises(ValueError, match="solver='euler' is unknown; use one of lcm, ddim, ddim-trailing"):
+        load_bundle(ModelSources(str(own_folder), solver="euler"))
 
 
 def test_loaded_weights_are_frozen_and_in_evaluation_mode(lcm_folder):
@@ -105,7 +105,7 @@ def test_unet_and_scheduler_may_come_from_other_folders(ddim_folder, lcm_folder)
     )
     bundle = load_bundle(sources)
     assert bundle.has_guidance_embedding
-    assert bundle.schedule.sampler == "lcm"
+    assert bundle.schedule.solver == "lcm"
 
 
 def test_a_unet_with_guidance_embedding_is_sampled_as_lcm_whatever_the_scheduler_folder_says(
@@ -116,8 +116,8 @@ def test_a_unet_with_guidance_embedding_is_sampled_as_lcm_whatever_the_scheduler
         adapter=str(lcm_folder / "mvadapter.safetensors"),
         unet=str(lcm_folder / "unet"),
     )
-    assert load_bundle(str(ddim_folder)).schedule.sampler == "ddim"
-    assert load_bundle(sources).schedule.sampler == "lcm"
+    assert load_bundle(str(ddim_folder)).schedule.solver == "ddim"
+    assert load_bundle(sources).schedule.solver == "lcm"
 
 
 def test_a_model_folder_needs_no_unet_of_its_own_when_another_is_named(own_folder, lcm_folder):

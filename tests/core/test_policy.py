@@ -18,10 +18,10 @@ SHAPE = (2, 3, 4, 5, 6)  # B, V, C, H, W
 CLIP_RANGES = [None, 3.0, 1.0]
 
 
-def make_schedule(sampler, clip_range=None, final_alpha_bar=None, spacing="leading"):
+def make_schedule(solver, clip_range=None, final_alpha_bar=None, spacing="leading"):
     alpha_bar = shift_snr(scaled_linear_alpha_bar(0.00085, 0.012, 1000))
     final = float(alpha_bar[0]) if final_alpha_bar is None else final_alpha_bar
-    return NoiseSchedule(alpha_bar, sampler, final, timestep_spacing=spacing, clip_range=clip_range)
+    return NoiseSchedule(alpha_bar, solver, final, timestep_spacing=spacing, clip_range=clip_range)
 
 
 def draw(seed, scale=1.0):
@@ -195,10 +195,10 @@ def test_ddim_step_is_diffusers(clip_range, final_alpha_bar, spacing, num_steps)
 
 
 @pytest.mark.parametrize(
-    ("sampler", "t", "t_next"), [("lcm", 999, 499), ("lcm", 259, 259), ("ddim", 751, 501)]
+    ("solver", "t", "t_next"), [("lcm", 999, 499), ("lcm", 259, 259), ("ddim", 751, 501)]
 )
-def test_inversion_undoes_a_step_when_the_true_noise_is_given(sampler, t, t_next):
-    schedule = make_schedule(sampler)
+def test_inversion_undoes_a_step_when_the_true_noise_is_given(solver, t, t_next):
+    schedule = make_schedule(solver)
     clean, noise = draw(0), draw(1)
     alpha_bar, next_alpha_bar = schedule.alpha_bar[t].float(), schedule.alpha_bar[t_next].float()
     x_next = next_alpha_bar.sqrt() * clean + (1 - next_alpha_bar).sqrt() * noise
@@ -257,11 +257,11 @@ def test_consistency_output_at_time_zero_is_the_input():
     torch.testing.assert_close(consistency_output(make_schedule("lcm"), draw(1), x, 0), x, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("sampler", ["lcm", "ddim"])
-def test_timesteps_may_differ_between_prompts(sampler):
-    schedule = make_schedule(sampler, clip_range=3.0)
+@pytest.mark.parametrize("solver", ["lcm", "ddim"])
+def test_timesteps_may_differ_between_prompts(solver):
+    schedule = make_schedule(solver, clip_range=3.0)
     noise_pred, x = draw(0), draw(1)
-    t, t_next = torch.tensor([999, 259]), torch.tensor([499, 259 if sampler == "lcm" else -1])
+    t, t_next = torch.tensor([999, 259]), torch.tensor([499, 259 if solver == "lcm" else -1])
     both = denoise_step(schedule, noise_pred, x, t, t_next)
     inverted = invert_step(schedule, noise_pred, x, t, t_next.clamp(min=0))
     for i in range(2):
@@ -274,9 +274,9 @@ def test_timesteps_may_differ_between_prompts(sampler):
         assert torch.equal(inverted[rows], expected)
 
 
-@pytest.mark.parametrize("sampler", ["lcm", "ddim"])
-def test_half_precision_inputs_are_computed_in_float32(sampler):
-    schedule = make_schedule(sampler)
+@pytest.mark.parametrize("solver", ["lcm", "ddim"])
+def test_half_precision_inputs_are_computed_in_float32(solver):
+    schedule = make_schedule(solver)
     step = denoise_step(schedule, draw(0).half(), draw(1).half(), 999, 499)
     assert (step.mean.dtype, step.std.dtype, step.denoised.dtype) == (torch.float32,) * 3
     action, score = act(step, noise=SeededNoise([1, 2]))

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from t2mv_core.policy import denoise_step
 from t2mv_core.schedule import (
-    SAMPLER_NAMES,
+    SOLVERS,
     NoiseSchedule,
-    sampled_as,
+    with_solver,
     scaled_linear_alpha_bar,
     schedule_from_config,
     shift_snr,
@@ -22,8 +22,8 @@ def alpha_bar():
     return scaled_linear_alpha_bar(0.00085, 0.012, 1000)
 
 
-def make_schedule(alpha_bar, sampler="lcm", **others):
-    return NoiseSchedule(alpha_bar, sampler, float(alpha_bar[0]), **others)
+def make_schedule(alpha_bar, solver="lcm", **others):
+    return NoiseSchedule(alpha_bar, solver, float(alpha_bar[0]), **others)
 
 
 def test_alpha_bar_is_the_scaled_linear_product():
@@ -113,12 +113,12 @@ def test_ddim_next_timestep_is_one_stride_below(alpha_bar):
     assert schedule.next_timesteps(4).tolist() == [501, 251, 1, -1]
 
 
-@given(num_steps=st.integers(1, 1000), sampler=st.sampled_from(["lcm", "ddim"]), trailing=st.booleans())
+@given(num_steps=st.integers(1, 1000), solver=st.sampled_from(["lcm", "ddim"]), trailing=st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_timesteps_fall_and_stay_in_range(num_steps, sampler, trailing):
-    num_steps = min(num_steps, 50) if sampler == "lcm" else num_steps
+def test_timesteps_fall_and_stay_in_range(num_steps, solver, trailing):
+    num_steps = min(num_steps, 50) if solver == "lcm" else num_steps
     alpha_bar = torch.linspace(0.999, 0.001, 1000, dtype=torch.float64)
-    schedule = make_schedule(alpha_bar, sampler, timestep_spacing="trailing" if trailing else "leading")
+    schedule = make_schedule(alpha_bar, solver, timestep_spacing="trailing" if trailing else "leading")
     steps, following = schedule.timesteps(num_steps), schedule.next_timesteps(num_steps)
     assert len(steps) == len(following) == num_steps
     assert bool((steps.diff() <= 0).all())
@@ -141,10 +141,10 @@ def test_boundary_scalings(alpha_bar):
     assert c_out.tolist() == pytest.approx([0.0, 190.0 / math.sqrt(36100.25)], rel=1e-12)
 
 
-@pytest.mark.parametrize(("sampler", "num_steps"), [("lcm", 0), ("lcm", 51), ("ddim", -3), ("ddim", 1001)])
-def test_step_counts_nobody_can_follow_are_refused(alpha_bar, sampler, num_steps):
+@pytest.mark.parametrize(("solver", "num_steps"), [("lcm", 0), ("lcm", 51), ("ddim", -3), ("ddim", 1001)])
+def test_step_counts_nobody_can_follow_are_refused(alpha_bar, solver, num_steps):
     with pytest.raises(ValueError, match=f"num_steps={num_steps} must lie between 1 and"):
-        make_schedule(alpha_bar, sampler).timesteps(num_steps)
+        make_schedule(alpha_bar, solver).timesteps(num_steps)
 
 
 def test_unknown_sampler_and_spacing_are_refused(alpha_bar):
@@ -168,7 +168,7 @@ def test_sdxl_configuration_is_read(alpha_bar):
         "timestep_spacing": "leading",
     }
     schedule = schedule_from_config(config)
-    assert (schedule.sampler, schedule.timestep_spacing, schedule.steps_offset) == ("ddim", "leading", 1)
+    assert (schedule.solver, schedule.timestep_spacing, schedule.steps_offset) == ("ddim", "leading", 1)
     assert schedule.clip_range is None
     torch.testing.assert_close(schedule.alpha_bar, shift_snr(alpha_bar, 8.0))
     assert schedule.final_alpha_bar == float(schedule.alpha_bar[0])
@@ -182,7 +182,7 @@ def test_configuration_chooses_sampler_clip_and_end():
         "set_alpha_to_one": True,
     }
     schedule = schedule_from_config({**config, "t2mv_snr_shift": 1.0})
-    assert (schedule.sampler, schedule.clip_range, schedule.final_alpha_bar) == ("lcm", 3.0, 1.0)
+    assert (schedule.solver, schedule.clip_range, schedule.final_alpha_bar) == ("lcm", 3.0, 1.0)
     torch.testing.assert_close(schedule.alpha_bar, scaled_linear_alpha_bar(0.00085, 0.012, 1000))
 
 
@@ -230,12 +230,12 @@ def follow_diffusers(scheduler, schedule, num_steps, x):
     return clean, noises
 
 
-def diffusers_scheduler(sampler):
+def diffusers_scheduler(solver):
     from diffusers import DDIMScheduler, LCMScheduler
 
-    if sampler == "lcm":
+    if solver == "lcm":
         return LCMScheduler(**BETAS)
-    spacing = "trailing" if sampler == "ddim-trailing" else "leading"
+    spacing = "trailing" if solver == "ddim-trailing" else "leading"
     return DDIMScheduler(
         **BETAS, timestep_spacing=spacing, steps_offset=1, set_alpha_to_one=False, clip_sample=False
     )
@@ -243,12 +243,12 @@ def diffusers_scheduler(sampler):
 
 @pytest.mark.parametrize("config", [SDXL, LCM], ids=["sdxl", "lcm"])
 @pytest.mark.parametrize("num_steps", [1, 2, 4, 8])
-@pytest.mark.parametrize("sampler", SAMPLER_NAMES)
-def test_a_chosen_sampler_is_diffusers_whatever_the_files_said(sampler, num_steps, config):
-    schedule = sampled_as(schedule_from_config(config), sampler)
-    assert schedule.sampler_name == sampler
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_chosen_sampler_is_diffusers_whatever_the_files_said(solver, num_steps, config):
+    schedule = with_solver(schedule_from_config(config), solver)
+    assert schedule.solver_name == solver
     x = torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(9))
-    expected, noises = follow_diffusers(diffusers_scheduler(sampler), schedule, num_steps, x)
+    expected, noises = follow_diffusers(diffusers_scheduler(solver), schedule, num_steps, x)
     found = follow(schedule, num_steps, x, noises)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
@@ -257,7 +257,7 @@ def test_a_chosen_sampler_is_diffusers_whatever_the_files_said(sampler, num_step
 def test_trailing_ddim_with_noise_is_euler_ancestral(num_steps):
     from diffusers import EulerAncestralDiscreteScheduler
 
-    schedule = sampled_as(schedule_from_config(SDXL), "ddim-trailing")
+    schedule = with_solver(schedule_from_config(SDXL), "ddim-trailing")
     theirs = EulerAncestralDiscreteScheduler(**BETAS, timestep_spacing="trailing")
     # Their x is ours divided by √ᾱ, ours at the start standard normal; and they end at σ = 0, as f does.
     first = float(schedule.alpha_bar[999])
@@ -273,6 +273,6 @@ def test_trailing_ddim_with_noise_is_euler_ancestral(num_steps):
 def test_sampling_as_before_changes_nothing_and_unknown_words_are_refused(alpha_bar):
     for config in (SDXL, LCM, {**SDXL, "timestep_spacing": "trailing"}):
         schedule = schedule_from_config(config)
-        assert sampled_as(schedule, schedule.sampler_name) == schedule
+        assert with_solver(schedule, schedule.solver_name) == schedule
     with pytest.raises(ValueError, match="'euler' is unknown; use one of lcm, ddim, ddim-trailing"):
-        sampled_as(make_schedule(alpha_bar), "euler")
+        with_solver(make_schedule(alpha_bar), "euler")

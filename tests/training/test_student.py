@@ -23,7 +23,7 @@ from training.mvczigal import main
 
 STUDENT = toybox_path("lcm_lora.safetensors")
 WORDS = [
-    "--preset", "demo", "model.name=toybox-teacher", "model.sampler=lcm", "model.lora_rank=2",
+    "--preset", "demo", "model.name=toybox-teacher", "model.solver=lcm", "model.lora_rank=2",
     f"model.base_loras=[{{path: '{STUDENT}'}}]", "sampling.guidance_scale=1", "sampling.num_steps=2",
     "sampling.prompts_per_iteration=2", "optim.prompts_per_update=2", "optim.lr=1e-2", "optim.kl_weight=1",
     "run.iterations_per_epoch=1", "run.trackers=[]", "run.sheet_prompts=0",
@@ -32,7 +32,7 @@ WORDS = [
 
 @pytest.fixture(scope="module")
 def teacher() -> ModelBundle:
-    return load_bundle(ModelSources("toybox-teacher", sampler="lcm"))
+    return load_bundle(ModelSources("toybox-teacher", solver="lcm"))
 
 
 def draw(bundle: ModelBundle) -> torch.Tensor:
@@ -58,7 +58,7 @@ def test_the_student_is_refined_resumed_measured_and_used(teacher: ModelBundle, 
     # Before the first step the policy is its reference; it would be far from the teacher without the LoRA.
     assert records[0]["reference_kl"] < 1e-12 < records[1]["reference_kl"]
     metadata = read_safetensors(path)[1]
-    assert (metadata["sampler"], metadata["base_model"]) == ("lcm", "toybox-teacher")
+    assert (metadata["solver"], metadata["base_model"]) == ("lcm", "toybox-teacher")
     assert json.loads(metadata["base_loras"])[0]["file"] == "lcm_lora.safetensors"
 
     student = load_lora(teacher, STUDENT)

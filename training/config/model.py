@@ -40,7 +40,7 @@ class ModelConfig:
     """UNet of another folder or Hub id in place of the model's own, such as LCM-SDXL's; none: its own."""
     scheduler: str | None = None
     """Scheduler configuration of another folder or Hub id, likewise."""
-    sampler: str | None = None
+    solver: str | None = None
     """How the model is sampled: "lcm" (LCM-LoRA), "ddim-trailing" (Turbo, Lightning, Hyper-SD) or "ddim";
     none: as its files say. A few-step LoRA needs one: its file says nothing of it."""
     base_loras: tuple[BaseLoraConfig, ...] = ()
@@ -62,8 +62,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        if self.sampler is not None:
-            require_choice("model.sampler", self.sampler, ("lcm", "ddim", "ddim-trailing"))
+        if self.solver is not None:
+            require_choice("model.solver", self.solver, ("lcm", "ddim", "ddim-trailing"))
         require_choice("model.dtype", self.dtype, ("fp32", "bf16", "fp16"))
         require(
             re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device) is not None,

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from t2mv_core.bundle import ModelBundle
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.samplers import SAMPLERS, SamplingSettings, StepEvent, count_evaluations
-from t2mv_core.schedule import SAMPLER_NAMES
+from t2mv_core.schedule import SOLVERS
 
 from ..config import BaseLoraConfig, ModelConfig, RewardConfig, load_config
 from ..data.prompts import load_prompts, load_split
@@ -106,7 +106,7 @@ def run_defaults(run_dir: Path) -> dict[str, Any]:
         "adapter": config.model.adapter,
         "unet": config.model.unet,
         "scheduler": config.model.scheduler,
-        "model_sampler": config.model.sampler,
+        "model_solver": config.model.solver,
         "base_loras": list(config.model.base_loras),
         "dtype": config.model.dtype,
         "azimuths": list(sampling.azimuths_deg[: sampling.num_views]),
@@ -141,7 +141,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--adapter", help="MV-Adapter file or Hub id")
     add("--unet", help="UNet in place of the model's own")
     add("--scheduler", help="scheduler configuration in place of the model's own")
-    add("--model-sampler", choices=SAMPLER_NAMES, help="how the model is sampled; otherwise as its files say")
+    add("--model-solver", choices=SOLVERS, help="how the model is sampled; otherwise as its files say")
     add(
         "--base-loras",
         type=base_lora,
@@ -223,7 +223,7 @@ def run(arguments: argparse.Namespace) -> Path:
         adapter=arguments.adapter,
         unet=arguments.unet,
         scheduler=arguments.scheduler,
-        sampler=arguments.model_sampler,
+        solver=arguments.model_solver,
         base_loras=tuple(arguments.base_loras),
         allow_download=arguments.allow_download,
         dtype=arguments.dtype,

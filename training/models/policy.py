@@ -39,7 +39,7 @@ def model_sources(config: ModelConfig) -> ModelSources:
         unet=config.unet,
         scheduler=config.scheduler,
         allow_download=config.allow_download,
-        sampler=config.sampler,
+        solver=config.solver,
     )
 
 

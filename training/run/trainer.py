@@ -238,7 +238,7 @@ class Trainer:
             "rank": str(self.config.model.lora_rank),
             "alpha": str(self.config.model.lora_alpha),
             "base_model": self.policy.bundle.name,
-            "sampler": self.policy.bundle.schedule.sampler_name,
+            "solver": self.policy.bundle.schedule.solver_name,
             **self.base_facts,
             "preset": self.config.preset,
             "objective": self.config.objective,

@@ -105,7 +105,7 @@ def test_a_checkpoint_computes_what_the_folder_does(load, rig):
     for part in expected:
         assert torch.equal(got[part], expected[part]), part
     assert float(expected["unet"].std()) > 0.01
-    assert (from_file.schedule.sampler, from_file.latent_px) == ("ddim", 96)
+    assert (from_file.schedule.solver, from_file.latent_px) == ("ddim", 96)
     assert from_file.tokenizer.vocab_size == 600
     assert from_file.schedule.final_alpha_bar == from_folder.schedule.final_alpha_bar
 
@@ -127,7 +127,7 @@ def test_the_folder_computes_what_the_saved_modules_did(load, modules, states):
 def test_a_separate_unet_in_any_layout(load, places, lcm_unet, model, file):
     bundle = load(model, unet=f"{file}.safetensors")
     assert bundle.has_guidance_embedding
-    assert bundle.schedule.sampler == "lcm"
+    assert bundle.schedule.solver == "lcm"
     loaded = bundle.unet.state_dict()
     assert all(torch.equal(loaded[name], x) for name, x in lcm_unet.state_dict().items())
 

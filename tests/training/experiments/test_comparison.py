@@ -74,7 +74,7 @@ def test_tasks_come_seed_by_seed_and_the_teacher_once(task):
 def test_a_result_counts_only_for_the_base_loras_it_was_made_with(task, tmp_path):
     lora = tmp_path / "few_step.safetensors"
     lora.write_bytes(b"one")
-    model = ModelConfig("toybox-teacher", sampler="lcm", base_loras=(BaseLoraConfig(str(lora)),))
+    model = ModelConfig("toybox-teacher", solver="lcm", base_loras=(BaseLoraConfig(str(lora)),))
     student = replace(task, config=replace(task.config, model=model))
     key = student.key()
     assert key == student.key() != task.key()
@@ -90,7 +90,7 @@ def test_a_comparison_on_a_few_step_lora_measures_that_student(task, monkeypatch
         raise ValueError("enough seen")
 
     monkeypatch.setattr("training.experiments.comparison.load_base_model", refuse)
-    model = ModelConfig("toybox-teacher", sampler="lcm")
+    model = ModelConfig("toybox-teacher", solver="lcm")
     for method in ("none", "teacher"):
         with pytest.raises(ValueError, match="enough seen"):
             run_task(replace(task, method=method, config=replace(task.config, model=model)))

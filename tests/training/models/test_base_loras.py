@@ -49,7 +49,7 @@ def make_trainer(tiny_model_dir, plain_rewards, tiny_config, tmp_path):
 
     def make(*paths, name="run", resume=False, strength=STRENGTH, **sections):
         loras = [{"path": str(path), "strength": strength} for path in paths]
-        own = {"name": str(tiny_model_dir), "sampler": "ddim-trailing", "base_loras": loras}
+        own = {"name": str(tiny_model_dir), "solver": "ddim-trailing", "base_loras": loras}
         model = {**own, **sections.pop("model", {})}
         run = {"sheet_prompts": 0, "out_dir": str(tmp_path / name), **sections.pop("run", {})}
         config = tiny_config(model=model, run=run, **sections)
@@ -70,12 +70,12 @@ def sample(bundle, seed=3):
 
 
 def test_the_base_lora_acts_and_is_left_as_it_was(make_trainer, base_lora, tiny_model_dir):
-    plain = load_bundle(str(tiny_model_dir)).sampled_as("ddim-trailing")
+    plain = load_bundle(str(tiny_model_dir)).with_solver("ddim-trailing")
     expected = sample(load_lora(plain, base_lora, STRENGTH))
     assert not torch.equal(expected, sample(plain))
     trainer = make_trainer(base_lora, optim={"kl_weight": 1.0}, run={"epochs": 1})
     bundle = trainer.policy.bundle
-    assert bundle.schedule.sampler_name == "ddim-trailing"
+    assert bundle.schedule.solver_name == "ddim-trailing"
     name = bundle.loras[0].name
     before = {key: tensor.clone() for key, tensor in lora_state_dict(bundle.unet, name).items()}
     assert torch.equal(sample(bundle), expected)  # a new LoRA changes nothing
@@ -105,7 +105,7 @@ def test_the_saved_lora_is_ours_alone_and_says_what_lies_below(make_trainer, bas
     (fact,) = json.loads(metadata["base_loras"])
     assert (fact["file"], fact["strength"]) == ("few_step.safetensors", STRENGTH)
     assert len(fact["sha256"]) == 64
-    assert metadata["sampler"] == "ddim-trailing"
+    assert metadata["solver"] == "ddim-trailing"
 
 
 def test_a_lora_that_is_measured_on_another_base_is_told_of(make_trainer, base_lora, caplog):
@@ -127,7 +127,7 @@ def test_two_loras_loaded_in_a_row_draw_what_training_drew(
 ):
     trainer = make_trainer(base_lora, optim={"ema_decay": ema_decay}, run=SHORT)
     trainer.run()
-    plain = load_bundle(str(tiny_model_dir)).sampled_as("ddim-trailing")
+    plain = load_bundle(str(tiny_model_dir)).with_solver("ddim-trailing")
     both = load_lora(load_lora(plain, base_lora, STRENGTH), trainer.folder.lora_path(1))
     if trainer.ema is None:
         expected = sample(trainer.policy.bundle)
@@ -166,8 +166,8 @@ def test_a_resume_on_another_base_is_refused_in_words(make_trainer, base_lora, t
         make_trainer(other, resume=True, run=SHORT)
     with pytest.raises(ValueError, match="now they are few_step.safetensors at 0.5"):
         make_trainer(base_lora, resume=True, run=SHORT, strength=0.5)
-    with pytest.raises(ValueError, match="was started with model.sampler=ddim-trailing, now it is lcm"):
-        make_trainer(base_lora, resume=True, run=SHORT, model={"sampler": "lcm"})
+    with pytest.raises(ValueError, match="was started with model.solver=ddim-trailing, now it is lcm"):
+        make_trainer(base_lora, resume=True, run=SHORT, model={"solver": "lcm"})
     assert make_trainer(base_lora, resume=True, run=SHORT).iteration == 1
 
 
@@ -209,7 +209,7 @@ def test_evaluate_measures_on_top_of_the_base_loras(make_trainer, base_lora, tmp
     by_name = evaluate.run(parse([*model, *short, "--out", str(tmp_path / "b")]))
     for bundle in seen:
         assert [handle.strength for handle in bundle.loras] == [STRENGTH]
-        assert bundle.schedule.sampler_name == "ddim-trailing"
+        assert bundle.schedule.solver_name == "ddim-trailing"
     first, second = (
         [row["measures"] for row in json.loads(path.with_suffix(".json").read_text())["variants"]]
         for path in (by_run, by_name)
@@ -252,7 +252,7 @@ def test_a_wrong_base_lora_on_the_command_line_ends_it(word, capsys):
         ("model.base_loras=[{path: a.safetensors, strength: .inf}]", "must be a finite number"),
         ("model.base_loras=[{pth: a.safetensors}]", "is not a setting; did you mean model.base_loras.path"),
         ("model.base_loras=[a.safetensors]", "must be a block of `key: value` lines"),
-        ("model.sampler=euler", "model.sampler='euler' is not known; use one of lcm, ddim, ddim-trailing"),
+        ("model.solver=euler", "model.solver='euler' is not known; use one of lcm, ddim, ddim-trailing"),
     ],
 )
 def test_a_wrong_setting_gets_a_sentence(word, sentence):

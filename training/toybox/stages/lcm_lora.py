@@ -80,7 +80,7 @@ def load_teacher(config: StageConfig) -> ModelBundle:
 
 def lcm_schedule(schedule: NoiseSchedule) -> NoiseSchedule:
     """The teacher's noise, visited by LCM."""
-    return replace(schedule, sampler="lcm")
+    return replace(schedule, solver="lcm")
 
 
 def solve_trajectories(config: StageConfig, teacher: ModelBundle, num_chunks: int) -> list[Path]:
@@ -217,7 +217,7 @@ def write_lora(teacher: ModelBundle, path: Path) -> None:
         "rank": RANK,
         "alpha": RANK,
         "base_model": "toybox-teacher",
-        "sampler": "lcm",
+        "solver": "lcm",
         "num_steps": NUM_STEPS,
         "guidance_scale": 1.0,
     }

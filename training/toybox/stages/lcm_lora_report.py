@@ -37,7 +37,7 @@ def measure_lora(config: StageConfig, teacher: ModelBundle, lora: Path) -> None:
         plain = replace(guided, guidance_scale=1.0)
         found: dict[str, Measurement] = {}
         for name, settings, path in ((OWN, guided, None), (LCM, plain, None), (DISTILLED, plain, lora)):
-            bundle = teacher if name == OWN else teacher.sampled_as("lcm")
+            bundle = teacher if name == OWN else teacher.with_solver("lcm")
             variant = Variant(f"{name}, {num_steps} steps", "standard", settings, path)
             found[name] = measure(bundle, DEFAULT_RIG.azimuths_deg, instruments, variant, questions)
             report[variant.name] = summary(found[name])

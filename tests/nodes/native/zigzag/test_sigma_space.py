@@ -50,18 +50,18 @@ def predict(x_vp: Tensor, timestep: int) -> Tensor:
     return torch.sin(1.3 * x_vp + timestep / 300) + 0.2 * x_vp
 
 
-@pytest.mark.parametrize("sampler", ["lcm", "ddim"])
+@pytest.mark.parametrize("solver", ["lcm", "ddim"])
 @pytest.mark.parametrize(("timestep", "next_timestep"), STEPS)
 def test_the_zag_is_the_methods(
-    zigzag: ModuleType, level: Callable[..., Any], sampler: str, timestep: int, next_timestep: int
+    zigzag: ModuleType, level: Callable[..., Any], solver: str, timestep: int, next_timestep: int
 ) -> None:
     alpha_bar = shift_snr(scaled_linear_alpha_bar(0.00085, 0.012, 1000))
-    schedule = NoiseSchedule(alpha_bar, sampler, 1.0)
+    schedule = NoiseSchedule(alpha_bar, solver, 1.0)
     x_vp = draw(0)
     expected = invert_step(schedule, predict(x_vp, timestep), x_vp, timestep, next_timestep)
 
     def level_at(t: int) -> Any:
-        scalings = tuple(float(c) for c in schedule.boundary_scalings(t)) if sampler == "lcm" else (0.0, 1.0)
+        scalings = tuple(float(c) for c in schedule.boundary_scalings(t)) if solver == "lcm" else (0.0, 1.0)
         return level("noise", float(((1 - alpha_bar[t]) / alpha_bar[t]).sqrt()), scalings)
 
     own, back_to = level_at(next_timestep), level_at(timestep)

@@ -66,7 +66,7 @@ def test_pairs_are_points_with_their_own_ends_and_half_of_them_where_lcm_looks()
 def test_the_loss_is_zero_where_the_model_knows_the_end_and_a_pseudo_huber_elsewhere(
     teacher: ModelBundle,
 ) -> None:
-    student, cameras = teacher.sampled_as("lcm"), encode_cameras(teacher, DEFAULT_RIG)
+    student, cameras = teacher.with_solver("lcm"), encode_cameras(teacher, DEFAULT_RIG)
     x = torch.randn(1, 6, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     steps, captions = torch.tensor([759]), ["a red mug"]
     with torch.no_grad():
