@@ -14,7 +14,7 @@ from .formats.sources import PRESETS, ModelFiles, ModelSources, resolve_sources
 from .formats.strict import without_weights
 from .lora.adapters import LoraHandle
 from .memory import MemorySettings
-from .schedule import NoiseSchedule, with_solver, schedule_from_config
+from .schedule import NoiseSchedule, schedule_from_config, with_solver
 from .text import ClipTokenizer, clip_tokenizer
 from .unet.adapter import create_camera_encoder, load_adapter
 from .unet.attention import install_multiview_attention
@@ -108,7 +108,7 @@ class ModelBundle:
         return {name: getattr(self, name) for name in names}
 
     def with_solver(self, solver: str) -> ModelBundle:
-        """The same model, sampled in another way; see `schedule.with_solver` for the words and what raises."""
+        """Return the same model with another solver, a word of `schedule.SOLVERS`."""
         return replace(
             self,
             schedule=with_solver(self.schedule, solver),

@@ -24,7 +24,7 @@ _SAME_ANGLE_DEG = 1e-3
 
 @dataclass(frozen=True)
 class CameraRig:
-    """A set of orthographic cameras around the object (METHOD.md section 2; z is up).
+    """A set of orthographic cameras around the object (docs/method.md, section 2; z is up).
 
     Attributes:
         azimuths_deg: azimuth of each view as users say it, degrees; 0 is the front, 90 is seen from +x.

@@ -1,4 +1,6 @@
-"""The multiview policy: one denoising step as a Gaussian over the next latents of all views (METHOD.md 3).
+"""The multiview policy: one denoising step as a Gaussian over the next latents of all views.
+
+Source: docs/method.md, section 3.
 
     p_θ(x_{t'} | s_t) = Π_v Normal(x_{t'}^v ; μ_θ^v(s_t), σ_t² I)
 
@@ -68,7 +70,7 @@ def predict_clean(schedule: NoiseSchedule, noise_pred: Tensor, x: Tensor, timest
 def consistency_output(
     schedule: NoiseSchedule, noise_pred: Tensor, x: Tensor, timestep: int | Tensor
 ) -> Tensor:
-    """f = c_skip(t)·x_t + c_out(t)·x̂_0, the latent consistency model's clean latents (METHOD.md 3)."""
+    """f = c_skip(t)·x_t + c_out(t)·x̂_0, the consistency model's clean latents (docs/method.md, section 3)."""
     c_skip, c_out = (_like(c, x) for c in schedule.boundary_scalings(timestep))
     return c_skip * x + c_out * predict_clean(schedule, noise_pred, x, timestep)
 
@@ -121,7 +123,7 @@ def invert_step(
     timestep: int | Tensor,
     next_timestep: int | Tensor,
 ) -> Tensor:
-    """The zag: go back deterministically from x_{t'} to x̃_t (METHOD.md section 4).
+    """The zag: go back deterministically from x_{t'} to x̃_t (docs/method.md, section 4).
 
         LCM:  x̃_t = √ᾱ_t·f(x_{t'}, ε, t') + √(1-ᾱ_t)·ε          DDIM:  the same with x̂_0 in place of f
 
@@ -168,7 +170,7 @@ def log_prob(distribution: StepDistribution, action: Tensor) -> Tensor:
 
         log p = mean[ -(x - μ)²/(2σ²) - log σ - ½ log 2π ]
 
-    Source: METHOD.md section 3.
+    Source: docs/method.md, section 3.
     """
     if action.shape != distribution.mean.shape:
         raise ValueError(

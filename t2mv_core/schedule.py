@@ -1,6 +1,6 @@
 """The noise schedule: alpha-bar with its SNR shifted for multiview, and which timesteps a solver visits.
 
-Pure facts (METHOD.md section 2); there is no step counter here, so any state can be scored in any order.
+Pure facts (method.md, section 2); there is no step counter here, so any state can be scored in any order.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def shift_snr(alpha_bar: Tensor, scale: float = SNR_SHIFT_SCALE) -> Tensor:
 
         log SNR'(t) = (1 - t/(T-1))·log SNR(t) + (t/(T-1))·log(SNR(t)/scale),   SNR = ᾱ/(1-ᾱ)
 
-    Source: METHOD.md section 2. Equal to log SNR(t) - (t/(T-1))·log scale.
+    Source: docs/method.md, section 2. Equal to log SNR(t) - (t/(T-1))·log scale.
 
     Args:
         alpha_bar: [T] in (0, 1).
@@ -111,7 +111,7 @@ class NoiseSchedule:
     def next_timesteps(self, num_steps: int) -> Tensor:
         """The timestep each action belongs to, [num_steps], int64; -1 stands for the end (final ᾱ).
 
-        LCM: the next visited one; at the last step itself, so that the action still has a density (METHOD.md
+        LCM: the next visited one; at the last step itself, so that the action still has a density (method.md
         section 3). DDIM: t - 1000 // N.
         """
         steps = self.timesteps(num_steps)
@@ -128,7 +128,7 @@ class NoiseSchedule:
     def boundary_scalings(self, timestep: int | Tensor) -> tuple[Tensor, Tensor]:
         """LCM's (c_skip, c_out) at a timestep: σ²/((10t)²+σ²) and 10t/√((10t)²+σ²), σ = 0.5, float64.
 
-        Source: METHOD.md section 3; Luo et al., arXiv:2310.04378.
+        Source: docs/method.md, section 3; Luo et al., arXiv:2310.04378.
         """
         scaled = torch.as_tensor(timestep, device="cpu").to(torch.float64) * LCM_TIMESTEP_SCALING
         variance = LCM_SIGMA_DATA**2

@@ -7,24 +7,51 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ROW = re.compile(r"\| `([\w.]+)` \| `([\w/.]+)::(\w+)` \|$", re.MULTILINE)
+CODE_NAME = re.compile(r"`((?:t2mv_core|training)(?:\.\w+)+)`")
+PAGE = re.compile(
+    r"(?<![\w/.-])((?:docs|web|t2mv_core|training|nodes|benchmarks|example_workflows)/[\w/.-]+\.(?:md|py|json|yaml))\b"
+)
+TEXTS = ("t2mv_core", "training", "nodes", "benchmarks", "tests", "docs", "web")
 
 
 def names_in(path: Path) -> set[str]:
-    parts = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-    return {node.name for node in parts if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    """Functions, classes, methods and constants of a file."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    names = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    names |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return names
 
 
-def test_every_equation_names_a_function_and_a_test_that_exist():
-    text = (ROOT / "docs" / "math.md").read_text(encoding="utf-8")
-    rows = ROW.findall(text)
-    assert len(rows) == text.count("::")
-    for function, test_file, test in rows:
-        module, _, name = function.rpartition(".")
-        source = module if module.startswith("training.") else f"t2mv_core.{module}"
-        assert name in names_in(ROOT / f"{source.replace('.', '/')}.py"), function
-        folder = ROOT / "tests" if test_file.startswith("training/") else ROOT / "tests" / "core"
-        assert test in names_in(folder / test_file), f"{test_file}::{test}"
+def exists_in_code(dotted: str) -> bool:
+    """Whether a dotted name is a module, or a name (or a class's method) in one."""
+    parts = dotted.split(".")
+    for length in range(len(parts), 0, -1):
+        module = ROOT.joinpath(*parts[:length])
+        for path in (module.with_suffix(".py"), module / "__init__.py"):
+            if path.is_file():
+                return set(parts[length:]) <= names_in(path)
+    return ROOT.joinpath(*parts).is_dir()
+
+
+def test_every_equation_names_code_that_exists():
+    text = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    names = CODE_NAME.findall(text)
+    assert len(names) > 20
+    assert [name for name in names if not exists_in_code(name)] == []
+
+
+def test_every_page_and_file_that_a_text_names_exists():
+    paths = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    paths += [p for top in TEXTS for p in (ROOT / top).rglob("*") if p.suffix in (".py", ".md")]
+    absent = {
+        f"{path.relative_to(ROOT)} names {target}"
+        for path in paths
+        if "results" not in path.parts and path != Path(__file__)
+        for target in PAGE.findall(path.read_text(encoding="utf-8"))
+        if not (ROOT / target).exists() and not (path.parent / target).exists()
+    }
+    assert absent == set()
+    assert not [path for path in paths if "METHOD" + ".md" in path.read_text(encoding="utf-8")]
 
 
 def test_published_results_name_no_folder_of_the_machine_that_made_them():

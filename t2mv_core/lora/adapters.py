@@ -6,7 +6,7 @@ never disturb each other, and a bundle without LoRAs computes exactly what the U
 attached.
 
 Files: safetensors; written with the keys `<module path>.lora_A.weight` and `.lora_B.weight` (PEFT's,
-METHOD.md section 9), read in any of the layouts of `lora_layouts`.
+docs/method.md, section 9), read in any of the layouts of `lora_layouts`.
 """
 
 from __future__ import annotations

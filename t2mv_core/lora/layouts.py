@@ -6,7 +6,7 @@
     kohya       lora_unet_<module>.lora_down.weight, .lora_up.weight, .alpha; "_" for ".", and modules named
                 as in diffusers or as in SDXL's original layout
 
-Ours, and those of the published code, are PEFT's (METHOD.md section 9). What is left over is reported.
+Ours, and those of the published code, are PEFT's (docs/method.md, section 9). What is left over is reported.
 """
 
 from __future__ import annotations

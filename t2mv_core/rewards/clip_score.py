@@ -2,7 +2,7 @@
 
     score = cos(encode_image(x), encode_text(c))     (no logit scale)
 
-Source: METHOD.md section 8. PickScore and HPSv2 are this class with their weights; the bundled scorer
+Source: docs/method.md, section 8. PickScore and HPSv2 are this class with their weights; the bundled scorer
 `toybox_clip` is it with a small model of our own.
 """
 

@@ -7,7 +7,7 @@ small network turns them into a score:
     q_k   = (Σ_p softmax_p(a_k)_p · p) ⊙ e            e the prompt's end-of-text feature
     s_k   = MLP_{θ_k}(W q_k),   θ_k = hypernetwork(W' k)
 
-Source: MATE-3D / HyperScore as stated in METHOD.md section 8. State-dict names and, at the default sizes,
+Source: MATE-3D / HyperScore as stated in method.md, section 8. State-dict names and, at the default sizes,
 shapes are those of the published checkpoint; the bundled scorer is the same class at small size.
 """
 

@@ -1,7 +1,7 @@
 """ImageReward: how people would rate a picture for its prompt; the equation is in image_reward_network.py.
 
 Prompt and picture are encoded together, so a prompt has no features of its own that could be kept.
-Source: `zai-org/ImageReward`, files ImageReward.pt and med_config.json; METHOD.md section 8.
+Source: `zai-org/ImageReward`, files ImageReward.pt and med_config.json; docs/method.md, section 8.
 """
 
 from __future__ import annotations

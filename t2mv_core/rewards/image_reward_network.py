@@ -4,7 +4,7 @@
 
 The image encoder is a ViT-L/16; the text encoder is a BERT whose layers attend to the picture's patches. The
 MLP has no activations, as published.
-Source: arXiv:2304.05977 and arXiv:2201.12086 (BLIP); METHOD.md section 8.
+Source: arXiv:2304.05977 and arXiv:2201.12086 (BLIP); docs/method.md, section 8.
 """
 
 from __future__ import annotations

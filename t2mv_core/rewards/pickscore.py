@@ -1,6 +1,6 @@
 """PickScore: the cosine of a CLIP ViT-H/14 that was fine-tuned on people's choices between pictures.
 
-Source: arXiv:2305.01569; `yuvalkirstain/PickScore_v1`, a model folder of transformers. METHOD.md section 8:
+Source: arXiv:2305.01569; `yuvalkirstain/PickScore_v1`, a model folder of transformers. method.md, section 8:
 the cosine is taken without the logit scale.
 """
 

@@ -1,6 +1,6 @@
 """ZMV-Sampling: zigzag passes of inversion and denoising that push text and viewpoint into the latents.
 
-For the first K steps, at timestep t with next timestep t' (METHOD.md section 4; arXiv:2505.20107):
+For the first K steps, at timestep t with next timestep t' (docs/method.md, section 4; arXiv:2505.20107):
 
     zig:  x_{t'} ~ p_θ(· | x_t; w, s)
     zag:  ε_inv = ε_θ(x_{t'}, t; w_inv, s_inv),   x̃_t = √ᾱ_t·f(x_{t'}, ε_inv) + √(1-ᾱ_t)·ε_inv

@@ -1,6 +1,6 @@
 """The MV-Adapter file: camera encoder and multiview attention weights, in the published key layout.
 
-One flat dict (METHOD.md section 9): the multiview attention under the UNet's own names
+One flat dict (docs/method.md, section 9): the multiview attention under the UNet's own names
 (`down_blocks.1.….attn1.processor.to_q_mv.weight`), the camera encoder's T2IAdapter keys (`adapter.*`) beside
 them.
 """

@@ -2,7 +2,7 @@
 
 Every self-attention (`attn1`) of the UNet gets a second attention with its own projections. A query at
 (view, row, column) attends to the same row of all views; the result, times `mv_scale`, is added to the
-ordinary self-attention's output before the residual is added (METHOD.md section 2; arXiv:2412.03632).
+ordinary self-attention's output before the residual is added (docs/method.md, section 2; arXiv:2412.03632).
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def test_memory_at_real_size(full_files, case):
 
 @pytest.mark.slow
 def test_a_lora_of_ours_comes_back_at_real_size(full_files, tmp_path):
-    """METHOD.md section 7: rank 16 on every attention projection: 70 blocks of 4 + 4 + 4."""
+    """docs/method.md, section 7: rank 16 on every attention projection: 70 blocks of 4 + 4 + 4."""
     sources = ModelSources(
         str(full_files / "checkpoint.safetensors"), unet=str(full_files / "lcm_original.safetensors")
     )

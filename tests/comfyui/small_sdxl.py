@@ -93,7 +93,7 @@ class Reference:
                 noise = predict(x / (1 + sigma**2) ** 0.5, timestep, cfg)
                 if step < zigzag[0]:
                     x = x + (sigma_next - sigma) * noise
-                    # Back: the later latent is shown, the earlier time told (METHOD.md, section 4).
+                    # Back: the later latent is shown, the earlier time told (docs/method.md, section 4).
                     noise = predict(x / (1 + sigma_next**2) ** 0.5, timestep, *zigzag[1:])
                     x = x + (sigma - sigma_next) * noise
                     noise = predict(x / (1 + sigma**2) ** 0.5, timestep, cfg)

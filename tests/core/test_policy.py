@@ -152,7 +152,7 @@ def test_lcm_step_is_diffusers(clip_range, num_steps, constant_noise):
             torch.testing.assert_close(step.std.expand(SHAPE), means[1.0] - means[0.0], atol=1e-5, rtol=1e-4)
         else:
             # diffusers ends with f itself. Here the last action stays random, around sqrt(alpha_bar_t)·f
-            # (t' = t, METHOD.md section 3); the picture is decoded from f.
+            # (t' = t, docs/method.md, section 3); the picture is decoded from f.
             alpha_bar = schedule.alpha_bar[steps[index]].float()
             torch.testing.assert_close(means[0.0], denoised)
             torch.testing.assert_close(step.mean, alpha_bar.sqrt() * denoised, atol=1e-4, rtol=1e-5)

@@ -10,10 +10,10 @@ from t2mv_core.policy import denoise_step
 from t2mv_core.schedule import (
     SOLVERS,
     NoiseSchedule,
-    with_solver,
     scaled_linear_alpha_bar,
     schedule_from_config,
     shift_snr,
+    with_solver,
 )
 
 
@@ -60,7 +60,7 @@ def test_shifted_alpha_bar_falls(alpha_bar):
 
 
 def test_published_lcm_timesteps(alpha_bar):
-    # METHOD.md section 2, N = 8.
+    # docs/method.md, section 2, N = 8.
     expected = [999, 879, 759, 639, 499, 379, 259, 139]
     assert make_schedule(alpha_bar).timesteps(8).tolist() == expected
 

@@ -87,7 +87,7 @@ def iteration_advantages(
 
         A = (A_view + λ·A_joint)/(1 + λ),   A_view = Σ w_k·normalize(R_k) / Σ w_k, A_joint likewise
 
-    Source: METHOD.md sections 5 and 6. Each reward is normalized on its own before it is summed, so that a
+    Source: method.md sections 5 and 6. Each reward is normalized on its own before it is summed, so that a
     weight means the same whatever a reward's range is.
 
     Args:

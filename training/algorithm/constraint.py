@@ -12,7 +12,7 @@ class DualVariable:
         b ← J at the first step, afterwards b ← d·b + (1 - d)·J
         λ ← clip(λ - η·(J - b), 0, λ_max),   η = violated_lr if J < b else satisfied_lr
 
-    Source: METHOD.md section 6 (d = 0.99, η = 0.1 and a tenth of it, λ_0 = 0, λ_max = 5). J is the mean
+    Source: docs/method.md, section 6 (d = 0.99, η = 0.1 and a tenth of it, λ_0 = 0, λ_max = 5). J is the mean
     joint reward of all trajectories of the iteration; the threshold moves before λ does.
 
     Invariant: 0 <= λ <= λ_max, and λ never falls while J < b. The threshold is None until the first step:

@@ -1,7 +1,7 @@
 """What a policy update optimises: pure functions of rewards and log-probabilities; the objectives.
 
 ρ = log π_θ(action | state) - log π_old(action | state), one number per view and step, where log π is the
-*mean* of the Gaussian log-density over the latent's channels and pixels (METHOD.md section 3).
+*mean* of the Gaussian log-density over the latent's channels and pixels (docs/method.md, section 3).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-ADVANTAGE_EPSILON = 1e-8  # METHOD.md section 5
+ADVANTAGE_EPSILON = 1e-8  # docs/method.md, section 5
 
 Loss = Callable[[Tensor, Tensor, float], Tensor]
 """(log ratios [K, B, V], advantages [K, B, V], clip range) -> scalar; K trajectories per prompt."""
@@ -24,7 +24,7 @@ def normalize_advantages(rewards: Tensor, groups: Sequence[int] | None = None) -
 
         A = (R - mean) / (std + 1e-8)
 
-    Source: METHOD.md section 5. With `groups` the mean is the group's, and the deviation is that of all
+    Source: docs/method.md, section 5. With `groups` the mean is the group's, and the deviation is that of all
     R - mean(group) together: the trajectories of one prompt are too few for a deviation of their own.
     In float64: with nearly equal rewards, float32 rounding of the mean would be blown up to advantages of
     order one.
@@ -52,7 +52,7 @@ def combine_advantages(view_advantage: Tensor, joint_advantage: Tensor, lambda_:
 
         A = (A_view + λ·A_joint) / (1 + λ)
 
-    Source: METHOD.md section 6; λ = ∞ is taken as its limit, A_joint.
+    Source: docs/method.md, section 6; λ = ∞ is taken as its limit, A_joint.
 
     Args:
         view_advantage: [B, V].
@@ -81,7 +81,7 @@ def zigal_loss(log_ratio: Tensor, zmv_log_ratio: Tensor, advantage_gap: Tensor, 
 
         L = mean max((ρ - ρ_zmv - A)², (clip(ρ) - clip(ρ_zmv) - A)²),   clip(ρ) = min(max(ρ, -c), c)
 
-    Source: METHOD.md section 5. log π is a mean over C, H, W, not a sum.
+    Source: docs/method.md, section 5. log π is a mean over C, H, W, not a sum.
 
     Args:
         log_ratio: ρ on the standard trajectories, [B, V], nats per latent element.

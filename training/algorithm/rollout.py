@@ -164,7 +164,7 @@ class Rollout:
 def paired_noise(seed: int, iteration: int, slots: Sequence[int], number: int) -> Noise:
     """Noise of the trajectories number `number` of some prompts: the first draw is shared by all numbers.
 
-    The first draw is a sampler's initial noise, which METHOD.md section 5 wants equal for the trajectories
+    The first draw is a sampler's initial noise, which method.md, section 5 wants equal for the trajectories
     of a prompt; later draws (the steps' noise) are each trajectory's own.
 
     Args:

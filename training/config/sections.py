@@ -101,7 +101,7 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class ConstraintConfig:
-    """The dual variable of the joint-view constraint (METHOD.md section 6)."""
+    """The dual variable of the joint-view constraint (docs/method.md, section 6)."""
 
     lambda_init: float = 0.0
     """Multiplier before the first iteration."""

@@ -97,7 +97,7 @@ Zag = Callable[[Walk, Tensor, int, StepDistribution, Tensor], Tensor]
 
 
 def zag(walk: Walk, x: Tensor, step: int, distribution: StepDistribution, noise_pred: Tensor) -> Tensor:
-    """METHOD.md section 4."""
+    """docs/method.md, section 4."""
     x_next, _ = act(distribution, noise=walk.noise)
     settings = walk.settings
     weak = walk.predict(x_next, step, settings.inverse_guidance_scale, settings.inverse_view_scale)
@@ -292,7 +292,8 @@ def pair_spread(
     """What training learns from: the spread of the reward differences of a prompt's two trajectories.
 
     Both start from one initial noise, as in training.algorithm.rollout.collect. The first way is the first
-    trajectory, every way in turn the second; name -> standard deviation of the differences in view and in joint reward.
+    trajectory, every way in turn the second; name -> standard deviation of the differences in view and in
+    joint reward.
     """
     cameras, scores = encode_cameras(bundle, DEFAULT_RIG), []
     for number, way in enumerate([ways[0], *ways]):

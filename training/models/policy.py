@@ -73,7 +73,7 @@ def make_policy(config: TrainConfig, bundle: ModelBundle) -> Policy:
     for parameter in trainable_parameters(bundle.unet, LORA_NAME):
         parameter.data = (
             parameter.data.float()
-        )  # METHOD.md section 7: LoRA in fp32 over a half-precision base
+        )  # docs/method.md, section 7: LoRA in fp32 over a half-precision base
         parameter.requires_grad_(True)
     keep_no_inputs_of_frozen_convolutions(bundle.unet)
     keep_less_of_gated_layers(bundle.unet)

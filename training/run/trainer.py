@@ -148,7 +148,7 @@ class Trainer:
         return self._is_over()
 
     def _iterate(self, iteration: int) -> tuple[dict[str, float], Rollout]:
-        """One iteration of METHOD.md section 5 under the constraint of section 6."""
+        """One iteration of docs/method.md, section 5 under the constraint of section 6."""
         started = time.monotonic()
         rollout, table = self._collect(iteration)
         collected = time.monotonic()

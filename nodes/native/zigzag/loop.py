@@ -1,6 +1,6 @@
 """The zigzag around ComfyUI's own samplers: every zig is one step of theirs, unchanged.
 
-Order of METHOD.md section 4, as in `t2mv_core.samplers.zmv`: zig, then `zigzag_repeats` times zag and zig.
+Order of method.md, section 4, as in `t2mv_core.samplers.zmv`: zig, then `zigzag_repeats` times zag and zig.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class _Loop:
             )
 
     def turning_point(self, sigma: Tensor, sigma_next: Tensor) -> Tensor:
-        """The level a zag goes back from: the next one; at LCM's last step its own (METHOD.md section 3)."""
+        """The level a zag goes back from: the next one; at LCM's last step its own (method.md, section 3)."""
         return sigma if self._sampler == "lcm" and sigma_next == 0 else sigma_next
 
     def zig(self, x: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:

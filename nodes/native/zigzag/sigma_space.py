@@ -1,4 +1,4 @@
-"""The zag in ComfyUI's sigma space: what METHOD.md section 4 says, without ComfyUI.
+"""The zag in ComfyUI's sigma space: what docs/method.md, section 4 says, without ComfyUI.
 
 The method writes latents variance-preserving, ComfyUI (noise and v models) variance-exploding. With
 
@@ -76,7 +76,7 @@ def network_output(denoised: Tensor, shown: Tensor, asked: NoiseLevel) -> Tensor
 
 
 def clean_latents(output: Tensor, x: Tensor, own: NoiseLevel) -> Tensor:
-    """f of METHOD.md section 3: the clean latents by this output, read at the latents' own level."""
+    """f of docs/method.md, section 3: the clean latents by this output, read at the latents' own level."""
     return own.keep * x + own.take * output
 
 

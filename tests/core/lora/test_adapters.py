@@ -220,7 +220,7 @@ def test_loading_a_file_leaves_a_lora_in_training_alone(base, lora_file):
 
 
 def test_gradient_checkpointing_gives_the_same_gradients_at_any_strength(base, predict):
-    # METHOD.md, known traps: diffusers' own lora_scale is 9.5 % off here.
+    # docs/method.md, known traps: diffusers' own lora_scale is 9.5 % off here.
     add_lora(base.unet, 2, 2.0)
     acting = replace(base, loras=(LoraHandle("default", strength=0.5),))
     parameters = trainable_parameters(base.unet)
@@ -251,7 +251,7 @@ def test_ranks_may_differ_between_layers(base, lora_file, edit_weights):
 
 @pytest.mark.parametrize("prefix", ["", "unet.", "base_model.model."])
 def test_published_files_load_without_metadata(base, lora_file, tmp_path, prefix):
-    # METHOD.md section 9: possibly behind a prefix; alpha = rank when nothing says otherwise.
+    # docs/method.md, section 9: possibly behind a prefix; alpha = rank when nothing says otherwise.
     expected = layer_output(load_lora(base, lora_file(rank=2, alpha=2.0)))
     tensors, _ = read_safetensors(lora_file(rank=2, alpha=2.0))
     path = tmp_path / "published.safetensors"

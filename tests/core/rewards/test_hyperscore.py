@@ -235,7 +235,7 @@ def test_the_state_dict_has_the_published_names():
 
 
 def test_the_published_prompts_have_the_stated_shapes():
-    """METHOD.md section 8: for each of 4 classes 12 context vectors, 1 start token, and the rest of 77."""
+    """method.md, section 8: for each of 4 classes 12 context vectors, 1 start token, and the rest of 77."""
     with without_memory():
         learner = HyperScore(HyperScoreSize(), clip_tokenizer()).prompt_learner
     shapes = {name: tuple(tensor.shape) for name, tensor in learner.state_dict().items()}

@@ -19,7 +19,7 @@ def test_keys_are_the_published_ones(adapter_path):
     tensors, _ = read_safetensors(adapter_path)
     stem = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.processor."
     multiview = {name.removeprefix(stem) for name in tensors if name.startswith(stem)}
-    # METHOD.md section 9: q, k, v without bias, the output projection with one.
+    # docs/method.md, section 9: q, k, v without bias, the output projection with one.
     expected = {
         "to_q_mv.weight",
         "to_k_mv.weight",

@@ -31,7 +31,7 @@ def test_every_preset_loads_and_survives_a_round_trip(preset):
 
 @pytest.mark.parametrize(("preset", "processes"), [("lcm-sdxl", 4), ("lcm-sdxl-24gb", 1), ("sdxl", 4)])
 def test_presets_of_the_published_recipe_have_its_effective_batch(preset, processes):
-    """METHOD.md section 7: 16 prompts over all devices an iteration, one update from all their steps."""
+    """method.md, section 7: 16 prompts over all devices an iteration, one update from all their steps."""
     config = load_config(preset)
     assert config.sampling.prompts_per_iteration == 16
     assert config.sampling.prompts_per_iteration % processes == 0
