@@ -35,10 +35,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from t2mv_core.bundle import ModelBundle, load_bundle
+from t2mv_core.bundle import ModelBundle
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.denoiser import CameraFeatures, encode_cameras, predict_noise
 from t2mv_core.images import decode_latents
+from t2mv_core.loading import load_bundle
 from t2mv_core.policy import Noise, StepDistribution, act, denoise_step, invert_step
 from t2mv_core.samplers import SamplingSettings, sample_standard
 from t2mv_core.text import TextCondition, encode_text

@@ -16,10 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from t2mv_core.bundle import ModelBundle, ModelSources, load_bundle
+from t2mv_core.bundle import ModelBundle
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.denoiser import encode_cameras, predict_noise
+from t2mv_core.formats.sources import ModelSources
 from t2mv_core.images import contact_sheet
+from t2mv_core.loading import load_bundle
 from t2mv_core.policy import consistency_output
 from t2mv_core.rewards.clip_score import load_clip_score
 from t2mv_core.rewards.hyperscore import load_hyperscore

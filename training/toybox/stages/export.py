@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from t2mv_core.bundle import SHARED_KEY
+from t2mv_core.formats.components import SHARED_KEY
 from t2mv_core.formats.safetensors_io import read_safetensors, write_safetensors
 from t2mv_core.unet.adapter import save_adapter
 

@@ -22,11 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from t2mv_core.bundle import ModelBundle, load_bundle
+from t2mv_core.bundle import LoraHandle, ModelBundle
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.denoiser import CameraFeatures, encode_cameras, predict_noise
 from t2mv_core.formats.safetensors_io import write_safetensors
-from t2mv_core.lora.adapters import FORMAT, LoraHandle, add_lora, lora_state_dict, trainable_parameters
+from t2mv_core.loading import load_bundle
+from t2mv_core.lora.adapters import FORMAT, add_lora, lora_state_dict, trainable_parameters
 from t2mv_core.policy import consistency_output
 from t2mv_core.schedule import NoiseSchedule
 from t2mv_core.text import encode_text
