@@ -71,7 +71,7 @@ class Residency:
 
 def _whole_patcher(module: nn.Module) -> _WholePatcher:
     """Make a module known to ComfyUI's memory manager; it stays where it is until it is loaded."""
-    device, offload = model_management.get_torch_device(), model_management.unet_offload_device()
+    device, offload = compute_device(), model_management.unet_offload_device()
     return _WholePatcher(_Resident(module), device, offload)
 
 
@@ -96,10 +96,31 @@ def load_once(identity: Hashable, load: Callable[[], tuple[Any, Mapping[str, nn.
 
 
 def preferred_dtype() -> torch.dtype:
-    """The floating-point type that ComfyUI's settings and this device ask for."""
-    return model_management.unet_dtype(model_management.get_torch_device())
+    """Return the floating-point type that ComfyUI's settings and this device ask for."""
+    return model_management.unet_dtype(compute_device())
+
+
+def compute_device() -> torch.device:
+    """Return the device that ComfyUI computes on."""
+    return model_management.get_torch_device()
+
+
+def intermediate_device() -> torch.device:
+    """Return the device that ComfyUI keeps pictures and latents on between nodes."""
+    return model_management.intermediate_device()
+
+
+def unload_everything() -> None:
+    """Send all models away, those of other nodes too, and give the cached memory back to the device."""
+    model_management.unload_all_models()
+    model_management.soft_empty_cache()
 
 
 def check_cancelled() -> None:
     """Raise ComfyUI's interrupt when the user pressed cancel; never caught in this pack."""
     model_management.throw_exception_if_processing_interrupted()
+
+
+def is_cancelled() -> bool:
+    """Return whether the user pressed cancel; `check_cancelled` is still to be called."""
+    return bool(model_management.processing_interrupted())

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import comfy.model_management as model_management
 import torch
 
 from ..common.checks import MAX_SEED
-from ..common.memory import check_cancelled
+from ..common.memory import check_cancelled, intermediate_device
 from ..common.progress import has_decoded_previews
 
 if TYPE_CHECKING:
@@ -99,10 +98,10 @@ def decode_set(model: ModelHandle, latents: Tensor) -> Tensor:
 
     latents = latents.to(model.residency.load("vae"))[None]
     images = decode_latents(model.bundle.vae, latents, chunk_size=1, before_chunk=check_cancelled)[0]
-    return to_comfy(images).to(model_management.intermediate_device())
+    return to_comfy(images).to(intermediate_device())
 
 
 def comfy_latent(model: ModelHandle, latents: list[Tensor]) -> dict[str, Tensor]:
     """Sets of scaled latents [V, C, h, w] as one ComfyUI LATENT: {"samples": [B·V, C, h, w]}, not scaled."""
     samples = torch.cat(latents) / model.bundle.vae.config["scaling_factor"]
-    return {"samples": samples.to(model_management.intermediate_device())}
+    return {"samples": samples.to(intermediate_device())}
