@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import comfy.model_management as model_management
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import nn
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class _Resident(nn.Module):
@@ -64,6 +69,26 @@ class Residency:
             patcher.model.to(patcher.load_device)
         return patchers[0].load_device
 
+    def run(self, work: Callable[[torch.device], T], *names: str) -> T:
+        """Work on the compute device with modules loaded; out of memory, once more with nothing else there.
+
+        Args:
+            work: called with the compute device, possibly twice.
+            names: of the modules; all of them when no name is given.
+
+        Raises:
+            Exception: what `work` raises, the device's out-of-memory error after the second try.
+        """
+        try:
+            return work(self.load(*names))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            logger.warning("%s Unloading all other models and trying once more.", str(error).split("\n")[0])
+        # Outside the `except`: there the failed try's tensors would still be held by its traceback.
+        unload_everything()
+        return work(self.load(*names))
+
     def size_bytes(self, name: str) -> int:
         """Bytes of a module's weights."""
         return int(self._patchers[name].model_size())
@@ -108,6 +133,15 @@ def compute_device() -> torch.device:
 def intermediate_device() -> torch.device:
     """Return the device that ComfyUI keeps pictures and latents on between nodes."""
     return model_management.intermediate_device()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether a device has run out of memory, on any of ComfyUI's backends."""
+    kind = model_management.OOM_EXCEPTION
+    if kind is not Exception and isinstance(error, kind):  # Exception: a torch without a class for it
+        return True
+    # Apple's and others' have no class of their own.
+    return isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
 
 
 def unload_everything() -> None:

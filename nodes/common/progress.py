@@ -45,21 +45,21 @@ class SamplingProgress:
 
     def __init__(self, model: ModelHandle, total: int) -> None:
         """Prepare a bar of `total` units: UNet evaluations of all sets of the run, and what else is done."""
-        self._model, self._done = model, 0
+        self._model, self.done = model, 0
         self._bar = ProgressBar(total)
 
     def __call__(self, event: StepEvent) -> None:
         """Report one UNet evaluation."""
         check_cancelled()
-        self._done += 1
+        self.done += 1
         sheet = preview_sheet(self._model, event.denoised)
-        self._bar.update_absolute(self._done, preview=("JPEG", sheet, PREVIEW_PX))
+        self._bar.update_absolute(self.done, preview=("JPEG", sheet, PREVIEW_PX))
 
     def advance(self) -> None:
         """Report another unit of work, one score for example."""
         check_cancelled()
-        self._done += 1
-        self._bar.update_absolute(self._done)
+        self.done += 1
+        self._bar.update_absolute(self.done)
 
 
 def has_decoded_previews(model: ModelHandle) -> bool:

@@ -158,9 +158,9 @@ def score_set(
 def _score_one(handle: RewardHandle, pictures: Tensor, scored: ScoredSet) -> None:
     """Write one reward's scores of one set into `scored`."""
     reward = handle.reward
-    device = handle.residency.load()
     is_view = reward.kind == "view"
-    result = reward(pictures.to(device), [scored.prompt] * (len(pictures) if is_view else 1))
+    prompts = [scored.prompt] * (len(pictures) if is_view else 1)
+    result = handle.residency.run(lambda device: reward(pictures.to(device), prompts))
     for name, scores in {reward.name: result.scores, **result.details}.items():
         if not bool(torch.isfinite(scores).all()):
             raise ValueError(
