@@ -1,10 +1,8 @@
-"""Files that nodes write: names inside ComfyUI's folders only, and never half a file."""
+"""Names of files that nodes write: inside ComfyUI's folders only."""
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 
 MAX_NAME_BYTES = 200  # file systems stop at 255, and a counter and an ending follow
 
@@ -35,17 +33,3 @@ def check_prefix(name: str, prefix: str | None) -> None:
             f"{name}={shown} is too long ({longest} bytes, {len(parts)} levels); at most {MAX_NAME_BYTES} "
             "bytes per name and 10 levels are allowed."
         )
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that `path` holds either all of it or what was there before.
-
-    Raises:
-        OSError: the folder cannot be written or the disk is full; `path` is then unchanged.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

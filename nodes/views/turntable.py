@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import folder_paths
 from comfy_api.latest import io, ui
 
+from ...t2mv_core.formats.atomic import replaced
 from ..common.checks import check_choice, check_number, first_problem
-from ..common.output_files import check_prefix, write_whole
+from ..common.output_files import check_prefix
 from ..sockets import Rig, advanced, make_schema
 from .contact_sheet import choose_set
 from .split import MAX_SETS
@@ -165,5 +166,6 @@ def _save(content: bytes, prefix: str, folder: str, frames: Tensor) -> ui.SavedR
         prefix, FOLDERS[folder](), width, height
     )
     file_name = f"{name}_{counter:05}_.webp"
-    write_whole(Path(path) / file_name, content)
+    with replaced(Path(path) / file_name) as temporary:
+        temporary.write_bytes(content)
     return ui.SavedResult(file_name, subfolder, io.FolderType(folder))
