@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -11,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from t2mv_core.formats.atomic import replaced
 
 from .renderer import DEFAULT_AZIMUTHS_DEG, render_views
 from .scenes import FAMILIES, Scene, sample_scene
@@ -113,9 +114,8 @@ def _shard_path(out_dir: Path, start: int) -> Path:
 def _check_recipe(out_dir: Path, recipe: dict[str, int | bool]) -> None:
     path = out_dir / _RECIPE
     if not path.exists():
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps(recipe))
-        os.replace(temporary, path)
+        with replaced(path) as temporary:
+            temporary.write_text(json.dumps(recipe))
         return
     found = json.loads(path.read_text())
     if found != recipe:
@@ -130,12 +130,11 @@ def _write_shard(out_dir: Path, num_scenes: int, seed: int, allow_held_out: bool
     ]
     rendered = [render_views(scene, DEFAULT_AZIMUTHS_DEG, IMAGE_PX) for scene in scenes]
     path = _shard_path(out_dir, start)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.npz")
-    np.savez(
-        temporary,
-        images=np.stack([images for images, _ in rendered]),
-        silhouettes=np.packbits(np.stack([silhouettes for _, silhouettes in rendered]), axis=-1),
-        scenes=np.array(json.dumps([asdict(scene) for scene in scenes])),
-    )
-    os.replace(temporary, path)
+    with replaced(path) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            images=np.stack([images for images, _ in rendered]),
+            silhouettes=np.packbits(np.stack([silhouettes for _, silhouettes in rendered]), axis=-1),
+            scenes=np.array(json.dumps([asdict(scene) for scene in scenes])),
+        )
     return len(scenes)
