@@ -31,6 +31,21 @@ def reward_folders() -> tuple[Path, ...]:
     return tuple(Path(path) for path in folder_paths.get_folder_paths(REWARD_FOLDER))
 
 
+def lora_folders() -> list[Path]:
+    """Where ComfyUI keeps LoRAs, in the order in which they are looked at."""
+    return [Path(path) for path in folder_paths.get_folder_paths("loras")]
+
+
+def refresh_lora_list() -> None:
+    """Forget ComfyUI's listing: where folders keep whole seconds, it would not notice a new file."""
+    folder_paths.filename_list_cache.pop("loras", None)
+
+
+def output_dir() -> Path:
+    """ComfyUI's folder for results."""
+    return Path(folder_paths.get_output_directory()).resolve()
+
+
 def list_files(folder: str) -> list[str]:
     """The safetensors files of one of ComfyUI's model folders; others can hold programs and are left out."""
     return [name for name in folder_paths.get_filename_list(folder) if name.lower().endswith(SAFE_EXTENSION)]

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from t2mv_core.bundle import LoraHandle
 from t2mv_core.denoiser import encode_cameras, predict_noise
 from t2mv_core.formats.safetensors_io import read_safetensors, write_safetensors
 from t2mv_core.lora.adapters import (
-    LoraHandle,
     active_loras,
     add_lora,
     attached_loras,
