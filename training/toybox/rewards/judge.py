@@ -148,13 +148,14 @@ def load_judge(path: Path | None = None) -> Judge:
         FileNotFoundError: no such file.
         ValueError: the file does not hold a judge; the first wrong key is named.
     """
-    from t2mv_core.rewards.checkpoints import load_strictly, read_reward_file
+    from t2mv_core.formats.safetensors_io import read_with_config
+    from t2mv_core.formats.strict import load_strictly
 
     if path is None:
         from t2mv_core.toybox import toybox_path
 
         path = toybox_path("judge/judge.safetensors")
-    tensors, config = read_reward_file(path, ARCHITECTURE)
+    tensors, config = read_with_config(path, ARCHITECTURE)
     judge = Judge(config["families"], config["colours"], int(config["num_azimuths"]))
     load_strictly(judge, tensors, str(path))
     return judge.eval()
