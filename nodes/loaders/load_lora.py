@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 
 from ..common.checks import check_choice, check_number, first_problem
 from ..common.folders import find_file, fingerprint, list_files
-from ..common.node_text import show_text
+from ..common.progress import show_text
 from ..sockets import Model, ModelHandle, make_schema
 
 if TYPE_CHECKING:

@@ -83,6 +83,15 @@ def open_safetensors(path: Path) -> Any:
         ) from error
 
 
+def file_identity(path: Path) -> tuple[str, int, int, int]:
+    """Return what tells a file, and each version of it, from all others: resolved path, inode, size, mtime.
+
+    The times of access and of the inode's change are left out: reading or renaming a file changes them.
+    """
+    status = path.stat()
+    return str(path.resolve()), status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def check_finite(tensor: Tensor, name: str, path: Path) -> None:
     """Raise if a weight holds NaN or infinity; types other than the usual floating-point ones pass.
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from ..bundle import LoraHandle, ModelBundle
-from ..formats.safetensors_io import read_safetensors, write_safetensors
+from ..formats.safetensors_io import file_identity, read_safetensors, write_safetensors
 from .layouts import LoraContent, LoraModule, describe_unmatched, sort_lora
 from .linear import has_autocast, take_short_way
 
@@ -106,8 +106,8 @@ def load_lora(bundle: ModelBundle, path: Path, strength: float = 1.0) -> ModelBu
     """
     if not math.isfinite(strength):
         raise ValueError(f"strength={strength} must be a finite number.")
-    identity = path.stat() if path.is_file() else None
-    name = "file_" + hashlib.sha256(f"{path.resolve()}|{identity}".encode()).hexdigest()[:16]
+    identity = file_identity(path) if path.is_file() else None
+    name = "file_" + hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
     tensors, metadata = read_safetensors(path)
     content = _sort(bundle.unet, tensors, path)
     if name not in attached_loras(bundle.unet):
