@@ -35,20 +35,22 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from t2mv_core.bundle import ModelBundle, load_bundle
+from t2mv_core.bundle import ModelBundle
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.denoiser import CameraFeatures, encode_cameras, predict_noise
 from t2mv_core.images import decode_latents
+from t2mv_core.loading import load_bundle
 from t2mv_core.policy import Noise, StepDistribution, denoise_step, invert_step
 from t2mv_core.policy import sample as sample_action
 from t2mv_core.samplers import SamplingSettings, sample_standard
 from t2mv_core.text import TextCondition, encode_text
+from t2mv_core.toybox.prompt_lists import find_specs
+from t2mv_core.toybox.silhouettes import view_consistency
 from training.algorithm.rollout import paired_noise
 from training.data.prompts import load_prompts
-from training.evaluation.cli import find_specs, load_instruments, spread
+from training.evaluation.cli import load_instruments, spread
 from training.evaluation.intervals import bootstrap
 from training.evaluation.measure import Instruments, judge_sets, reward_values
-from training.evaluation.silhouettes import view_consistency
 from training.run.environment import describe_environment
 
 DEV_SEED, HELD_OUT_SEED = 2000, 3000
