@@ -9,11 +9,11 @@ from comfy_api.latest import io, ui
 
 from ..common.checks import check_choice, check_number, first_problem
 from ..common.folders import find_file, fingerprint, list_files
-from ..common.node_text import show_text
+from ..common.progress import show_text
 from ..sockets import Model, ModelHandle, make_schema
 
 if TYPE_CHECKING:
-    from ...t2mv_core.lora.adapters import LoraHandle
+    from ...t2mv_core.bundle import LoraHandle
 
 MAX_LORA_STRENGTH = 10.0
 MAX_FACTS, MAX_FACT_CHARACTERS = 20, 100  # other trainers write whole configurations into their files

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from pathlib import Path
 
-import comfy.utils
-
+from ..common.progress import ProgressBar, show_text_on
 from .progress import Record, RunReader, status_text
 
 PREVIEW_PX = 768
@@ -24,7 +22,7 @@ class TrainingDisplay:
 
     def __init__(self, run_dir: Path, total: int, node_id: str | None) -> None:
         self._reader, self._total, self._node_id = RunReader(run_dir), total, node_id
-        self._bar = comfy.utils.ProgressBar(total)
+        self._bar = ProgressBar(total)
         self._records: list[Record] = []
         self._first_iteration: float | None = None
         self._first_seen = 0.0
@@ -43,13 +41,8 @@ class TrainingDisplay:
             self._bar.update_absolute(done, self._total, preview)
 
     def say(self, text: str) -> None:
-        """Show a line on the node; a ComfyUI that has no such lines goes without."""
-        from server import PromptServer
-
-        send = getattr(PromptServer.instance, "send_progress_text", None)
-        if send is not None and self._node_id is not None:
-            with contextlib.suppress(TypeError):  # another ComfyUI's idea of its arguments
-                send(text, self._node_id)
+        """Show a line on the node."""
+        show_text_on(self._node_id, text)
 
     def _show_text(self) -> None:
         self.say(status_text(self._records, self._total, self._seconds_left()))

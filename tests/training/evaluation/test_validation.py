@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from t2mv_core.bundle import load_bundle
+from t2mv_core.loading import load_bundle
 from t2mv_core.samplers import SamplingSettings
 from t2mv_core.toybox.judge import Judge
 from training.data.prompts import load_prompts, load_split

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t2mv_core.cameras import DEFAULT_RIG
+from t2mv_core.formats.atomic import replaced
 
 from .renderer import render_views
 from .scenes import FAMILIES, Scene, sample_scene
@@ -115,9 +115,8 @@ def _shard_path(out_dir: Path, start: int) -> Path:
 def _check_recipe(out_dir: Path, recipe: dict[str, int | bool]) -> None:
     path = out_dir / _RECIPE
     if not path.exists():
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps(recipe))
-        os.replace(temporary, path)
+        with replaced(path) as temporary:
+            temporary.write_text(json.dumps(recipe))
         return
     found = json.loads(path.read_text())
     if found != recipe:
@@ -132,12 +131,11 @@ def _write_shard(out_dir: Path, num_scenes: int, seed: int, allow_held_out: bool
     ]
     rendered = [render_views(scene, DEFAULT_RIG.azimuths_deg, IMAGE_PX) for scene in scenes]
     path = _shard_path(out_dir, start)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.npz")
-    np.savez(
-        temporary,
-        images=np.stack([images for images, _ in rendered]),
-        silhouettes=np.packbits(np.stack([silhouettes for _, silhouettes in rendered]), axis=-1),
-        scenes=np.array(json.dumps([asdict(scene) for scene in scenes])),
-    )
-    os.replace(temporary, path)
+    with replaced(path) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            images=np.stack([images for images, _ in rendered]),
+            silhouettes=np.packbits(np.stack([silhouettes for _, silhouettes in rendered]), axis=-1),
+            scenes=np.array(json.dumps([asdict(scene) for scene in scenes])),
+        )
     return len(scenes)

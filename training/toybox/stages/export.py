@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +10,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from t2mv_core.bundle import SHARED_KEY
+from t2mv_core.formats.atomic import replaced
+from t2mv_core.formats.components import SHARED_KEY
 from t2mv_core.formats.safetensors_io import read_safetensors, write_safetensors
 from t2mv_core.toybox.prompt_lists import FILE_NAME
 from t2mv_core.unet.adapter import save_adapter
@@ -114,8 +114,6 @@ def config_of(model: Any) -> dict[str, Any]:
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> None:
-    """Write JSON to a temporary name and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, path)
+    """Write JSON atomically."""
+    with replaced(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from t2mv_core.bundle import load_bundle
+from t2mv_core.loading import load_bundle
 from t2mv_core.rewards.registry import load_reward
 from t2mv_core.samplers import SamplingSettings
 from t2mv_core.toybox.judge import load_judge

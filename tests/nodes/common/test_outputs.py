@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import PurePosixPath, PureWindowsPath
 from types import ModuleType
 
 import pytest
@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 
 @pytest.fixture(scope="module")
-def output_files(pack: ModuleType) -> ModuleType:
-    return importlib.import_module(f"{pack.__name__}.nodes.common.output_files")
+def outputs(pack: ModuleType) -> ModuleType:
+    return importlib.import_module(f"{pack.__name__}.nodes.common.outputs")
 
 
 @pytest.mark.parametrize(
     "prefix", ["turntable", "T2MV/turntable", "a b/ü 转台", "%year%-%month%/x", "v1..2/x", ".x", "a\\b", None]
 )
-def test_ordinary_names_pass(output_files: ModuleType, prefix: str | None) -> None:
-    output_files.check_prefix("filename_prefix", prefix)
+def test_ordinary_names_pass(outputs: ModuleType, prefix: str | None) -> None:
+    outputs.check_prefix("filename_prefix", prefix)
 
 
 @pytest.mark.parametrize(
@@ -50,17 +50,17 @@ def test_ordinary_names_pass(output_files: ModuleType, prefix: str | None) -> No
     ],
 )
 def test_names_that_leave_or_cannot_be_written_are_refused(
-    output_files: ModuleType, prefix: str, words: str
+    outputs: ModuleType, prefix: str, words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
-        output_files.check_prefix("filename_prefix", prefix)
+        outputs.check_prefix("filename_prefix", prefix)
 
 
 @given(st.text(alphabet=st.sampled_from("ab./\\:~ %ü\x00*"), max_size=20))
 @settings(max_examples=500, deadline=None)
-def test_no_accepted_name_leaves_the_folder(output_files: ModuleType, prefix: str) -> None:
+def test_no_accepted_name_leaves_the_folder(outputs: ModuleType, prefix: str) -> None:
     try:
-        output_files.check_prefix("filename_prefix", prefix)
+        outputs.check_prefix("filename_prefix", prefix)
     except ValueError:
         return
     for flavour, root in ((PurePosixPath, "/out/put"), (PureWindowsPath, "C:/out/put")):
@@ -68,26 +68,3 @@ def test_no_accepted_name_leaves_the_folder(output_files: ModuleType, prefix: st
         assert joined.is_relative_to(root)
         assert ".." not in [part.strip() for part in joined.parts]
     assert os.path.normpath(f"/out/put/{prefix}").startswith("/out/put/")
-
-
-def test_a_file_is_written_whole(output_files: ModuleType, tmp_path: Path) -> None:
-    output_files.write_whole(tmp_path / "x.webp", b"new")
-    assert [path.name for path in tmp_path.iterdir()] == ["x.webp"]
-    assert (tmp_path / "x.webp").read_bytes() == b"new"
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    output_files: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "x.webp").write_bytes(b"old")
-    write_bytes = Path.write_bytes
-
-    def full_disk(path: Path, content: bytes) -> int:
-        write_bytes(path, content[:1])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        output_files.write_whole(tmp_path / "x.webp", b"new")
-    assert [path.name for path in tmp_path.iterdir()] == ["x.webp"]
-    assert (tmp_path / "x.webp").read_bytes() == b"old"
