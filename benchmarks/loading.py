@@ -118,7 +118,8 @@ def load_case(folder: Path, case: str) -> dict[str, Any]:
     from diffusers import AutoencoderKL, T2IAdapter, UNet2DConditionModel  # noqa: F401  (lazy packages)
     from transformers import CLIPTextModelWithProjection  # noqa: F401
 
-    from t2mv_core.bundle import ModelSources, load_bundle
+    from t2mv_core.formats.sources import ModelSources
+    from t2mv_core.loading import load_bundle
 
     torch.set_num_threads(1)
     named = {key: str(folder / value) for key, value in CASES[case].items() if key != "dtype"}

@@ -23,10 +23,10 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from t2mv_core.bundle import ModelBundle
+from t2mv_core.bundle import LoraHandle, MemorySettings, ModelBundle
 from t2mv_core.denoiser import predict_noise
-from t2mv_core.lora.adapters import LoraHandle, add_lora, trainable_parameters
-from t2mv_core.memory import MemorySettings, with_float8_storage
+from t2mv_core.loading import with_float8_storage
+from t2mv_core.lora.adapters import add_lora, trainable_parameters
 from t2mv_core.policy import denoise_step, log_prob
 from t2mv_core.text import encode_tokens
 from training.models.frozen import keep_no_inputs_of_frozen_convolutions

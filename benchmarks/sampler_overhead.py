@@ -22,11 +22,12 @@ from typing import Any
 
 import torch
 
-from t2mv_core.bundle import ModelBundle, load_bundle
+from t2mv_core.bundle import LoraHandle, ModelBundle
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.denoiser import encode_cameras
 from t2mv_core.images import decode_latents
-from t2mv_core.lora.adapters import LoraHandle, add_lora
+from t2mv_core.loading import load_bundle
+from t2mv_core.lora.adapters import add_lora
 from t2mv_core.samplers import SamplingSettings, sample_standard
 from t2mv_core.text import encode_text
 from t2mv_core.trajectory import SeededNoise

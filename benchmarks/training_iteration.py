@@ -28,7 +28,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from t2mv_core.bundle import ModelBundle, load_bundle
+from t2mv_core.bundle import ModelBundle
+from t2mv_core.loading import load_bundle
 from t2mv_core.lora.adapters import trainable_parameters
 from t2mv_core.policy import log_prob
 from t2mv_core.rewards.base import RewardResult

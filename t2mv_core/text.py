@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .bundle import ModelBundle
+from .bundle import ModelBundle
 
 MAX_PROMPT_CHARACTERS = 2000
 _NUM_BYTE_TOKENS = 512  # CLIP's BPE starts from 256 bytes, each also as the end of a word
@@ -130,6 +129,14 @@ def clip_tokenizer(vocab_size: int = 49408, pads_with_end: bool = False) -> Clip
     return ClipTokenizer(vocab_size, pads_with_end)
 
 
+def bundle_tokenizers(bundle: ModelBundle) -> tuple[ClipTokenizer, ClipTokenizer]:
+    """Return the tokenizers of a bundle's two text encoders."""
+    return (
+        clip_tokenizer(int(bundle.text_encoder.config.vocab_size), pads_with_end=True),
+        clip_tokenizer(int(bundle.text_encoder_2.config.vocab_size)),
+    )
+
+
 def check_prompts(prompts: Sequence[str]) -> None:
     """Refuse what no text encoder could use.
 
@@ -182,10 +189,8 @@ def encode_text(
 def _encode(bundle: ModelBundle, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
     hidden = []
     pooled = None
-    for tokenizer, encoder in (
-        (bundle.tokenizer, bundle.text_encoder),
-        (bundle.tokenizer_2, bundle.text_encoder_2),
-    ):
+    encoders = (bundle.text_encoder, bundle.text_encoder_2)
+    for tokenizer, encoder in zip(bundle_tokenizers(bundle), encoders, strict=True):
         ids = tokenizer(prompts, encoder.config.max_position_embeddings).to(encoder.device)
         out = encode_tokens(encoder, ids)
         hidden.append(out[0])

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import folder_paths
 
+from ...t2mv_core.formats.safetensors_io import file_identity
+
 ADAPTER_FOLDER = "mvadapter"
 REWARD_FOLDER = "t2mv_rewards"
 REWARD_EXTENSIONS = {".safetensors", ".pt", ".pth", ".bin"}
@@ -88,11 +90,7 @@ def _folders_with(filename: str) -> dict[str, Path]:
 
 
 def fingerprint(path: Path) -> str:
-    """Identity of a file or folder: name, size and time of change of everything in it."""
+    """Return the identity of a file, or of everything in a folder."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    parts = []
-    for file in files:
-        if file.is_file():
-            status = file.stat()
-            parts.append(f"{file}:{status.st_size}:{status.st_mtime_ns}")
+    parts = [":".join(map(str, file_identity(file))) for file in files if file.is_file()]
     return "|".join(parts) or f"{path}: missing"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ...t2mv_core.formats.atomic import replaced
 
 if TYPE_CHECKING:
     from comfy_api.latest import ui
@@ -46,20 +47,6 @@ def check_prefix(name: str, prefix: str | None) -> None:
         )
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that `path` holds either all of it or what was there before.
-
-    Raises:
-        OSError: the folder cannot be written or the disk is full; `path` is then unchanged.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def save_output(
     content: bytes, prefix: str, ending: str, folder: str, size_px: tuple[int, int]
 ) -> ui.SavedResult:
@@ -80,7 +67,8 @@ def save_output(
     )
     path, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, directory, *size_px)
     file_name = f"{name}_{counter:05}_{ending}"
-    write_whole(Path(path) / file_name, content)
+    with replaced(Path(path) / file_name) as temporary:
+        temporary.write_bytes(content)
     return ui.SavedResult(file_name, subfolder, io.FolderType(folder))
 
 

@@ -13,7 +13,7 @@ from ..common.progress import show_text
 from ..sockets import Model, ModelHandle, make_schema
 
 if TYPE_CHECKING:
-    from ...t2mv_core.lora.adapters import LoraHandle
+    from ...t2mv_core.bundle import LoraHandle
 
 MAX_LORA_STRENGTH = 10.0
 MAX_FACTS, MAX_FACT_CHARACTERS = 20, 100  # other trainers write whole configurations into their files

@@ -178,9 +178,9 @@ class T2MVLoadModel(io.ComfyNode):
         sequential_guidance: bool = False,
     ) -> io.NodeOutput:
         """Load the model, or take the one in use."""
-        from ...t2mv_core.bundle import load_bundle
+        from ...t2mv_core.bundle import MemorySettings
         from ...t2mv_core.formats.sources import resolve_sources
-        from ...t2mv_core.memory import MemorySettings, with_float8_storage
+        from ...t2mv_core.loading import load_bundle, with_float8_storage
 
         check_choice("precision", precision, PRECISIONS, "Choose one of the list.")
         check_choice("sampler", sampler, SOLVERS, "Choose one of the list.")

@@ -19,7 +19,7 @@ from .patch import adapter_of
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
-    from ...t2mv_core.lora.adapters import LoraHandle
+    from ...t2mv_core.bundle import LoraHandle
     from ...t2mv_core.lora.layouts import LoraContent, LoraModule
 
 _MULTIVIEW = "_mv"  # every multiview projection has it in its name: to_q_mv, to_out_mv.0
@@ -54,8 +54,9 @@ def add_native_lora(model: ModelPatcher, path: Path, strength: float) -> tuple[M
         FileNotFoundError: no such file.
         ValueError: the file is damaged, holds no LoRA for this model, or multiview parts without an adapter.
     """
+    from ...t2mv_core.bundle import LoraHandle
     from ...t2mv_core.formats.safetensors_io import read_safetensors
-    from ...t2mv_core.lora.adapters import LoraHandle, read_scale
+    from ...t2mv_core.lora.adapters import read_scale
     from ...t2mv_core.lora.layouts import sort_lora
 
     tensors, metadata = read_safetensors(path)

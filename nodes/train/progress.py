@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...t2mv_core.formats.safetensors_io import file_identity
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -119,10 +121,9 @@ class RunReader:
 
     def _has_changed(self, what: str, path: Path) -> bool:
         try:
-            status = path.stat()
+            identity = file_identity(path)
         except OSError:
             return False
-        identity = (path, status.st_ino, status.st_size, status.st_mtime_ns)
         has_changed = self._seen.get(what) != identity
         self._seen[what] = identity
         return has_changed

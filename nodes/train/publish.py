@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...t2mv_core.formats.atomic import replaced
+
 SUBFOLDER = "t2mv"
 RECORD_NAME = "published.json"
 
@@ -81,15 +83,11 @@ def publish(run_dir: Path, place: LoraPlace) -> Path:
         raise FileExistsError(
             f"{place.path} was written by another program while this run went on; its LoRA is {source}."
         )
-    temporary = place.path.with_name(f".{place.path.name}.tmp")
-    try:
+    with replaced(place.path) as temporary:
         shutil.copyfile(source, temporary)
         # The record comes first: a file without its record would count as somebody else's.
         record = json.dumps(sorted({*earlier, _digest(temporary)}))
         (run_dir / RECORD_NAME).write_text(record, encoding="utf-8")
-        temporary.replace(place.path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return source
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...t2mv_core.formats.atomic import replaced
 from ..common.checks import MAX_PROMPT_CHARACTERS, check_boolean, check_choice, check_number
 
 PRESETS_OWN = "preset's"
@@ -108,9 +109,8 @@ def write_prompts(prompts: Sequence[str], path: Path) -> None:
         OSError: the folder cannot be written.
     """
     text = "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with replaced(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True)

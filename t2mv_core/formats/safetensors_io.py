@@ -1,8 +1,7 @@
-"""Weights on disk: safetensors only, written to a temporary name and renamed; damage gives a sentence."""
+"""Weights on disk: safetensors only, written atomically; damage gives a sentence."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,26 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .atomic import replaced
+
 _CHECKED_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write tensors so that `path` holds either the whole new file or what was there before.
+    """Write tensors atomically, see `replaced`.
 
     Raises:
         OSError: the folder cannot be written or the disk is full; `path` is then unchanged.
     """
     from safetensors.torch import save
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replaced(path) as temporary:
         # Not save_file(): it makes files that only their owner may read, whatever the umask says.
         temporary.write_bytes(save(contiguous, dict(metadata)))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -63,6 +59,15 @@ def open_safetensors(path: Path) -> Any:
         raise ValueError(
             f"{path} is damaged or not a safetensors file ({error}); download or save it again."
         ) from error
+
+
+def file_identity(path: Path) -> tuple[str, int, int, int]:
+    """Return what tells a file, and each version of it, from all others: resolved path, inode, size, mtime.
+
+    The times of access and of the inode's change are left out: reading or renaming a file changes them.
+    """
+    status = path.stat()
+    return str(path.resolve()), status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def check_finite(tensor: Tensor, name: str, path: Path) -> None:

@@ -18,19 +18,17 @@ import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..formats.safetensors_io import read_safetensors, write_safetensors
+from ..bundle import LoraHandle, ModelBundle
+from ..formats.safetensors_io import file_identity, read_safetensors, write_safetensors
 from .layouts import LoraContent, LoraModule, describe_unmatched, sort_lora
 from .linear import has_autocast, take_short_way
-
-if TYPE_CHECKING:
-    from ..bundle import ModelBundle
 
 FORMAT = "t2mv-lora"
 TARGET_MODULES = ("to_q", "to_k", "to_v", "to_out.0", "to_q_mv", "to_k_mv", "to_v_mv", "to_out_mv.0")
@@ -41,27 +39,6 @@ _SWITCHES = ("_active_adapter", "_disable_adapters", "cast_input_dtype_enabled")
 # Per UNet its LoRA layers, each with its table of LoRAs: looking for them at every call took 0.5 % on the
 # toybox.
 _LAYERS: weakref.WeakKeyDictionary[nn.Module, list[tuple[Any, dict[str, Any]]]] = weakref.WeakKeyDictionary()
-
-
-@dataclass(frozen=True)
-class LoraHandle:
-    """One LoRA acting in a bundle.
-
-    Attributes:
-        name: under which its weights are attached to the UNet.
-        strength: factor on its effect; 1 is as trained, 0 none.
-        num_matched: modules of the UNet it changes.
-        unmatched: keys of its file this UNet has no place for.
-        layout: of its file: "PEFT" (ours, too), "diffusers" or "kohya".
-        path: its file; None for one that was made here.
-    """
-
-    name: str
-    strength: float = 1.0
-    num_matched: int = 0
-    unmatched: tuple[str, ...] = ()
-    layout: str = ""
-    path: Path | None = None
 
 
 def add_lora(
@@ -129,8 +106,8 @@ def load_lora(bundle: ModelBundle, path: Path, strength: float = 1.0) -> ModelBu
     """
     if not math.isfinite(strength):
         raise ValueError(f"strength={strength} must be a finite number.")
-    identity = path.stat() if path.is_file() else None
-    name = "file_" + hashlib.sha256(f"{path.resolve()}|{identity}".encode()).hexdigest()[:16]
+    identity = file_identity(path) if path.is_file() else None
+    name = "file_" + hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
     tensors, metadata = read_safetensors(path)
     content = _sort(bundle.unet, tensors, path)
     if name not in attached_loras(bundle.unet):

@@ -5,8 +5,9 @@ import torch
 
 from benchmarks.loading import CASES, REFERENCE, run_in_fresh_process, to_table, write_files
 from benchmarks.sdxl_files import FULL, TINY
-from t2mv_core.bundle import ModelSources, load_bundle
+from t2mv_core.formats.sources import ModelSources
 from t2mv_core.formats.strict import WeightsFile
+from t2mv_core.loading import load_bundle
 from t2mv_core.lora.adapters import add_lora, load_lora, lora_state_dict, save_lora, trainable_parameters
 
 LCM = "single file + LCM UNet (diffusers layout) + VAE file"

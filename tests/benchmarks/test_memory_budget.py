@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import memory_budget
 from benchmarks.memory_budget import PLANS, Meter, estimate, measure
-from t2mv_core.bundle import load_bundle
+from t2mv_core.loading import load_bundle
 from t2mv_core.text import encode_text
 
 SAMPLING = ["text", "cameras", "unet", "vae"]

@@ -274,7 +274,7 @@ def _write_tiny_lora(path: Path, model: Path) -> None:
     """A LoRA with random weights for the tiny model, strong enough to be seen."""
     import torch
 
-    from t2mv_core.bundle import load_bundle
+    from t2mv_core.loading import load_bundle
     from t2mv_core.lora.adapters import add_lora, save_lora, trainable_parameters
 
     unet = load_bundle(str(model)).unet

@@ -120,7 +120,7 @@ def few_step_lora(path: Path, model: Path) -> None:
     """A random LoRA on layers that a trained one does not reach, strong enough to be seen."""
     import torch
 
-    from t2mv_core.bundle import load_bundle
+    from t2mv_core.loading import load_bundle
     from t2mv_core.lora.adapters import add_lora, lora_state_dict, save_lora
 
     unet = load_bundle(str(model)).unet
@@ -136,10 +136,10 @@ def test_a_few_step_lora_and_a_trained_one_in_a_row_draw_what_the_core_draws(ser
     """In the core such a pair draws what training drew (tests/training/test_base_loras.py)."""
     import torch
 
-    from t2mv_core.bundle import load_bundle
     from t2mv_core.cameras import CameraRig
     from t2mv_core.denoiser import encode_cameras
     from t2mv_core.images import decode_latents
+    from t2mv_core.loading import load_bundle
     from t2mv_core.lora.adapters import load_lora
     from t2mv_core.samplers import SamplingSettings, sample_standard
     from t2mv_core.text import encode_text

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from t2mv_core.bundle import ModelBundle, ModelSources
+from t2mv_core.bundle import ModelBundle
 from t2mv_core.cameras import CameraRig
 from t2mv_core.denoiser import CameraFeatures, encode_cameras
 from t2mv_core.formats.safetensors_io import read_safetensors, write_safetensors
+from t2mv_core.formats.sources import ModelSources
 from t2mv_core.samplers import SamplingSettings
 from t2mv_core.schedule import schedule_from_config
 from t2mv_core.text import TextCondition, encode_text

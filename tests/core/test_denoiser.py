@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from t2mv_core.bundle import MemorySettings
 from t2mv_core.cameras import CameraRig
 from t2mv_core.denoiser import CameraFeatures, call_unet, encode_cameras, guidance_embedding, predict_noise
 from t2mv_core.text import TextCondition, encode_text
@@ -162,3 +163,22 @@ def test_sizes_that_disagree_are_refused_in_words(bundle, x, condition, cameras,
         predict_noise(bundle, x[:, :2], 500, condition, cameras, scale)
     with pytest.raises(ValueError, match="they must agree"):
         predict_noise(bundle, x, 500, condition.select([0]), cameras, scale)
+
+
+def test_guidance_in_two_passes_is_guidance_in_one(ddim_bundle, x, rig, prompts):
+    condition, cameras = encode_text(ddim_bundle, prompts, "blurry"), encode_cameras(ddim_bundle, rig)
+    sizes = []
+    hook = ddim_bundle.unet.register_forward_pre_hook(lambda _module, args: sizes.append(len(args[0])))
+    together = predict_noise(ddim_bundle, x, 500, condition, cameras, 4.0)
+    sequential = replace(ddim_bundle, memory=MemorySettings(sequential_guidance=True))
+    apart = predict_noise(sequential, x, 500, condition, cameras, 4.0)
+    hook.remove()
+    assert sizes == [12, 6, 6]
+    torch.testing.assert_close(apart, together, atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_with_a_guidance_embedding_keeps_its_one_pass(lcm_bundle, x, rig, prompts):
+    condition, cameras = encode_text(lcm_bundle, prompts), encode_cameras(lcm_bundle, rig)
+    together = predict_noise(lcm_bundle, x, 500, condition, cameras, 4.0)
+    sequential = replace(lcm_bundle, memory=MemorySettings(sequential_guidance=True))
+    assert torch.equal(predict_noise(sequential, x, 500, condition, cameras, 4.0), together)

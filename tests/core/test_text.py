@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from t2mv_core.text import (
     TextCondition,
+    bundle_tokenizers,
     check_prompts,
     clip_tokenizer,
     concat_conditions,
@@ -106,8 +107,10 @@ def test_prompt_of_the_longest_allowed_length_works(lcm_bundle):
 
 def test_condition_is_what_the_encoders_say(lcm_bundle, prompts):
     condition = encode_text(lcm_bundle, prompts)
-    first = lcm_bundle.text_encoder(lcm_bundle.tokenizer(prompts, 12), output_hidden_states=True)
-    second = lcm_bundle.text_encoder_2(lcm_bundle.tokenizer_2(prompts, 12), output_hidden_states=True)
+    first = lcm_bundle.text_encoder(bundle_tokenizers(lcm_bundle)[0](prompts, 12), output_hidden_states=True)
+    second = lcm_bundle.text_encoder_2(
+        bundle_tokenizers(lcm_bundle)[1](prompts, 12), output_hidden_states=True
+    )
     # Two layers: hidden_states are the embeddings, after layer 1 (the penultimate), after layer 2.
     expected = torch.cat([first.hidden_states[1], second.hidden_states[1]], dim=-1)
     torch.testing.assert_close(condition.prompt_embeds, expected, atol=1e-6, rtol=0)
@@ -117,7 +120,7 @@ def test_condition_is_what_the_encoders_say(lcm_bundle, prompts):
 
 
 def test_pooled_feature_of_an_encoder_without_projection(lcm_bundle, prompts):
-    ids = lcm_bundle.tokenizer(prompts, 12)
+    ids = bundle_tokenizers(lcm_bundle)[0](prompts, 12)
     _, pooled = encode_tokens(lcm_bundle.text_encoder, ids)
     assert torch.equal(pooled, lcm_bundle.text_encoder(ids).pooler_output)
 

@@ -84,7 +84,7 @@ def tiny_model_dir(tmp_path_factory) -> Path:
 @pytest.fixture
 def tiny_bundle(tiny_model_dir):
     """The tiny model, freshly loaded."""
-    from t2mv_core.bundle import load_bundle
+    from t2mv_core.loading import load_bundle
 
     return load_bundle(str(tiny_model_dir))
 
@@ -149,7 +149,7 @@ class Runs:
         return self._build_config(**sections, run=run, model=model)
 
     def trainer(self, name, resume=False, **sections):
-        from t2mv_core.bundle import load_bundle
+        from t2mv_core.loading import load_bundle
         from training.run.trainer import Trainer
 
         config = self.config(name, **sections)

@@ -3,7 +3,7 @@
 import pytest
 
 import t2mv_core.formats.sources
-from t2mv_core.bundle import load_bundle
+from t2mv_core.loading import load_bundle
 from training import demo
 from training.evaluation.intervals import Interval
 from training.evaluation.measure import Instruments

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from t2mv_core.bundle import load_bundle
+from t2mv_core.loading import load_bundle
 from t2mv_core.lora.linear import AddedProduct
 from t2mv_core.policy import log_prob
 from training.algorithm.learner import recorded_steps, step_distribution

@@ -64,7 +64,7 @@ def test_sigint_saves_and_the_run_goes_on(words, tmp_path, monkeypatch, plain_re
 
 
 def test_missing_reward_weights_are_said_before_the_model_is_loaded(words, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("t2mv_core.bundle.load_bundle", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("t2mv_core.loading.load_bundle", lambda *_: pytest.fail("the model was loaded"))
     extra = ["reward.view={redness: 1, pickscore: 1}", f"reward.folder={tmp_path}", "reward.joint=hyperscore"]
     assert main([*words, *extra]) == 1
     error = capsys.readouterr().err
@@ -102,7 +102,7 @@ def test_rewards_that_only_measure_are_measured_and_not_trained_on(words, tmp_pa
 
 
 def test_a_measure_that_nobody_measures_is_refused_before_the_model_is_loaded(words, capsys, monkeypatch):
-    monkeypatch.setattr("t2mv_core.bundle.load_bundle", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("t2mv_core.loading.load_bundle", lambda *_: pytest.fail("the model was loaded"))
     asked = ["evaluation.every=1", "evaluation.prompts=dev", "evaluation.stop_measure=view_reward/hpsv2"]
     assert main([*words, *asked]) == 1
     assert (

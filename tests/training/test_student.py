@@ -9,10 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from t2mv_core.bundle import ModelBundle, ModelSources, load_bundle
+from t2mv_core.bundle import ModelBundle
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.denoiser import encode_cameras
 from t2mv_core.formats.safetensors_io import read_safetensors
+from t2mv_core.formats.sources import ModelSources
+from t2mv_core.loading import load_bundle
 from t2mv_core.lora.adapters import load_lora
 from t2mv_core.samplers import SamplingSettings, sample_standard
 from t2mv_core.text import encode_text

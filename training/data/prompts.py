@@ -6,8 +6,11 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from t2mv_core.toybox.prompt_lists import load_prompt_list
 
 from ..algorithm.seeds import derive_seed
 from .prompt_files import SPLITS, PromptLine, read_prompt_file
@@ -26,20 +29,15 @@ def animal_prompts() -> list[str]:
     return [f"a photo of {'an' if animal[0] in 'aeiou' else 'a'} {animal}" for animal in ANIMALS]
 
 
-def toybox_prompts() -> list[str]:
-    """The toybox's seen (family, colour) pairs in plain words, without those settings are chosen on."""
-    from ..toybox.data.captions import DEV_PROMPTS, TRAIN_PROMPTS
-
-    reserved = {spec.prompt for spec in DEV_PROMPTS}
-    return [spec.prompt for spec in TRAIN_PROMPTS if spec.prompt not in reserved]
+def toybox_prompts(*lists: str) -> list[str]:
+    """Return the prompts of the toybox's lists of these names."""
+    return [spec.prompt for name in lists for spec in load_prompt_list(name)]
 
 
-def toybox_part_prompts() -> list[str]:
-    """`toybox_prompts`, and the same pairs with a part in another colour: what the student is worse at."""
-    from ..toybox.data.captions import DEV_PROMPTS, TRAIN_PART_PROMPTS
-
-    reserved = {spec.prompt for spec in DEV_PROMPTS}
-    return [*toybox_prompts(), *(s.prompt for s in TRAIN_PART_PROMPTS if s.prompt not in reserved)]
+def toybox_train_prompts(*lists: str) -> list[str]:
+    """Return the prompts of these lists without those that settings are chosen on."""
+    reserved = set(toybox_prompts("dev"))
+    return [prompt for prompt in toybox_prompts(*lists) if prompt not in reserved]
 
 
 def object_prompts() -> list[str]:
@@ -47,35 +45,14 @@ def object_prompts() -> list[str]:
     return [line.prompt for line in read_prompt_file(PROMPT_SET_DIR / "objects.txt")]
 
 
-def held_out_prompts() -> list[str]:
-    """The toybox's 100 prompts that no training stage sees."""
-    from ..toybox.data.captions import HELD_OUT_PROMPTS
-
-    return [spec.prompt for spec in HELD_OUT_PROMPTS]
-
-
-def all_held_out_prompts() -> list[str]:
-    """The toybox's 200 prompts that no training stage sees: those of "heldout" and 100 more."""
-    from ..toybox.data.captions import HELD_OUT_PROMPTS, MORE_HELD_OUT_PROMPTS
-
-    return [spec.prompt for spec in [*HELD_OUT_PROMPTS, *MORE_HELD_OUT_PROMPTS]]
-
-
-def dev_prompts() -> list[str]:
-    """The toybox's 100 prompts on which settings are chosen."""
-    from ..toybox.data.captions import DEV_PROMPTS
-
-    return [spec.prompt for spec in DEV_PROMPTS]
-
-
 PROMPT_SETS: dict[str, Callable[[], list[str]]] = {
     "animals": animal_prompts,
-    "toybox": toybox_prompts,
-    "toybox_parts": toybox_part_prompts,
+    "toybox": partial(toybox_train_prompts, "train"),
+    "toybox_parts": partial(toybox_train_prompts, "train", "train_parts"),
     "objects": object_prompts,
-    "dev": dev_prompts,
-    "heldout": held_out_prompts,
-    "heldout200": all_held_out_prompts,
+    "dev": partial(toybox_prompts, "dev"),
+    "heldout": partial(toybox_prompts, "held_out"),
+    "heldout200": partial(toybox_prompts, "held_out", "more_held_out"),
 }
 
 

@@ -3,30 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.samplers import StepEvent, count_evaluations
+from t2mv_core.toybox.judge import Judge, load_judge
+from t2mv_core.toybox.prompt_lists import find_specs
 
 from ..algorithm.rollout import Policy, Rewards
 from ..config import TrainConfig
 from ..data.prompts import load_prompts
 from ..data.text_cache import ConditionCache
 from ..models.policy import sampling_settings
-from ..run.console import RunDisplay
-from ..run.ema import LoraEma
-from .cli import find_specs, spread
+from .cli import spread
 from .early_stop import EarlyStop
 from .measure import Instruments, Questions, Variant, measure_policy
 
-if TYPE_CHECKING:
-    from ..toybox.rewards.judge import Judge
-
 SEED = 7_000_000
 """Of the evaluation's noise; equal in every evaluation, so that differences are the LoRA's."""
+
+
+class Display(Protocol):
+    """Where progress is shown."""
+
+    def phase(self, name: str, total: int) -> None:
+        """Begin a phase of `total` steps."""
+
+    def advance(self) -> None:
+        """Count one step."""
+
+
+class Average(Protocol):
+    """A moving average of the LoRA."""
+
+    def applied(self) -> AbstractContextManager[None]:
+        """Put the average in the LoRA's place for a while."""
 
 
 class Monitor:
@@ -71,7 +86,7 @@ class Monitor:
             self.instruments = Instruments(rewards, self._judge(), only_measuring=only_measuring)
 
     def measure_when_due(
-        self, iteration: int, ema: LoraEma | None, accelerator: Accelerator, display: RunDisplay
+        self, iteration: int, ema: Average | None, accelerator: Accelerator, display: Display
     ) -> dict[str, float] | None:
         """Means over the held-out prompts, of the LoRA's average where there is one; None when not due.
 
@@ -94,7 +109,7 @@ class Monitor:
         self.early_stop.update(iteration, means)
         return means
 
-    def _measure(self, display: RunDisplay) -> dict[str, float]:
+    def _measure(self, display: Display) -> dict[str, float]:
         num_batches = -(-len(self.questions.prompts) // self.questions.batch_size)
         evaluations = count_evaluations(self.variant.sampler, self.variant.settings)
         display.phase("evaluation", num_batches * evaluations)
@@ -114,8 +129,6 @@ class Monitor:
         return {name: float(values.nanmean()) for name, values in found.values.items()}
 
     def _questions(self, prompts: tuple[str, ...]) -> Questions:
-        from t2mv_core.cameras import DEFAULT_RIG
-
         # The judge knows the default cameras only.
         specs = find_specs(prompts) if self.azimuths_deg == DEFAULT_RIG.azimuths_deg else None
         return Questions(prompts, (SEED,), self.batch_size, specs)
@@ -123,6 +136,4 @@ class Monitor:
     def _judge(self) -> Judge | None:
         if self.questions.specs is None:
             return None
-        from ..toybox.rewards.judge import load_judge
-
         return load_judge().to(self.policy.bundle.device)

@@ -19,12 +19,14 @@ from typing import Any
 import torch
 
 from t2mv_core.cameras import DEFAULT_RIG
+from t2mv_core.formats.atomic import replaced
 from t2mv_core.samplers import SamplingSettings, count_evaluations
 from t2mv_core.toybox import toybox_path
+from t2mv_core.toybox.prompt_lists import find_specs
 
 from ..algorithm.objectives import OBJECTIVES
 from ..config import ModelConfig, TrainConfig, changed_values, config_to_dict
-from ..evaluation.cli import find_specs, load_instruments
+from ..evaluation.cli import load_instruments
 from ..evaluation.measure import Measurement, Questions, Variant, measure
 from ..models.base_loras import hash_file, load_base_model
 from ..models.policy import iteration_updates, sampling_settings
@@ -222,12 +224,10 @@ def write_result(task: Task, found: Measurement, training: dict[str, Any] | None
             for name, values in found.values.items()
         },
     }
-    for folder in (task.results_dir, task.work_dir):
-        folder.mkdir(parents=True, exist_ok=True)
+    task.work_dir.mkdir(parents=True, exist_ok=True)
     torch.save(found.images[:NUM_PICTURES].clone(), task.work_dir / f"{task.name}.pictures.pt")
-    temporary = task.result_path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result), encoding="utf-8")
-    temporary.replace(task.result_path)
+    with replaced(task.result_path) as temporary:
+        temporary.write_text(json.dumps(result), encoding="utf-8")
 
 
 @lru_cache(maxsize=1)

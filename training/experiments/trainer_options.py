@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
-from t2mv_core.bundle import load_bundle
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.denoiser import encode_cameras
+from t2mv_core.loading import load_bundle
 from t2mv_core.text import encode_text
 from training.config import load_config
 from training.models.rewards import load_rewards

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 
-from t2mv_core.bundle import ModelBundle, load_bundle
+from t2mv_core.bundle import LoraHandle, ModelBundle
 from t2mv_core.formats.strict import WeightsFile
-from t2mv_core.lora.adapters import LoraHandle, load_lora
+from t2mv_core.loading import load_bundle
+from t2mv_core.lora.adapters import load_lora
 from t2mv_core.lora.layouts import describe_unmatched
 
 from ..config import BaseLoraConfig, ModelConfig

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from t2mv_core.formats.atomic import replaced
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -54,9 +56,7 @@ def draw_curves(records: Sequence[Mapping[str, float]], path: Path) -> None:
         if curves:
             panel = draw_panel(title, [float(record["iteration"]) for record in records], curves)
             picture.paste(panel, (number % 2 * width, number // 2 * height))
-    temporary = path.with_name(f".{path.name}.tmp")
-    picture.resize((2 * PANEL_PX[0], 2 * PANEL_PX[1]), Image.Resampling.LANCZOS).save(temporary, format="PNG")
-    temporary.replace(path)
+    _save(picture, path)
 
 
 def draw_panels(panels: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:
@@ -69,10 +69,16 @@ def draw_panels(panels: Mapping[str, Mapping[str, Sequence[float]]], path: Path)
         longest = max(len(ys) for ys in curves.values())
         panel = draw_panel(title, [float(x) for x in range(1, longest + 1)], curves)
         picture.paste(panel, (number * width, 0))
-    temporary = path.with_name(f".{path.name}.tmp")
-    size = (len(panels) * PANEL_PX[0], PANEL_PX[1])
-    picture.resize(size, Image.Resampling.LANCZOS).save(temporary, format="PNG")
-    temporary.replace(path)
+    _save(picture, path)
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    """Write a picture atomically, in the size in which it is shown."""
+    from PIL import Image
+
+    size = (picture.width // SCALE, picture.height // SCALE)
+    with replaced(path) as temporary:
+        picture.resize(size, Image.Resampling.LANCZOS).save(temporary, format="PNG")
 
 
 def draw_panel(title: str, xs: Sequence[float], curves: Mapping[str, Sequence[float]]) -> Image.Image:

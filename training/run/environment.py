@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from t2mv_core import __version__
+from t2mv_core.formats.atomic import replaced
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +61,8 @@ def write_environment(path: Path) -> None:
         OSError: the file cannot be written; it is then unchanged.
     """
     starts = [*_read_starts(path), describe_environment()]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replaced(path) as temporary:
         temporary.write_text(json.dumps(starts, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def program_name(program: str) -> str:

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from t2mv_core.formats.atomic import replaced
+
 from ..algorithm.rollout import Rollout
 from .curves import draw_curves
 from .metrics import read_metrics
@@ -135,9 +137,8 @@ class RunFolder:
         contact_sheet(images / 255, row_labels=labels).save(path)
 
     def _replace(self, path: Path, text: str) -> None:
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        with replaced(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def lock_file(descriptor: int) -> None:

@@ -18,14 +18,15 @@ from benchmarks.sdxl_files import (
     unet_settings,
     vae_settings,
 )
-from t2mv_core.bundle import ModelSources, load_bundle
 from t2mv_core.denoiser import encode_cameras, predict_noise
 from t2mv_core.formats.infer_config import text_config, unet_config, vae_config
 from t2mv_core.formats.single_file import part_of_file, split_file
+from t2mv_core.formats.sources import ModelSources
 from t2mv_core.formats.strict import WeightsFile
 from t2mv_core.images import decode_latents
+from t2mv_core.loading import load_bundle
 from t2mv_core.lora.adapters import add_lora, load_lora, save_lora, trainable_parameters
-from t2mv_core.text import encode_text
+from t2mv_core.text import bundle_tokenizers, encode_text
 from t2mv_core.unet.adapter import create_camera_encoder, save_adapter
 from t2mv_core.unet.attention import install_multiview_attention
 
@@ -106,7 +107,7 @@ def test_a_checkpoint_computes_what_the_folder_does(load, rig):
         assert torch.equal(got[part], expected[part]), part
     assert float(expected["unet"].std()) > 0.01
     assert (from_file.schedule.solver, from_file.latent_px) == ("ddim", 96)
-    assert from_file.tokenizer.vocab_size == 600
+    assert bundle_tokenizers(from_file)[0].vocab_size == 600
     assert from_file.schedule.final_alpha_bar == from_folder.schedule.final_alpha_bar
 
 

@@ -1,12 +1,13 @@
+import os
 from dataclasses import replace
 
 import pytest
 import torch
 
+from t2mv_core.bundle import LoraHandle
 from t2mv_core.denoiser import encode_cameras, predict_noise
 from t2mv_core.formats.safetensors_io import read_safetensors, write_safetensors
 from t2mv_core.lora.adapters import (
-    LoraHandle,
     active_loras,
     add_lora,
     attached_loras,
@@ -180,6 +181,14 @@ def test_same_file_twice_adds_up(base, lora_file):
     torch.testing.assert_close(
         layer_output(twice), layer_output(load_lora(base, path, 1.25)), atol=1e-5, rtol=0
     )
+    assert len(attached_loras(base.unet)) == 1
+
+
+def test_reading_a_file_does_not_make_it_another_lora(base, lora_file):
+    path = lora_file()
+    load_lora(base, path)
+    os.utime(path, ns=(path.stat().st_atime_ns + 10**9, path.stat().st_mtime_ns))  # somebody read it
+    load_lora(base, path)
     assert len(attached_loras(base.unet)) == 1
 
 

@@ -3,9 +3,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from t2mv_core import policy
 from t2mv_core.denoiser import encode_cameras, predict_noise
-from t2mv_core.policy import act, denoise_step
-from t2mv_core.samplers import SAMPLERS, SamplingSettings, count_evaluations, sample_standard
+from t2mv_core.policy import denoise_step, log_prob
+from t2mv_core.samplers import SAMPLERS, SamplingSettings, count_evaluations, loop, sample_standard
 from t2mv_core.trajectory import RecordedNoise, SeededNoise
 
 SHAPE = torch.Size((2, 3, 4, 8, 8))
@@ -19,7 +20,7 @@ def score(bundle, trajectory, condition, cameras, settings, step):
         bundle, x, timestep, condition, cameras, settings.guidance_scale, settings.view_scale
     )
     distribution = denoise_step(bundle.schedule, noise_pred, x, timestep, next_timestep)
-    return act(distribution, action=trajectory.actions[:, :, step])[1]
+    return log_prob(distribution, trajectory.actions[:, :, step])
 
 
 def test_trajectory_is_the_process(bundle, condition, cameras, settings):
@@ -50,6 +51,21 @@ def test_replaying_states_and_actions_gives_the_recorded_log_probs(
         torch.testing.assert_close(replayed, trajectory.log_probs[:, :, step], atol=1e-5, rtol=0)
         alone = score(bundle, trajectory.select([1]), condition.select([1]), cameras, settings, step)
         torch.testing.assert_close(alone, trajectory.log_probs[1:, :, step], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_a_step_computes_its_log_probability_once(bundle, condition, cameras, settings, sampler, monkeypatch):
+    num_calls = 0
+
+    def count(distribution, action):
+        nonlocal num_calls
+        num_calls += 1
+        return log_prob(distribution, action)
+
+    for module in (policy, loop):  # wherever a sampler could call it from
+        monkeypatch.setattr(module, "log_prob", count)
+    SAMPLERS[sampler](bundle, condition, cameras, SeededNoise([1, 2]), settings)
+    assert num_calls == settings.num_steps  # the zigzag's inner actions are not scored at all
 
 
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
@@ -174,7 +190,7 @@ def test_wrong_numbers_of_seeds_and_steps_are_refused_in_words(lcm_bundle, rig, 
     condition, cameras = encode_text(lcm_bundle, prompts), encode_cameras(lcm_bundle, rig)
     with pytest.raises(ValueError, match="Noise for 2 prompts was asked of 1 seeds"):
         sample_standard(lcm_bundle, condition, cameras, SeededNoise([1]), SamplingSettings())
-    with pytest.raises(ValueError, match="num_steps=51 must lie between 1 and 50 for the lcm sampler"):
+    with pytest.raises(ValueError, match="num_steps=51 must lie between 1 and 50 for the lcm solver"):
         sample_standard(lcm_bundle, condition, cameras, SeededNoise([1, 2]), SamplingSettings(num_steps=51))
 
 

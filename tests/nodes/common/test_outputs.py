@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import PurePosixPath, PureWindowsPath
 from types import ModuleType
 
 import pytest
@@ -68,26 +68,3 @@ def test_no_accepted_name_leaves_the_folder(outputs: ModuleType, prefix: str) ->
         assert joined.is_relative_to(root)
         assert ".." not in [part.strip() for part in joined.parts]
     assert os.path.normpath(f"/out/put/{prefix}").startswith("/out/put/")
-
-
-def test_a_file_is_written_whole(outputs: ModuleType, tmp_path: Path) -> None:
-    outputs.write_whole(tmp_path / "x.webp", b"new")
-    assert [path.name for path in tmp_path.iterdir()] == ["x.webp"]
-    assert (tmp_path / "x.webp").read_bytes() == b"new"
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    outputs: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "x.webp").write_bytes(b"old")
-    write_bytes = Path.write_bytes
-
-    def full_disk(path: Path, content: bytes) -> int:
-        write_bytes(path, content[:1])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        outputs.write_whole(tmp_path / "x.webp", b"new")
-    assert [path.name for path in tmp_path.iterdir()] == ["x.webp"]
-    assert (tmp_path / "x.webp").read_bytes() == b"old"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from t2mv_core.bundle import load_bundle
+from t2mv_core.loading import load_bundle
 from t2mv_core.policy import log_prob
 from training.algorithm.learner import recorded_steps, step_distribution
 from training.algorithm.rollout import NonFiniteError

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from t2mv_core.bundle import load_bundle
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.denoiser import encode_cameras
+from t2mv_core.loading import load_bundle
 from t2mv_core.samplers import SAMPLERS, SamplingSettings, count_evaluations
 from t2mv_core.text import encode_text
 from t2mv_core.trajectory import SeededNoise

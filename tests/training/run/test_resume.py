@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from t2mv_core.bundle import load_bundle
+from t2mv_core.loading import load_bundle
 from training.config import changed_values, config_from_dict, config_to_dict, load_config
 from training.run.resume import FREE, flat, refuse_another_run
 from training.run.trainer import Trainer

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from t2mv_core.bundle import load_bundle
+from t2mv_core.loading import load_bundle
 from training.toybox.__main__ import STAGES, main
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,7 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .renderer import DEFAULT_AZIMUTHS_DEG, render_views
+from t2mv_core.cameras import DEFAULT_RIG
+from t2mv_core.formats.atomic import replaced
+
+from .renderer import render_views
 from .scenes import FAMILIES, Scene, sample_scene
 
 SHARD_SIZE = 200
@@ -79,7 +81,7 @@ def load_dataset(dataset_dir: Path, limit: int | None = None) -> Dataset:
         )
     num_scenes = json.loads(recipe_path.read_text())["num_scenes"]
     wanted = num_scenes if limit is None else min(limit, num_scenes)
-    views = len(DEFAULT_AZIMUTHS_DEG)
+    views = len(DEFAULT_RIG.azimuths_deg)
     images = np.empty((wanted, views, IMAGE_PX, IMAGE_PX, 3), dtype=np.uint8)
     silhouettes = np.empty(images.shape[:-1], dtype=np.bool_)
     scenes: list[Scene] = []
@@ -93,7 +95,7 @@ def load_dataset(dataset_dir: Path, limit: int | None = None) -> Dataset:
             packed = shard["silhouettes"][:count]
             silhouettes[start : start + count] = np.unpackbits(packed, axis=-1).astype(np.bool_)
             scenes += [Scene(**record) for record in json.loads(str(shard["scenes"]))[:count]]
-    return Dataset(images, silhouettes, scenes, DEFAULT_AZIMUTHS_DEG)
+    return Dataset(images, silhouettes, scenes, DEFAULT_RIG.azimuths_deg)
 
 
 def dataset_scene(seed: int, index: int, allow_held_out: bool = False) -> Scene:
@@ -113,9 +115,8 @@ def _shard_path(out_dir: Path, start: int) -> Path:
 def _check_recipe(out_dir: Path, recipe: dict[str, int | bool]) -> None:
     path = out_dir / _RECIPE
     if not path.exists():
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps(recipe))
-        os.replace(temporary, path)
+        with replaced(path) as temporary:
+            temporary.write_text(json.dumps(recipe))
         return
     found = json.loads(path.read_text())
     if found != recipe:
@@ -128,14 +129,13 @@ def _write_shard(out_dir: Path, num_scenes: int, seed: int, allow_held_out: bool
     scenes = [
         dataset_scene(seed, i, allow_held_out) for i in range(start, min(start + SHARD_SIZE, num_scenes))
     ]
-    rendered = [render_views(scene, DEFAULT_AZIMUTHS_DEG, IMAGE_PX) for scene in scenes]
+    rendered = [render_views(scene, DEFAULT_RIG.azimuths_deg, IMAGE_PX) for scene in scenes]
     path = _shard_path(out_dir, start)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.npz")
-    np.savez(
-        temporary,
-        images=np.stack([images for images, _ in rendered]),
-        silhouettes=np.packbits(np.stack([silhouettes for _, silhouettes in rendered]), axis=-1),
-        scenes=np.array(json.dumps([asdict(scene) for scene in scenes])),
-    )
-    os.replace(temporary, path)
+    with replaced(path) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            images=np.stack([images for images, _ in rendered]),
+            silhouettes=np.packbits(np.stack([silhouettes for _, silhouettes in rendered]), axis=-1),
+            scenes=np.array(json.dumps([asdict(scene) for scene in scenes])),
+        )
     return len(scenes)

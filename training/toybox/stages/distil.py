@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from t2mv_core.denoiser import call_unet
+from t2mv_core.formats.atomic import replaced
 from t2mv_core.policy import consistency_output, predict_clean
 from t2mv_core.schedule import NoiseSchedule, schedule_from_config
 
@@ -97,9 +98,8 @@ def solve_trajectories(config: StageConfig, teacher: Networks, num_chunks: int) 
         solved = solve_chunk(
             teacher, [scenes[i] for i in picked], torch.from_numpy(latents[picked]).float(), rng
         )
-        temporary = path.with_suffix(".tmp.npz")
-        np.savez(temporary, **solved)  # type: ignore[arg-type]
-        temporary.replace(path)
+        with replaced(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **solved)  # type: ignore[arg-type]
     return paths
 
 

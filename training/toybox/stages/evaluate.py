@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -16,22 +15,26 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from t2mv_core.bundle import ModelBundle, ModelSources, load_bundle
+from t2mv_core.bundle import ModelBundle
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.denoiser import encode_cameras, predict_noise
+from t2mv_core.formats.atomic import replaced
+from t2mv_core.formats.sources import ModelSources
 from t2mv_core.images import contact_sheet
+from t2mv_core.loading import load_bundle
 from t2mv_core.policy import consistency_output
 from t2mv_core.rewards.clip_score import load_clip_score
 from t2mv_core.rewards.hyperscore import load_hyperscore
 from t2mv_core.samplers import SamplingSettings, count_evaluations, sample_standard
 from t2mv_core.text import encode_text
+from t2mv_core.toybox.judge import load_judge
+from t2mv_core.toybox.prompt_lists import PromptSpec
 from t2mv_core.trajectory import SeededNoise
 
 from ...algorithm.rollout import Rewards
 from ...evaluation.intervals import Interval, bootstrap
 from ...evaluation.measure import Instruments, Measurement, Questions, Variant, measure
-from ..data.captions import DEV_PROMPTS, HELD_OUT_PROMPTS, PromptSpec
-from ..rewards.judge import load_judge
+from ..data.captions import DEV_PROMPTS, HELD_OUT_PROMPTS
 from .card import write_card
 from .export import write_json
 from .stage import StageConfig
@@ -135,10 +138,8 @@ def measure_model(
     figures = {key: f"{entry.mean:.3f}" for key, entry in _intervals(found.values).items()}
     logger.info("%s: %s", variant.name, figures)
     record = {part.name: getattr(found, part.name) for part in fields(found) if part.name != "variant"}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    torch.save({"key": key, "record": record}, temporary)
-    os.replace(temporary, path)
+    with replaced(path) as temporary:
+        torch.save({"key": key, "record": record}, temporary)
     return found
 
 

@@ -22,11 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from t2mv_core.bundle import ModelBundle, load_bundle
+from t2mv_core.bundle import LoraHandle, ModelBundle
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.denoiser import CameraFeatures, encode_cameras, predict_noise
+from t2mv_core.formats.atomic import replaced
 from t2mv_core.formats.safetensors_io import write_safetensors
-from t2mv_core.lora.adapters import FORMAT, LoraHandle, add_lora, lora_state_dict, trainable_parameters
+from t2mv_core.loading import load_bundle
+from t2mv_core.lora.adapters import FORMAT, add_lora, lora_state_dict, trainable_parameters
 from t2mv_core.policy import consistency_output
 from t2mv_core.schedule import NoiseSchedule
 from t2mv_core.text import encode_text
@@ -97,9 +99,8 @@ def solve_trajectories(config: StageConfig, teacher: ModelBundle, num_chunks: in
         rng = update_rng(config.seed + SEED_OFFSET, index)
         scenes = [sample_scene(int(seed)) for seed in rng.integers(2**62, size=CHUNK_PROMPTS)]
         solved = solve_chunk(teacher, cameras, [caption(scene, rng) for scene in scenes], rng)
-        temporary = path.with_suffix(".tmp.npz")
-        np.savez(temporary, **solved)  # type: ignore[arg-type]
-        temporary.replace(path)
+        with replaced(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **solved)  # type: ignore[arg-type]
     return paths
 
 

@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from t2mv_core.formats.atomic import replaced
+
 from ..data.dataset import Dataset
 from ..rewards.reward_data import subset
 from .stage import StageConfig
@@ -63,6 +65,5 @@ def _decode(vae_dir: Path, latents: NDArray[np.float16], config: StageConfig) ->
 
 
 def _write(images: NDArray[np.uint8], path: Path) -> None:
-    temporary = path.with_suffix(".tmp.npy")
-    np.save(temporary, images)
-    temporary.replace(path)
+    with replaced(path) as temporary, temporary.open("wb") as file:
+        np.save(file, images)

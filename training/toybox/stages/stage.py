@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+
+from t2mv_core.formats.atomic import replaced
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Checkpointer:
     """Saves and restores a stage's whole state: named modules and optimizers, update count, random states.
 
     Attributes:
-        path: the checkpoint file, written to a temporary name and renamed.
+        path: the checkpoint file, written atomically.
         parts: modules and optimizers by name.
         interval_s: seconds between two saves.
     """
@@ -85,11 +86,9 @@ class Checkpointer:
 
     def save(self, update: int) -> None:
         """Write the state after `update` updates, atomically."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".tmp")
         parts = {name: part.state_dict() for name, part in self.parts.items()}
-        torch.save({"update": update, "parts": parts, "torch_rng": torch.get_rng_state()}, temporary)
-        os.replace(temporary, self.path)
+        with replaced(self.path) as temporary:
+            torch.save({"update": update, "parts": parts, "torch_rng": torch.get_rng_state()}, temporary)
         self._last_save = time.monotonic()
 
     def updates(self, total: int, description: str) -> Iterator[int]:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from t2mv_core.formats.atomic import replaced
+
 from ..data.dataset import load_dataset
 from ..model import create_vae
 from .stage import Checkpointer, StageConfig, cosine_lr, seed_everything, update_rng
@@ -90,9 +92,8 @@ def encode_dataset(vae: AutoencoderKL, images: np.ndarray, path: Path) -> None:
         pixels = to_model_range(scenes.reshape(-1, *scenes.shape[2:])).to(vae.device)
         mean = vae.encode(pixels).latent_dist.mean * vae.config["scaling_factor"]
         latents.append(mean.reshape(len(scenes), -1, *mean.shape[1:]).half().cpu().numpy())
-    temporary = path.with_suffix(".tmp.npy")
-    np.save(temporary, np.concatenate(latents))
-    temporary.replace(path)
+    with replaced(path) as temporary, temporary.open("wb") as file:
+        np.save(file, np.concatenate(latents))
 
 
 @torch.no_grad()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training.toybox.data.captions import PromptSpec
-from training.toybox.rewards.judge import Judge, load_judge, save_judge
+from t2mv_core.toybox.judge import Judge, load_judge, save_judge
+from t2mv_core.toybox.prompt_lists import PromptSpec
 
 FAMILIES, COLOURS = ("mug", "car"), ("red", "green", "blue")
 
@@ -84,5 +84,5 @@ def test_another_file_is_refused(judge, tmp_path):
     from t2mv_core.formats.safetensors_io import write_safetensors
 
     write_safetensors({"x": torch.zeros(1)}, tmp_path / "x.safetensors", {"architecture": "hyperscore"})
-    with pytest.raises(ValueError, match="holds hyperscore, not toybox-judge"):
+    with pytest.raises(ValueError, match="does not hold the toybox's judge"):
         load_judge(tmp_path / "x.safetensors")

@@ -1,0 +1,114 @@
+"""Loading a model: the one place that assembles a `ModelBundle` from the files of its parts."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from .bundle import ModelBundle
+from .formats.components import PartsLoader, read_scheduler_config
+from .formats.infer_config import ADAPTER_LATENT_PX, LATENT_PX
+from .formats.sources import ModelFiles, ModelSources, resolve_sources
+from .formats.strict import without_weights
+from .schedule import schedule_from_config, with_solver
+from .unet.adapter import create_camera_encoder, load_adapter
+from .unet.attention import install_multiview_attention
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+_KEPT_PRECISE = ("norm", "time_embedding", "add_embedding", "conv_in", "conv_out", "lora_")
+"""Parts of names of modules that are small and matter to every number."""
+
+
+def load_bundle(
+    sources: ModelSources | str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> ModelBundle:
+    """Load a model; every weight of every file must fit.
+
+    Args:
+        sources: where from; a string is `ModelSources(model=...)`.
+        device: where to.
+        dtype: precision of all parts.
+
+    Raises:
+        FileNotFoundError: a folder or file is missing, or a Hub id is not cached and may not be downloaded.
+        ValueError: a file is damaged, holds NaN, is another kind of model, or does not fit; or the solver is
+            unknown.
+    """
+    if isinstance(sources, str):
+        sources = ModelSources(model=sources)
+    files = resolve_sources(sources)
+    schedule = schedule_from_config(read_scheduler_config(files.scheduler))
+    if sources.solver is not None:
+        schedule = with_solver(schedule, sources.solver)
+    loader = PartsLoader(dtype)
+    unet = loader.load_unet(files.unet, files.own_unet)
+    vae = loader.load_vae(files.vae)
+    _check_latents(unet, vae, files)
+    with without_weights():
+        install_multiview_attention(unet)
+        camera_encoder = create_camera_encoder(unet, 2 ** (len(vae.config["block_out_channels"]) - 1))
+    load_adapter(unet, camera_encoder, files.adapter, dtype)
+    text_encoders = loader.load_text_encoders(files.text_encoder, files.text_encoder_2)
+    _check_text(unet, text_encoders, files)
+    if sources.solver is None and unet.config["time_cond_proj_dim"] is not None:
+        # Only a distilled consistency model has this input; LCM-SDXL's UNet is often used with SDXL's folder.
+        schedule = replace(schedule, solver="lcm")
+    if unet.config["sample_size"] == LATENT_PX:
+        # MV-Adapter's views are smaller than SDXL's pictures.
+        unet.register_to_config(sample_size=ADAPTER_LATENT_PX)
+    bundle = ModelBundle(unet, vae, *text_encoders, camera_encoder, schedule, sources)
+    for module in bundle.modules().values():
+        # Not the module's own `to`: diffusers' warns of modules to keep in float32, though there are none.
+        nn.Module.to(module, device=device, dtype=dtype).eval().requires_grad_(False)
+    return bundle
+
+
+def with_float8_storage(bundle: ModelBundle) -> ModelBundle:
+    """Return a bundle whose UNet keeps its large weights in 8 bits and computes in the old one's precision.
+
+    Weights are rounded to float8_e4m3fn (3 bits of mantissa): half the memory of bfloat16, other pictures,
+    and slower, as each layer is unpacked for its call. Norms, embeddings of time and size, first and last
+    convolution and LoRAs keep their precision. The UNet is a copy: the old bundle stays as it was, and
+    Python frees its weights once nobody holds it. For sampling only: a backward pass through it fails.
+
+    Raises:
+        ValueError: this diffusers is too old.
+    """
+    if not hasattr(bundle.unet, "enable_layerwise_casting"):
+        raise ValueError("8-bit storage needs diffusers 0.33 or newer; update it, or do without.")
+    rounded = {
+        id(module.weight): nn.Parameter(module.weight.detach().to(torch.float8_e4m3fn), requires_grad=False)
+        for name, module in bundle.unet.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d) and not any(part in name for part in _KEPT_PRECISE)
+    }
+    # deepcopy takes them for copied already: the full-precision weights never exist twice.
+    unet = copy.deepcopy(bundle.unet, rounded)  # type: ignore[arg-type]
+    unet.enable_layerwise_casting(
+        storage_dtype=torch.float8_e4m3fn, compute_dtype=bundle.dtype, skip_modules_pattern=_KEPT_PRECISE
+    )
+    return replace(bundle, unet=unet)
+
+
+def _check_latents(unet: UNet2DConditionModel, vae: AutoencoderKL, files: ModelFiles) -> None:
+    unet_channels, vae_channels = unet.config["in_channels"], vae.config["latent_channels"]
+    if unet_channels != vae_channels:
+        raise ValueError(
+            f"{files.vae} makes latents of {vae_channels} channels, the UNet takes {unet_channels}: it is "
+            "the VAE of another kind of model. Choose SDXL's."
+        )
+
+
+def _check_text(unet: UNet2DConditionModel, encoders: tuple[Any, Any], files: ModelFiles) -> None:
+    unet_width = unet.config["cross_attention_dim"]
+    text_width = sum(encoder.config.hidden_size for encoder in encoders)
+    if unet_width != text_width:
+        raise ValueError(
+            f"The UNet of {files.unet} takes text features of width {unet_width}, the text encoders give "
+            f"{text_width}: UNet and model do not belong together. Choose a UNet of the same kind."
+        )
