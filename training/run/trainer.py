@@ -203,7 +203,7 @@ class Trainer:
     def _update(self, iteration: int, rollout: Rollout, advantages: Tensor) -> UpdateStats:
         updates = iteration_updates(self.config, self.slots, iteration)
         self.display.phase("update", sum(len(u.micro_steps) for u in updates))
-        return self.learner.apply(rollout, advantages, updates, self.sampling, self.display.advance)
+        return self.learner.apply(rollout, advantages, updates, self.display.advance)
 
     def _report(self, record: dict[str, float], rollout: Rollout) -> None:
         """Log the iteration, evaluate, write an epoch's files and save the state, each when it is due."""
@@ -251,7 +251,12 @@ class Trainer:
     def _make_learner(self) -> Learner:
         optim = self.config.optim
         settings = LearnerSettings(
-            self.objective.loss, optim.clip_range, optim.max_grad_norm, optim.kl_weight, optim.splits_pairs
+            self.objective.loss,
+            self.sampling,
+            optim.clip_range,
+            optim.max_grad_norm,
+            optim.kl_weight,
+            optim.splits_pairs,
         )
         reference = reference_policy(self.policy)
         on_step = (lambda: None) if self.ema is None else self.ema.update
