@@ -22,8 +22,6 @@ from ..algorithm.constraint import DualVariable
 from ..algorithm.rollout import Policy
 from ..algorithm.updates import Update, plan_updates
 from ..config import ConstraintConfig, ModelConfig, OptimConfig, SamplingConfig, TrainConfig
-from .frozen import keep_no_inputs_of_frozen_convolutions
-from .gated import keep_less_of_gated_layers
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +75,6 @@ def make_policy(config: TrainConfig, bundle: ModelBundle) -> Policy:
             parameter.data.float()
         )  # docs/method.md, section 7: LoRA in fp32 over a half-precision base
         parameter.requires_grad_(True)
-    keep_no_inputs_of_frozen_convolutions(bundle.unet)
-    keep_less_of_gated_layers(bundle.unet)
     policy_bundle = replace(bundle, loras=(*bundle.loras, LoraHandle(LORA_NAME, num_matched=num_modules)))
     if config.model.gradient_checkpointing:
         bundle.unet.enable_gradient_checkpointing()

@@ -204,7 +204,7 @@ def test_evaluate_measures_on_top_of_the_base_loras(make_trainer, base_lora, tmp
         lora,
     ]
     by_run = evaluate.run(parse(["--run", str(trainer.folder.root), *short, "--out", str(tmp_path / "a")]))
-    model = ["--model", str(trainer.config.model.name), "--model-sampler", "ddim-trailing"]
+    model = ["--model", str(trainer.config.model.name), "--model-solver", "ddim-trailing"]
     model += ["--base-loras", f"{base_lora}={STRENGTH}", "--steps", "2", "--azimuths", "0", "90"]
     by_name = evaluate.run(parse([*model, *short, "--out", str(tmp_path / "b")]))
     for bundle in seen:
