@@ -16,10 +16,10 @@ from t2mv_core.formats.sources import ModelSources
 from t2mv_core.formats.strict import check_fit, shapes_of
 from t2mv_core.lora.adapters import add_lora, lora_state_dict, trainable_parameters
 from t2mv_core.samplers import SamplingSettings
+from t2mv_core.trajectory import derive_seed
 
 from ..algorithm.constraint import DualVariable
 from ..algorithm.rollout import Policy
-from ..algorithm.seeds import derive_seed
 from ..algorithm.updates import Update, plan_updates
 from ..config import ConstraintConfig, ModelConfig, OptimConfig, SamplingConfig, TrainConfig
 from .frozen import keep_no_inputs_of_frozen_convolutions
