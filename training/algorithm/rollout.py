@@ -13,7 +13,7 @@ from t2mv_core.denoiser import CameraFeatures
 from t2mv_core.images import decode_latents
 from t2mv_core.policy import Noise
 from t2mv_core.rewards.base import RewardResult
-from t2mv_core.samplers import SAMPLERS, FirstPrediction, OnStep, SamplingSettings
+from t2mv_core.samplers import SAMPLERS, OnStep, SamplingSettings
 from t2mv_core.text import TextCondition
 from t2mv_core.trajectory import SeededNoise, Trajectory, derive_seed
 from t2mv_core.trajectory import concat as concat_trajectories
@@ -185,15 +185,12 @@ def sample_and_score(
     noise: Noise,
     settings: SamplingSettings,
     on_step: OnStep | None = None,
-    first: FirstPrediction | None = None,
 ) -> ScoredSets:
     """Sample one batch of prompts with one sampler, decode and score it; no graph is kept."""
     prompts, condition = batch
     with torch.no_grad():
         with policy.autocast():
-            trajectory = SAMPLERS[sampler](
-                policy.bundle, condition, policy.cameras, noise, settings, on_step, first
-            )
+            trajectory = SAMPLERS[sampler](policy.bundle, condition, policy.cameras, noise, settings, on_step)
         # One view fills a device at SDXL's size, and six take more memory than a checkpointed micro-step.
         images = decode_latents(policy.bundle.vae, trajectory.denoised, chunk_size=1)
         scores = rewards.score(images, prompts)
@@ -227,12 +224,9 @@ def collect(
         rows = range(start, min(start + settings.batch_size, len(requests)))
         batch = ([prompts[row] for row in rows], condition.select(list(rows)))
         slots = [requests[row][0] for row in rows]
-        first = FirstPrediction()  # of the one initial noise, for all samplers
         for number, sampler in enumerate(settings.samplers):
             noise = paired_noise(settings.seed, iteration, slots, number)
-            scored = sample_and_score(
-                policy, rewards, sampler, batch, noise, settings.sampling, on_step, first
-            )
+            scored = sample_and_score(policy, rewards, sampler, batch, noise, settings.sampling, on_step)
             sets[number].append(scored)
     return Rollout(tuple(prompts), condition, tuple(_concat(parts) for parts in sets))
 
