@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Protocol
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -16,8 +16,6 @@ from ..config import TrainConfig
 from ..data.prompts import load_prompts
 from ..data.text_cache import ConditionCache
 from ..models.policy import sampling_settings
-from ..run.console import RunDisplay
-from ..run.ema import LoraEma
 from .cli import find_specs, spread
 from .early_stop import EarlyStop
 from .measure import Instruments, Questions, Variant, measure_policy
@@ -27,6 +25,16 @@ if TYPE_CHECKING:
 
 SEED = 7_000_000
 """Of the evaluation's noise; equal in every evaluation, so that differences are the LoRA's."""
+
+
+class Progress(Protocol):
+    """Where a measurement shows how far it is."""
+
+    def phase(self, name: str, total: int) -> None:
+        """Begin `name`, of `total` steps."""
+
+    def advance(self) -> None:
+        """End one step."""
 
 
 class Monitor:
@@ -71,9 +79,13 @@ class Monitor:
             self.instruments = Instruments(rewards, self._judge(), only_measuring=only_measuring)
 
     def measure_when_due(
-        self, iteration: int, ema: LoraEma | None, accelerator: Accelerator, display: RunDisplay
+        self,
+        iteration: int,
+        averaged: AbstractContextManager[None],
+        accelerator: Accelerator,
+        display: Progress,
     ) -> dict[str, float] | None:
-        """Means over the held-out prompts, of the LoRA's average where there is one; None when not due.
+        """Return the means over the held-out prompts, measured within `averaged`; None when not due.
 
         The main process measures, all take note: they must agree when to stop.
 
@@ -85,7 +97,7 @@ class Monitor:
             return None
         found: list[dict[str, float] | None] = [None]
         if accelerator.is_main_process:
-            with ema.applied() if ema is not None else nullcontext():
+            with averaged:
                 found = [self._measure(display)]
         if accelerator.num_processes > 1:
             broadcast_object_list(found)
@@ -94,7 +106,7 @@ class Monitor:
         self.early_stop.update(iteration, means)
         return means
 
-    def _measure(self, display: RunDisplay) -> dict[str, float]:
+    def _measure(self, display: Progress) -> dict[str, float]:
         num_batches = -(-len(self.questions.prompts) // self.questions.batch_size)
         evaluations = count_evaluations(self.variant.sampler, self.variant.settings)
         display.phase("evaluation", num_batches * evaluations)
