@@ -19,8 +19,7 @@ from t2mv_core.rewards.registry import load_rewards as load_by_name
 from t2mv_core.rewards.sources import FOLDER_NAME, RewardPlaces
 
 from ..algorithm.rollout import Rewards, Scorer
-from ..config import TrainConfig
-from ..config.rewards import OwnRewardConfig, RewardConfig
+from ..config import OwnRewardConfig, RewardConfig, TrainConfig
 from ..evaluation.measure import measure_names
 from .own_rewards import OwnReward, load_own_reward
 
