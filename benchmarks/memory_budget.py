@@ -209,10 +209,10 @@ def main() -> int:
     found = {name: find(plan) for name, plan in chosen.items()}
     how = "**Measured** on this GPU" if arguments.device == "cuda" else "**Estimated**, not measured on a GPU"
     text = (
-        f"{how}: one set of {NUM_VIEWS} views of {IMAGE_PX} px, {DTYPE} weights, a float32 LoRA of rank 16 with "
-        "AdamW. GiB are what lives at once in the stage that needs most; the card has "
-        f"{ALLOWANCE_GIB:.0f} GiB more. Training counts the UNet only. The estimate lets LoRAs compute in the "
-        "base's precision, as under autocast."
+        f"{how}: one set of {NUM_VIEWS} views of {IMAGE_PX} px, {DTYPE} weights, a float32 LoRA of rank 16 "
+        "with AdamW. GiB are what lives at once in the stage that needs most; the card has "
+        f"{ALLOWANCE_GIB:.0f} GiB more. Training counts the UNet only. The estimate lets LoRAs compute in "
+        "the base's precision, as under autocast."
     )
     header = ["", "GiB", "in stage", "smallest card"]
     rows = [table_row(name, stages) for name, stages in found.items()]
