@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from accelerate import Accelerator
@@ -27,21 +27,14 @@ SEED = 7_000_000
 """Of the evaluation's noise; equal in every evaluation, so that differences are the LoRA's."""
 
 
-class Display(Protocol):
-    """Where progress is shown."""
+class Progress(Protocol):
+    """Where a measurement shows how far it is."""
 
     def phase(self, name: str, total: int) -> None:
-        """Begin a phase of `total` steps."""
+        """Begin `name`, of `total` steps."""
 
     def advance(self) -> None:
-        """Count one step."""
-
-
-class Average(Protocol):
-    """A moving average of the LoRA."""
-
-    def applied(self) -> AbstractContextManager[None]:
-        """Put the average in the LoRA's place for a while."""
+        """End one step."""
 
 
 class Monitor:
@@ -86,9 +79,13 @@ class Monitor:
             self.instruments = Instruments(rewards, self._judge(), only_measuring=only_measuring)
 
     def measure_when_due(
-        self, iteration: int, ema: Average | None, accelerator: Accelerator, display: Display
+        self,
+        iteration: int,
+        averaged: AbstractContextManager[None],
+        accelerator: Accelerator,
+        display: Progress,
     ) -> dict[str, float] | None:
-        """Means over the held-out prompts, of the LoRA's average where there is one; None when not due.
+        """Return the means over the held-out prompts, measured within `averaged`; None when not due.
 
         The main process measures, all take note: they must agree when to stop.
 
@@ -100,7 +97,7 @@ class Monitor:
             return None
         found: list[dict[str, float] | None] = [None]
         if accelerator.is_main_process:
-            with ema.applied() if ema is not None else nullcontext():
+            with averaged:
                 found = [self._measure(display)]
         if accelerator.num_processes > 1:
             broadcast_object_list(found)
@@ -109,7 +106,7 @@ class Monitor:
         self.early_stop.update(iteration, means)
         return means
 
-    def _measure(self, display: Display) -> dict[str, float]:
+    def _measure(self, display: Progress) -> dict[str, float]:
         num_batches = -(-len(self.questions.prompts) // self.questions.batch_size)
         evaluations = count_evaluations(self.variant.sampler, self.variant.settings)
         display.phase("evaluation", num_batches * evaluations)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from t2mv_core.rewards.base import RewardKind, RewardResult, check_request
 
-from ..config.rewards import OwnRewardConfig
+from ..config import OwnRewardConfig
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -63,7 +63,7 @@ class OwnReward:
     def __init__(self, name: str, config: OwnRewardConfig) -> None:
         """Load the function; see `load_own_reward` for what raises."""
         self.name, self.function = name, load_own_reward(config)
-        self.kind = cast(RewardKind, config.kind)
+        self.kind: RewardKind = config.kind
         self.model = nn.Module()  # weights that the function may have are its own affair
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:

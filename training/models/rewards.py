@@ -10,18 +10,16 @@ import torch
 from t2mv_core.rewards.registry import (
     OVER_VIEWS,
     REWARDS,
-    RewardPlaces,
     check_rewards,
     no_such_part,
     reward_kind,
     take_part,
 )
 from t2mv_core.rewards.registry import load_rewards as load_by_name
-from t2mv_core.rewards.sources import FOLDER_NAME
+from t2mv_core.rewards.sources import FOLDER_NAME, RewardPlaces
 
 from ..algorithm.rollout import Rewards, Scorer
-from ..config import TrainConfig
-from ..config.rewards import OwnRewardConfig, RewardConfig
+from ..config import OwnRewardConfig, RewardConfig, TrainConfig
 from ..evaluation.measure import measure_names
 from .own_rewards import OwnReward, load_own_reward
 

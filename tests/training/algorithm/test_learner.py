@@ -305,14 +305,14 @@ def test_the_average_follows_every_optimizer_step(make_trainer, advantages):
 
     trainer.optimizer.step = step_and_look
     trainer._update(1, rollout, advantages)
-    assert len(after_step) == trainer.ema.num_updates == 4  # 4 prompts, one per update
+    assert len(after_step) == trainer.ema.optimization_step == 4  # 4 prompts, one per update
     averages = start
     for number, values in enumerate(after_step):
-        decay = min(0.9, (1 + number) / (10 + number))
+        decay = min(0.9, (1 + number) / (10 + number)) if number else 0.0
         averages = [decay * s + (1 - decay) * p for s, p in zip(averages, values, strict=True)]
-    for shadow, expected in zip(trainer.ema.shadows, averages, strict=True):
+    for shadow, expected in zip(trainer.ema.shadow_params, averages, strict=True):
         torch.testing.assert_close(shadow, expected, atol=1e-6, rtol=1e-5)
-    assert not torch.equal(trainer.ema.shadows[1], trainer.learner.parameters[1])
+    assert not torch.equal(trainer.ema.shadow_params[1], trainer.learner.parameters[1])
 
 
 def test_a_loss_that_is_no_number_takes_no_step(make_trainer, advantages):
@@ -325,7 +325,7 @@ def test_a_loss_that_is_no_number_takes_no_step(make_trainer, advantages):
         trainer._update(1, rollout, broken)
     assert all(map(torch.equal, before, trainer.learner.parameters))
     assert all(parameter.grad is None for parameter in trainer.learner.parameters)
-    assert trainer.ema.num_updates == 0
+    assert trainer.ema.optimization_step == 0
 
 
 @pytest.mark.parametrize("settings", [{}, {"splits_pairs": True, "kl_weight": 1.0}])

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -214,7 +215,7 @@ def test_the_judge_sees_its_own_cameras_only(make_trainer, monkeypatch):
     monkeypatch.setattr(validation, "load_judge", lambda: Judge(tuple(FAMILIES), tuple(COLOURS), 6))
     rig = {"azimuths_deg": [0, 45, 90, 180, 270, 315]}
     trainer = make_trainer(sampling=rig, evaluation={"num_prompts": 2, "stop_measure": "judge_colour"})
-    trainer.monitor.measure_when_due(0, None, trainer.accelerator, trainer.display)
+    trainer.monitor.measure_when_due(0, nullcontext(), trainer.accelerator, trainer.display)
     assert trainer.monitor.early_stop.best_value is not None
     two = make_trainer(run={"out_dir": str(trainer.folder.root / "two")})
     assert two.monitor.questions.specs is None
@@ -223,7 +224,7 @@ def test_the_judge_sees_its_own_cameras_only(make_trainer, monkeypatch):
 def test_the_average_is_only_lent(make_trainer):
     trainer = make_trainer(optim={"ema_decay": 0.9})
     with torch.no_grad():
-        for shadow in trainer.ema.shadows:
+        for shadow in trainer.ema.shadow_params:
             shadow.add_(0.5)
     before = [parameter.detach().clone() for parameter in trainer.learner.parameters]
     seen = []
@@ -233,7 +234,7 @@ def test_the_average_is_only_lent(make_trainer):
         return {"view_reward": 0.0}
 
     trainer.monitor._measure = look
-    trainer.monitor.measure_when_due(1, trainer.ema, trainer.accelerator, trainer.display)
-    assert all(map(torch.equal, seen, trainer.ema.shadows))
+    trainer.monitor.measure_when_due(1, trainer._averaged(), trainer.accelerator, trainer.display)
+    assert all(map(torch.equal, seen, trainer.ema.shadow_params))
     assert all(map(torch.equal, before, trainer.learner.parameters))
     assert trainer.policy.bundle.loras[-1].name == LORA_NAME
