@@ -23,17 +23,10 @@ _TRAINED = {"prediction_type": "epsilon", "beta_schedule": "scaled_linear", "res
 
 With zero terminal SNR ᾱ is 0 at the last timestep, where x̂_0 cannot be computed from ε."""
 _SAMPLED = {
-    "thresholding": False,
-    "use_karras_sigmas": False,
-    "use_exponential_sigmas": False,
-    "use_beta_sigmas": False,
-    "use_lu_lambdas": False,
-    "use_flow_sigmas": False,
-    "use_dynamic_shifting": False,
-    "interpolation_type": "linear",
-    "timestep_type": "discrete",
-    "final_sigmas_type": "zero",
-}
+    "thresholding": False, "use_dynamic_shifting": False, "use_karras_sigmas": False, "use_lu_lambdas": False,
+    "use_exponential_sigmas": False, "use_beta_sigmas": False, "use_flow_sigmas": False,
+    "interpolation_type": "linear", "timestep_type": "discrete", "final_sigmas_type": "zero",
+}  # fmt: skip
 """Keys that change which noise levels are visited or what is done there, each with the value we follow."""
 
 

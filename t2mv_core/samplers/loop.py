@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ..bundle import ModelBundle
 from ..denoiser import CameraFeatures, predict_noise
 from ..policy import (
     Noise,
@@ -17,12 +18,9 @@ from ..policy import (
     log_prob,
     sample,
 )
+from ..text import TextCondition
 from ..trajectory import Trajectory
 from .settings import OnStep, SamplingSettings, StepEvent
-
-if TYPE_CHECKING:
-    from ..bundle import ModelBundle
-    from ..text import TextCondition
 
 
 class StepLoop:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from ..bundle import ModelBundle
+from ..denoiser import CameraFeatures
+from ..policy import Noise
+from ..text import TextCondition
 from ..trajectory import Trajectory
 from .loop import StepLoop
 from .settings import OnStep, SamplingSettings
-
-if TYPE_CHECKING:
-    from ..bundle import ModelBundle
-    from ..denoiser import CameraFeatures
-    from ..policy import Noise
-    from ..text import TextCondition
 
 
 def count_evaluations(settings: SamplingSettings) -> int:

@@ -11,18 +11,13 @@ The gap between (w, s) and (w_inv, s_inv) is what strengthens the condition.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..policy import sample
+from ..bundle import ModelBundle
+from ..denoiser import CameraFeatures
+from ..policy import Noise, sample
+from ..text import TextCondition
 from ..trajectory import Trajectory
 from .loop import StepLoop
 from .settings import OnStep, SamplingSettings
-
-if TYPE_CHECKING:
-    from ..bundle import ModelBundle
-    from ..denoiser import CameraFeatures
-    from ..policy import Noise
-    from ..text import TextCondition
 
 
 def count_evaluations(settings: SamplingSettings) -> int:

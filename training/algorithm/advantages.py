@@ -103,15 +103,9 @@ def iteration_advantages(
     Returns:
         [B, K, V], float32.
     """
-    groups = prompt_groups(table.prompts) if is_per_prompt else None
+    groups = table.prompts if is_per_prompt else None
     view = weighted_mean({k: normalize_advantages(r, groups) for k, r in table.view.items()}, view_weights)
     if not joint_weights:
         return view
     joint = weighted_mean({k: normalize_advantages(r, groups) for k, r in table.joint.items()}, joint_weights)
     return combine_advantages(view.flatten(0, 1), joint.flatten(), lambda_).unflatten(0, view.shape[:2])
-
-
-def prompt_groups(prompts: Sequence[str]) -> list[int]:
-    """Return a number per prompt, equal for equal prompts."""
-    numbers: dict[str, int] = {}
-    return [numbers.setdefault(prompt, len(numbers)) for prompt in prompts]

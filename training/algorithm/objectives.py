@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ Loss = Callable[[Tensor, Tensor, float], Tensor]
 """(log ratios [K, B, V], advantages [K, B, V], clip range) -> scalar; K trajectories per prompt."""
 
 
-def normalize_advantages(rewards: Tensor, groups: Sequence[int] | None = None) -> Tensor:
+def normalize_advantages(rewards: Tensor, groups: Sequence[Hashable] | None = None) -> Tensor:
     """Return the advantages of rewards over all trajectories of the iteration, or over those of one prompt.
 
         A = (R - mean) / (std + 1e-8)
@@ -30,7 +30,7 @@ def normalize_advantages(rewards: Tensor, groups: Sequence[int] | None = None) -
 
     Args:
         rewards: [B, ...], *all* trajectories of the iteration: all samplers, all processes.
-        groups: which prompt each of the B rows belongs to; None compares all rows with each other.
+        groups: the prompt of each of the B rows; None compares all rows with each other.
 
     Returns:
         Float32, shape of `rewards`. The standard deviation is the population's (divides by n).
@@ -39,9 +39,9 @@ def normalize_advantages(rewards: Tensor, groups: Sequence[int] | None = None) -
     if groups is None:
         centred = exact - exact.mean()
     else:
-        member = torch.tensor(groups, device=rewards.device)
-        means = {group: exact[member == group].mean() for group in set(groups)}
-        centred = exact - torch.stack([means[group] for group in groups]).reshape(-1, *[1] * (exact.ndim - 1))
+        rows = {group: [row for row, other in enumerate(groups) if other == group] for group in set(groups)}
+        means = torch.stack([exact[rows[group]].mean() for group in groups])
+        centred = exact - means.reshape(-1, *[1] * (exact.ndim - 1))
     deviation = centred.square().mean().sqrt()
     return (centred / (deviation + ADVANTAGE_EPSILON)).to(torch.float32)
 

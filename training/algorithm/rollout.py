@@ -209,16 +209,14 @@ def collect(
         on_step: called after every UNet evaluation; may raise to cancel.
     """
     sets: list[list[ScoredSets]] = [[] for _ in settings.samplers]
-    prompts = [prompt for _, prompt in requests]
     for start in range(0, len(requests), settings.batch_size):
-        rows = range(start, min(start + settings.batch_size, len(requests)))
-        batch = ([prompts[row] for row in rows], condition.select(list(rows)))
-        slots = [requests[row][0] for row in rows]
+        slots, prompts = zip(*requests[start : start + settings.batch_size], strict=True)
+        batch = (prompts, condition.select(list(range(start, start + len(slots)))))
         for number, sampler in enumerate(settings.samplers):
             noise = paired_noise(settings.seed, iteration, slots, number)
             scored = sample_and_score(policy, rewards, sampler, batch, noise, settings.sampling, on_step)
             sets[number].append(scored)
-    return Rollout(tuple(prompts), condition, tuple(_concat(parts) for parts in sets))
+    return Rollout(tuple(prompt for _, prompt in requests), condition, tuple(map(_concat, sets)))
 
 
 def _concat(parts: Sequence[ScoredSets]) -> ScoredSets:
