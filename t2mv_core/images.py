@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import logging
+import unicodedata
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -15,13 +17,26 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
-    from PIL import Image
+    from PIL import Image, ImageFont
+
+    Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 logger = logging.getLogger(__name__)
 
 _MAX_LABEL_CHARACTERS = 500
 _LABEL_SIZES = (0.65, 0.5)  # of a label's line
 _MAX_WEBP_PX = 16383
+_FONT_FILES = (
+    # Accents, Greek, Cyrillic: Linux, Windows, macOS.
+    "DejaVuSans.ttf", "NotoSans-Regular.ttf", "arial.ttf", "Arial.ttf",
+    # Chinese, Japanese, Korean: Linux, Windows, macOS.
+    "NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "NotoSansSC-Regular.otf",
+    "SourceHanSansSC-Regular.otf", "wqy-zenhei.ttc", "wqy-microhei.ttc",
+    "DroidSansFallbackFull.ttf", "DroidSansFallback.ttf",
+    "msyh.ttc", "msyh.ttf", "simsun.ttc", "YuGothM.ttc", "malgun.ttf",
+    "PingFang.ttc", "Hiragino Sans GB.ttc", "STHeiti Light.ttc", "AppleSDGothicNeo.ttc", "Arial Unicode.ttf",
+)  # fmt: skip
+"""Looked for in the system's font folders, as PIL's font draws little more than ASCII."""
 
 
 @torch.no_grad()
@@ -138,6 +153,60 @@ def contact_sheet(
     return sheet
 
 
+def label_font(text: str, size_px: float) -> tuple[str, Font]:
+    """Choose the font that draws most of a text: PIL's, or one of the system's for what PIL's lacks.
+
+    Args:
+        text: a line.
+        size_px: height of the font.
+
+    Returns:
+        The text as the font can draw it, and the font. A character that no font has appears as its letter
+        without accents, or else as its code, such as U+7EA2.
+    """
+    from PIL import ImageFont
+
+    fonts = [ImageFont.load_default(size=size_px)]
+    if _undrawable(text, fonts[0]):
+        fonts += [font.font_variant(size=size_px) for font in _system_fonts(_FONT_FILES)]
+    font = min(fonts, key=lambda font: len(_undrawable(text, font)))
+    undrawable = _undrawable(text, font)
+    if not undrawable:
+        return text, font
+    spelled = "".join(_spell(character, font) if character in undrawable else character for character in text)
+    return " ".join(spelled.split()), font
+
+
+def _spell(character: str, font: Font) -> str:
+    letters = "".join(c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c))
+    return f" U+{ord(character):04X} " if not letters or _undrawable(letters, font) else letters
+
+
+def _undrawable(text: str, font: Font) -> set[str]:
+    """The characters for which a font has only its sign for unknown ones, mostly an empty box."""
+
+    def drawn(character: str) -> tuple[tuple[int, int], bytes]:
+        mask = font.getmask(character)
+        return mask.size, bytes(mask)
+
+    unknown = drawn("\U0010ffff")
+    return {c for c in set(text) if not c.isspace() and drawn(c) == unknown}
+
+
+@functools.cache
+def _system_fonts(names: tuple[str, ...]) -> list[ImageFont.FreeTypeFont]:
+    """The fonts of this machine among files of these names."""
+    from PIL import ImageFont
+
+    fonts = []
+    for name in names:
+        try:
+            fonts.append(ImageFont.truetype(name))  # PIL knows where each system keeps them
+        except OSError:
+            continue
+    return fonts
+
+
 def encode_webp(images: Tensor, frames_per_second: float, exif: bytes = b"") -> bytes:
     """Pictures as an endless animated WEBP.
 
@@ -175,16 +244,21 @@ def _to_bytes(images: Tensor) -> Tensor:
 
 def _label(text: str, width: int, height: int, keeps_start: bool = False) -> Image.Image:
     """A line of text on white that never runs into its neighbour: words are left out, then it is smaller."""
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     strip = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(strip)
     margin = min(3, width // 16)
-    fonts = [ImageFont.load_default(size=share * height) for share in _LABEL_SIZES]
-    words = text[:_MAX_LABEL_CHARACTERS].split(" ")
-    kept = [words[: len(words) - n] + ["…"] if keeps_start and n else words[n:] for n in range(len(words))]
-    choices = [(" ".join(part), font) for font in fonts for part in kept]
+    choices = []
+    for share in _LABEL_SIZES:
+        drawable, font = label_font(text[:_MAX_LABEL_CHARACTERS], share * height)
+        words = drawable.split(" ")
+        for n in range(len(words)):
+            kept = [*words[: len(words) - n], "…"] if keeps_start and n else words[n:]
+            choices.append((" ".join(kept), font))
     fitting = (choice for choice in choices if draw.textlength(*choice) <= width - 2 * margin)
     shown, font = next(fitting, choices[-1])
+    while keeps_start and len(shown) > 1 and draw.textlength(shown, font) > width - 2 * margin:
+        shown = shown[:-2] + "…"  # Chinese has no spaces to break at
     draw.text((margin, height // 2), shown, fill="black", font=font, anchor="lm")
     return strip

@@ -5,6 +5,7 @@ Source: docs/method.md, section 3.
     p_θ(x_{t'} | s_t) = Π_v Normal(x_{t'}^v ; μ_θ^v(s_t), σ_t² I)
 
 All is computed in float32: in float16 a log-probability is off by 5e-4, far above the clip range of 1e-4.
+`sample` draws actions; `log_prob` scores them in rollout and training alike, so that the two cannot disagree.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ DDIM_ETA = 1.0
 MIN_VARIANCE = 1e-8
 
 Noise = Callable[[torch.Size], Tensor]
-"""Where randomness comes from: asked for a shape, gives standard normal numbers on the CPU, float32."""
+"""The source of randomness: takes a shape, returns standard normal numbers on the CPU, float32."""
+Timestep = int | Tensor
+"""One timestep for all prompts, or one per prompt, [B]; as t' of a DDIM step, -1 is the end."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class StepDistribution:
     Attributes:
         mean: μ, [B, V, C, H, W], float32.
         std: σ, [B, 1, 1, 1, 1], float32.
-        denoised: the clean latents the step believes in (LCM's f, DDIM's x̂_0), [B, V, C, H, W], float32.
+        denoised: the step's clean latents (LCM's f, DDIM's x̂_0), [B, V, C, H, W], float32.
     """
 
     mean: Tensor
@@ -41,46 +44,36 @@ class StepDistribution:
 
 
 def denoise_step(
-    schedule: NoiseSchedule,
-    noise_pred: Tensor,
-    x: Tensor,
-    timestep: int | Tensor,
-    next_timestep: int | Tensor,
+    schedule: NoiseSchedule, noise_pred: Tensor, x: Tensor, timestep: Timestep, next_timestep: Timestep
 ) -> StepDistribution:
-    """The policy's distribution for one step of the schedule's solver.
+    """Return the policy's distribution for one step of the schedule's solver.
 
     Args:
         schedule: alpha-bar and solver.
         noise_pred: ε_θ(x_t, t), [B, V, C, H, W].
         x: x_t, same shape.
-        timestep: t, one number or [B].
-        next_timestep: t', one number or [B]; -1 is the end of a DDIM trajectory.
+        timestep: t.
+        next_timestep: t'.
     """
     step = lcm_step if schedule.solver == "lcm" else ddim_step
     return step(schedule, noise_pred.float(), x.float(), timestep, next_timestep)
 
 
-def predict_clean(schedule: NoiseSchedule, noise_pred: Tensor, x: Tensor, timestep: int | Tensor) -> Tensor:
+def predict_clean(schedule: NoiseSchedule, noise_pred: Tensor, x: Tensor, timestep: Timestep) -> Tensor:
     """x̂_0 = (x_t - √(1-ᾱ_t)·ε) / √ᾱ_t, clamped to the schedule's clip range where it has one."""
     alpha_bar = _like(schedule.alpha_bar_at(timestep), x)
     clean = (x - (1.0 - alpha_bar).sqrt() * noise_pred) / alpha_bar.sqrt()
     return clean if schedule.clip_range is None else clean.clamp(-schedule.clip_range, schedule.clip_range)
 
 
-def consistency_output(
-    schedule: NoiseSchedule, noise_pred: Tensor, x: Tensor, timestep: int | Tensor
-) -> Tensor:
+def consistency_output(schedule: NoiseSchedule, noise_pred: Tensor, x: Tensor, timestep: Timestep) -> Tensor:
     """f = c_skip(t)·x_t + c_out(t)·x̂_0, the consistency model's clean latents (docs/method.md, section 3)."""
     c_skip, c_out = (_like(c, x) for c in schedule.boundary_scalings(timestep))
     return c_skip * x + c_out * predict_clean(schedule, noise_pred, x, timestep)
 
 
 def lcm_step(
-    schedule: NoiseSchedule,
-    noise_pred: Tensor,
-    x: Tensor,
-    timestep: int | Tensor,
-    next_timestep: int | Tensor,
+    schedule: NoiseSchedule, noise_pred: Tensor, x: Tensor, timestep: Timestep, next_timestep: Timestep
 ) -> StepDistribution:
     """LCM policy: μ = √ᾱ_{t'}·f, σ² = 1 - ᾱ_{t'}.
 
@@ -93,11 +86,7 @@ def lcm_step(
 
 
 def ddim_step(
-    schedule: NoiseSchedule,
-    noise_pred: Tensor,
-    x: Tensor,
-    timestep: int | Tensor,
-    next_timestep: int | Tensor,
+    schedule: NoiseSchedule, noise_pred: Tensor, x: Tensor, timestep: Timestep, next_timestep: Timestep
 ) -> StepDistribution:
     """DDIM policy with η = 1; its variance is floored at 1e-8 where it is 0.
 
@@ -117,13 +106,9 @@ def ddim_step(
 
 
 def invert_step(
-    schedule: NoiseSchedule,
-    noise_pred: Tensor,
-    x_next: Tensor,
-    timestep: int | Tensor,
-    next_timestep: int | Tensor,
+    schedule: NoiseSchedule, noise_pred: Tensor, x_next: Tensor, timestep: Timestep, next_timestep: Timestep
 ) -> Tensor:
-    """The zag: go back deterministically from x_{t'} to x̃_t (docs/method.md, section 4).
+    """Go back deterministically from x_{t'} to x̃_t: the zag (docs/method.md, section 4).
 
         LCM:  x̃_t = √ᾱ_t·f(x_{t'}, ε, t') + √(1-ᾱ_t)·ε          DDIM:  the same with x̂_0 in place of f
 
@@ -131,8 +116,8 @@ def invert_step(
         schedule: alpha-bar and solver.
         noise_pred: ε predicted at (x_{t'}, t), the weakly guided one, [B, V, C, H, W].
         x_next: x_{t'}, same shape.
-        timestep: t to return to, one number or [B].
-        next_timestep: t' of `x_next`, one number or [B].
+        timestep: t to return to.
+        next_timestep: t' of `x_next`.
     """
     noise_pred, x_next = noise_pred.float(), x_next.float()
     alpha_bar = _like(schedule.alpha_bar_at(timestep), x_next)
@@ -141,36 +126,21 @@ def invert_step(
     return alpha_bar.sqrt() * denoised + (1 - alpha_bar).sqrt() * noise_pred
 
 
-def act(
-    distribution: StepDistribution, action: Tensor | None = None, noise: Noise | None = None
-) -> tuple[Tensor, Tensor]:
-    """Sample an action when none is given, else score the given one: one function for rollout and training.
-
-    Args:
-        distribution: of the step.
-        action: x_{t'}, [B, V, C, H, W], to score; None samples one.
-        noise: randomness, needed for sampling only.
-
-    Returns:
-        The action, and its log-probability as of `log_prob`, [B, V].
-
-    Raises:
-        ValueError: neither an action nor noise was given, or the action's shape is not the distribution's.
-    """
-    if action is None:
-        if noise is None:
-            raise ValueError("To sample an action give `noise`; to score one give `action`.")
-        drawn = noise(distribution.mean.shape).to(distribution.mean)
-        action = distribution.mean + distribution.std * drawn
-    return action, log_prob(distribution, action)
+def sample(distribution: StepDistribution, noise: Noise) -> Tensor:
+    """Draw an action x_{t'} = μ + σ·z, z from `noise`, [B, V, C, H, W], float32; `log_prob` scores it."""
+    z = noise(distribution.mean.shape).to(distribution.mean)
+    return distribution.mean + distribution.std * z
 
 
 def log_prob(distribution: StepDistribution, action: Tensor) -> Tensor:
-    """Mean (not sum) over C, H, W of the Gaussian log-density, [B, V], nats per latent element, float32.
+    """Return the mean (not sum) over C, H, W of the log-density, [B, V], nats per latent element, float32.
 
         log p = mean[ -(x - μ)²/(2σ²) - log σ - ½ log 2π ]
 
     Source: docs/method.md, section 3.
+
+    Raises:
+        ValueError: the action's shape is not the distribution's.
     """
     if action.shape != distribution.mean.shape:
         raise ValueError(
@@ -184,11 +154,11 @@ def log_prob(distribution: StepDistribution, action: Tensor) -> Tensor:
 
 
 def gaussian_kl(distribution: StepDistribution, reference: StepDistribution) -> Tensor:
-    """KL divergence of two steps of equal σ, mean (not sum) over C, H, W, [B, V], nats per latent element.
+    """Return the KL divergence of two steps of equal σ, mean (not sum) over C, H, W, [B, V], in nats.
 
         KL = mean[ (μ - μ_ref)²/(2σ²) ]
 
-    Both come from the same timesteps of the same schedule, which is where σ comes from.
+    σ is equal because it depends on the schedule and the timesteps only.
     """
     error = (distribution.mean - reference.mean) / distribution.std
     return 0.5 * error.square().mean(dim=(-3, -2, -1))

@@ -1,7 +1,8 @@
-"""The record of one Markov decision process over all views, and where its randomness comes from."""
+"""The record of one Markov decision process over all views, and the source of its randomness."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -108,20 +109,16 @@ class SeededNoise:
         return torch.stack([torch.randn(shape[1:], generator=generator) for generator in self._generators])
 
 
-class RecordedNoise:
-    """Replays recorded noise tensors in order, so that any trajectory can be repeated exactly."""
+def derive_seed(seed: int, *purpose: int | str) -> int:
+    """Hash a run's seed with a purpose to a generator seed in [0, 2^63).
 
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        """Take the tensors in the order in which they will be asked for."""
-        self._remaining = list(tensors)
+    A random draw so depends on (seed, purpose) alone: not on the batch it is made for, nor on the process
+    that makes it, nor on whether the run was interrupted before.
 
-    def __call__(self, shape: torch.Size) -> Tensor:
-        """Give the next tensor; its shape must be the one asked for."""
-        if not self._remaining:
-            raise ValueError("The recorded noise is used up; record as many tensors as the sampler draws.")
-        tensor = self._remaining.pop(0)
-        if tensor.shape != shape:
-            raise ValueError(
-                f"Recorded noise has shape {tuple(tensor.shape)}, the sampler needs {tuple(shape)}."
-            )
-        return tensor
+    Args:
+        seed: the run's seed.
+        purpose: words and counters that name the draw, such as ("noise", 3, 0).
+    """
+    text = "/".join([str(seed), *(f"{type(part).__name__}:{part}" for part in purpose)])
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

@@ -22,6 +22,19 @@ def project():
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
+def test_a_wheel_has_the_toybox_and_what_the_trainer_reads(project):
+    shipped = {
+        path
+        for package, patterns in project["tool"]["setuptools"]["package-data"].items()
+        for pattern in patterns
+        for path in (ROOT / package).glob(pattern)
+    }
+    tracked = subprocess.run(
+        ["git", "ls-files", "t2mv_core", "training"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert [name for name in tracked if not name.endswith(".py") and ROOT / name not in shipped] == []
+
+
 def test_requirements_are_the_same_for_pip_and_for_the_manager(project):
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").split()
     assert lines == project["project"]["dependencies"]

@@ -15,12 +15,12 @@ from t2mv_core.rewards.registry import load_reward
 from t2mv_core.samplers import SAMPLERS, SamplingSettings
 from t2mv_core.text import encode_text
 from t2mv_core.toybox import TOYBOX_DIR
+from t2mv_core.toybox.judge import load_judge
 from t2mv_core.trajectory import SeededNoise
 from training.mvczigal import main
-from training.toybox.data.captions import DEV_PROMPTS, PromptSpec, phrase
+from training.toybox.data.captions import DEV_PROMPTS, phrase
 from training.toybox.data.dataset import load_dataset, render_dataset
 from training.toybox.data.scenes import FAMILIES
-from training.toybox.rewards.judge import load_judge
 
 SETTINGS = SamplingSettings(num_steps=4, guidance_scale=2.0)
 
@@ -53,7 +53,7 @@ def test_shipped_weights_are_fp16_and_at_most_30_mb() -> None:
 
 def test_student_draws_what_dev_prompts_ask_for_far_above_chance(student: ModelBundle) -> None:
     """Chance is 1/22 for the family, 1/10 for the colour, 1/6 for the azimuth; figures: MODEL_CARD."""
-    specs: list[PromptSpec] = DEV_PROMPTS[:16]
+    specs = DEV_PROMPTS[:16]
     verdict = load_judge().judge_views(_sample(student, [spec.prompt for spec in specs]), specs)
     asymmetric = torch.tensor([FAMILIES[spec.family].is_asymmetric for spec in specs])
     assert verdict.family.float().mean() >= 0.5

@@ -16,10 +16,11 @@ import torch
 
 from t2mv_core.bundle import ModelBundle
 from t2mv_core.images import contact_sheet
+from t2mv_core.toybox.prompt_lists import find_specs
 
 from .config import TrainConfig, load_config
 from .data.prompts import load_prompts
-from .evaluation.cli import find_specs, load_instruments, measure_with_progress, spread
+from .evaluation.cli import load_instruments, measure_with_progress, spread
 from .evaluation.intervals import Interval
 from .evaluation.measure import Instruments, Measurement, Questions, Variant
 from .evaluation.report import SHEET_PROMPTS, differences, markdown_table, summarize, write_report

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io, ui
 
 from ..common.checks import MAX_VIEWS, first_problem
-from ..common.node_text import show_text
+from ..common.progress import show_text
 from ..sockets import Rig, make_schema
 from .rig_choice import CUSTOM, PRESET_CHOICES, choose_rig
 from .rig_report import to_json, to_text, to_viewer_camera

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import folder_paths
 
+from ...t2mv_core.formats.safetensors_io import file_identity
+
 ADAPTER_FOLDER = "mvadapter"
 REWARD_FOLDER = "t2mv_rewards"
 REWARD_EXTENSIONS = {".safetensors", ".pt", ".pth", ".bin"}
@@ -27,6 +29,21 @@ def register_folders() -> None:
 def reward_folders() -> tuple[Path, ...]:
     """Where ComfyUI keeps the weights of rewards, in the order in which they are looked at."""
     return tuple(Path(path) for path in folder_paths.get_folder_paths(REWARD_FOLDER))
+
+
+def lora_folders() -> list[Path]:
+    """Where ComfyUI keeps LoRAs, in the order in which they are looked at."""
+    return [Path(path) for path in folder_paths.get_folder_paths("loras")]
+
+
+def refresh_lora_list() -> None:
+    """Forget ComfyUI's listing: where folders keep whole seconds, it would not notice a new file."""
+    folder_paths.filename_list_cache.pop("loras", None)
+
+
+def output_dir() -> Path:
+    """ComfyUI's folder for results."""
+    return Path(folder_paths.get_output_directory()).resolve()
 
 
 def list_files(folder: str) -> list[str]:
@@ -73,11 +90,7 @@ def _folders_with(filename: str) -> dict[str, Path]:
 
 
 def fingerprint(path: Path) -> str:
-    """Identity of a file or folder: name, size and time of change of everything in it."""
+    """Return the identity of a file, or of everything in a folder."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    parts = []
-    for file in files:
-        if file.is_file():
-            status = file.stat()
-            parts.append(f"{file}:{status.st_size}:{status.st_mtime_ns}")
+    parts = [":".join(map(str, file_identity(file))) for file in files if file.is_file()]
     return "|".join(parts) or f"{path}: missing"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import comfy.model_management as model_management
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import nn
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class _Resident(nn.Module):
@@ -64,6 +69,26 @@ class Residency:
             patcher.model.to(patcher.load_device)
         return patchers[0].load_device
 
+    def run(self, work: Callable[[torch.device], T], *names: str) -> T:
+        """Work on the compute device with modules loaded; out of memory, once more with nothing else there.
+
+        Args:
+            work: called with the compute device, possibly twice.
+            names: of the modules; all of them when no name is given.
+
+        Raises:
+            Exception: what `work` raises, the device's out-of-memory error after the second try.
+        """
+        try:
+            return work(self.load(*names))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            logger.warning("%s Unloading all other models and trying once more.", str(error).split("\n")[0])
+        # Outside the `except`: there the failed try's tensors would still be held by its traceback.
+        unload_everything()
+        return work(self.load(*names))
+
     def size_bytes(self, name: str) -> int:
         """Bytes of a module's weights."""
         return int(self._patchers[name].model_size())
@@ -71,7 +96,7 @@ class Residency:
 
 def _whole_patcher(module: nn.Module) -> _WholePatcher:
     """Make a module known to ComfyUI's memory manager; it stays where it is until it is loaded."""
-    device, offload = model_management.get_torch_device(), model_management.unet_offload_device()
+    device, offload = compute_device(), model_management.unet_offload_device()
     return _WholePatcher(_Resident(module), device, offload)
 
 
@@ -96,10 +121,40 @@ def load_once(identity: Hashable, load: Callable[[], tuple[Any, Mapping[str, nn.
 
 
 def preferred_dtype() -> torch.dtype:
-    """The floating-point type that ComfyUI's settings and this device ask for."""
-    return model_management.unet_dtype(model_management.get_torch_device())
+    """Return the floating-point type that ComfyUI's settings and this device ask for."""
+    return model_management.unet_dtype(compute_device())
+
+
+def compute_device() -> torch.device:
+    """Return the device that ComfyUI computes on."""
+    return model_management.get_torch_device()
+
+
+def intermediate_device() -> torch.device:
+    """Return the device that ComfyUI keeps pictures and latents on between nodes."""
+    return model_management.intermediate_device()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether a device has run out of memory, on any of ComfyUI's backends."""
+    kind = model_management.OOM_EXCEPTION
+    if kind is not Exception and isinstance(error, kind):  # Exception: a torch without a class for it
+        return True
+    # Apple's and others' have no class of their own.
+    return isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
+
+
+def unload_everything() -> None:
+    """Send all models away, those of other nodes too, and give the cached memory back to the device."""
+    model_management.unload_all_models()
+    model_management.soft_empty_cache()
 
 
 def check_cancelled() -> None:
     """Raise ComfyUI's interrupt when the user pressed cancel; never caught in this pack."""
     model_management.throw_exception_if_processing_interrupted()
+
+
+def is_cancelled() -> bool:
+    """Return whether the user pressed cancel; `check_cancelled` is still to be called."""
+    return bool(model_management.processing_interrupted())

@@ -1,15 +1,16 @@
-"""Progress, live previews and cancelling: once per UNet evaluation, zags included."""
+"""What a running node shows: its bar, previews, and a text."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import comfy.utils
 import torch
+from comfy.utils import ProgressBar
 
 from .memory import check_cancelled
 
 if TYPE_CHECKING:
+    from comfy_api.latest import io
     from PIL.Image import Image
     from torch import Tensor
 
@@ -22,26 +23,43 @@ PREVIEW_PX = 512
 PREVIEW_CELL_PX = 96
 
 
+def show_text(node: type[io.ComfyNode], text: str) -> None:
+    """Show a text on the running node, which must ask for `io.Hidden.unique_id`.
+
+    `ui.PreviewText` alone reaches API clients, but ComfyUI's page (1.27) draws it on Preview Any only.
+    """
+    if node.hidden is not None:
+        show_text_on(node.hidden.unique_id, text)
+
+
+def show_text_on(node_id: str | None, text: str) -> None:
+    """Show a text on a node while it runs; None shows none."""
+    from server import PromptServer
+
+    if node_id is not None:
+        PromptServer.instance.send_progress_text(text, node_id)
+
+
 class SamplingProgress:
     """The sampler's `on_step`: moves the bar, shows a contact sheet of all views, raises when cancelled."""
 
     def __init__(self, model: ModelHandle, total: int) -> None:
         """Prepare a bar of `total` units: UNet evaluations of all sets of the run, and what else is done."""
-        self._model, self._done = model, 0
-        self._bar = comfy.utils.ProgressBar(total)
+        self._model, self.done = model, 0
+        self._bar = ProgressBar(total)
 
     def __call__(self, event: StepEvent) -> None:
         """Report one UNet evaluation."""
         check_cancelled()
-        self._done += 1
+        self.done += 1
         sheet = preview_sheet(self._model, event.denoised)
-        self._bar.update_absolute(self._done, preview=("JPEG", sheet, PREVIEW_PX))
+        self._bar.update_absolute(self.done, preview=("JPEG", sheet, PREVIEW_PX))
 
     def advance(self) -> None:
         """Report another unit of work, one score for example."""
         check_cancelled()
-        self._done += 1
-        self._bar.update_absolute(self._done)
+        self.done += 1
+        self._bar.update_absolute(self.done)
 
 
 def has_decoded_previews(model: ModelHandle) -> bool:
@@ -58,9 +76,7 @@ def show_result(picture: Tensor) -> None:
 
     pixels = (picture[0] * 255).round().byte().cpu().numpy()
     height, width = pixels.shape[:2]
-    comfy.utils.ProgressBar(1).update_absolute(
-        1, preview=("JPEG", Image.fromarray(pixels), max(height, width))
-    )
+    ProgressBar(1).update_absolute(1, preview=("JPEG", Image.fromarray(pixels), max(height, width)))
 
 
 def preview_sheet(model: ModelHandle, denoised: Tensor) -> Image:

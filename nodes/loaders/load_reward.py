@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import comfy.model_management
 from comfy_api.latest import io
 
 from ..common.checks import check_boolean, check_choice, first_problem
 from ..common.folders import fingerprint, reward_folders
-from ..common.memory import load_once
+from ..common.memory import compute_device, load_once
 from ..sockets import RewardHandle, Rewards, advanced, make_schema
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ class T2MVLoadReward(io.ComfyNode):
 
         _check(reward, download)
         places, (model, _, part) = _places(download), reward.partition(".")
-        dtype = reward_dtype(model, comfy.model_management.get_torch_device())
+        dtype = reward_dtype(model, compute_device())
 
         def load() -> tuple[Any, dict[str, Any]]:
             scorer = load_reward(model, dtype=dtype, places=places)

@@ -8,8 +8,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..common.checks import MAX_SEED, check_choice, check_integer, first_problem, read_prompts
-from ..common.node_text import show_text
-from ..common.progress import show_result
+from ..common.progress import show_result, show_text
 from ..scoring.report import ranking_to_text
 from ..sockets import RewardHandle, Rewards, make_schema
 from .candidates import numbers_read, ranking_sheet, sample_candidates

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import comfy.model_management as model_management
 import torch
 
 from ..common.checks import MAX_SEED
-from ..common.memory import check_cancelled
+from ..common.memory import check_cancelled, intermediate_device
 from ..common.progress import has_decoded_previews
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ class SetSampler:
         from ...t2mv_core.text import encode_text
 
         self._bundle, self._sample, self._settings = model.bundle, SAMPLERS[sampler], settings
-        self._progress = progress
+        self._progress, self._residency = progress, model.residency
         model.residency.load("text_encoder", "text_encoder_2")
         self._conditions = {
             prompt: encode_text(self._bundle, [prompt], negative_prompt or None)
@@ -67,7 +66,8 @@ class SetSampler:
         check_cancelled()
         model.residency.load("camera_encoder")
         self._cameras = encode_cameras(model.bundle, rig or DEFAULT_RIG)
-        device = model.residency.load("unet", *(["vae"] if has_decoded_previews(model) else []))
+        self._parts = ("unet", *(["vae"] if has_decoded_previews(model) else []))
+        device = model.residency.load(*self._parts)
         # ComfyUI may keep text encoders of its own on another device than the UNet.
         self._conditions = {prompt: condition.to(device) for prompt, condition in self._conditions.items()}
 
@@ -82,11 +82,17 @@ class SetSampler:
         """
         from ...t2mv_core.trajectory import SeededNoise
 
-        noise = SeededNoise([seed % (MAX_SEED + 1)])
-        trajectory = self._sample(
-            self._bundle, self._conditions[prompt], self._cameras, noise, self._settings, self._progress
-        )
-        return trajectory.denoised[0].float().cpu()
+        done = self._progress.done
+
+        def sample(_: torch.device) -> Tensor:
+            self._progress.done = done  # a second try, out of memory, counts anew
+            noise = SeededNoise([seed % (MAX_SEED + 1)])
+            trajectory = self._sample(
+                self._bundle, self._conditions[prompt], self._cameras, noise, self._settings, self._progress
+            )
+            return trajectory.denoised[0].float().cpu()
+
+        return self._residency.run(sample, *self._parts)
 
 
 def decode_set(model: ModelHandle, latents: Tensor) -> Tensor:
@@ -97,12 +103,14 @@ def decode_set(model: ModelHandle, latents: Tensor) -> Tensor:
     """
     from ...t2mv_core.images import decode_latents, to_comfy
 
-    latents = latents.to(model.residency.load("vae"))[None]
-    images = decode_latents(model.bundle.vae, latents, chunk_size=1, before_chunk=check_cancelled)[0]
-    return to_comfy(images).to(model_management.intermediate_device())
+    def decode(device: torch.device) -> Tensor:
+        views = latents.to(device)[None]
+        return decode_latents(model.bundle.vae, views, chunk_size=1, before_chunk=check_cancelled)[0]
+
+    return to_comfy(model.residency.run(decode, "vae")).to(intermediate_device())
 
 
 def comfy_latent(model: ModelHandle, latents: list[Tensor]) -> dict[str, Tensor]:
     """Sets of scaled latents [V, C, h, w] as one ComfyUI LATENT: {"samples": [B·V, C, h, w]}, not scaled."""
     samples = torch.cat(latents) / model.bundle.vae.config["scaling_factor"]
-    return {"samples": samples.to(model_management.intermediate_device())}
+    return {"samples": samples.to(intermediate_device())}

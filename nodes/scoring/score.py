@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import comfy.utils
 import torch
 from comfy_api.latest import io, ui
 
 from ..common.checks import first_problem, read_prompts
 from ..common.memory import check_cancelled
-from ..common.node_text import show_text
+from ..common.progress import ProgressBar, show_text
 from ..sockets import RewardHandle, Rewards, make_schema
 from .report import ScoredSet, to_json, to_line, to_text
 from .score_sheet import score_sheet, set_title, view_labels
@@ -127,7 +126,7 @@ def score_sets(rewards: tuple[RewardHandle, ...], pictures: Tensor, prompts: lis
     Raises:
         ValueError: see `score_set`.
     """
-    bar = comfy.utils.ProgressBar(len(prompts) * len(rewards))
+    bar = ProgressBar(len(prompts) * len(rewards))
     return [
         score_set(rewards, views, prompt, lambda: bar.update(1))
         for views, prompt in zip(pictures, prompts, strict=True)
@@ -159,9 +158,9 @@ def score_set(
 def _score_one(handle: RewardHandle, pictures: Tensor, scored: ScoredSet) -> None:
     """Write one reward's scores of one set into `scored`."""
     reward = handle.reward
-    device = handle.residency.load()
     is_view = reward.kind == "view"
-    result = reward(pictures.to(device), [scored.prompt] * (len(pictures) if is_view else 1))
+    prompts = [scored.prompt] * (len(pictures) if is_view else 1)
+    result = handle.residency.run(lambda device: reward(pictures.to(device), prompts))
     for name, scores in {reward.name: result.scores, **result.details}.items():
         if not bool(torch.isfinite(scores).all()):
             raise ValueError(

@@ -9,8 +9,8 @@ from comfy_api.latest import io, ui
 
 from ...training.config import OBJECTIVE_NAMES, load_config, preset_names
 from ..common.checks import first_problem
-from ..common.folders import reward_folders
-from ..common.memory import check_cancelled
+from ..common.folders import lora_folders, output_dir, refresh_lora_list, reward_folders
+from ..common.memory import check_cancelled, compute_device, is_cancelled, unload_everything
 from ..sockets import make_schema
 from .inputs import training_inputs
 from .publish import LoraPlace, find_place, is_lost, publish
@@ -98,18 +98,18 @@ class T2MVTrainLoRA(io.ComfyNode):
             check_name(name)
         except ValueError:
             return "unusable"  # refused elsewhere, in words
-        return "lost" if name is not None and is_lost(name, _run_dir(name), _lora_dirs()) else ""
+        return "lost" if name is not None and is_lost(name, _run_dir(name), lora_folders()) else ""
 
     @classmethod
     def execute(cls, **inputs: Any) -> io.NodeOutput:
         """Train to the end, or go on where the run was; put the LoRA into its place."""
         check_inputs(inputs, list_presets(), OBJECTIVE_NAMES)
         run_dir = _run_dir(inputs["name"])
-        place = find_place(inputs["name"], run_dir, _lora_dirs())
+        place = find_place(inputs["name"], run_dir, lora_folders())
         overrides, total = _prepare(inputs, run_dir)
         _train(inputs, overrides, run_dir, total, cls.hidden.unique_id)
         source = publish(run_dir, place)
-        _refresh_lora_list()
+        refresh_lora_list()
         report = _report(inputs, run_dir, place, source)
         return io.NodeOutput(place.listed_name, report, *_pictures(run_dir), ui=ui.PreviewText(report))
 
@@ -120,9 +120,7 @@ def _prepare(inputs: dict[str, Any], run_dir: Path) -> tuple[list[str], int]:
     Returns:
         The overrides, and the number of iterations of the whole run.
     """
-    import comfy.model_management
-
-    on_cpu = comfy.model_management.get_torch_device().type == "cpu"
+    on_cpu = compute_device().type == "cpu"
     reward_dirs = reward_folders()
     reward_dir = next((folder for folder in reward_dirs if folder.is_dir()), reward_dirs[0])
     surroundings = Surroundings(run_dir, reward_dir, on_cpu)
@@ -145,19 +143,16 @@ def _train(
         RuntimeError: it ended otherwise; with the last lines of its log.
         InterruptProcessingException: cancelled; the trainer has saved its state and ended.
     """
-    import comfy.model_management
-
-    from .display import TrainingDisplay
     from .process import build_command, running_trainer
+    from .progress import TrainingDisplay
 
-    comfy.model_management.unload_all_models()  # the trainer needs the room
-    comfy.model_management.soft_empty_cache()
+    unload_everything()  # the trainer needs the room
     display = TrainingDisplay(run_dir, total, node_id)
     command = build_command(inputs["preset"], inputs["resume"], overrides)
     with running_trainer(command, run_dir / "trainer.log") as trainer:
         while (exit_code := trainer.wait(POLL_SECONDS)) is None:
-            if comfy.model_management.processing_interrupted():
-                display.say("stopping; the state is being saved…")
+            if is_cancelled():
+                trainer.stop(display.stop_seconds(), display.show_stopping)
             check_cancelled()
             display.update()
     if exit_code != 0:
@@ -197,19 +192,4 @@ def _pictures(run_dir: Path) -> tuple[Tensor, Tensor]:
 
 
 def _run_dir(name: str) -> Path:
-    import folder_paths
-
-    return Path(folder_paths.get_output_directory()).resolve() / RUNS_FOLDER / name
-
-
-def _lora_dirs() -> list[Path]:
-    import folder_paths
-
-    return [Path(folder) for folder in folder_paths.get_folder_paths("loras")]
-
-
-def _refresh_lora_list() -> None:
-    """Forget ComfyUI's listing: where folders keep whole seconds, it would not notice the new file."""
-    import folder_paths
-
-    folder_paths.filename_list_cache.pop("loras", None)
+    return output_dir() / RUNS_FOLDER / name

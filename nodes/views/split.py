@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
-from comfy_execution.graph_utils import ExecutionBlocker
 
+from ..common.outputs import blocked
 from ..sockets import Rig, make_schema
 from .contact_sheet import choose_set
 
@@ -83,10 +83,10 @@ class T2MVSplitViews(io.ComfyNode):
 
         rig = rig or DEFAULT_RIG
         views = choose_set(images, rig, set)
-        outputs: list[Tensor | ExecutionBlocker] = []
+        outputs = []
         for side, _, _ in OUTPUTS.values():
             found = rig.find_views(AZIMUTH_OF_NAME[side])
-            outputs.append(views[found[0] : found[0] + 1] if found else ExecutionBlocker(_missing(side, rig)))
+            outputs.append(views[found[0] : found[0] + 1] if found else blocked(_missing(side, rig)))
         return io.NodeOutput(*outputs)
 
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import folder_paths
 from comfy_api.latest import io, ui
 
-from ...t2mv_core.formats.atomic import replaced
 from ..common.checks import check_choice, check_number, first_problem
-from ..common.output_files import check_prefix
+from ..common.outputs import FOLDERS, check_prefix, save_output, workflow_exif
 from ..sockets import Rig, advanced, make_schema
 from .contact_sheet import choose_set
 from .split import MAX_SETS
@@ -21,10 +17,7 @@ if TYPE_CHECKING:
 
     from ...t2mv_core.cameras import CameraRig
 
-FOLDERS = {"output": folder_paths.get_output_directory, "temp": folder_paths.get_temp_directory}
 MIN_FPS, MAX_FPS = 0.1, 60.0
-# Where ComfyUI looks for the workflow in a WEBP that is dropped onto the canvas: EXIF "Model" and "Make".
-PROMPT_TAG, WORKFLOW_TAG = 0x0110, 0x010F
 
 
 class T2MVCreateTurntable(io.ComfyNode):
@@ -89,8 +82,9 @@ class T2MVCreateTurntable(io.ComfyNode):
         frames = choose_set(images, rig, set)[rig.angular_order()]
         there_and_back = [*range(len(frames)), *range(len(frames) - 2, 0, -1)]
         shown = frames[there_and_back] if ping_pong else frames
-        content = encode_webp(from_comfy(shown), frames_per_second, _metadata(cls.hidden))
-        saved = _save(content, filename_prefix, folder, frames)
+        content = encode_webp(from_comfy(shown), frames_per_second, workflow_exif(cls.hidden))
+        height, width = frames.shape[1:3]
+        saved = save_output(content, filename_prefix, ".webp", folder, (width, height))
         return io.NodeOutput(frames, ui=ui.SavedImages([saved], is_animated=len(shown) > 1))
 
 
@@ -143,29 +137,3 @@ def _check(fps: float | None, prefix: str | None, folder: str | None) -> None:
     check_number("frames_per_second", fps, MIN_FPS, MAX_FPS)
     check_prefix("filename_prefix", prefix)
     check_choice("folder", folder, list(FOLDERS), "Choose one of them.")
-
-
-def _metadata(hidden: Any) -> bytes:
-    """The workflow as EXIF, as ComfyUI's own animations carry it, unless ComfyUI was told not to."""
-    from comfy.cli_args import args
-    from PIL import Image
-
-    exif = Image.Exif()
-    if not args.disable_metadata and hidden is not None:
-        if hidden.prompt is not None:
-            exif[PROMPT_TAG] = f"prompt:{json.dumps(hidden.prompt)}"
-        if (hidden.extra_pnginfo or {}).get("workflow") is not None:
-            exif[WORKFLOW_TAG] = f"workflow:{json.dumps(hidden.extra_pnginfo['workflow'])}"
-    return exif.tobytes()
-
-
-def _save(content: bytes, prefix: str, folder: str, frames: Tensor) -> ui.SavedResult:
-    """Write the animation under the next free number."""
-    height, width = frames.shape[1:3]
-    path, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-        prefix, FOLDERS[folder](), width, height
-    )
-    file_name = f"{name}_{counter:05}_.webp"
-    with replaced(Path(path) / file_name) as temporary:
-        temporary.write_bytes(content)
-    return ui.SavedResult(file_name, subfolder, io.FolderType(folder))

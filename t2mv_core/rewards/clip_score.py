@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..formats.safetensors_io import read_with_config
+from ..formats.strict import load_strictly
 from .base import RewardKind, RewardResult, check_request
-from .checkpoints import load_strictly, read_reward_file
 from .preprocess import OPENAI_MEAN, OPENAI_STD, Fit, images_per_chunk, prepare_images
 from .prompts import PromptCache, PromptTokens, Tokenize
 
@@ -186,7 +187,7 @@ def load_clip_score(path: Path, name: str, device: torch.device | str = "cpu") -
     """
     from ..text import clip_tokenizer
 
-    tensors, config = read_reward_file(path, ARCHITECTURE)
+    tensors, config = read_with_config(path, ARCHITECTURE)
     size = ClipSize.from_config(config, str(path))
     model = size.build()
     load_strictly(model, tensors, str(path))

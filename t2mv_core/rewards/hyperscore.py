@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..formats.checkpoint import read_checkpoint
+from ..formats.safetensors_io import read_with_config
 from .base import RewardKind, RewardResult, check_request
-from .checkpoints import check_finite, read_checkpoint, read_reward_file
 from .hyperscore_network import HEADS, HyperScore, HyperScoreSize, TargetLayers, load_hyperscore_weights
 from .preprocess import IMAGENET_MEAN, IMAGENET_STD, images_per_chunk, prepare_images
 from .prompts import PromptCache, PromptTokens, Tokenize
@@ -99,7 +100,7 @@ def load_hyperscore(path: Path, name: str, device: torch.device | str = "cpu") -
     """
     from ..text import clip_tokenizer
 
-    tensors, config = read_reward_file(path, ARCHITECTURE)
+    tensors, config = read_with_config(path, ARCHITECTURE)
     size = HyperScoreSize.from_config(config, str(path))
     tokenize = clip_tokenizer(size.clip.vocab_size)
     model = HyperScore(size, tokenize)
@@ -134,5 +135,4 @@ def load_published_hyperscore(
     tensors = read_checkpoint(path)
     model = HyperScore(size, tokenize)
     load_hyperscore_weights(model, tensors, str(path))
-    check_finite(tensors, path)
     return HyperScoreReward(model, tokenize, name).to(device, dtype)

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checkpoints import load_strictly
+from ..formats.strict import load_strictly
 from .clip_score import ClipSize
 from .prompts import Tokenize
 from .registry import QUALITIES

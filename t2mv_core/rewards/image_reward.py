@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..formats.checkpoint import read_checkpoint
+from ..formats.strict import load_strictly, without_weights
 from .base import RewardKind, RewardResult, check_request
 from .bert_tokens import load_bert_tokenizer
-from .checkpoints import check_finite, load_strictly, read_checkpoint, without_memory
 from .image_reward_network import (
     TEXT_SIZES,
     UNUSED_WEIGHTS,
@@ -124,10 +125,9 @@ def load_image_reward(
     text = _read_text_sizes(path.with_name(CONFIG_NAME))
     tensors = {name: x for name, x in read_checkpoint(path).items() if name not in UNUSED_WEIGHTS}
     size = read_size(tensors, text, str(path))
-    with without_memory():
+    with without_weights():
         model = ImageRewardNetwork(size)
     load_strictly(model, tensors, str(path), published_name)
-    check_finite(tensors, path)
     return ImageReward(model, tokenize, size, name).to(device, dtype)
 
 

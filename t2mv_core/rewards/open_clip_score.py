@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from .checkpoints import check_finite, load_strictly, read_checkpoint, without_memory
+from ..formats.checkpoint import read_checkpoint
+from ..formats.strict import load_strictly, without_weights
 from .clip_score import ClipScore, Preprocessing
 from .preprocess import OPENAI_MEAN, OPENAI_STD, Fit
 from .prompts import Tokenize
@@ -53,10 +54,9 @@ def load_open_clip_score(
         )
     tokenize = _tokenizer(model_name, config)
     tensors = {key: x for key, x in read_checkpoint(path).items() if key not in _OPENAI_CONSTANTS}
-    with without_memory():
+    with without_weights():
         model = _build(model_name, config)
     load_strictly(model, tensors, f"{path} (read as {model_name})")
-    check_finite(tensors, path)
     return ClipScore(model, tokenize, _preprocessing(config, model, fit), name).to(device, dtype)
 
 

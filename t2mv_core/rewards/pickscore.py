@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import check_finite, load_strictly, read_checkpoint, without_memory
+from ..formats.checkpoint import read_checkpoint
+from ..formats.strict import load_strictly, without_weights
 from .clip_score import ClipScore, Preprocessing
 
 if TYPE_CHECKING:
@@ -76,10 +77,9 @@ def load_pickscore(
 
     config, weights_path = _read_config(folder), _weights_path(folder)
     tensors = {key: tensor for key, tensor in read_checkpoint(weights_path).items() if key not in _CONSTANTS}
-    with without_memory():
+    with without_weights():
         model = CLIPModel(config)
     load_strictly(model, tensors, str(weights_path))
-    check_finite(tensors, weights_path)
     vision = config.vision_config
     preprocessing = Preprocessing(
         vision.image_size, (vision.image_size // vision.patch_size) ** 2 + 1, vision.hidden_size

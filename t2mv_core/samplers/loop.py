@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from ..denoiser import CameraFeatures, predict_noise
-from ..policy import Noise, StepDistribution, act, consistency_output, denoise_step, invert_step, log_prob
+from ..policy import (
+    Noise,
+    StepDistribution,
+    consistency_output,
+    denoise_step,
+    invert_step,
+    log_prob,
+    sample,
+)
 from ..trajectory import Trajectory
 from .settings import FirstPrediction, OnStep, SamplingSettings, StepEvent
 
@@ -73,7 +81,7 @@ class StepLoop:
 
     def act_and_record(self, x: Tensor, distribution: StepDistribution, noise: Noise) -> Tensor:
         """Sample the action of a step and record it with its state; returns the action."""
-        action = self._rounded(act(distribution, noise=noise)[0])
+        action = self._rounded(sample(distribution, noise))
         dtype = self._settings.state_dtype
         self._states.append(x.to(dtype))
         self._actions.append(action.to(dtype))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..policy import act
+from ..policy import sample
 from ..trajectory import Trajectory
 from .loop import StepLoop
 from .settings import FirstPrediction, OnStep, SamplingSettings
@@ -49,8 +49,7 @@ def sample_zmv(
         distribution = loop.zig(x, step)
         if step < settings.zigzag_steps:
             for _ in range(settings.zigzag_repeats):
-                x_next, _ = act(distribution, noise=noise)
-                x = loop.zag(x_next, step)
+                x = loop.zag(sample(distribution, noise), step)
                 distribution = loop.zig(x, step)
         x = loop.act_and_record(x, distribution, noise)
     return loop.trajectory()

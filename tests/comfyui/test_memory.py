@@ -69,6 +69,70 @@ def test_weights_are_shared_while_in_use_and_leave_as_a_whole(comfy_install: Com
     assert [name for name, holds in facts.items() if not holds] == []
 
 
+FULL_DEVICE = """
+import importlib.util, json, torch
+import comfy.model_management as model_management
+from comfy.model_patcher import ModelPatcher
+
+spec = importlib.util.spec_from_file_location("pack", sys.argv[1] + "/__init__.py")
+sys.modules["pack"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["pack"])
+from pack.nodes.common.memory import Residency
+
+steps = []
+
+def note_emptied(force=False):
+    if steps[-1] != "cache emptied":  # ComfyUI does so itself when it unloads a model
+        steps.append("cache emptied")
+
+model_management.soft_empty_cache = note_emptied
+ours = Residency(None, {"linear": torch.nn.Linear(4, 4)})
+other = ModelPatcher(torch.nn.Linear(4, 4), torch.device("cpu"), torch.device("cpu"))
+other.model.device = torch.device("cpu")
+
+def is_loaded(patcher):
+    return any(loaded.model is patcher for loaded in model_management.current_loaded_models)
+
+def run(*errors):
+    \"\"\"Raise these errors one after the other, then give 7.\"\"\"
+    steps.clear()
+    model_management.load_models_gpu([other])
+    left = list(errors)
+
+    def work(device):
+        steps.append(f"try, other loaded: {is_loaded(other)}")
+        if left:
+            raise left.pop(0)
+        return 7
+
+    try:
+        return ours.run(work, "linear")
+    except Exception as error:
+        return type(error).__name__
+
+class OutOfNpuMemory(Exception):
+    pass
+
+twice = ["try, other loaded: True", "cache emptied", "try, other loaded: False"]
+facts = {"no error": run() == 7 and steps == ["try, other loaded: True"]}
+facts["CUDA, XPU"] = run(model_management.OOM_EXCEPTION("CUDA out of memory.")) == 7 and steps == twice
+facts["Apple"] = run(RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)")) == 7 and steps == twice
+facts["once only"] = run(*[torch.OutOfMemoryError("no")] * 2) == "OutOfMemoryError" and steps == twice
+facts["others pass"] = run(RuntimeError("shapes differ")) == "RuntimeError" and steps == twice[:1]
+model_management.OOM_EXCEPTION = OutOfNpuMemory
+facts["a backend's own"] = run(OutOfNpuMemory()) == 7 and steps == twice
+model_management.OOM_EXCEPTION = Exception  # what ComfyUI sets where torch has no class
+interrupt = model_management.InterruptProcessingException
+facts["a cancel passes"] = run(interrupt()) == "InterruptProcessingException" and steps == twice[:1]
+print(json.dumps(facts))
+"""
+
+
+def test_out_of_memory_leads_to_a_second_try_with_the_device_to_itself(comfy_install: ComfyInstall) -> None:
+    facts = json.loads(comfy_install.run_code(FULL_DEVICE, str(Path(__file__).parents[2])).splitlines()[-1])
+    assert [name for name, holds in facts.items() if not holds] == []
+
+
 SMALL_CARD = """
 import importlib.util, json, torch
 import comfy.model_management as model_management

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image, ImageChops
 
+from t2mv_core import images
 from t2mv_core.images import contact_sheet, decode_latents, encode_webp, from_comfy, to_comfy
 
 
@@ -113,6 +114,43 @@ def test_contact_sheet_takes_labels_in_any_script():
     sheet = contact_sheet(torch.zeros(1, 1, 3, 8, 8), ["红色的杯子 ☕"], ["спереди"], cell_px=16)
     for top in (0, 16):  # the column's label, then the row's
         assert sheet.crop((0, top, 16, top + 16)).getextrema()[0][0] < 255
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a red mug, 45° “…”", "a red mug, 45° “…”"),
+        ("红杯", "U+7EA2 U+676F"),
+        ("a 红 mug", "a U+7EA2 mug"),
+        ("Zürich", "Zurich"),
+    ],
+)
+def test_without_system_fonts_a_label_spells_what_the_font_lacks(monkeypatch, text, shown):
+    monkeypatch.setattr(images, "_FONT_FILES", ("no such font.ttf",))
+    assert images.label_font(text, 12)[0] == shown
+    views = torch.zeros(1, 1, 3, 8, 8)
+    box, spelled = (contact_sheet(views, [label], (), 160) for label in (text, shown))
+    assert ImageChops.difference(box, spelled).getbbox() is None
+
+
+def test_a_system_font_draws_what_the_default_one_lacks(monkeypatch):
+    from matplotlib import get_data_path  # brings a font that has Cyrillic and no Chinese
+
+    monkeypatch.setattr(images, "_FONT_FILES", ("none.ttf", f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf"))
+    assert images.label_font("a mug", 12)[1].getname()[0] == "Aileron"  # PIL's own, as before
+    shown, font = images.label_font("кружка 红", 12)
+    assert (shown, font.getname()[0]) == ("кружка U+7EA2", "DejaVu Sans")
+
+
+def test_chinese_labels_are_drawn_and_cut_at_characters():
+    shown, font = images.label_font("红色的杯子", 12)
+    if shown != "红色的杯子":
+        pytest.skip("no Chinese font on this machine")
+    assert font.getmask("红").getbbox() != font.getmask("\U0010ffff").getbbox()
+    views = torch.zeros(1, 1, 3, 8, 8)
+    long, short = (contact_sheet(views, ["红色的杯子" * times], (), 96) for times in (50, 1))
+    assert long.size == short.size
+    assert set(long.crop((94, 0, 96, 16)).getdata()) == {(255, 255, 255)}  # nothing runs out of the picture
 
 
 def test_contact_sheet_keeps_the_pictures_proportions():

@@ -3,16 +3,16 @@ import torch
 
 from t2mv_core.policy import (
     StepDistribution,
-    act,
     consistency_output,
     denoise_step,
     gaussian_kl,
     invert_step,
     log_prob,
     predict_clean,
+    sample,
 )
 from t2mv_core.schedule import NoiseSchedule, scaled_linear_alpha_bar, shift_snr
-from t2mv_core.trajectory import RecordedNoise, SeededNoise
+from t2mv_core.trajectory import SeededNoise
 
 SHAPE = (2, 3, 4, 5, 6)  # B, V, C, H, W
 CLIP_RANGES = [None, 3.0, 1.0]
@@ -89,25 +89,15 @@ def test_gaussian_kl_by_hand():
     torch.testing.assert_close(gaussian_kl(theirs, ours), expected)
 
 
-def test_act_samples_mean_plus_std_times_noise():
+def test_an_action_is_mean_plus_std_times_noise(replay):
     distribution, noise = make_distribution(), draw(7)
-    action, score = act(distribution, noise=RecordedNoise([noise]))
+    action = sample(distribution, replay([noise]))
     assert torch.equal(action, distribution.mean + distribution.std * noise)
-    assert torch.equal(score, log_prob(distribution, action))
 
 
-def test_act_scores_a_given_action():
-    distribution, action = make_distribution(), draw(7)
-    same, score = act(distribution, action=action)
-    assert same is action
-    assert torch.equal(score, log_prob(distribution, action))
-
-
-def test_act_refuses_in_words():
-    with pytest.raises(ValueError, match="give `noise`"):
-        act(make_distribution())
+def test_an_action_of_another_shape_is_refused():
     with pytest.raises(ValueError, match="score actions with the states"):
-        act(make_distribution(), action=torch.zeros(1))
+        log_prob(make_distribution(), torch.zeros(1))
 
 
 def lcm_scheduler(schedule, num_steps):
@@ -209,11 +199,11 @@ def test_inversion_undoes_a_step_when_the_true_noise_is_given(solver, t, t_next)
     )
 
 
-def test_inversion_of_an_lcm_step_keeps_the_clean_latents_and_takes_the_injected_noise():
+def test_inversion_of_an_lcm_step_keeps_the_clean_latents_and_takes_the_injected_noise(replay):
     schedule = make_schedule("lcm")
     x, noise_pred, injected = draw(0), draw(1), draw(2)
     step = denoise_step(schedule, noise_pred, x, 759, 499)
-    x_next, _ = act(step, noise=RecordedNoise([injected]))
+    x_next = sample(step, replay([injected]))
     # The step made x' = sqrt(a')·f + sqrt(1 - a')·z; told the true z, the zag puts f and z together at t.
     alpha_bar = schedule.alpha_bar[759].float()
     expected = alpha_bar.sqrt() * step.denoised + (1 - alpha_bar).sqrt() * injected
@@ -279,6 +269,7 @@ def test_half_precision_inputs_are_computed_in_float32(solver):
     schedule = make_schedule(solver)
     step = denoise_step(schedule, draw(0).half(), draw(1).half(), 999, 499)
     assert (step.mean.dtype, step.std.dtype, step.denoised.dtype) == (torch.float32,) * 3
-    action, score = act(step, noise=SeededNoise([1, 2]))
+    action = sample(step, SeededNoise([1, 2]))
+    score = log_prob(step, action.half())
     assert (action.dtype, score.dtype) == (torch.float32, torch.float32)
     assert score.shape == SHAPE[:2]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from t2mv_core.trajectory import RecordedNoise, SeededNoise, Trajectory, concat
+from t2mv_core.trajectory import SeededNoise, Trajectory, concat
 
 SHAPE = torch.Size((2, 3, 4, 5, 6))  # B, V, C, H, W
 
@@ -92,17 +92,3 @@ def test_any_seed_a_user_can_type_works(seed):
 def test_seeded_noise_refuses_another_number_of_prompts():
     with pytest.raises(ValueError, match="Noise for 2 prompts was asked of 3 seeds"):
         SeededNoise([1, 2, 3])(SHAPE)
-
-
-def test_recorded_noise_replays_in_order_and_ends():
-    tensors = [torch.full(SHAPE, float(i)) for i in range(2)]
-    noise = RecordedNoise(tensors)
-    assert torch.equal(noise(SHAPE), tensors[0])
-    assert torch.equal(noise(SHAPE), tensors[1])
-    with pytest.raises(ValueError, match="used up"):
-        noise(SHAPE)
-
-
-def test_recorded_noise_refuses_another_shape():
-    with pytest.raises(ValueError, match="Recorded noise has shape"):
-        RecordedNoise([torch.zeros(1)])(SHAPE)

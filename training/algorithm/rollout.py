@@ -15,10 +15,8 @@ from t2mv_core.policy import Noise
 from t2mv_core.rewards.base import RewardResult
 from t2mv_core.samplers import SAMPLERS, FirstPrediction, OnStep, SamplingSettings
 from t2mv_core.text import TextCondition
-from t2mv_core.trajectory import SeededNoise, Trajectory
+from t2mv_core.trajectory import SeededNoise, Trajectory, derive_seed
 from t2mv_core.trajectory import concat as concat_trajectories
-
-from .seeds import derive_seed
 
 Scorer = Callable[[Tensor, Sequence[str]], RewardResult]
 SCORE_KINDS = ("view", "joint", "details")

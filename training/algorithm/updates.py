@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .seeds import derive_seed
+from t2mv_core.trajectory import derive_seed
 
 
 @dataclass(frozen=True)

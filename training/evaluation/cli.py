@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -22,6 +22,8 @@ from t2mv_core.bundle import ModelBundle
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.samplers import SAMPLERS, SamplingSettings, StepEvent, count_evaluations
 from t2mv_core.schedule import SOLVERS
+from t2mv_core.toybox.judge import load_judge
+from t2mv_core.toybox.prompt_lists import find_specs
 
 from ..config import BaseLoraConfig, ModelConfig, RewardConfig, load_config
 from ..data.prompts import load_prompts, load_split
@@ -30,20 +32,7 @@ from ..models.policy import TORCH_DTYPES
 from ..models.rewards import check_reward_models, load_rewards
 from .measure import Instruments, Measurement, Questions, Variant, measure
 
-if TYPE_CHECKING:
-    from ..toybox.data.captions import PromptSpec
-
 logger = logging.getLogger(__name__)
-
-
-def find_specs(prompts: Sequence[str]) -> tuple[PromptSpec, ...] | None:
-    """What toybox prompts ask for; None unless every prompt is one of the toybox's own."""
-    from ..toybox.data import captions
-
-    lists = (captions.TRAIN_PROMPTS, captions.TRAIN_PART_PROMPTS, captions.DEV_PROMPTS)
-    held_out = (captions.HELD_OUT_PROMPTS, captions.MORE_HELD_OUT_PROMPTS)
-    known = {spec.prompt: spec for specs in (*lists, *held_out) for spec in specs}
-    return tuple(known[prompt] for prompt in prompts) if all(prompt in known for prompt in prompts) else None
 
 
 def spread(items: Sequence[str], count: int) -> list[str]:
@@ -266,8 +255,6 @@ def load_instruments(
         ValueError: an unknown reward, or a damaged file.
         FileNotFoundError: weights that are not on this machine.
     """
-    from ..toybox.rewards.judge import load_judge
-
     rewards = load_rewards(view_rewards, joint_rewards, device, config)
     return Instruments(rewards, load_judge().to(device) if has_judge else None)
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,15 +14,13 @@ from t2mv_core.bundle import ModelBundle
 from t2mv_core.denoiser import encode_cameras
 from t2mv_core.lora.adapters import load_lora
 from t2mv_core.samplers import OnStep, SamplingSettings, count_evaluations
+from t2mv_core.toybox.judge import Judge
+from t2mv_core.toybox.prompt_lists import PromptSpec, asymmetric_families
+from t2mv_core.toybox.silhouettes import view_consistency
 
 from ..algorithm.rollout import Policy, Rewards, ScoredSets, Scores, paired_noise, sample_and_score
 from ..data.text_cache import ConditionCache
 from ..models.policy import camera_rig
-from .silhouettes import view_consistency
-
-if TYPE_CHECKING:
-    from ..toybox.data.captions import PromptSpec
-    from ..toybox.rewards.judge import Judge
 
 
 @dataclass(frozen=True)
@@ -211,10 +208,8 @@ def measure_names(role: str, names: Iterable[str], only_measuring: frozenset[str
 
 def judge_sets(judge: Judge, images: Tensor, specs: Sequence[PromptSpec]) -> dict[str, Tensor]:
     """The judge's verdicts per set, as shares in [0, 1], [B] each; azimuth is NaN for symmetric families."""
-    from ..toybox.data.scenes import FAMILIES
-
     verdict = judge.judge_views(images, specs)
-    is_asymmetric = torch.tensor([FAMILIES[spec.family].is_asymmetric for spec in specs])
+    is_asymmetric = torch.tensor([spec.family in asymmetric_families() for spec in specs])
     azimuth = verdict.azimuth.float().mean(dim=1)
     return {
         "judge_family": verdict.family.float(),

@@ -4,37 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.samplers import StepEvent, count_evaluations
+from t2mv_core.toybox.judge import Judge, load_judge
+from t2mv_core.toybox.prompt_lists import find_specs
 
 from ..algorithm.rollout import Policy, Rewards
 from ..config import TrainConfig
 from ..data.prompts import load_prompts
 from ..data.text_cache import ConditionCache
 from ..models.policy import sampling_settings
-from .cli import find_specs, spread
+from .cli import spread
 from .early_stop import EarlyStop
 from .measure import Instruments, Questions, Variant, measure_policy
-
-if TYPE_CHECKING:
-    from ..toybox.rewards.judge import Judge
 
 SEED = 7_000_000
 """Of the evaluation's noise; equal in every evaluation, so that differences are the LoRA's."""
 
 
-class Progress(Protocol):
-    """Where a measurement shows how far it is."""
+class Display(Protocol):
+    """Where progress is shown."""
 
     def phase(self, name: str, total: int) -> None:
-        """Begin `name`, of `total` steps."""
+        """Begin a phase of `total` steps."""
 
     def advance(self) -> None:
-        """End one step."""
+        """Count one step."""
 
 
 class Monitor:
@@ -83,7 +83,7 @@ class Monitor:
         iteration: int,
         averaged: AbstractContextManager[None],
         accelerator: Accelerator,
-        display: Progress,
+        display: Display,
     ) -> dict[str, float] | None:
         """Return the means over the held-out prompts, measured within `averaged`; None when not due.
 
@@ -106,7 +106,7 @@ class Monitor:
         self.early_stop.update(iteration, means)
         return means
 
-    def _measure(self, display: Progress) -> dict[str, float]:
+    def _measure(self, display: Display) -> dict[str, float]:
         num_batches = -(-len(self.questions.prompts) // self.questions.batch_size)
         evaluations = count_evaluations(self.variant.sampler, self.variant.settings)
         display.phase("evaluation", num_batches * evaluations)
@@ -126,8 +126,6 @@ class Monitor:
         return {name: float(values.nanmean()) for name, values in found.values.items()}
 
     def _questions(self, prompts: tuple[str, ...]) -> Questions:
-        from t2mv_core.cameras import DEFAULT_RIG
-
         # The judge knows the default cameras only.
         specs = find_specs(prompts) if self.azimuths_deg == DEFAULT_RIG.azimuths_deg else None
         return Questions(prompts, (SEED,), self.batch_size, specs)
@@ -135,6 +133,4 @@ class Monitor:
     def _judge(self) -> Judge | None:
         if self.questions.specs is None:
             return None
-        from ..toybox.rewards.judge import load_judge
-
         return load_judge().to(self.policy.bundle.device)

@@ -22,10 +22,11 @@ from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.formats.atomic import replaced
 from t2mv_core.samplers import SamplingSettings, count_evaluations
 from t2mv_core.toybox import toybox_path
+from t2mv_core.toybox.prompt_lists import find_specs
 
 from ..algorithm.objectives import OBJECTIVES
 from ..config import ModelConfig, TrainConfig, changed_values, config_to_dict
-from ..evaluation.cli import find_specs, load_instruments
+from ..evaluation.cli import load_instruments
 from ..evaluation.measure import Measurement, Questions, Variant, measure
 from ..models.base_loras import hash_file, load_base_model
 from ..models.policy import iteration_updates, sampling_settings

@@ -40,15 +40,17 @@ from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.denoiser import CameraFeatures, encode_cameras, predict_noise
 from t2mv_core.images import decode_latents
 from t2mv_core.loading import load_bundle
-from t2mv_core.policy import Noise, StepDistribution, act, denoise_step, invert_step
+from t2mv_core.policy import Noise, StepDistribution, denoise_step, invert_step
+from t2mv_core.policy import sample as sample_action
 from t2mv_core.samplers import SamplingSettings, sample_standard
 from t2mv_core.text import TextCondition, encode_text
+from t2mv_core.toybox.prompt_lists import find_specs
+from t2mv_core.toybox.silhouettes import view_consistency
 from training.algorithm.rollout import paired_noise
 from training.data.prompts import load_prompts
-from training.evaluation.cli import find_specs, load_instruments, spread
+from training.evaluation.cli import load_instruments, spread
 from training.evaluation.intervals import bootstrap
 from training.evaluation.measure import Instruments, judge_sets, reward_values
-from training.evaluation.silhouettes import view_consistency
 from training.run.environment import describe_environment
 
 DEV_SEED, HELD_OUT_SEED = 2000, 3000
@@ -99,7 +101,7 @@ Zag = Callable[[Walk, Tensor, int, StepDistribution, Tensor], Tensor]
 
 def zag(walk: Walk, x: Tensor, step: int, distribution: StepDistribution, noise_pred: Tensor) -> Tensor:
     """docs/method.md, section 4."""
-    x_next, _ = act(distribution, noise=walk.noise)
+    x_next = sample_action(distribution, walk.noise)
     settings = walk.settings
     weak = walk.predict(x_next, step, settings.inverse_guidance_scale, settings.inverse_view_scale)
     return invert_step(walk.bundle.schedule, weak, x_next, *walk.timesteps(step))
@@ -115,13 +117,13 @@ def quiet(walk: Walk, x: Tensor, step: int, distribution: StepDistribution, nois
 
 def reuse(walk: Walk, x: Tensor, step: int, distribution: StepDistribution, noise_pred: Tensor) -> Tensor:
     """The inversion with the zig's ε."""
-    x_next, _ = act(distribution, noise=walk.noise)
+    x_next = sample_action(distribution, walk.noise)
     return invert_step(walk.bundle.schedule, noise_pred, x_next, *walk.timesteps(step))
 
 
 def direct(walk: Walk, x: Tensor, step: int, distribution: StepDistribution, noise_pred: Tensor) -> Tensor:
     """x_{t'} itself."""
-    return act(distribution, noise=walk.noise)[0]
+    return sample_action(distribution, walk.noise)
 
 
 def renoise(walk: Walk, x: Tensor, step: int, distribution: StepDistribution, noise_pred: Tensor) -> Tensor:
@@ -175,7 +177,7 @@ def sample(walk: Walk, way: Way) -> Tensor:
                 moved = (again.denoised - before).flatten(1).norm(dim=1) / before.flatten(1).norm(dim=1)
                 is_moving &= moved > STILL
         denoised = distribution.denoised
-        x, _ = act(distribution, noise=walk.noise)
+        x = sample_action(distribution, walk.noise)
     return denoised
 
 

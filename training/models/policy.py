@@ -15,12 +15,13 @@ from t2mv_core.bundle import LoraHandle, ModelBundle
 from t2mv_core.cameras import CameraRig
 from t2mv_core.denoiser import encode_cameras
 from t2mv_core.formats.sources import ModelSources
+from t2mv_core.formats.strict import check_fit, shapes_of
 from t2mv_core.lora.adapters import add_lora, lora_state_dict, trainable_parameters
 from t2mv_core.samplers import SamplingSettings
+from t2mv_core.trajectory import derive_seed
 
 from ..algorithm.constraint import DualVariable
 from ..algorithm.rollout import Policy
-from ..algorithm.seeds import derive_seed
 from ..algorithm.updates import Update, plan_updates
 from ..config import ConstraintConfig, ModelConfig, OptimConfig, SamplingConfig, TrainConfig
 from .frozen import keep_no_inputs_of_frozen_convolutions
@@ -105,12 +106,8 @@ def restore_lora(policy: Policy, tensors: Mapping[str, Tensor]) -> None:
         ValueError: they are of another model, or of a LoRA of another rank.
     """
     own = lora_state_dict(policy.bundle.unet, LORA_NAME)
-    wrong = sorted(own.keys() ^ tensors.keys()) or [k for k in own if own[k].shape != tensors[k].shape]
-    if wrong:
-        raise ValueError(
-            f"The saved LoRA does not fit: {wrong[0]!r} differs in name or shape; resume with the "
-            "model.name and model.lora_rank the run was started with."
-        )
+    cure = "Resume with the model.name and model.lora_rank the run was started with."
+    check_fit(shapes_of(own), shapes_of(tensors), "The saved LoRA", "this model", cure)
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(tensors[name])

@@ -4,7 +4,7 @@ import stat
 import pytest
 import torch
 
-from t2mv_core.formats.safetensors_io import read_safetensors, write_safetensors
+from t2mv_core.formats.safetensors_io import file_identity, read_safetensors, write_safetensors
 
 
 def test_tensors_and_metadata_come_back(tmp_path):
@@ -92,3 +92,19 @@ def test_file_is_as_readable_as_the_umask_allows(tmp_path):
     finally:
         os.umask(old)
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_identity_changes_with_the_content_only(tmp_path):
+    path, link, other = (tmp_path / name for name in ("a", "link", "other"))
+    path.write_bytes(b"one")
+    link.symlink_to(path)
+    before, status = file_identity(path), path.stat()
+    assert file_identity(link) == before
+    os.utime(path, ns=(status.st_atime_ns + 10**9, status.st_mtime_ns))
+    assert file_identity(path) == before
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))  # written again
+    assert file_identity(path) != before
+    other.write_bytes(b"two")  # a new file of the old one's size and time takes its place
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    other.replace(path)
+    assert file_identity(path) != before

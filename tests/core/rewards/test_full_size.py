@@ -12,7 +12,7 @@ import open_clip
 import pytest
 import torch
 
-from t2mv_core.rewards.checkpoints import without_memory
+from t2mv_core.formats.strict import without_weights
 from t2mv_core.rewards.hpsv2 import load_hpsv2
 from t2mv_core.rewards.hyperscore import load_published_hyperscore
 from t2mv_core.rewards.hyperscore_network import HyperScore, HyperScoreSize
@@ -58,19 +58,19 @@ def shapes_of(module):
 def clip_h_shapes():
     from open_clip.model import CLIP
 
-    with without_memory():
+    with without_weights():
         return shapes_of(CLIP(**open_clip.get_model_config("ViT-H-14")))
 
 
 def pickscore_model():
     from transformers import CLIPConfig, CLIPModel
 
-    with without_memory():
+    with without_weights():
         return CLIPModel(CLIPConfig.from_dict(PICKSCORE))
 
 
 def image_reward_shapes():
-    with without_memory():
+    with without_weights():
         network = ImageRewardNetwork(BlipSize(MED_CONFIG))
     return {published_name(name): shape for name, shape in shapes_of(network).items()}
 
@@ -88,7 +88,7 @@ def test_full_sizes_are_those_of_the_published_models():
     assert count({n: s for n, s in shapes.items() if n.startswith("blip.visual_encoder")}) == 303_301_632
     assert shapes["blip.text_encoder.encoder.layer.11.crossattention.self.key.weight"] == (768, 1024)
     assert shapes["mlp.layers.7.weight"] == (1, 16)
-    with without_memory():
+    with without_weights():
         clip = HyperScoreSize().clip.build()
     assert count(shapes_of(clip)) == 149_620_737  # OpenAI's CLIP ViT-B/16
 
@@ -139,7 +139,7 @@ def test_image_reward(tmp_path):
 def test_clip_score(tmp_path):
     from open_clip.model import CLIP
 
-    with without_memory():
+    with without_weights():
         shapes = shapes_of(CLIP(**open_clip.get_model_config("ViT-L-14")))
     torch.save(random_weights(shapes), tmp_path / "ViT-L-14.pt")
     assert_scores_are_finite(load_open_clip_score("ViT-L-14", tmp_path / "ViT-L-14.pt", dtype=torch.bfloat16))

@@ -94,10 +94,10 @@ def test_configurations_of_something_else_are_refused_in_words(pickscore_folder,
     ("change", "words"),
     [
         (lambda w: w.pop("visual_projection.weight"), "'visual_projection.weight' is missing"),
-        (lambda w: w.update(extra=torch.zeros(1)), "'extra' is not part of the model"),
+        (lambda w: w.update(extra=torch.zeros(1)), "'extra' is not known to the model"),
         (
             lambda w: w.update({"text_projection.weight": torch.zeros(3, 3)}),
-            r"'text_projection.weight' has shape \[3, 3\], the model needs \[12, 16\]",
+            r"'text_projection.weight' has the wrong shape, \(3, 3\) instead of \(12, 16\)",
         ),
         (lambda w: w["logit_scale"].fill_(float("nan")), "'logit_scale' holds NaN"),
     ],

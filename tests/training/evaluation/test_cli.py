@@ -9,15 +9,16 @@ import yaml
 
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.samplers import SamplingSettings
+from t2mv_core.toybox.judge import Judge
+from t2mv_core.toybox.prompt_lists import find_specs
 from training.config import config_to_dict, load_config
 from training.data.prompts import load_prompts, load_split
 from training.evaluation import cli as evaluate
-from training.evaluation.cli import build_parser, find_specs, make_variants, name_variants, spread
+from training.evaluation.cli import build_parser, make_variants, name_variants, spread
 from training.evaluation.measure import Instruments, Questions, Variant, judge_sets, measure
 from training.evaluation.report import applicable, differences, write_report
 from training.run.trainer import Trainer
 from training.toybox.data.scenes import COLOURS, FAMILIES
-from training.toybox.rewards.judge import Judge
 
 STANDARD = Variant("standard", "standard", SamplingSettings(num_steps=2))
 ZMV = Variant("zmv", "zmv", SamplingSettings(num_steps=2))

@@ -11,13 +11,14 @@ from safetensors.torch import load_file
 
 from t2mv_core.loading import load_bundle
 from t2mv_core.samplers import SamplingSettings
+from t2mv_core.toybox.judge import Judge
 from training.data.prompts import load_prompts, load_split
+from training.evaluation import validation
 from training.evaluation.measure import Instruments, Questions, Variant, measure
 from training.evaluation.validation import SEED
 from training.models.policy import LORA_NAME
 from training.run.metrics import read_metrics
 from training.run.trainer import Trainer
-from training.toybox.rewards.judge import Judge
 
 
 @pytest.fixture
@@ -210,9 +211,8 @@ def test_a_prompt_file_without_held_out_lines_gets_a_sentence(make_trainer, tmp_
 
 def test_the_judge_sees_its_own_cameras_only(make_trainer, monkeypatch):
     from training.toybox.data.scenes import COLOURS, FAMILIES
-    from training.toybox.rewards import judge
 
-    monkeypatch.setattr(judge, "load_judge", lambda: Judge(tuple(FAMILIES), tuple(COLOURS), 6))
+    monkeypatch.setattr(validation, "load_judge", lambda: Judge(tuple(FAMILIES), tuple(COLOURS), 6))
     rig = {"azimuths_deg": [0, 45, 90, 180, 270, 315]}
     trainer = make_trainer(sampling=rig, evaluation={"num_prompts": 2, "stop_measure": "judge_colour"})
     trainer.monitor.measure_when_due(0, nullcontext(), trainer.accelerator, trainer.display)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 
 import numpy as np
+
+from t2mv_core.toybox.prompt_lists import PromptSpec
 
 from .scenes import COLOURS, FAMILIES, HELD_OUT_PAIRS, HELD_OUT_PARTS, Scene
 
@@ -24,16 +27,6 @@ _WITH_PART = (
 )
 _WEIGHTS = (0.5, 0.2, 0.15, 0.15)
 _MENTION = 0.8  # share of scenes with an own part colour whose caption says so
-
-
-@dataclass(frozen=True)
-class PromptSpec:
-    """A prompt and what its picture must show; `part_colour` None: the prompt does not say."""
-
-    prompt: str
-    family: str
-    colour: str
-    part_colour: str | None = None
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
@@ -133,3 +126,20 @@ MORE_HELD_OUT_PROMPTS: list[PromptSpec] = _more_held_out_prompts()
 in another list: in other wordings, and the pairs with other part colours. For reports that need 200."""
 DEV_PROMPTS: list[PromptSpec] = _dev_prompts()
 """100 prompts on pairs that training has seen: for choosing settings."""
+PROMPT_LISTS = {
+    "train": TRAIN_PROMPTS,
+    "train_parts": TRAIN_PART_PROMPTS,
+    "dev": DEV_PROMPTS,
+    "held_out": HELD_OUT_PROMPTS,
+    "more_held_out": MORE_HELD_OUT_PROMPTS,
+}
+
+
+def prompt_lists_json() -> str:
+    """Return the content of `t2mv_core/toybox/prompts.json`, a prompt a line."""
+    asymmetric = json.dumps([name for name, family in FAMILIES.items() if family.is_asymmetric])
+    lists = [
+        f' "{name}": [\n  ' + ",\n  ".join(json.dumps(asdict(spec)) for spec in specs) + "\n ]"
+        for name, specs in PROMPT_LISTS.items()
+    ]
+    return f'{{"asymmetric_families": {asymmetric},\n"lists": {{\n' + ",\n".join(lists) + "\n}}\n"

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.formats.atomic import replaced
 
-from .renderer import DEFAULT_AZIMUTHS_DEG, render_views
+from .renderer import render_views
 from .scenes import FAMILIES, Scene, sample_scene
 
 SHARD_SIZE = 200
@@ -80,7 +81,7 @@ def load_dataset(dataset_dir: Path, limit: int | None = None) -> Dataset:
         )
     num_scenes = json.loads(recipe_path.read_text())["num_scenes"]
     wanted = num_scenes if limit is None else min(limit, num_scenes)
-    views = len(DEFAULT_AZIMUTHS_DEG)
+    views = len(DEFAULT_RIG.azimuths_deg)
     images = np.empty((wanted, views, IMAGE_PX, IMAGE_PX, 3), dtype=np.uint8)
     silhouettes = np.empty(images.shape[:-1], dtype=np.bool_)
     scenes: list[Scene] = []
@@ -94,7 +95,7 @@ def load_dataset(dataset_dir: Path, limit: int | None = None) -> Dataset:
             packed = shard["silhouettes"][:count]
             silhouettes[start : start + count] = np.unpackbits(packed, axis=-1).astype(np.bool_)
             scenes += [Scene(**record) for record in json.loads(str(shard["scenes"]))[:count]]
-    return Dataset(images, silhouettes, scenes, DEFAULT_AZIMUTHS_DEG)
+    return Dataset(images, silhouettes, scenes, DEFAULT_RIG.azimuths_deg)
 
 
 def dataset_scene(seed: int, index: int, allow_held_out: bool = False) -> Scene:
@@ -128,7 +129,7 @@ def _write_shard(out_dir: Path, num_scenes: int, seed: int, allow_held_out: bool
     scenes = [
         dataset_scene(seed, i, allow_held_out) for i in range(start, min(start + SHARD_SIZE, num_scenes))
     ]
-    rendered = [render_views(scene, DEFAULT_AZIMUTHS_DEG, IMAGE_PX) for scene in scenes]
+    rendered = [render_views(scene, DEFAULT_RIG.azimuths_deg, IMAGE_PX) for scene in scenes]
     path = _shard_path(out_dir, start)
     with replaced(path) as temporary, temporary.open("wb") as file:
         np.savez(

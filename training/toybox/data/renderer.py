@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from t2mv_core.cameras import DEFAULT_RIG
+from t2mv_core.toybox.silhouettes import BACKGROUND
+
 from .scenes import Scene, build_parts, material_colours
 from .shapes import Array, Part, Vector, distance, half_extents
 
-DEFAULT_AZIMUTHS_DEG = (0.0, 45.0, 90.0, 180.0, 270.0, 315.0)
 FRUSTUM = 0.55  # half the width of the picture in world units; matches t2mv_core.cameras.CameraRig
-BACKGROUND = 0.5
 SUPERSAMPLING = 2
 LIGHT: Vector = (0.47, -0.52, 0.713)  # towards the light, fixed in the world: front, right, above
 AMBIENT, DIFFUSE, GLOSS = 0.62, 0.42, 0.14
@@ -26,7 +27,7 @@ MAX_STEPS, HIT_DISTANCE = 40, 0.0015
 
 
 def render_views(
-    scene: Scene, azimuths_deg: Sequence[float] = DEFAULT_AZIMUTHS_DEG, image_px: int = 64
+    scene: Scene, azimuths_deg: Sequence[float] = DEFAULT_RIG.azimuths_deg, image_px: int = 64
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Render a scene from a ring of orthographic cameras at elevation 0.
 

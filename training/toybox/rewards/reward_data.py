@@ -21,8 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from t2mv_core.toybox.prompt_lists import PromptSpec
+
 from ..data.augmentation import blur
-from ..data.captions import PromptSpec, phrase
+from ..data.captions import phrase
 from ..data.dataset import Dataset
 from ..data.scenes import COLOURS, FAMILIES, Scene, is_held_out
 

@@ -27,13 +27,14 @@ from t2mv_core.rewards.clip_score import load_clip_score
 from t2mv_core.rewards.hyperscore import load_hyperscore
 from t2mv_core.samplers import SamplingSettings, count_evaluations, sample_standard
 from t2mv_core.text import encode_text
+from t2mv_core.toybox.judge import load_judge
+from t2mv_core.toybox.prompt_lists import PromptSpec
 from t2mv_core.trajectory import SeededNoise
 
 from ...algorithm.rollout import Rewards
 from ...evaluation.intervals import Interval, bootstrap
 from ...evaluation.measure import Instruments, Measurement, Questions, Variant, measure
-from ..data.captions import DEV_PROMPTS, HELD_OUT_PROMPTS, PromptSpec
-from ..rewards.judge import load_judge
+from ..data.captions import DEV_PROMPTS, HELD_OUT_PROMPTS
 from .card import write_card
 from .export import write_json
 from .stage import StageConfig

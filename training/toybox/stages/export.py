@@ -13,8 +13,10 @@ from torch import Tensor
 from t2mv_core.formats.atomic import replaced
 from t2mv_core.formats.components import SHARED_KEY
 from t2mv_core.formats.safetensors_io import read_safetensors, write_safetensors
+from t2mv_core.toybox.prompt_lists import FILE_NAME
 from t2mv_core.unet.adapter import save_adapter
 
+from ..data.captions import prompt_lists_json
 from .distil import STUDENT_SCHEDULER, load_teacher
 from .stage import StageConfig
 from .unet import TEACHER_SCHEDULER, Networks, create_average
@@ -31,13 +33,14 @@ MODEL_INDEX = {
 
 
 def run(config: StageConfig) -> None:
-    """Write model (student), teacher and MV-Adapter; the reward and judge stages put theirs beside them."""
+    """Write model (student), teacher, MV-Adapter, prompt lists; the reward and judge stages add theirs."""
     folder = config.export_dir
     teacher, student = load_teacher(config), load_student(config)
     export_unet(student, folder / "model", STUDENT_SCHEDULER)
     export_unet(teacher, folder / "teacher", TEACHER_SCHEDULER, shared_with=student)
     save_adapter_half(teacher, folder / "mvadapter.safetensors")
     export_shared(config, teacher, folder / "model")
+    (folder / FILE_NAME).write_text(prompt_lists_json(), encoding="utf-8")
 
 
 def load_student(config: StageConfig) -> Networks:

@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from t2mv_core.toybox.judge import Judge, load_judge, save_judge
+from t2mv_core.toybox.prompt_lists import PromptSpec
+
 from ..data.augmentation import augment
-from ..data.captions import PromptSpec
 from ..data.dataset import Dataset, load_dataset
 from ..data.scenes import COLOURS, FAMILIES
-from ..rewards.judge import Judge, load_judge, save_judge
 from .reconstructions import load_reconstructions
 from .stage import Checkpointer, StageConfig, Stateful, cosine_lr, update_rng
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from t2mv_core.bundle import ModelBundle
 from t2mv_core.cameras import DEFAULT_RIG
+from t2mv_core.toybox.judge import load_judge
 
 from ...evaluation.cli import load_instruments
 from ...evaluation.measure import Instruments, Measurement, Questions, Variant, measure
 from ...evaluation.report import differences
 from ..data.captions import HELD_OUT_PROMPTS
-from ..rewards.judge import load_judge
 from .evaluate import SEEDS, TEACHER_SETTINGS, load_exported_rewards, summary, write_sheet
 from .export import write_json
 from .stage import StageConfig

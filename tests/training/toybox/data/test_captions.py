@@ -3,13 +3,17 @@
 import numpy as np
 import pytest
 
+from t2mv_core.toybox import toybox_path
+from t2mv_core.toybox.prompt_lists import asymmetric_families, load_prompt_list
 from training.toybox.data.captions import (
     DEV_PROMPTS,
     HELD_OUT_PROMPTS,
     MORE_HELD_OUT_PROMPTS,
+    PROMPT_LISTS,
     TRAIN_PROMPTS,
     caption,
     phrase,
+    prompt_lists_json,
 )
 from training.toybox.data.scenes import (
     COLOURS,
@@ -103,3 +107,9 @@ def test_more_held_out_prompts_are_worded_truly_and_balanced():
     assert sum((spec.family, spec.colour) in HELD_OUT_PAIRS for spec in MORE_HELD_OUT_PROMPTS) == 60
     for half in (MORE_HELD_OUT_PROMPTS[:50], MORE_HELD_OUT_PROMPTS[50:]):
         assert {spec.family for spec in half} == set(FAMILIES)
+
+
+def test_the_shipped_lists_are_those_of_the_recipe():
+    assert toybox_path("prompts.json").read_text(encoding="utf-8") == prompt_lists_json()
+    assert all(load_prompt_list(name) == tuple(specs) for name, specs in PROMPT_LISTS.items())
+    assert asymmetric_families() == {name for name, family in FAMILIES.items() if family.is_asymmetric}

@@ -6,13 +6,14 @@ import math
 import numpy as np
 import pytest
 
+from t2mv_core.cameras import DEFAULT_RIG
 from training.toybox.data import renderer
-from training.toybox.data.renderer import DEFAULT_AZIMUTHS_DEG, FRUSTUM, render_views
+from training.toybox.data.renderer import FRUSTUM, render_views
 from training.toybox.data.scenes import COLOURS, FAMILIES, sample_scene
 from training.toybox.data.shapes import Part, along, limb, turned
 
 
-def _render_parts(monkeypatch, parts, azimuths_deg=DEFAULT_AZIMUTHS_DEG):
+def _render_parts(monkeypatch, parts, azimuths_deg=DEFAULT_RIG.azimuths_deg):
     monkeypatch.setattr(renderer, "build_parts", lambda scene: parts)
     return render_views(sample_scene(0, "mug", "red"), azimuths_deg)
 
@@ -139,7 +140,10 @@ def test_views_of_asymmetric_families_differ_without_shading(monkeypatch, name):
     images, silhouettes = render_views(sample_scene(2, name))
     for a, b in itertools.combinations(range(6), 2):
         changed = (np.abs(images[a].astype(int) - images[b]).max(axis=-1) > 40).sum()
-        assert changed >= 0.04 * silhouettes[a].sum(), (DEFAULT_AZIMUTHS_DEG[a], DEFAULT_AZIMUTHS_DEG[b])
+        assert changed >= 0.04 * silhouettes[a].sum(), (
+            DEFAULT_RIG.azimuths_deg[a],
+            DEFAULT_RIG.azimuths_deg[b],
+        )
 
 
 def test_bad_input_is_refused_in_words():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.toybox.data.captions import PromptSpec
+from t2mv_core.toybox.prompt_lists import PromptSpec
 from training.toybox.data.dataset import Dataset
 from training.toybox.data.scenes import COLOURS, HELD_OUT_PAIRS, Scene, is_held_out
 from training.toybox.rewards.reward_data import (

@@ -10,10 +10,10 @@ import torch
 from t2mv_core.loading import load_bundle
 from t2mv_core.rewards.registry import load_reward
 from t2mv_core.samplers import SamplingSettings
+from t2mv_core.toybox.judge import load_judge
 from training.algorithm.rollout import Rewards
 from training.evaluation.measure import Instruments, Variant
 from training.toybox.data.captions import DEV_PROMPTS
-from training.toybox.rewards.judge import load_judge
 from training.toybox.stages import evaluate as evaluate_stage
 from training.toybox.stages.evaluate import Memory, fingerprint, measure_model
 

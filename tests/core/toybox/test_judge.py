@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training.toybox.data.captions import PromptSpec
-from training.toybox.rewards.judge import Judge, load_judge, save_judge
+from t2mv_core.toybox.judge import Judge, load_judge, save_judge
+from t2mv_core.toybox.prompt_lists import PromptSpec
 
 FAMILIES, COLOURS = ("mug", "car"), ("red", "green", "blue")
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from t2mv_core.formats.safetensors_io import write_safetensors
-
-from ..data.captions import PromptSpec
+from ..formats.safetensors_io import read_with_config, write_safetensors
+from ..formats.strict import load_strictly
+from . import toybox_path
+from .prompt_lists import PromptSpec
 
 ARCHITECTURE = "toybox-judge"
 WIDTHS = (24, 48, 96, 96)
@@ -32,7 +33,7 @@ class JudgeResult:
         family: the set shows the prompt's family, [B] bool.
         colour: the set's main colour is the prompt's, [B] bool.
         azimuth: the view shows the object from its camera's azimuth, [B, V] bool. Only meaningful for
-            families with `is_asymmetric`.
+            `asymmetric_families`.
         family_probability: of each family for the set, [B, families]; likewise the colour's.
         azimuth_probability: of each default azimuth for the view, [B, V, 6].
     """
@@ -146,15 +147,10 @@ def load_judge(path: Path | None = None) -> Judge:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file does not hold a judge; the first wrong key is named.
+        ValueError: the file does not hold a judge.
     """
-    from t2mv_core.rewards.checkpoints import load_strictly, read_reward_file
-
-    if path is None:
-        from t2mv_core.toybox import toybox_path
-
-        path = toybox_path("judge/judge.safetensors")
-    tensors, config = read_reward_file(path, ARCHITECTURE)
+    path = toybox_path("judge/judge.safetensors") if path is None else path
+    tensors, config = read_with_config(path, ARCHITECTURE)
     judge = Judge(config["families"], config["colours"], int(config["num_azimuths"]))
     load_strictly(judge, tensors, str(path))
     return judge.eval()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.evaluation.silhouettes import silhouette_coherence, silhouettes, view_consistency
+from t2mv_core.toybox.silhouettes import silhouette_coherence, silhouettes, view_consistency
 from training.toybox.data.renderer import render_views
 from training.toybox.data.scenes import sample_scene
 

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 
 @pytest.fixture(scope="module")
-def output_files(pack: ModuleType) -> ModuleType:
-    return importlib.import_module(f"{pack.__name__}.nodes.common.output_files")
+def outputs(pack: ModuleType) -> ModuleType:
+    return importlib.import_module(f"{pack.__name__}.nodes.common.outputs")
 
 
 @pytest.mark.parametrize(
     "prefix", ["turntable", "T2MV/turntable", "a b/ü 转台", "%year%-%month%/x", "v1..2/x", ".x", "a\\b", None]
 )
-def test_ordinary_names_pass(output_files: ModuleType, prefix: str | None) -> None:
-    output_files.check_prefix("filename_prefix", prefix)
+def test_ordinary_names_pass(outputs: ModuleType, prefix: str | None) -> None:
+    outputs.check_prefix("filename_prefix", prefix)
 
 
 @pytest.mark.parametrize(
@@ -50,17 +50,17 @@ def test_ordinary_names_pass(output_files: ModuleType, prefix: str | None) -> No
     ],
 )
 def test_names_that_leave_or_cannot_be_written_are_refused(
-    output_files: ModuleType, prefix: str, words: str
+    outputs: ModuleType, prefix: str, words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
-        output_files.check_prefix("filename_prefix", prefix)
+        outputs.check_prefix("filename_prefix", prefix)
 
 
 @given(st.text(alphabet=st.sampled_from("ab./\\:~ %ü\x00*"), max_size=20))
 @settings(max_examples=500, deadline=None)
-def test_no_accepted_name_leaves_the_folder(output_files: ModuleType, prefix: str) -> None:
+def test_no_accepted_name_leaves_the_folder(outputs: ModuleType, prefix: str) -> None:
     try:
-        output_files.check_prefix("filename_prefix", prefix)
+        outputs.check_prefix("filename_prefix", prefix)
     except ValueError:
         return
     for flavour, root in ((PurePosixPath, "/out/put"), (PureWindowsPath, "C:/out/put")):
