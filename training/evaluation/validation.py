@@ -21,10 +21,31 @@ from ..data.text_cache import ConditionCache
 from ..models.policy import sampling_settings
 from .cli import spread
 from .early_stop import EarlyStop
-from .measure import Instruments, Questions, Variant, measure_policy
+from .measure import Instruments, Questions, Variant, measure_names, measure_policy
 
 SEED = 7_000_000
 """Of the evaluation's noise; equal in every evaluation, so that differences are the LoRA's."""
+
+
+def check_stop_measure(config: TrainConfig) -> None:
+    """Refuse a watched reward that the evaluation will not measure; the judge's measures always pass.
+
+    Raises:
+        ValueError: names what will be measured.
+    """
+    measure = config.evaluation.stop_measure
+    if measure is None or not measure.startswith(("view_reward", "joint_reward")):
+        return
+    known: list[str] = []
+    for role in ("view", "joint"):
+        learned, measuring = getattr(config.reward, role), getattr(config.evaluation, role)
+        only = frozenset(measuring) - frozenset(learned)
+        known += measure_names(role, dict.fromkeys((*learned, *measuring)), only).values()
+    if measure not in known:
+        raise ValueError(
+            f"evaluation.stop_measure={measure} will not be measured; the rewards' measures are "
+            f"{', '.join(known)}."
+        )
 
 
 class Display(Protocol):
