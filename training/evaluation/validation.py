@@ -21,20 +21,41 @@ from ..data.text_cache import ConditionCache
 from ..models.policy import sampling_settings
 from .cli import spread
 from .early_stop import EarlyStop
-from .measure import Instruments, Questions, Variant, measure_policy
+from .measure import Instruments, Questions, Variant, measure_names, measure_policy
 
 SEED = 7_000_000
 """Of the evaluation's noise; equal in every evaluation, so that differences are the LoRA's."""
 
 
-class Progress(Protocol):
-    """Where a measurement shows how far it is."""
+def check_stop_measure(config: TrainConfig) -> None:
+    """Refuse a watched reward that the evaluation will not measure; the judge's measures always pass.
+
+    Raises:
+        ValueError: names what will be measured.
+    """
+    measure = config.evaluation.stop_measure
+    if measure is None or not measure.startswith(("view_reward", "joint_reward")):
+        return
+    known: list[str] = []
+    for role in ("view", "joint"):
+        learned, measuring = getattr(config.reward, role), getattr(config.evaluation, role)
+        only = frozenset(measuring) - frozenset(learned)
+        known += measure_names(role, dict.fromkeys((*learned, *measuring)), only).values()
+    if measure not in known:
+        raise ValueError(
+            f"evaluation.stop_measure={measure} will not be measured; the rewards' measures are "
+            f"{', '.join(known)}."
+        )
+
+
+class Display(Protocol):
+    """Where progress is shown."""
 
     def phase(self, name: str, total: int) -> None:
-        """Begin `name`, of `total` steps."""
+        """Begin a phase of `total` steps."""
 
     def advance(self) -> None:
-        """End one step."""
+        """Count one step."""
 
 
 class Monitor:
@@ -83,7 +104,7 @@ class Monitor:
         iteration: int,
         averaged: AbstractContextManager[None],
         accelerator: Accelerator,
-        display: Progress,
+        display: Display,
     ) -> dict[str, float] | None:
         """Return the means over the held-out prompts, measured within `averaged`; None when not due.
 
@@ -106,7 +127,7 @@ class Monitor:
         self.early_stop.update(iteration, means)
         return means
 
-    def _measure(self, display: Progress) -> dict[str, float]:
+    def _measure(self, display: Display) -> dict[str, float]:
         num_batches = -(-len(self.questions.prompts) // self.questions.batch_size)
         evaluations = count_evaluations(self.variant.sampler, self.variant.settings)
         display.phase("evaluation", num_batches * evaluations)
