@@ -22,7 +22,6 @@ from t2mv_core.rewards.sources import FOLDER_NAME
 from ..algorithm.rollout import Rewards, Scorer
 from ..config import TrainConfig
 from ..config.rewards import OwnRewardConfig, RewardConfig
-from ..evaluation.measure import measure_names
 from .own_rewards import OwnReward, load_own_reward
 
 REWARD_DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -91,6 +90,13 @@ def check_stop_measure(config: TrainConfig) -> None:
             f"evaluation.stop_measure={measure} will not be measured; the rewards' measures are "
             f"{', '.join(known)}."
         )
+
+
+def measure_names(role: str, names: Iterable[str], only_measuring: frozenset[str]) -> dict[str, str]:
+    """Return the name of each reward's measure; see `reward_values` of training/evaluation/measure.py."""
+    names = list(names)
+    learned = [name for name in names if name not in only_measuring]
+    return {name: f"{role}_reward" + ("" if learned == [name] else f"/{name}") for name in names}
 
 
 def load_rewards(
