@@ -78,6 +78,13 @@ def check_reward_models(view: Iterable[str], joint: Iterable[str], config: Rewar
     check_rewards([name for _, name in roles if not _is_own(name, config.own)], reward_places(config))
 
 
+def measure_names(role: str, names: Iterable[str], only_measuring: frozenset[str]) -> dict[str, str]:
+    """Return the name of each reward's measure; see `reward_values` of training/evaluation/measure.py."""
+    names = list(names)
+    learned = [name for name in names if name not in only_measuring]
+    return {name: f"{role}_reward" + ("" if learned == [name] else f"/{name}") for name in names}
+
+
 def load_rewards(
     view: Iterable[str],
     joint: Iterable[str],
