@@ -24,7 +24,7 @@ class T2MVApplyAdapter(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's inputs and outputs."""
+        """Return the node's inputs and outputs."""
         return make_schema(
             node_id="T2MVApplyAdapter",
             display_name="Apply MV-Adapter (T2MV)",

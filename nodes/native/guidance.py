@@ -31,7 +31,7 @@ class T2MVEmbedGuidance(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's inputs and outputs."""
+        """Return the node's inputs and outputs."""
         return make_schema(
             node_id="T2MVEmbedGuidance",
             display_name="Embed Guidance (T2MV)",

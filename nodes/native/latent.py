@@ -22,7 +22,7 @@ class T2MVEmptyLatent(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's inputs and outputs."""
+        """Return the node's inputs and outputs."""
 
         def size(name: str, what: str) -> io.Int.Input:
             return io.Int.Input(

@@ -20,7 +20,7 @@ class T2MVLoadLoRANative(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's inputs and outputs."""
+        """Return the node's inputs and outputs."""
         return make_schema(
             node_id="T2MVLoadLoRANative",
             display_name="Load LoRA, native (T2MV)",

@@ -24,7 +24,7 @@ class T2MVShiftSNR(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's inputs and outputs."""
+        """Return the node's inputs and outputs."""
         return make_schema(
             node_id="T2MVShiftSNR",
             display_name="Shift SNR (T2MV)",

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from comfy_api.latest import io, ui
 
-from ..common.checks import first_problem, read_prompts
+from ..common.checks import Field, first_problem, read_prompts
 from ..common.memory import check_cancelled
 from ..common.progress import ProgressBar, show_text
-from ..sockets import RewardHandle, Rewards, make_schema
-from .report import ScoredSet, to_json, to_line, to_text
-from .score_sheet import score_sheet, set_title, view_labels
+from ..sockets import RewardHandle, Rewards, make_schema, output
+from .report import ScoredSet, score_sheet, set_title, to_json, to_line, to_text, view_labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,12 +20,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+PROMPTS = Field(
+    "prompts",  # not "prompt": ComfyUI gives every output node a hidden input of that name
+    "a red mug",
+    "What the views should show: the prompt they were made with, one line per set.",
+    more={"multiline": True},
+)
+
+
 class T2MVScoreViews(io.ComfyNode):
     """Views, prompts and rewards to scores."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's inputs and outputs."""
+        """Return the node's inputs and outputs."""
         return make_schema(
             node_id="T2MVScoreViews",
             display_name="Score Views (T2MV)",
@@ -39,39 +46,34 @@ class T2MVScoreViews(io.ComfyNode):
             inputs=[
                 Rewards.Input("rewards", tooltip="From Load Reward."),
                 io.Image.Input("images", tooltip="Views as a sampler gives them: one set after the other."),
-                io.String.Input(
-                    "prompts",  # not "prompt": ComfyUI gives every output node a hidden input of that name
-                    multiline=True,
-                    default="a red mug",
-                    tooltip="What the views should show: the prompt they were made with, one line per set.",
-                ),
+                PROMPTS.widget(),
             ],
             outputs=[
-                io.Float.Output(
+                output(
+                    io.Float,
                     "view_score",
-                    display_name="view score",
-                    tooltip="Mean over all views of the first per-view reward; nan when none is loaded.",
+                    "Mean over all views of the first per-view reward; nan when none is loaded.",
+                    "view score",
                 ),
-                io.Float.Output(
+                output(
+                    io.Float,
                     "joint_score",
-                    display_name="joint score",
-                    tooltip="Mean over the sets of the first joint reward; nan when none is loaded.",
+                    "Mean over the sets of the first joint reward; nan when none is loaded.",
+                    "joint score",
                 ),
-                io.Float.Output(
+                output(
+                    io.Float,
                     "view_scores",
-                    display_name="view scores",
+                    "The first per-view reward, view by view, as a list.",
+                    "view scores",
                     is_output_list=True,
-                    tooltip="The first per-view reward, view by view, as a list.",
                 ),
-                io.String.Output(
-                    "json", display_name="json", tooltip="All scores, with the parts of joint scores."
-                ),
-                io.String.Output("report", display_name="report", tooltip="All scores, to read."),
-                io.Image.Output(
+                output(io.String, "json", "All scores, with the parts of joint scores."),
+                output(io.String, "report", "All scores, to read."),
+                output(
+                    io.Image,
                     "sheet",
-                    display_name="sheet",
-                    tooltip="The views with their scores drawn in: a row per set, titled with its joint "
-                    "scores.",
+                    "The views with their scores drawn in: a row per set, titled with its joint scores.",
                 ),
             ],
         )

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io, ui
 
-from ...training.config import OBJECTIVE_NAMES, load_config, preset_names
-from ..common.checks import first_problem
+from ...training.config import load_config
+from ..common.checks import first_problem, widgets
 from ..common.folders import lora_folders, output_dir, refresh_lora_list, reward_folders
 from ..common.memory import check_cancelled, compute_device, is_cancelled, unload_everything
-from ..sockets import make_schema
-from .inputs import training_inputs
+from ..common.outputs import picture_tensor
+from ..sockets import make_schema, output
 from .publish import LoraPlace, find_place, is_lost, publish
 from .settings import (
+    FIELDS,
     Surroundings,
     build_overrides,
     check_inputs,
@@ -27,15 +28,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RUNS_FOLDER = "t2mv_runs"
-NOT_FOR_USERS = {"comparison"}  # what training.compare repeats the paper's comparison with
 POLL_SECONDS = 0.25
 # ComfyUI 0.3.64 gives io.Combo.Output no type name, so that nothing could be connected to it.
 LoraName = io.Custom("COMBO")
-
-
-def list_presets() -> list[str]:
-    """The presets that are offered."""
-    return [name for name in preset_names() if name not in NOT_FOR_USERS]
 
 
 class T2MVTrainLoRA(io.ComfyNode):
@@ -43,7 +38,7 @@ class T2MVTrainLoRA(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's inputs and outputs."""
+        """Return the node's inputs and outputs."""
         return make_schema(
             node_id="T2MVTrainLoRA",
             display_name="Train LoRA (T2MV)",
@@ -53,22 +48,16 @@ class T2MVTrainLoRA(io.ComfyNode):
             search_aliases=["mvc-zigal", "reinforcement learning", "finetune", "rl training", "train lora"],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
-            inputs=training_inputs(list_presets(), OBJECTIVE_NAMES),
+            inputs=widgets(*FIELDS),
             outputs=[
-                LoraName.Output(
+                output(
+                    LoraName,
                     "lora_name",
-                    display_name="lora_name",
-                    tooltip="The finished LoRA's name: connect it to the input 'lora' of Load LoRA.",
+                    "The finished LoRA's name: connect it to the input 'lora' of Load LoRA.",
                 ),
-                io.String.Output(
-                    "report", display_name="report", tooltip="Where it lies, and how the rewards changed."
-                ),
-                io.Image.Output(
-                    "curves", display_name="curves", tooltip="Rewards, lambda and loss over the iterations."
-                ),
-                io.Image.Output(
-                    "samples", display_name="samples", tooltip="What the last iteration drew, a row per set."
-                ),
+                output(io.String, "report", "Where it lies, and how the rewards changed."),
+                output(io.Image, "curves", "Rewards, lambda and loss over the iterations."),
+                output(io.Image, "samples", "What the last iteration drew, a row per set."),
             ],
         )
 
@@ -79,17 +68,10 @@ class T2MVTrainLoRA(io.ComfyNode):
         preset: str | None = None,
         prompts: str | None = None,
         objective: str | None = None,
-        learning_rate: float | None = None,
     ) -> bool | str:
-        """Refuse unusable names, choices, texts and numbers before the run; ComfyUI checks the others."""
-        inputs = {
-            "name": name,
-            "preset": preset,
-            "prompts": prompts,
-            "objective": objective,
-            "learning_rate": learning_rate,
-        }
-        return first_problem(lambda: check_inputs(inputs, list_presets(), OBJECTIVE_NAMES))
+        """Refuse unusable names, choices and texts before the run."""
+        inputs = {"name": name, "preset": preset, "prompts": prompts, "objective": objective}
+        return first_problem(lambda: check_inputs(inputs))
 
     @classmethod
     def fingerprint_inputs(cls, name: str | None = None, **others: Any) -> str:
@@ -103,7 +85,7 @@ class T2MVTrainLoRA(io.ComfyNode):
     @classmethod
     def execute(cls, **inputs: Any) -> io.NodeOutput:
         """Train to the end, or go on where the run was; put the LoRA into its place."""
-        check_inputs(inputs, list_presets(), OBJECTIVE_NAMES)
+        check_inputs(inputs)
         run_dir = _run_dir(inputs["name"])
         place = find_place(inputs["name"], run_dir, lora_folders())
         overrides, total = _prepare(inputs, run_dir)
@@ -180,7 +162,6 @@ def _pictures(run_dir: Path) -> tuple[Tensor, Tensor]:
     """The curves and the newest sample sheet; white where somebody removed one."""
     from PIL import Image
 
-    from ..views.contact_sheet import picture_tensor
     from .progress import newest_sheet, read_picture
 
     white = Image.new("RGB", (64, 64), "white")

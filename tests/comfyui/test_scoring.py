@@ -17,7 +17,7 @@ import comfy.model_management as model_management
 spec = importlib.util.spec_from_file_location("pack", sys.argv[1] + "/__init__.py")
 sys.modules["pack"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["pack"])
-from pack.nodes.scoring.score_sheet import score_sheet, set_title, view_labels
+from pack.nodes.scoring.report import score_sheet, set_title, view_labels
 from pack.nodes.scoring.score import score_set, score_sets, split_by_prompt
 from pack.nodes.sockets import RewardHandle
 from pack.t2mv_core.rewards.base import RewardResult
