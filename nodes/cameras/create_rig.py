@@ -18,32 +18,26 @@ if TYPE_CHECKING:
 ViewerCamera = getattr(io, "Load3DCamera", None)
 FIELDS = (
     Field(
-        "azimuths",
-        TRAINED_AZIMUTHS,
-        "Only for the preset 'custom'. One view per angle, in degrees: 0 front, 90 right, 180 back, 270 left "
-        f"side. The bundled and published models were trained on {TRAINED_AZIMUTHS}.",
+        "azimuths", TRAINED_AZIMUTHS,
+        "Only for the preset 'custom'. One view per angle, in degrees: 0 front, 90 right, 180 back, 270 "
+        f"left side. The bundled and published models were trained on {TRAINED_AZIMUTHS}.",
     ),
     Field(
-        "elevations",
-        "0",
+        "elevations", "0",
         "Only for the preset 'custom'. Height angle in degrees, -90 to 90: one for all views, or one per "
         "view. The bundled and published models were trained on 0.",
     ),
     Field(
-        "preset",
-        CUSTOM,
-        "Ready-made views at elevation 0, or 'custom': the angles in the boxes above.",
-        choices=PRESET_CHOICES,
-        is_optional=True,
+        "preset", CUSTOM, "Ready-made views at elevation 0, or 'custom': the angles in the boxes above.",
+        choices=PRESET_CHOICES, is_optional=True,
     ),
     Field(
-        "views",
-        "",
-        "Which of these views to draw, in this order: numbers such as '1, 3' or names such as 'front, back'. "
-        "Empty: all of them.",
+        "views", "",
+        "Which of these views to draw, in this order: numbers such as '1, 3' or names such as 'front, "
+        "back'. Empty: all of them.",
         is_optional=True,
     ),
-)
+)  # fmt: skip
 VIEW = Field("view", 1, "Which view the 'camera' output is, counted from 1 in the rig's order.", 1, MAX_VIEWS)
 
 
@@ -52,7 +46,6 @@ class T2MVCreateCameraRig(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's inputs and outputs."""
         return make_schema(
             node_id="T2MVCreateCameraRig",
             display_name="Create Camera Rig (T2MV)",
@@ -99,7 +92,6 @@ class T2MVCreateCameraData(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's inputs and outputs."""
         outputs = [
             output(
                 io.String,

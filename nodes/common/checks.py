@@ -3,6 +3,9 @@
 A workflow file is a stranger's file. ComfyUI 0.3.64 does not check the choices of V3 combo inputs, its range
 checks let NaN through, and a linked value is known only when the node runs: so a node checks its values again
 then. Before the run it checks what ComfyUI cannot check.
+
+Every check raises a ValueError with the value and what is allowed. None, a linked input not known yet,
+passes.
 """
 
 from __future__ import annotations
@@ -70,11 +73,7 @@ class Field:
         return advanced(widget) if self.is_advanced else widget
 
     def check(self, value: Any) -> None:
-        """Refuse a value that the widget cannot have; None (a linked input, not known yet) passes.
-
-        Raises:
-            ValueError: with the value and what is allowed.
-        """
+        """Refuse a value that the widget cannot have."""
         if self.choices:
             check_choice(self.name, value, self._list_choices(), self.remedy)
         elif isinstance(self.default, bool):
@@ -96,11 +95,7 @@ def widgets(*fields: Field) -> list[io.WidgetInput]:
 
 
 def check_fields(fields: Iterable[Field], values: Mapping[str, Any]) -> None:
-    """Check the values of several inputs by name; one that is missing passes.
-
-    Raises:
-        ValueError: the first that cannot be used, in a sentence.
-    """
+    """Check the values of several inputs by name; one that is missing passes."""
     for each in fields:
         each.check(values.get(each.name))
 
@@ -119,13 +114,7 @@ def first_problem(*checks: Callable[[], object]) -> bool | str:
 
 
 def check_number(name: str, value: float | None, low: float, high: float) -> None:
-    """Refuse what is no number in [low, high], NaN included; None (a linked input, not known yet) passes.
-
-    Texts come here, too: ComfyUI 0.3.64 goes on to a node's own checks with a value it could not convert.
-
-    Raises:
-        ValueError: with the value and the range.
-    """
+    """Refuse what is no number in [low, high]: NaN, and texts, which ComfyUI 0.3.64 hands on unconverted."""
     if value is None:
         return
     # A bool counts as 0 or 1 in Python, but who links one to a number has linked the wrong thing.
@@ -135,11 +124,7 @@ def check_number(name: str, value: float | None, low: float, high: float) -> Non
 
 
 def check_integer(name: str, value: int | None, low: int, high: int) -> None:
-    """Refuse what is not a whole number in [low, high]; None (a linked input, not known yet) passes.
-
-    Raises:
-        ValueError: with the value and the range.
-    """
+    """Refuse what is not a whole number in [low, high]."""
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -147,21 +132,13 @@ def check_integer(name: str, value: int | None, low: int, high: int) -> None:
 
 
 def check_boolean(name: str, value: bool | None) -> None:
-    """Refuse what is neither true nor false; None (a linked input, not known yet) passes.
-
-    Raises:
-        ValueError: with the value.
-    """
+    """Refuse what is neither true nor false."""
     if value is not None and not isinstance(value, bool):
         raise ValueError(f"{name}={_shown(value)} must be true or false.")
 
 
 def check_text(name: str, text: str | None) -> None:
-    """Refuse what is not a text of at most 2,000 characters; None (a linked input, not known yet) passes.
-
-    Raises:
-        ValueError: with what it is.
-    """
+    """Refuse what is not a text of at most 2,000 characters."""
     if text is None:
         return
     if not isinstance(text, str):
@@ -173,11 +150,7 @@ def check_text(name: str, text: str | None) -> None:
 
 
 def check_choice(name: str, value: str | None, choices: Sequence[str], remedy: str) -> None:
-    """Refuse a name that is not one of the choices; None (a linked input, not known yet) passes.
-
-    Raises:
-        ValueError: with the value, what there is (at most ten names) and what to do.
-    """
+    """Refuse a name that is not one of the choices, of which the sentence lists ten."""
     if value is None or value in choices:
         return
     known = ", ".join(map(repr, choices[:10])) + (", …" if len(choices) > 10 else "")

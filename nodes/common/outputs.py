@@ -64,9 +64,7 @@ def save_output(
     import folder_paths
     from comfy_api.latest import io, ui
 
-    directory = (
-        folder_paths.get_output_directory() if folder == "output" else folder_paths.get_temp_directory()
-    )
+    directory = folder_paths.get_directory_by_type(folder)
     path, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, directory, *size_px)
     file_name = f"{name}_{counter:05}_{ending}"
     with replaced(Path(path) / file_name) as temporary:

@@ -24,7 +24,6 @@ class T2MVLoadLoRA(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's inputs and outputs."""
         return make_schema(
             node_id="T2MVLoadLoRA",
             display_name="Load LoRA (T2MV)",

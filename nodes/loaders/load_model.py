@@ -17,34 +17,28 @@ if TYPE_CHECKING:
 
 AUTO, FLOAT8 = "auto", "float8"
 PRECISION = Field(
-    "precision",
-    AUTO,
-    "Number format of the weights. 'auto' is float32 for the toybox models and ComfyUI's choice for others. "
-    "Choose float32 when pictures turn out to be NaN. 'float8' keeps the UNet in half the memory of float16 "
-    "and computes as 'auto' would: other pictures, slower.",
-    choices=(AUTO, "float32", "bfloat16", "float16", FLOAT8),
-    is_advanced=True,
-)
+    "precision", AUTO,
+    "Number format of the weights. 'auto' is float32 for the toybox models and ComfyUI's choice for "
+    "others. Choose float32 when pictures turn out to be NaN. 'float8' keeps the UNet in half the memory "
+    "of float16 and computes as 'auto' would: other pictures, slower.",
+    choices=(AUTO, "float32", "bfloat16", "float16", FLOAT8), is_advanced=True,
+)  # fmt: skip
+# Its id in workflow files is "sampler". The choices are the core's schedule.SOLVERS, not imported for speed.
 SOLVER = Field(
-    "sampler",  # its name in the workflows of before; the page shows "solver"
-    AUTO,
+    "sampler", AUTO,
     "The solver of the denoising steps. 'auto': as the model's files say, LCM for a UNet with a guidance "
     "input, else DDIM. Choose 'lcm' for SDXL with an LCM-LoRA or DMD2, 'ddim-trailing' for SDXL-Turbo, "
     "Lightning and Hyper-SD, checkpoints or LoRAs; guidance is 1 with all of these.",
-    choices=(AUTO, "lcm", "ddim", "ddim-trailing"),  # the core's schedule.SOLVERS, not imported for speed
-    is_optional=True,
-    is_advanced=True,
+    choices=(AUTO, "lcm", "ddim", "ddim-trailing"), is_optional=True, is_advanced=True,
     more={"display_name": "solver"},
-)
+)  # fmt: skip
 SEQUENTIAL_GUIDANCE = Field(
-    "sequential_guidance",
-    False,
-    "Models with two-pass guidance (SDXL, the toybox teacher) run one pass after the other: half the memory "
-    "above the weights, a little slower, the same pictures. Few-step models with a guidance input have one "
-    "pass and do not change.",
-    is_optional=True,
-    is_advanced=True,
-)
+    "sequential_guidance", False,
+    "Models with two-pass guidance (SDXL, the toybox teacher) run one pass after the other: half the "
+    "memory above the weights, a little slower, the same pictures. Few-step models with a guidance input "
+    "have one pass and do not change.",
+    is_optional=True, is_advanced=True,
+)  # fmt: skip
 OPTIONS = (PRECISION, SOLVER, SEQUENTIAL_GUIDANCE)
 
 
@@ -53,7 +47,6 @@ class T2MVLoadModel(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's inputs and outputs."""
         return make_schema(
             node_id="T2MVLoadModel",
             display_name="Load Model (T2MV)",

@@ -33,13 +33,11 @@ def list_rewards() -> list[str]:
 
 REWARD = Field("reward", None, "", choices=list_rewards)
 DOWNLOAD = Field(
-    "download",
-    False,
+    "download", False,
     "Whether weights that are not in models/t2mv_rewards may be fetched from the Hugging Face Hub. Off: "
     "nothing touches the network.",
-    is_optional=True,
-    is_advanced=True,
-)
+    is_optional=True, is_advanced=True,
+)  # fmt: skip
 
 
 class T2MVLoadReward(io.ComfyNode):
@@ -47,7 +45,6 @@ class T2MVLoadReward(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's inputs and outputs."""
         from ...t2mv_core.rewards.registry import REWARDS
 
         summaries = " ".join(f"{name}: {spec.summary}" for name, spec in REWARDS.items())

@@ -88,45 +88,38 @@ FILES = {
     each.name: each
     for each in (
         Field(
-            "model",
-            "toybox",
+            "model", "toybox",
             "'toybox' is the bundled few-step model (4 steps), 'toybox teacher' the one it was distilled "
             "from (25 steps). 'LCM-SDXL' (8 steps) and 'SDXL' are the published weights, looked for in "
             "ComfyUI's folders. 'diffusers/…' are models in diffusers' folder format in models/diffusers, "
             "'checkpoints/…' single-file SDXL checkpoints in models/checkpoints.",
-            choices=list_models,
-            remedy=_REMEDY,
+            choices=list_models, remedy=_REMEDY,
         ),
         _part(
-            "adapter",
-            ADAPTER_FOLDER,
+            "adapter", ADAPTER_FOLDER,
             "MV-Adapter weights: those that lie with the model, for SDXL models "
             "mvadapter_t2mv_sdxl.safetensors, or another file from models/mvadapter. Has no effect on the "
             "toybox models.",
             is_optional=False,
         ),
         _part(
-            "unet",
-            UNET_FOLDER,
+            "unet", UNET_FOLDER,
             "Another UNet than the model's, from models/diffusion_models, in diffusers' or the original "
             "layout: LCM-SDXL's, for example, which needs few steps.",
         ),
         _part(
-            "vae",
-            VAE_FOLDER,
+            "vae", VAE_FOLDER,
             "Another VAE than the model's, from models/vae: for SDXL in float16 choose sdxl-vae-fp16-fix, "
             "the original one gives black pictures there.",
         ),
         Field(
-            "download",
-            False,
+            "download", False,
             "Whether files of LCM-SDXL and SDXL that are neither in ComfyUI's folders nor in the Hugging "
             "Face cache may be fetched (8 GB). Off: nothing touches the network.",
-            is_optional=True,
-            is_advanced=True,
+            is_optional=True, is_advanced=True,
         ),
     )
-}
+}  # fmt: skip
 
 
 def check_model_choice(choice: ModelChoice) -> None:

@@ -38,18 +38,15 @@ SAMPLERS = ("standard", "zmv")
 CANDIDATES = Field("candidates", 8, "Sets sampled per prompt line.", 1, 64)
 KEEP = Field("keep", 1, "Sets kept per prompt line, the best ones.", 1, CANDIDATES.high)
 RANKED_BY = Field(
-    "rank_by",
-    next(iter(RANK_BY)),
-    "What decides. 'sum of normalised rewards': every connected reward, in standard deviations from its mean "
-    "over the candidates. The others: the first reward of that kind.",
+    "rank_by", next(iter(RANK_BY)),
+    "What decides. 'sum of normalised rewards': every connected reward, in standard deviations from its "
+    "mean over the candidates. The others: the first reward of that kind.",
     choices=tuple(RANK_BY),
-)
+)  # fmt: skip
 SAMPLER = Field(
-    "sampler",
-    SAMPLERS[0],
-    "'standard' as Sample Views, 'zmv' as Sample Views with Zigzag.",
+    "sampler", SAMPLERS[0], "'standard' as Sample Views, 'zmv' as Sample Views with Zigzag.",
     choices=SAMPLERS,
-)
+)  # fmt: skip
 RANKING = (CANDIDATES, KEEP, RANKED_BY, SAMPLER)
 
 
@@ -58,7 +55,6 @@ class T2MVSampleBest(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's inputs and outputs."""
         return make_schema(
             node_id="T2MVSampleBest",
             display_name="Sample Best Views (T2MV)",
@@ -183,17 +179,13 @@ def _check_plan(prompts: str | None, *choices: int | str | None) -> None:
 
 def _outputs() -> list[io.Output]:
     return [
-        output(
-            io.Image, "images", "The views of the kept sets: best first, one prompt line after the other."
-        ),
+        output(io.Image, "images", "The views of the kept sets: best first, prompt line by prompt line."),
         latent_output(),
         output(
-            io.Int,
-            "seeds",
-            "The seed of every kept set, as a list; a sampler gives the set again with it.",
+            io.Int, "seeds", "The seed of every kept set, as a list; a sampler draws the set again with it.",
             is_output_list=True,
         ),
         output(io.Float, "scores", "What every kept set was ranked by, as a list.", is_output_list=True),
         output(io.String, "report", "The whole ranking, to read."),
         output(io.Image, "ranking", "All sets in order, with ranks, seeds and scores."),
-    ]
+    ]  # fmt: skip

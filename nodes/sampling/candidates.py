@@ -83,14 +83,11 @@ def _thumbnails(pictures: Tensor) -> Tensor:
 
 
 def rank_sets(sets: Sequence[ScoredSet], rank_by: str) -> list[tuple[int, float]]:
-    """Order the sets of one prompt, the best first; of equal ones the earlier first.
+    """Order the sets of one prompt, the best first: (index into `sets`, ranking score) of each.
 
     Args:
         sets: scored by the same rewards against the same prompt, so that their scores can be compared.
         rank_by: a name of RANK_BY.
-
-    Returns:
-        (index into `sets`, ranking score) of every set.
     """
     scores = RANK_BY[rank_by](sets)
     order = sorted(range(len(sets)), key=lambda index: -scores[index])

@@ -14,56 +14,38 @@ if TYPE_CHECKING:
     from ...t2mv_core.samplers import SamplingSettings
 
 PROMPT = Field(
-    "prompt",
-    "a red mug",
-    "What to draw. One object per line: every line becomes a set of views.",
+    "prompt", "a red mug", "What to draw. One object per line: every line becomes a set of views.",
     more={"multiline": True},
-)
+)  # fmt: skip
 SEED = Field("seed", 0, "", high=MAX_SEED, more={"control_after_generate": True})
 STEPS = Field(
-    "steps", 4, "Denoising steps: 4 for the toybox, 25 for its teacher, 4 to 8 for LCM models.", 1, 100
-)
+    "steps", 4, "Denoising steps: 4 for the toybox, 25 for its teacher, 4 to 8 for LCM models.", 1, 100,
+)  # fmt: skip
 GUIDANCE = Field(
-    "guidance", 7.0, "How strongly the views follow the prompt; 1 is no guidance.", high=30, step=0.1
-)
+    "guidance", 7.0, "How strongly the views follow the prompt; 1 is no guidance.", high=30, step=0.1,
+)  # fmt: skip
 VIEW_SCALE = Field(
-    "view_scale",
-    1.0,
-    "How strongly the views follow the cameras; 1 is as trained.",
-    high=10,
-    step=0.1,
+    "view_scale", 1.0, "How strongly the views follow the cameras; 1 is as trained.", high=10, step=0.1,
     is_advanced=True,
-)
+)  # fmt: skip
 ZIGZAG_STEPS = Field(
-    "zigzag_steps",
-    1,
-    "How many of the first steps are zigzags; 0 is ordinary sampling.",
-    high=STEPS.high,
-)
+    "zigzag_steps", 1, "How many of the first steps are zigzags; 0 is ordinary sampling.", high=STEPS.high,
+)  # fmt: skip
 ZIGZAG_REPEATS = Field(
-    "zigzag_repeats",
-    1,
-    "How often a zigzag step goes back and forth; each costs two more UNet evaluations.",
-    1,
-    10,
-    is_advanced=True,
-)
+    "zigzag_repeats", 1, "How often a zigzag step goes back and forth; each costs two more UNet evaluations.",
+    1, 10, is_advanced=True,
+)  # fmt: skip
 INVERSE_GUIDANCE = replace(
-    GUIDANCE,
-    name="inverse_guidance",
-    default=1.0,
-    tooltip="Guidance on the way back; the gap to 'guidance' is what helps.",
-    is_advanced=True,
-)
+    GUIDANCE, name="inverse_guidance", default=1.0,
+    tooltip="Guidance on the way back; the gap to 'guidance' is what helps.", is_advanced=True,
+)  # fmt: skip
 INVERSE_VIEW_SCALE = replace(VIEW_SCALE, name="inverse_view_scale", tooltip="View scale on the way back.")
 NEGATIVE_PROMPT = Field(
-    "negative_prompt",
-    "",
+    "negative_prompt", "",
     "What to steer away from. Only models with two-pass guidance use it (the toybox teacher), few-step "
     "models do not.",
-    is_optional=True,
-    is_advanced=True,
-)
+    is_optional=True, is_advanced=True,
+)  # fmt: skip
 ZIGZAG = (ZIGZAG_STEPS, ZIGZAG_REPEATS, INVERSE_GUIDANCE, INVERSE_VIEW_SCALE)
 # A setting of the core -> the input that it is read from.
 NUMBERS = {

@@ -44,7 +44,6 @@ class T2MVSampleStandard(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's inputs and outputs."""
         return make_schema(
             node_id="T2MVSampleStandard",
             display_name="Sample Views (T2MV)",
@@ -71,7 +70,6 @@ class T2MVSampleZMV(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's inputs and outputs."""
         return make_schema(
             node_id="T2MVSampleZMV",
             display_name="Sample Views with Zigzag (T2MV)",
@@ -136,9 +134,6 @@ def sample_views(
 
     Returns:
         Pictures as ComfyUI keeps them, [B·V, H, W, 3] float32 in [0, 1], and the same as a LATENT.
-
-    Raises:
-        ValueError: an input is unusable, or the model gave NaN.
     """
     from ...t2mv_core.samplers import count_evaluations
 
@@ -173,16 +168,9 @@ class SetSampler:
         rig: CameraRig | None = None,
         negative_prompt: str = "",
     ) -> None:
-        """Encode all prompts and the cameras, then bring the UNet to the compute device.
+        """Encode all prompts that will be sampled and the cameras, then bring the UNet to the device.
 
-        Args:
-            model: the model, possibly with LoRAs.
-            sampler: a name of the core's SAMPLERS.
-            settings: for every set.
-            progress: told of every UNet evaluation; raises when the user cancels.
-            prompts: every prompt that will be sampled.
-            rig: the cameras; None gives the six default views.
-            negative_prompt: what two-pass guidance steers away from; "" is the empty condition.
+        `progress` hears of every UNet evaluation; the other arguments are those of `sample_views`.
         """
         from ...t2mv_core.cameras import DEFAULT_RIG
         from ...t2mv_core.denoiser import encode_cameras
@@ -205,10 +193,7 @@ class SetSampler:
         self._conditions = {prompt: condition.to(device) for prompt, condition in self._conditions.items()}
 
     def __call__(self, prompt: str, seed: int) -> Tensor:
-        """Sample the views of one of the prompts.
-
-        Returns:
-            Scaled latents [V, C, h, w], float32, on the CPU.
+        """Sample the views of one of the prompts: scaled latents [V, C, h, w], float32, on the CPU.
 
         Raises:
             ValueError: the model cannot follow the settings, or gave NaN.
@@ -229,11 +214,7 @@ class SetSampler:
 
 
 def decode_set(model: ModelHandle, latents: Tensor) -> Tensor:
-    """Decode scaled latents [V, C, h, w] view by view, which takes the memory of one view.
-
-    Returns:
-        Pictures as ComfyUI keeps them, [V, H, W, 3] float32 in [0, 1] on its intermediate device.
-    """
+    """Decode scaled latents [V, C, h, w] view by view, in the memory of one, to ComfyUI's [V, H, W, 3]."""
     from ...t2mv_core.images import decode_latents, to_comfy
 
     def decode(device: torch.device) -> Tensor:
@@ -244,6 +225,6 @@ def decode_set(model: ModelHandle, latents: Tensor) -> Tensor:
 
 
 def comfy_latent(model: ModelHandle, latents: list[Tensor]) -> dict[str, Tensor]:
-    """Sets of scaled latents [V, C, h, w] as one ComfyUI LATENT: {"samples": [B·V, C, h, w]}, not scaled."""
+    """Join sets of scaled latents [V, C, h, w] to ComfyUI's LATENT, [B·V, C, h, w] and not scaled."""
     samples = torch.cat(latents) / model.bundle.vae.config["scaling_factor"]
     return {"samples": samples.to(intermediate_device())}

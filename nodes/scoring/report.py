@@ -94,7 +94,7 @@ def score_sheet(views: Sequence[Tensor], titles: Sequence[str], labels: Sequence
         labels: a text per view of each set, or none for a set.
 
     Returns:
-        One picture as ComfyUI keeps it, [1, height, width, 3] in [0, 1].
+        ComfyUI's IMAGE, [1, height, width, 3] in [0, 1].
     """
     from PIL import Image, ImageDraw
 

@@ -20,12 +20,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# Not "prompt": ComfyUI gives every output node a hidden input of that name.
 PROMPTS = Field(
-    "prompts",  # not "prompt": ComfyUI gives every output node a hidden input of that name
-    "a red mug",
-    "What the views should show: the prompt they were made with, one line per set.",
+    "prompts", "a red mug", "What the views should show: the prompt they were made with, one line per set.",
     more={"multiline": True},
-)
+)  # fmt: skip
 
 
 class T2MVScoreViews(io.ComfyNode):
@@ -33,7 +32,6 @@ class T2MVScoreViews(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's inputs and outputs."""
         return make_schema(
             node_id="T2MVScoreViews",
             display_name="Score Views (T2MV)",
@@ -48,34 +46,7 @@ class T2MVScoreViews(io.ComfyNode):
                 io.Image.Input("images", tooltip="Views as a sampler gives them: one set after the other."),
                 PROMPTS.widget(),
             ],
-            outputs=[
-                output(
-                    io.Float,
-                    "view_score",
-                    "Mean over all views of the first per-view reward; nan when none is loaded.",
-                    "view score",
-                ),
-                output(
-                    io.Float,
-                    "joint_score",
-                    "Mean over the sets of the first joint reward; nan when none is loaded.",
-                    "joint score",
-                ),
-                output(
-                    io.Float,
-                    "view_scores",
-                    "The first per-view reward, view by view, as a list.",
-                    "view scores",
-                    is_output_list=True,
-                ),
-                output(io.String, "json", "All scores, with the parts of joint scores."),
-                output(io.String, "report", "All scores, to read."),
-                output(
-                    io.Image,
-                    "sheet",
-                    "The views with their scores drawn in: a row per set, titled with its joint scores.",
-                ),
-            ],
+            outputs=_outputs(),
         )
 
     @classmethod
@@ -88,16 +59,18 @@ class T2MVScoreViews(io.ComfyNode):
         """Score set by set."""
         lines = read_prompts(prompts)
         pictures = split_by_prompt(images, len(lines))
-        sets = score_sets(rewards, pictures, lines)
-        views = [score for scored in sets for score in _first(scored.view_scores, [])]
-        joints = [_first(scored.joint_scores, math.nan) for scored in sets]
+        bar, sets = ProgressBar(len(lines) * len(rewards)), []
+        for views, line in zip(pictures, lines, strict=True):
+            sets.append(score_set(rewards, views, line, lambda: bar.update(1)))
+        view_scores = [score for scored in sets for score in _first(scored.view_scores, [])]
+        joint_scores = [_first(scored.joint_scores, math.nan) for scored in sets]
         report = to_text(sets)
         show_text(cls, to_line(sets))
         sheet = score_sheet(list(pictures), list(map(set_title, sets)), list(map(view_labels, sets)))
         return io.NodeOutput(
-            sum(views) / len(views) if views else math.nan,
-            sum(joints) / len(joints),
-            views,
+            sum(view_scores) / len(view_scores) if view_scores else math.nan,
+            sum(joint_scores) / len(joint_scores),
+            view_scores,
             to_json(sets),
             report,
             sheet,
@@ -105,8 +78,22 @@ class T2MVScoreViews(io.ComfyNode):
         )
 
 
+def _outputs() -> list[io.Output]:
+    return [
+        output(io.Float, "view_score", "Mean of the first per-view reward; nan without one.", "view score"),
+        output(io.Float, "joint_score", "Mean of the first joint reward; nan without one.", "joint score"),
+        output(
+            io.Float, "view_scores", "The first per-view reward, view by view, as a list.", "view scores",
+            is_output_list=True,
+        ),
+        output(io.String, "json", "All scores, with the parts of joint scores."),
+        output(io.String, "report", "All scores, to read."),
+        output(io.Image, "sheet", "The views with their scores; joint scores stand above each set."),
+    ]  # fmt: skip
+
+
 def split_by_prompt(images: Tensor, num_prompts: int) -> Tensor:
-    """ComfyUI's pictures [B·V, H, W, 3] as one set per prompt, [B, V, 3, H, W].
+    """Divide ComfyUI's pictures [B·V, H, W, 3] into one set per prompt, [B, V, 3, H, W].
 
     Raises:
         ValueError: the pictures do not divide into one set per prompt.
@@ -120,19 +107,6 @@ def split_by_prompt(images: Tensor, num_prompts: int) -> Tensor:
             "use the same prompt text as the sampler."
         )
     return pictures.unflatten(0, (num_prompts, -1))
-
-
-def score_sets(rewards: tuple[RewardHandle, ...], pictures: Tensor, prompts: list[str]) -> list[ScoredSet]:
-    """Score pictures [B, V, 3, H, W] set by set, with a progress bar.
-
-    Raises:
-        ValueError: see `score_set`.
-    """
-    bar = ProgressBar(len(prompts) * len(rewards))
-    return [
-        score_set(rewards, views, prompt, lambda: bar.update(1))
-        for views, prompt in zip(pictures, prompts, strict=True)
-    ]
 
 
 def score_set(
@@ -149,7 +123,7 @@ def score_set(
     Raises:
         ValueError: the pictures are not what a reward takes, or a score is not finite.
     """
-    scored = ScoredSet(prompt, {}, {}, {})
+    scored = ScoredSet(prompt)
     for handle in rewards:
         check_cancelled()
         _score_one(handle, pictures, scored)

@@ -13,16 +13,8 @@ from ..common.folders import lora_folders, output_dir, refresh_lora_list, reward
 from ..common.memory import check_cancelled, compute_device, is_cancelled, unload_everything
 from ..common.outputs import picture_tensor
 from ..sockets import make_schema, output
-from .publish import LoraPlace, find_place, is_lost, publish
-from .settings import (
-    FIELDS,
-    Surroundings,
-    build_overrides,
-    check_inputs,
-    check_name,
-    read_training_prompts,
-    write_prompts,
-)
+from .publish import find_place, is_lost, listed_name, publish
+from .settings import FIELDS, build_overrides, check_inputs, check_name, read_training_prompts, write_prompts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +30,6 @@ class T2MVTrainLoRA(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's inputs and outputs."""
         return make_schema(
             node_id="T2MVTrainLoRA",
             display_name="Train LoRA (T2MV)",
@@ -51,9 +42,7 @@ class T2MVTrainLoRA(io.ComfyNode):
             inputs=widgets(*FIELDS),
             outputs=[
                 output(
-                    LoraName,
-                    "lora_name",
-                    "The finished LoRA's name: connect it to the input 'lora' of Load LoRA.",
+                    LoraName, "lora_name", "The LoRA's name: connect it to the input 'lora' of Load LoRA."
                 ),
                 output(io.String, "report", "Where it lies, and how the rewards changed."),
                 output(io.Image, "curves", "Rewards, lambda and loss over the iterations."),
@@ -92,8 +81,9 @@ class T2MVTrainLoRA(io.ComfyNode):
         _train(inputs, overrides, run_dir, total, cls.hidden.unique_id)
         source = publish(run_dir, place)
         refresh_lora_list()
-        report = _report(inputs, run_dir, place, source)
-        return io.NodeOutput(place.listed_name, report, *_pictures(run_dir), ui=ui.PreviewText(report))
+        report = _report(inputs, run_dir, source)
+        outputs = (listed_name(inputs["name"]), report, *_pictures(run_dir))
+        return io.NodeOutput(*outputs, ui=ui.PreviewText(report))
 
 
 def _prepare(inputs: dict[str, Any], run_dir: Path) -> tuple[list[str], int]:
@@ -105,10 +95,10 @@ def _prepare(inputs: dict[str, Any], run_dir: Path) -> tuple[list[str], int]:
     on_cpu = compute_device().type == "cpu"
     reward_dirs = reward_folders()
     reward_dir = next((folder for folder in reward_dirs if folder.is_dir()), reward_dirs[0])
-    surroundings = Surroundings(run_dir, reward_dir, on_cpu)
     prompts = read_training_prompts(inputs["prompts"])
     prompts_path = run_dir / "prompts.jsonl" if prompts else None
-    overrides = build_overrides(inputs, load_config(inputs["preset"]), surroundings, prompts_path)
+    preset = load_config(inputs["preset"])
+    overrides = build_overrides(inputs, preset, run_dir, reward_dir, on_cpu, prompts_path)
     run = load_config(inputs["preset"], overrides).run
     run_dir.mkdir(parents=True, exist_ok=True)
     if prompts_path is not None:
@@ -142,13 +132,13 @@ def _train(
     display.update()
 
 
-def _report(inputs: dict[str, Any], run_dir: Path, place: LoraPlace, source: Path) -> str:
+def _report(inputs: dict[str, Any], run_dir: Path, source: Path) -> str:
     from .progress import read_records, reward_lines
 
     records = read_records(run_dir / "metrics.jsonl")
     num_done = int(records[-1]["iteration"]) if records else 0
     lines = [
-        f"LoRA: {place.listed_name} ({source.name} after {num_done} iterations)",
+        f"LoRA: {listed_name(inputs['name'])} ({source.name} after {num_done} iterations)",
         f"preset: {inputs['preset']}",
         *reward_lines(records),
         "Every iteration draws other prompts: compare pictures with and without the LoRA, or measure with "

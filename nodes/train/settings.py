@@ -10,12 +10,11 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...t2mv_core.formats.atomic import replaced
-from ...training.config import OBJECTIVE_NAMES, preset_names
+from ...training.config import OBJECTIVE_NAMES, TrainConfig, preset_names
 from ..common.checks import Field, split_lines
 
 PRESETS_OWN = "preset's"
@@ -37,69 +36,51 @@ def _whole(name: str, tooltip: str, low: int, high: int, is_advanced: bool = Tru
 # In the node's order. 0 stands for the preset's value, except for the seed.
 FIELDS = (
     Field(
-        "name",
-        "my lora",
-        "Name of the LoRA and of its run folder in output/t2mv_runs. Letters, digits, spaces and - _ . only. "
-        "Other settings need another name.",
+        "name", "my lora",
+        "Name of the LoRA and of its run folder in output/t2mv_runs. Letters, digits, spaces and - _ . "
+        "only. Other settings need another name.",
     ),
     Field(
-        "preset",
-        "demo",
+        "preset", "demo",
         "All settings, as in training/config/presets: 'demo' takes minutes on a processor and 'toybox' an "
         "hour, both on the bundled model. The others need weights, and a graphics card.",
         choices=list_presets,
     ),
     Field(
-        "prompts",
-        "",
+        "prompts", "",
         "What to train on, one object per line; 50 to 300 are plenty. Empty: the preset's prompts.",
         more={"multiline": True},
     ),
     _whole(
-        "iterations",
-        "Length of the whole run; a larger number makes a finished run go on. 0: the preset's.",
-        0,
-        100_000,
-        is_advanced=False,
+        "iterations", "Length of the whole run; a larger number makes a finished run go on. 0: the preset's.",
+        0, 100_000, is_advanced=False,
     ),
     Field(
-        "learning_rate",
-        0.0,
-        "Learning rate of AdamW. 0: the preset's.",
-        high=1,
-        step=1e-5,
-        is_advanced=True,
+        "learning_rate", 0.0, "Learning rate of AdamW. 0: the preset's.", high=1, step=1e-5, is_advanced=True,
         more={"round": False},
     ),
     _whole("rank", "Rank of the LoRA. 0: the preset's.", 0, 256),
     _whole("seed", "Every random draw of the run derives from it.", 0, 2**32 - 1),
     Field(
-        "objective",
-        PRESETS_OWN,
-        "What is optimised; see docs/training.md.",
-        choices=(PRESETS_OWN, *OBJECTIVE_NAMES),
-        is_advanced=True,
+        "objective", PRESETS_OWN, "What is optimised; see docs/training.md.",
+        choices=(PRESETS_OWN, *OBJECTIVE_NAMES), is_advanced=True,
     ),
     _whole(
         "prompts_per_iteration",
-        "Prompts sampled in an iteration, each at least twice; fewer are quicker and noisier. An update uses "
-        "at most as many. 0: the preset's.",
-        0,
-        1024,
+        "Prompts sampled in an iteration, each at least twice; fewer are quicker and noisier. An update "
+        "uses at most as many. 0: the preset's.",
+        0, 1024,
     ),
     Field(
-        "resume",
-        True,
+        "resume", True,
         "Go on with the run of this name where it was. Off: refuse a name that has a run already.",
         is_advanced=True,
     ),
     Field(
-        "download",
-        False,
-        "Allow a preset that names a model of the Hugging Face Hub to download it.",
+        "download", False, "Allow a preset that names a model of the Hugging Face Hub to download it.",
         is_advanced=True,
     ),
-)
+)  # fmt: skip
 _NAME = re.compile(r"[^\W_](?:[\w .-]*[\w-])?")
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)  # on Windows
 
@@ -159,23 +140,13 @@ def write_prompts(prompts: Sequence[str], path: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class Surroundings:
-    """What ComfyUI has for the trainer.
-
-    Attributes:
-        run_dir: where the run lies.
-        reward_dir: folder with the weights of published rewards.
-        on_cpu: ComfyUI computes on the processor, so the trainer is to do likewise.
-    """
-
-    run_dir: Path
-    reward_dir: Path
-    on_cpu: bool
-
-
 def build_overrides(
-    inputs: Mapping[str, Any], preset: Any, surroundings: Surroundings, prompts_path: Path | None
+    inputs: Mapping[str, Any],
+    preset: TrainConfig,
+    run_dir: Path,
+    reward_dir: Path,
+    on_cpu: bool,
+    prompts_path: Path | None,
 ) -> list[str]:
     """The checked inputs as the trainer's `section.key=value` words.
 
@@ -184,12 +155,14 @@ def build_overrides(
 
     Args:
         inputs: checked values by input name.
-        preset: the preset's TrainConfig.
-        surroundings: folders and device.
+        preset: the chosen one's configuration.
+        run_dir: where the run lies.
+        reward_dir: folder with the weights of published rewards.
+        on_cpu: ComfyUI computes on the processor, so the trainer is to do likewise.
         prompts_path: file of the user's own prompts; None leaves the preset's.
     """
     values: dict[str, Any] = {
-        "run.out_dir": str(surroundings.run_dir),
+        "run.out_dir": str(run_dir),
         "run.epochs": inputs["iterations"] or preset.run.epochs * preset.run.iterations_per_epoch,
         "run.iterations_per_epoch": 1,
         "run.keep_loras": 3,
@@ -198,9 +171,9 @@ def build_overrides(
         "run.seed": inputs["seed"],
         "model.allow_download": inputs["download"],
         "reward.allow_download": inputs["download"],
-        "reward.folder": str(surroundings.reward_dir),
+        "reward.folder": str(reward_dir),
     }
-    if surroundings.on_cpu:
+    if on_cpu:
         values["model.device"] = "cpu"
     if prompts_path is not None:
         values["sampling.prompts"] = str(prompts_path)

@@ -17,23 +17,16 @@ if TYPE_CHECKING:
 
 MAX_SHEET_PICTURES = 24 * 16
 ROW_LABELS = Field(
-    "row_labels",
-    "",
-    "A label per row, one per line; may be left empty.",
-    is_optional=True,
+    "row_labels", "", "A label per row, one per line; may be left empty.", is_optional=True,
     more={"multiline": True},
-)
+)  # fmt: skip
 CELL_PX = Field(
-    "cell_px", 160, "Height of every view on the sheet, in pixels.", 32, 1024, step=16, is_optional=True
-)
+    "cell_px", 160, "Height of every view on the sheet, in pixels.", 32, 1024, step=16, is_optional=True,
+)  # fmt: skip
 SET = Field(
-    "set",
-    1,
-    "Which set, when several prompts or seeds are in the batch; counted from 1.",
-    1,
-    MAX_SHEET_PICTURES,
-    is_optional=True,
-)
+    "set", 1, "Which set, when several prompts or seeds are in the batch; counted from 1.", 1,
+    MAX_SHEET_PICTURES, is_optional=True,
+)  # fmt: skip
 
 
 class T2MVCreateContactSheet(io.ComfyNode):
@@ -41,7 +34,6 @@ class T2MVCreateContactSheet(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's inputs and outputs."""
         return make_schema(
             node_id="T2MVCreateContactSheet",
             display_name="Create Contact Sheet (T2MV)",

@@ -41,7 +41,6 @@ class T2MVSplitViews(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's inputs and outputs."""
         return make_schema(
             node_id="T2MVSplitViews",
             display_name="Split Views (T2MV)",
@@ -52,10 +51,7 @@ class T2MVSplitViews(io.ComfyNode):
             inputs=[*view_inputs(), SET.widget()],
             outputs=[
                 output(
-                    io.Image,
-                    name,
-                    f"{meaning} A rig without this view stops what is connected here.",
-                    shown,
+                    io.Image, name, f"{meaning} A rig without this view stops what is connected here.", shown
                 )
                 for name, (_, shown, meaning) in OUTPUTS.items()
             ],

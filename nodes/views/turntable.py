@@ -17,34 +17,22 @@ if TYPE_CHECKING:
     from ...t2mv_core.cameras import CameraRig
 
 FRAMES_PER_SECOND = Field(
-    "frames_per_second",
-    4.0,
-    "Speed of the animation: views per second.",
-    0.1,
-    60.0,
-    step=0.5,
+    "frames_per_second", 4.0, "Speed of the animation: views per second.", 0.1, 60.0, step=0.5,
     is_optional=True,
-)
+)  # fmt: skip
 PREFIX = Field(
-    "filename_prefix",
-    "T2MV/turntable",
+    "filename_prefix", "T2MV/turntable",
     "Name of the file inside ComfyUI's folder, with subfolders if wished; a number and .webp are added.",
     is_optional=True,
-)
+)  # fmt: skip
 FOLDER = Field(
-    "folder",
-    FOLDERS[0],
-    "'output' keeps the animation; 'temp' only shows it and is emptied by ComfyUI.",
-    choices=FOLDERS,
-    is_optional=True,
-)
+    "folder", FOLDERS[0], "'output' keeps the animation; 'temp' only shows it and is emptied by ComfyUI.",
+    choices=FOLDERS, is_optional=True,
+)  # fmt: skip
 PING_PONG = Field(
-    "ping_pong",
-    False,
-    "Play the animation there and back: for views that do not go all the way around.",
-    is_optional=True,
-    is_advanced=True,
-)
+    "ping_pong", False, "Play the animation there and back: for views that do not go all the way around.",
+    is_optional=True, is_advanced=True,
+)  # fmt: skip
 
 
 class T2MVCreateTurntable(io.ComfyNode):
@@ -52,7 +40,6 @@ class T2MVCreateTurntable(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's inputs and outputs."""
         return make_schema(
             node_id="T2MVCreateTurntable",
             display_name="Create Turntable (T2MV)",
@@ -61,10 +48,7 @@ class T2MVCreateTurntable(io.ComfyNode):
             search_aliases=["animated webp", "turn around", "360", "spin", "orbit video", "save animation"],
             is_output_node=True,
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
-            inputs=[
-                *view_inputs(),
-                *widgets(FRAMES_PER_SECOND, PREFIX, FOLDER, SET, PING_PONG),
-            ],
+            inputs=[*view_inputs(), *widgets(FRAMES_PER_SECOND, PREFIX, FOLDER, SET, PING_PONG)],
             outputs=[
                 output(
                     io.Image,

@@ -75,8 +75,8 @@ def test_hostile_values_are_refused_or_stay_values(
         return
     run_dir = Path("/runs") / folder.replace("\0", "").strip("/") / inputs["name"]
     preset = load_config(inputs["preset"])
-    around = settings.Surroundings(run_dir, run_dir.parent / "rewards", on_cpu=True)
-    words = settings.build_overrides(inputs, preset, around, run_dir / "prompts.jsonl")
+    around = (run_dir, run_dir.parent / "rewards", True)
+    words = settings.build_overrides(inputs, preset, *around, run_dir / "prompts.jsonl")
     assert {word.partition("=")[0] for word in words} <= KEYS
     command = process.build_command(inputs["preset"], inputs["resume"], words)
     read = build_parser().parse_intermixed_args(command[command.index(process.CODE) + 2 :])
@@ -159,8 +159,8 @@ def test_zero_means_the_presets_value(settings: ModuleType) -> None:
     zeros = {**GOOD, "prompts": "", "objective": settings.PRESETS_OWN}
     zeros |= dict.fromkeys(("iterations", "learning_rate", "rank", "prompts_per_iteration"), 0)
     preset = load_config("demo")
-    around = settings.Surroundings(Path("/r/x"), Path("/models/t2mv_rewards"), on_cpu=False)
-    config = load_config("demo", settings.build_overrides(zeros, preset, around, None))
+    around = (Path("/r/x"), Path("/models/t2mv_rewards"), False)
+    config = load_config("demo", settings.build_overrides(zeros, preset, *around, None))
     assert (config.model, config.sampling, config.optim) == (preset.model, preset.sampling, preset.optim)
     assert config.objective == preset.objective
     # the same length, but a LoRA and a sheet after every iteration
@@ -168,8 +168,8 @@ def test_zero_means_the_presets_value(settings: ModuleType) -> None:
 
 
 def test_overrides_do_what_their_names_say(settings: ModuleType) -> None:
-    around = settings.Surroundings(Path("/r/x"), Path("/models/t2mv_rewards"), on_cpu=True)
-    words = settings.build_overrides(GOOD, load_config("demo"), around, Path("/r/p.jsonl"))
+    around = (Path("/r/x"), Path("/models/t2mv_rewards"), True)
+    words = settings.build_overrides(GOOD, load_config("demo"), *around, Path("/r/p.jsonl"))
     config = load_config("demo", words)
     assert config.run.epochs == 7
     assert config.optim.lr == 1e-5
