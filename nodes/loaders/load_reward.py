@@ -12,7 +12,7 @@ from ..common.memory import compute_device, load_once
 from ..sockets import RewardHandle, Rewards, advanced, make_schema
 
 if TYPE_CHECKING:
-    from ...t2mv_core.rewards.registry import RewardPlaces
+    from ...t2mv_core.rewards.sources import RewardPlaces
 
 
 def list_rewards() -> list[str]:
@@ -107,7 +107,7 @@ class T2MVLoadReward(io.ComfyNode):
 
 
 def _places(download: bool) -> RewardPlaces:
-    from ...t2mv_core.rewards.registry import RewardPlaces
+    from ...t2mv_core.rewards.sources import RewardPlaces
 
     return RewardPlaces(folders=reward_folders(), allow_download=download)
 
@@ -132,7 +132,8 @@ def _check(reward: str | None, download: bool | None) -> None:
 
 def _identity(reward: str, places: RewardPlaces) -> str:
     """The files behind a reward, to tell whether they changed; the bundled ones while they are missing."""
-    from ...t2mv_core.rewards.registry import REWARDS, find_local_weights, reward_files
+    from ...t2mv_core.rewards.registry import REWARDS
+    from ...t2mv_core.rewards.sources import find_local_weights, reward_files
     from ...t2mv_core.toybox import TOYBOX_DIR
 
     model = reward.partition(".")[0]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 CELL_PX = 128
 MAX_WIDTH_PX = 8192  # a batch of hundreds of pictures scored as one set still gives a picture
-TITLE_PX = 18
+TITLE_PX, FONT_PX = 18, 10
 MAX_PROMPT_SHOWN = 60
 
 
@@ -30,18 +30,19 @@ def score_sheet(views: Sequence[Tensor], titles: Sequence[str], labels: Sequence
     """
     from PIL import Image, ImageDraw
 
-    from ...t2mv_core.images import contact_sheet
+    from ...t2mv_core.images import contact_sheet, label_font
 
     rows = []
     for pictures, texts in zip(views, labels, strict=True):
         cell_px = max(16, min(CELL_PX, MAX_WIDTH_PX // len(pictures)))
         rows.append(contact_sheet(pictures[None], column_labels=texts, cell_px=cell_px))
     pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    widths = [row.width for row in rows] + [min(int(pen.textlength(t)) + 6, MAX_WIDTH_PX) for t in titles]
+    drawn = [label_font(title, FONT_PX) for title in titles]
+    widths = [row.width for row in rows] + [min(int(pen.textlength(*t)) + 6, MAX_WIDTH_PX) for t in drawn]
     sheet = Image.new("RGB", (max(widths), sum(row.height + TITLE_PX for row in rows)), "white")
     pen, top = ImageDraw.Draw(sheet), 0
-    for title, row in zip(titles, rows, strict=True):
-        pen.text((3, top + 3), title, fill="black")
+    for (title, font), row in zip(drawn, rows, strict=True):
+        pen.text((3, top + 3), title, font=font, fill="black")
         sheet.paste(row, (0, top + TITLE_PX))
         top += TITLE_PX + row.height
     return picture_tensor(sheet)

@@ -143,8 +143,8 @@ def _train(
         RuntimeError: it ended otherwise; with the last lines of its log.
         InterruptProcessingException: cancelled; the trainer has saved its state and ended.
     """
-    from .display import TrainingDisplay
     from .process import build_command, running_trainer
+    from .progress import TrainingDisplay
 
     unload_everything()  # the trainer needs the room
     display = TrainingDisplay(run_dir, total, node_id)
@@ -152,7 +152,7 @@ def _train(
     with running_trainer(command, run_dir / "trainer.log") as trainer:
         while (exit_code := trainer.wait(POLL_SECONDS)) is None:
             if is_cancelled():
-                display.say("stopping; the state is being saved…")
+                trainer.stop(display.stop_seconds(), display.show_stopping)
             check_cancelled()
             display.update()
     if exit_code != 0:

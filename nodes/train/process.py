@@ -6,11 +6,12 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 PACK_DIR = Path(__file__).parents[2]
-STOP_SECONDS = 30.0  # the state is saved after every iteration, so a kill loses one at most
+STOP_SECONDS = 30.0  # unless the caller knows better; a kill loses one iteration at most
 MAX_TAIL_LINES, MAX_TAIL_CHARACTERS = 15, 3000
 EXIT_INTERRUPTED = 130
 # Not `-m`: the portable Python of Windows runs isolated and does not look into the working directory.
@@ -63,14 +64,27 @@ class TrainerProcess:
         except subprocess.TimeoutExpired:
             return None
 
-    def stop(self, patience_seconds: float = STOP_SECONDS) -> None:
-        """Ask for a stop, wait until the state is saved, then end the process whatever it does."""
+    def stop(
+        self,
+        patience_seconds: float = STOP_SECONDS,
+        on_wait: Callable[[float], object] = lambda seconds_left: None,
+    ) -> None:
+        """Ask for a stop, wait until the state is saved, and kill the process when it takes too long.
+
+        Args:
+            patience_seconds: how long to wait.
+            on_wait: called about once per second with the seconds that are left.
+        """
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):  # it is gone already
             self._process.stdin.close()
-        if self.wait(patience_seconds) is None:
-            self._process.kill()
-            self._process.wait()
+        deadline = time.monotonic() + patience_seconds
+        while (seconds_left := deadline - time.monotonic()) > 0:
+            on_wait(seconds_left)
+            if self.wait(min(seconds_left, 1.0)) is not None:
+                return
+        self._process.kill()
+        self._process.wait()
 
     def log_tail(self) -> str:
         """The last lines that this process wrote."""

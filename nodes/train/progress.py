@@ -1,8 +1,9 @@
-"""Where a training run stands, read from its folder while the trainer writes there. Needs no ComfyUI."""
+"""Where a training run stands, read from its folder while the trainer writes there, and shown on the node."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 Record = Mapping[str, float]
 REWARDS = {"view": "single views", "joint": "the set"}
+PREVIEW_PX = 768
+MIN_STOP_SECONDS, STOP_MARGIN_SECONDS = 30.0, 30.0
+MAX_STOP_SECONDS = 600.0  # GRACE_SECONDS of training/run/stop.py: the trainer then ends by itself
 NUM_COMPARED = 5  # iterations at either end of a run: every one draws other prompts, which differ
 _TEXTS = {
     "view_reward_standard": "view {:.4f}",
@@ -21,6 +25,66 @@ _TEXTS = {
     "lambda": "lambda {:.3f}",
     "loss": "loss {:.3f}",
 }
+
+
+class TrainingDisplay:
+    """Shows what is new in a run folder; `update` is called a few times per second.
+
+    Args:
+        run_dir: the run folder.
+        total: iterations of the whole run.
+        node_id: the node on which the text appears; None shows none.
+    """
+
+    def __init__(self, run_dir: Path, total: int, node_id: str | None) -> None:
+        from ..common.progress import ProgressBar
+
+        self._reader, self._total, self._node_id = RunReader(run_dir), total, node_id
+        self._bar = ProgressBar(total)
+        self._records: list[Record] = []
+        self._first_iteration: float | None = None
+        self._first_seen = 0.0
+        self._start = time.monotonic()
+        self._show_status()
+
+    def update(self) -> None:
+        """Move the bar, show a new sheet, renew the text; nothing when the run folder is as it was."""
+        records = self._reader.new_records()
+        picture = self._reader.new_picture()
+        if records is not None:
+            self._records = records
+            self._show_status()
+        if records is not None or picture is not None:
+            done = int(self._records[-1]["iteration"]) if self._records else 0
+            preview = ("JPEG", picture, PREVIEW_PX) if picture is not None else None
+            self._bar.update_absolute(done, self._total, preview)
+
+    def stop_seconds(self) -> float:
+        """Return how long the trainer may take to stop now."""
+        return stop_seconds(self._records, time.monotonic() - self._start)
+
+    def show_stopping(self, seconds_left: float) -> None:
+        """Say that the trainer was asked to stop, and how long it may still take."""
+        self._show(f"stopping: up to {seconds_left:.0f} s until the update ends and the state is saved…")
+
+    def _show_status(self) -> None:
+        self._show(status_text(self._records, self._total, self._seconds_left()))
+
+    def _show(self, text: str) -> None:
+        from ..common.progress import show_text_on
+
+        show_text_on(self._node_id, text)
+
+    def _seconds_left(self) -> float | None:
+        """By the pace since the first iteration seen here; earlier ones of a resumed run do not count."""
+        if not self._records:
+            return None
+        iteration, now = self._records[-1]["iteration"], time.monotonic()
+        if self._first_iteration is None or iteration <= self._first_iteration:
+            self._first_iteration, self._first_seen = iteration, now
+            return None
+        pace = (now - self._first_seen) / (iteration - self._first_iteration)
+        return pace * max(self._total - iteration, 0)
 
 
 class RunReader:
@@ -111,6 +175,19 @@ def status_text(records: Sequence[Record], total: int, seconds_left: float | Non
         in_minutes = seconds_left >= 90
         parts.append(f"{seconds_left / 60:.0f} min left" if in_minutes else f"{seconds_left:.0f} s left")
     return " · ".join(parts)
+
+
+def stop_seconds(records: Sequence[Record], running_seconds: float) -> float:
+    """Return how long a trainer may take to stop: an update is finished before the state is saved.
+
+    Args:
+        records: all iterations so far; the last one tells how long one takes.
+        running_seconds: since the trainer was started; the guess while there is no iteration.
+    """
+    seconds = running_seconds
+    if records:
+        seconds = sum(records[-1].get(name, 0.0) for name in ("rollout_seconds", "update_seconds"))
+    return min(max(seconds + STOP_MARGIN_SECONDS, MIN_STOP_SECONDS), MAX_STOP_SECONDS)
 
 
 def reward_lines(records: Sequence[Record]) -> list[str]:

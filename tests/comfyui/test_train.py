@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from conftest import ComfyServer, Run
+    from conftest import ComfyInstall, ComfyServer, Run
 
 PROMPTS = "# a red mug = 1\n--preset toybox\na blue chair: tall"
 SETTINGS = {"name": "ü test", "preset": "demo", "prompts": PROMPTS,
@@ -219,6 +219,59 @@ def test_a_lora_of_somebody_else_is_not_overwritten(server: ComfyServer) -> None
     assert "was not written by the run" in run.error
     assert lora.read_bytes() == b"precious"
     assert not run_dir(server, "precious").exists()
+
+
+CANCEL_A_SLOW_TRAINER = """
+import importlib.util, json, pathlib
+import comfy.model_management as model_management
+
+spec = importlib.util.spec_from_file_location("pack", sys.argv[1] + "/__init__.py")
+sys.modules["pack"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["pack"])
+from pack.nodes.common import progress as shown
+from pack.nodes.train import node, process, progress
+
+run_dir = pathlib.Path(sys.argv[2])
+TRAINER = '''
+import pathlib, sys, time
+record = '{"iteration": 1, "rollout_seconds": 1.0, "update_seconds": 5.0}'
+pathlib.Path(sys.argv[1], "metrics.jsonl").write_text(record + chr(10))
+sys.stdin.read()
+time.sleep(3)
+print("saved")
+'''
+process.build_command = lambda *_: [sys.executable, "-c", TRAINER, str(run_dir)]
+process.TrainerProcess.stop.__defaults__ = (0.5, *process.TrainerProcess.stop.__defaults__[1:])
+progress.MIN_STOP_SECONDS = progress.STOP_MARGIN_SECONDS = 0.5  # in place of half a minute: a short test
+texts = []
+
+def show_text_on(node_id, text):
+    texts.append(text)
+    if "iteration 1" in text:  # the trainer's first record has been seen
+        model_management.interrupt_current_processing(True)
+
+shown.show_text_on = show_text_on
+facts = {}
+try:
+    node._train({"preset": "demo", "resume": True}, [], run_dir, 5, "1")
+except model_management.InterruptProcessingException:
+    facts["interrupted"] = True
+print(json.dumps(facts | {"log": (run_dir / "trainer.log").read_text(), "texts": texts}))
+"""
+
+
+def test_a_cancel_waits_as_long_as_the_last_iteration_took(
+    comfy_install: ComfyInstall, tmp_path: Path
+) -> None:
+    pack_dir = str(Path(__file__).parents[2])
+    facts = json.loads(
+        comfy_install.run_code(CANCEL_A_SLOW_TRAINER, pack_dir, str(tmp_path)).splitlines()[-1]
+    )
+    assert facts["interrupted"]
+    assert facts["log"] == "saved\n"
+    stopping = [text for text in facts["texts"] if text.startswith("stopping: up to ")]
+    assert "up to 6 s until the update ends" in stopping[0]  # 1 + 5 and half a second
+    assert len(stopping) > 1
 
 
 @pytest.mark.slow

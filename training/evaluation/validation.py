@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from accelerate import Accelerator
@@ -17,11 +17,33 @@ from ..config import TrainConfig
 from ..data.prompts import load_prompts
 from ..data.text_cache import ConditionCache
 from ..models.policy import sampling_settings
+from ..models.rewards import measure_names
 from .early_stop import EarlyStop
 from .measure import Instruments, Questions, Variant, judged_specs, measure_policy, spread
 
 SEED = 7_000_000
 """Of the evaluation's noise; equal in every evaluation, so that differences are the LoRA's."""
+
+
+def check_stop_measure(config: TrainConfig) -> None:
+    """Refuse a watched reward that the evaluation will not measure; the judge's measures always pass.
+
+    Raises:
+        ValueError: names what will be measured.
+    """
+    measure = config.evaluation.stop_measure
+    if measure is None or not measure.startswith(("view_reward", "joint_reward")):
+        return
+    known: list[str] = []
+    for role in ("view", "joint"):
+        learned, measuring = getattr(config.reward, role), getattr(config.evaluation, role)
+        only = frozenset(measuring) - frozenset(learned)
+        known += measure_names(role, dict.fromkeys((*learned, *measuring)), only).values()
+    if measure not in known:
+        raise ValueError(
+            f"evaluation.stop_measure={measure} will not be measured; the rewards' measures are "
+            f"{', '.join(known)}."
+        )
 
 
 class Display(Protocol):
@@ -32,13 +54,6 @@ class Display(Protocol):
 
     def advance(self) -> None:
         """Count one step."""
-
-
-class Average(Protocol):
-    """A moving average of the LoRA."""
-
-    def applied(self) -> AbstractContextManager[None]:
-        """Put the average in the LoRA's place for a while."""
 
 
 class Monitor:
@@ -83,9 +98,13 @@ class Monitor:
             self.instruments = Instruments(rewards, self._judge(), only_measuring=only_measuring)
 
     def measure_when_due(
-        self, iteration: int, ema: Average | None, accelerator: Accelerator, display: Display
+        self,
+        iteration: int,
+        averaged: AbstractContextManager[None],
+        accelerator: Accelerator,
+        display: Display,
     ) -> dict[str, float] | None:
-        """Means over the held-out prompts, of the LoRA's average where there is one; None when not due.
+        """Return the means over the held-out prompts, measured within `averaged`; None when not due.
 
         The main process measures, all take note: they must agree when to stop.
 
@@ -97,7 +116,7 @@ class Monitor:
             return None
         found: list[dict[str, float] | None] = [None]
         if accelerator.is_main_process:
-            with ema.applied() if ema is not None else nullcontext():
+            with averaged:
                 found = [self._measure(display)]
         if accelerator.num_processes > 1:
             broadcast_object_list(found)

@@ -115,7 +115,7 @@ class Task:
         """The configuration of this method's training run."""
         objective = METHODS[self.method].objective or self.config.objective
         run = replace(self.config.run, seed=self.seed, out_dir="unnamed")
-        config = replace(self.config, objective=objective, run=run)
+        config = replace(self.config, objective=objective, run=run)  # type: ignore[arg-type]
         # A folder per configuration: a run of another one must not be taken for this one's.
         run = replace(run, out_dir=str(self.work_dir / f"{self.name}_{self._key(config)[:8]}"))
         return replace(config, run=run)

@@ -169,8 +169,8 @@ def load_exported_rewards(folder: Path, device: str) -> Rewards:
     """The export folder's own scorers, which need not be the shipped ones."""
     clip, hyperscore = (folder / "rewards" / f"{name}.safetensors" for name in ("clip", "hyperscore"))
     return Rewards(
-        {"toybox_clip": load_clip_score(clip, "toybox_clip", device)},
-        {"toybox_hyperscore": load_hyperscore(hyperscore, "toybox_hyperscore", device)},
+        {"toybox_clip": load_clip_score(clip).to(device)},
+        {"toybox_hyperscore": load_hyperscore(hyperscore).to(device)},
     )
 
 
