@@ -106,6 +106,11 @@ class Task:
         return self.results_dir / f"{self.name}.json"
 
     @property
+    def pictures_path(self) -> Path:
+        """The first measured pictures."""
+        return self.work_dir / f"{self.name}.pictures.pt"
+
+    @property
     def own_config(self) -> TrainConfig:
         """The configuration of this method's training run."""
         objective = METHODS[self.method].objective or self.config.objective
@@ -142,14 +147,13 @@ def make_tasks(
     results_dir: Path,
     work_dir: Path,
 ) -> list[Task]:
-    """All tasks, seed by seed, so that a comparison broken off has whole seeds.
+    """Return all tasks, seed by seed, so that a comparison broken off has whole seeds.
 
     Raises:
         ValueError: a method that is not in METHODS.
     """
-    for method in methods:
-        if method not in METHODS:
-            raise ValueError(f"There is no method {method!r}; choose from {', '.join(METHODS)}.")
+    if unknown := [method for method in methods if method not in METHODS]:
+        raise ValueError(f"There is no method {unknown[0]!r}; choose from {', '.join(METHODS)}.")
     return [
         Task(method, seed, config, tuple(prompts), results_dir, work_dir)
         for number, seed in enumerate(seeds)
@@ -159,11 +163,7 @@ def make_tasks(
 
 
 def run_task(task: Task) -> bool:
-    """Train, measure and write the result file; what was done before is not done again.
-
-    Returns:
-        False when it was interrupted; the same call goes on.
-    """
+    """Train, measure and write the result file; return False when interrupted (the same call goes on)."""
     if task.read_result() is not None:
         return True
     method, config = METHODS[task.method], task.own_config
@@ -192,7 +192,7 @@ def run_task(task: Task) -> bool:
 
 
 def training_record(config: TrainConfig, records: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """What the training cost and how it went."""
+    """Return what the training cost and how it went."""
     settings, sampling = sampling_settings(config.sampling), config.sampling
     evaluations = [count_evaluations(name, settings) for name in OBJECTIVES[config.objective].samplers]
     num_prompts = len(records) * sampling.prompts_per_iteration
@@ -234,7 +234,7 @@ def write_result(task: Task, found: Measurement, training: dict[str, Any] | None
         },
     }
     task.work_dir.mkdir(parents=True, exist_ok=True)
-    torch.save(found.images[:NUM_PICTURES].clone(), task.work_dir / f"{task.name}.pictures.pt")
+    torch.save(found.images[:NUM_PICTURES].clone(), task.pictures_path)
     with replaced(task.result_path) as temporary:
         temporary.write_text(json.dumps(result), encoding="utf-8")
 
