@@ -209,7 +209,7 @@ def test_nobody_edits_the_module_search_path():
             written = {ast.unparse(node) for node in parts if isinstance(node, ast.Attribute | ast.Subscript)}
             found += [f"{path.name}: {x}" for x in written if x.startswith(("sys.path.", "sys.modules["))]
     # A user's file becomes a module under a name of its own; nothing of ours gets a second name.
-    assert set(found) <= {"own_rewards.py: sys.modules[spec.name]"}
+    assert set(found) <= {"rewards.py: sys.modules[spec.name]"}
 
 
 @pytest.mark.parametrize("top", ["t2mv_core", "training", "nodes", "benchmarks"])

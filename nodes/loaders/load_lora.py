@@ -19,7 +19,25 @@ MAX_LORA_STRENGTH = 10.0
 MAX_FACTS, MAX_FACT_CHARACTERS = 20, 100  # other trainers write whole configurations into their files
 
 
-class T2MVLoadLoRA(io.ComfyNode):
+class LoRANode(io.ComfyNode):
+    """A node with the inputs `lora` and `strength`: what it checks before a run, and when it runs again."""
+
+    @classmethod
+    def validate_inputs(cls, lora: str | None = None, strength: float | None = None) -> bool | str:
+        """Refuse files that are not in the loras folder, and strengths that are not numbers."""
+        remedy = "Put the file into models/loras and refresh."
+        return first_problem(
+            lambda: check_choice("lora", lora, list_files("loras"), remedy),
+            lambda: check_number("strength", strength, -MAX_LORA_STRENGTH, MAX_LORA_STRENGTH),
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, lora: str | None = None, **others: Any) -> str:
+        """Return the file's identity, so that the node runs again exactly when the file changes."""
+        return "" if lora is None else fingerprint(find_file("loras", lora))
+
+
+class T2MVLoadLoRA(LoRANode):
     """A model and a LoRA file to a model with that LoRA."""
 
     @classmethod
@@ -39,33 +57,16 @@ class T2MVLoadLoRA(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             inputs=[
                 Model.Input("model", tooltip="The model, with or without LoRAs."),
-                io.Combo.Input(
-                    "lora",
-                    options=list_files("loras"),
-                    tooltip="A safetensors file in models/loras: as written by training.mvczigal, or any "
-                    "SDXL LoRA in kohya's or diffusers' layout (LCM-LoRA, styles).",
+                *lora_inputs(
+                    "A safetensors file in models/loras: as written by training.mvczigal, or any SDXL LoRA "
+                    "in kohya's or diffusers' layout (LCM-LoRA, styles)."
                 ),
-                strength_input(),
             ],
             outputs=[
                 Model.Output("t2mv_model", display_name="model", tooltip="The model with this LoRA added."),
-                io.String.Output(
-                    "report",
-                    display_name="report",
-                    tooltip="What was matched, and what the file says of itself.",
-                ),
+                report_output(),
             ],
         )
-
-    @classmethod
-    def validate_inputs(cls, lora: str | None = None, strength: float | None = None) -> bool | str:
-        """Refuse files that are not in the loras folder, and strengths that are not numbers."""
-        return lora_problem(lora, strength)
-
-    @classmethod
-    def fingerprint_inputs(cls, lora: str | None = None, **others: Any) -> str:
-        """The identity of the file: the node runs again exactly when it changes."""
-        return "" if lora is None else fingerprint(find_file("loras", lora))
 
     @classmethod
     def execute(cls, model: ModelHandle, lora: str, strength: float) -> io.NodeOutput:
@@ -84,25 +85,27 @@ class T2MVLoadLoRA(io.ComfyNode):
         return io.NodeOutput(ModelHandle(bundle, model.residency), report, ui=ui.PreviewText(report))
 
 
-def lora_problem(lora: str | None, strength: float | None) -> bool | str:
-    """What `validate_inputs` answers: True, or the first thing that is wrong; None is a linked input."""
-    return first_problem(
-        lambda: check_choice(
-            "lora", lora, list_files("loras"), "Put the file into models/loras and refresh."
+def lora_inputs(file_tooltip: str) -> list[io.Input]:
+    """Return the inputs `lora` and `strength`."""
+    return [
+        io.Combo.Input("lora", options=list_files("loras"), tooltip=file_tooltip),
+        io.Float.Input(
+            "strength",
+            default=1.0,
+            min=-MAX_LORA_STRENGTH,
+            max=MAX_LORA_STRENGTH,
+            step=0.05,
+            tooltip="How much of the LoRA is added: 1 as trained, 0 nothing, below 0 the opposite.",
         ),
-        lambda: check_number("strength", strength, -MAX_LORA_STRENGTH, MAX_LORA_STRENGTH),
-    )
+    ]
 
 
-def strength_input() -> io.WidgetInput:
-    """How much of a LoRA is added."""
-    return io.Float.Input(
-        "strength",
-        default=1.0,
-        min=-MAX_LORA_STRENGTH,
-        max=MAX_LORA_STRENGTH,
-        step=0.05,
-        tooltip="How much of the LoRA is added: 1 as trained, 0 nothing, below 0 the opposite.",
+def report_output() -> io.Output:
+    """Return the output with the text of `lora_report`."""
+    return io.String.Output(
+        "report",
+        display_name="report",
+        tooltip="What was matched, and what the file says of itself.",
     )
 
 

@@ -13,7 +13,7 @@ from ..common.memory import compute_device, load_once
 from ..sockets import RewardHandle, Rewards, make_schema, output
 
 if TYPE_CHECKING:
-    from ...t2mv_core.rewards.registry import RewardPlaces
+    from ...t2mv_core.rewards.sources import RewardPlaces
 
 
 def list_rewards() -> list[str]:
@@ -99,7 +99,7 @@ class T2MVLoadReward(io.ComfyNode):
 
 
 def _places(download: bool) -> RewardPlaces:
-    from ...t2mv_core.rewards.registry import RewardPlaces
+    from ...t2mv_core.rewards.sources import RewardPlaces
 
     return RewardPlaces(folders=reward_folders(), allow_download=download)
 
@@ -120,7 +120,8 @@ def _check(reward: str | None, download: bool | None) -> None:
 
 def _identity(reward: str, places: RewardPlaces) -> str:
     """Return the identity of the files behind a reward; of the bundled ones while they are missing."""
-    from ...t2mv_core.rewards.registry import REWARDS, find_local_weights, reward_files
+    from ...t2mv_core.rewards.registry import REWARDS
+    from ...t2mv_core.rewards.sources import find_local_weights, reward_files
     from ...t2mv_core.toybox import TOYBOX_DIR
 
     model = reward.partition(".")[0]

@@ -52,7 +52,7 @@ class PartsLoader:
             return self._from_file(place, "unet", alone=True)
         config = _read_config(place / "config.json")
         file = self._open(weights_file(place))
-        weights = {key: Weight(file, key) for key in file.shapes}
+        weights = file.weights()
         with without_weights():
             unet = UNet2DConditionModel.from_config(config)
         if SHARED_KEY in file.metadata and own is not None:

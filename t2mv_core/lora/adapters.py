@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +27,6 @@ from torch import Tensor, nn
 from ..bundle import LoraHandle, ModelBundle
 from ..formats.safetensors_io import file_identity, read_safetensors, write_safetensors
 from .layouts import LoraContent, LoraModule, describe_unmatched, sort_lora
-from .linear import has_autocast, take_short_way
 
 FORMAT = "t2mv-lora"
 TARGET_MODULES = ("to_q", "to_k", "to_v", "to_out.0", "to_q_mv", "to_k_mv", "to_v_mv", "to_out_mv.0")
@@ -65,12 +63,12 @@ def add_lora(
     Raises:
         ValueError: bad rank, or a name already in use.
     """
-    from peft import LoraConfig
-
     if rank < 1:
         raise ValueError(f"rank={rank} must be at least 1.")
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), init_lora_weights=init)  # type: ignore[arg-type]
-    return _attach(unet, config, name)
+    ends = tuple(f".{target}" for target in targets)
+    sizes = {path: (rank, alpha) for path in _adaptable_layers(unet) if f".{path}".endswith(ends)}
+    _attach(unet, name, sizes, init)
+    return len(sizes)
 
 
 def save_lora(unet: nn.Module, path: Path, metadata: Mapping[str, Any], name: str = "default") -> None:
@@ -171,64 +169,62 @@ def active_loras(bundle: ModelBundle) -> Iterator[None]:
     yield
 
 
-def _attach(unet: nn.Module, config: Any, name: str) -> int:
-    from peft import inject_adapter_in_model
-
+def _attach(
+    unet: nn.Module, name: str, sizes: Mapping[str, tuple[int, float]], init: str | bool | None = None
+) -> None:
+    """Attach a LoRA of the given rank and alpha to each module; without `init` it has no memory yet."""
     if name in attached_loras(unet):
         raise ValueError(f"The UNet already has a LoRA named {name!r}; remove it or choose another name.")
-    with warnings.catch_warnings():
-        # Several LoRAs on one model are what we want.
-        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
-        inject_adapter_in_model(config, unet, adapter_name=name)
-    for layer in _all_lora_layers(unet):
-        take_short_way(layer)
+    for path, (rank, alpha) in sizes.items():
+        parent, _, leaf = path.rpartition(".")
+        siblings = unet.get_submodule(parent)._modules
+        siblings[leaf] = _add_to_layer(siblings[leaf], name, rank, alpha, init)
     _LAYERS.pop(unet, None)
-    _keep_out_of_8_bits(unet, name)
-    return len(list(_lora_layers(unet, name)))
+    unet_dtype = next(unet.parameters()).dtype
+    for _, layer in _lora_layers(unet, name):
+        dtype = layer.base_layer.weight.dtype
+        for part in (layer.lora_A[name], layer.lora_B[name]):
+            part.to(unet_dtype if dtype.itemsize == 1 else dtype)  # no LoRA in 8 bits
 
 
-def _keep_out_of_8_bits(unet: nn.Module, name: str) -> None:
-    """peft makes a LoRA of its layer's dtype; over 8-bit storage it takes what the UNet computes in."""
-    dtype = next(unet.parameters()).dtype
-    for weight in trainable_parameters(unet, name):
-        if weight.dtype.itemsize == 1:
-            weight.data = weight.data.to(dtype)
+def _add_to_layer(layer: Any, name: str, rank: int, alpha: float, init: str | bool | None) -> Any:
+    """Return a layer with one more LoRA.
+
+    peft gets the layer alone: for a whole UNet it compiles a regular expression for each pair of modules, as
+    soon as their ranks or alphas differ.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    learns = {parameter: parameter.requires_grad for parameter in layer.parameters()}
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["0"], init_lora_weights=bool(init) and init)  # type: ignore[arg-type]
+    alone = nn.Sequential(layer)
+    inject_adapter_in_model(config, alone, name, low_cpu_mem_usage=init is None)
+    for parameter, does_learn in learns.items():  # peft freezes them, and trains the new LoRA
+        parameter.requires_grad_(does_learn)
+    return alone[0]
 
 
 def _attach_file(
     unet: nn.Module, name: str, modules: dict[str, LoraModule], metadata: Mapping[str, str], path: Path
 ) -> None:
-    from peft import LoraConfig
-
-    ranks = {module: parts.rank for module, parts in modules.items()}
-    file_rank = next(iter(ranks.values()))
-    scale = read_scale(metadata, file_rank, path)
-    alphas = {
-        module: scale * parts.rank if parts.alpha is None else parts.alpha
+    scale = read_scale(metadata, next(iter(modules.values())).rank, path)
+    sizes = {
+        module: (parts.rank, scale * parts.rank if parts.alpha is None else parts.alpha)
         for module, parts in modules.items()
     }
-    config = LoraConfig(
-        r=file_rank,
-        lora_alpha=scale * file_rank,  # type: ignore[arg-type]
-        target_modules=list(ranks),
-        rank_pattern=ranks,
-        alpha_pattern=alphas,
-        inference_mode=True,
-    )
-    _attach(unet, config, name)
-    with torch.no_grad():
-        for module, layer in _lora_layers(unet, name):
-            for attribute, tensor in (("lora_A", modules[module].down), ("lora_B", modules[module].up)):
-                weight = getattr(layer, attribute)[name].weight
-                weight.requires_grad_(False)
-                fitted = _fit(tensor, weight)
-                if weight.shape != fitted.shape:
-                    remove_lora(unet, name)
-                    raise ValueError(
-                        f"{path}: {attribute} of {module!r} has shape {tuple(tensor.shape)}, this model "
-                        f"needs {tuple(weight.shape)}; choose a LoRA that was trained on it."
-                    )
-                weight.copy_(fitted)
+    _attach(unet, name, sizes)
+    for module, layer in _lora_layers(unet, name):
+        place = layer.base_layer.weight
+        for attribute, tensor in (("lora_A", modules[module].down), ("lora_B", modules[module].up)):
+            part = getattr(layer, attribute)[name]
+            fitted = _fit(tensor, part.weight)
+            if part.weight.shape != fitted.shape:
+                remove_lora(unet, name)
+                raise ValueError(
+                    f"{path}: {attribute} of {module!r} has shape {tuple(tensor.shape)}, this model "
+                    f"needs {tuple(part.weight.shape)}; choose a LoRA that was trained on it."
+                )
+            part.weight = nn.Parameter(fitted.to(place.device, part.weight.dtype), requires_grad=False)
 
 
 def _fit(tensor: Tensor, weight: Tensor) -> Tensor:
@@ -267,12 +263,8 @@ def _adapter_facts(metadata: Mapping[str, str]) -> Mapping[str, Any]:
 
 def _sort(unet: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> LoraContent:
     """A file's tensors by the modules of this UNet; at least one has a place."""
-    layers = (
-        name for name, x in unet.named_modules() if hasattr(x, "in_features") or isinstance(x, nn.Conv2d)
-    )
-    known = {name.replace(".base_layer", "") for name in layers if ".lora_" not in name}
     try:
-        content = sort_lora(tensors, known, int(unet.config["layers_per_block"]))  # type: ignore[index, arg-type]
+        content = sort_lora(tensors, set(_adaptable_layers(unet)), int(unet.config["layers_per_block"]))  # type: ignore[index, arg-type]
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if not content.modules:
@@ -288,6 +280,22 @@ def _sort(unet: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> LoraCon
                 "fetch it again."
             )
     return content
+
+
+def _adaptable_layers(unet: nn.Module) -> list[str]:
+    """Return the names of the linear and convolution layers, with or without LoRAs, in the UNet's order."""
+    return [
+        name
+        for name, layer in unet.named_modules()
+        if (hasattr(layer, "in_features") or isinstance(layer, nn.Conv2d))
+        and not name.endswith(".base_layer")
+        and ".lora_" not in name
+    ]
+
+
+def has_autocast(device_type: str) -> bool:
+    """Return whether autocast is on; the meta device, where memory is counted, has none."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
 def _known_layers(unet: nn.Module) -> list[tuple[Any, dict[str, Any]]]:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.config import load_config
-from training.data.prompt_files import read_prompt_file
+from training.data.prompts import read_prompt_file
 from training.mvczigal import build_parser
 
 GOOD: dict[str, Any] = {
