@@ -45,7 +45,7 @@ class RewardHandle:
 
 
 def make_schema(*, search_aliases: list[str], **fields: Any) -> io.Schema:
-    """A node schema; search aliases are left out where this ComfyUI does not know them (before 0.4)."""
+    """Return a node schema, without search aliases where ComfyUI does not know them (before 0.4)."""
     known = {field.name for field in dataclasses.fields(io.Schema)}
     if "search_aliases" in known:
         fields["search_aliases"] = search_aliases

@@ -50,16 +50,13 @@ def choose_rig(
     """Build the rig of a preset (at elevation 0) or of the angles, reduced to the chosen views.
 
     Args:
-        azimuths: degrees, read only for the preset "custom".
-        elevations: degrees, one or one per azimuth, read only for the preset "custom".
+        azimuths: see `read_rig_angles`; read only for the preset "custom".
+        elevations: likewise.
         preset: one of PRESET_CHOICES.
         views: see `read_views`.
 
     Returns:
         The rig, or None while an input it needs is linked (None) and not known yet.
-
-    Raises:
-        ValueError: an unknown preset, unreadable angles or views.
     """
     check_choice("preset", preset, PRESET_CHOICES, "Choose one of them.")
     if preset is None:
@@ -145,7 +142,6 @@ def read_views(text: str, rig: CameraRig) -> list[int]:
 
 
 def _views_of(word: str, rig: CameraRig) -> list[int]:
-    """The views a number or a name stands for."""
     if re.fullmatch(r"[0-9]{1,4}", word):
         if not 1 <= int(word) <= rig.num_views:
             raise ValueError(f"views: there is no view {int(word)}; the rig has views 1 to {rig.num_views}.")
@@ -171,10 +167,7 @@ def _split(text: str) -> list[str]:
 def to_json(rig: CameraRig) -> str:
     """Write down all cameras with their 4x4 matrices, and what the numbers mean."""
     # Twelve decimals, without the -0 and 1e-17 that sines and cosines leave.
-    matrices = [
-        [[round(number, 12) + 0.0 for number in row] for row in matrix]
-        for matrix in rig.camera_to_world().tolist()
-    ]
+    matrices = (rig.camera_to_world().numpy().round(12) + 0.0).tolist()
     views = [
         {
             "view": index + 1,
@@ -220,16 +213,16 @@ def to_text(rig: CameraRig) -> str:
 
 def warnings(rig: CameraRig) -> list[str]:
     """Write a sentence per way in which the rig leaves what the checkpoints were trained on."""
-    azimuths = _listed(
-        angle
-        for angle in rig.azimuths_deg
-        if not any(is_same_azimuth(angle, seen) for seen in TRAINED_AZIMUTHS_DEG)
-    )
-    elevations = _listed(angle for angle in rig.elevations_deg if abs(angle - TRAINED_ELEVATION_DEG) > 1e-3)
+    new = {
+        "azimuths": [
+            a for a in rig.azimuths_deg if not any(is_same_azimuth(a, seen) for seen in TRAINED_AZIMUTHS_DEG)
+        ],
+        "elevations": [e for e in rig.elevations_deg if abs(e - TRAINED_ELEVATION_DEG) > 1e-3],
+    }
     sentences = [
-        f"Warning: {name} {angles} are new to the models (the bundled and published checkpoints were trained "
-        f"on azimuths {TRAINED_AZIMUTHS} at elevation 0); expect weaker views."
-        for name, angles in (("azimuths", azimuths), ("elevations", elevations))
+        f"Warning: {name} {_listed(angles)} are new to the models (the bundled and published checkpoints "
+        f"were trained on azimuths {TRAINED_AZIMUTHS} at elevation 0); expect weaker views."
+        for name, angles in new.items()
         if angles
     ]
     if rig.num_views > len(TRAINED_AZIMUTHS_DEG):

@@ -61,7 +61,7 @@ class SamplingProgress:
 
 
 def has_decoded_previews(model: ModelHandle) -> bool:
-    """Whether the model's VAE is small enough to decode a preview at every evaluation."""
+    """Return whether the model's VAE is small enough to decode a preview at every evaluation."""
     return model.residency.size_bytes("vae") <= MAX_PREVIEW_VAE_BYTES
 
 
@@ -78,7 +78,7 @@ def show_result(picture: Tensor) -> None:
 
 
 def preview_sheet(model: ModelHandle, denoised: Tensor) -> Image:
-    """A small sheet of latents [B, V, C, H, W], two rows per prompt: decoded if cheap, else approximated."""
+    """Draw latents [B, V, C, H, W] small, two rows per prompt: decoded if cheap, else approximated."""
     from ...t2mv_core.images import contact_sheet, decode_latents
 
     is_cheap = has_decoded_previews(model)
@@ -91,7 +91,7 @@ def preview_sheet(model: ModelHandle, denoised: Tensor) -> Image:
 
 
 def approximate_images(latents: Tensor) -> Tensor:
-    """SDXL latents [B, V, 4, H, W] as small pictures [B, V, 3, H, W] in [0, 1], by ComfyUI's linear map."""
+    """Map SDXL latents [B, V, 4, H, W] to small pictures [B, V, 3, H, W] in [0, 1], as ComfyUI's previews."""
     from comfy.latent_formats import SDXL
 
     latent_format = SDXL()

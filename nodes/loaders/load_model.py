@@ -100,7 +100,7 @@ class T2MVLoadModel(io.ComfyNode):
         vae: str | None = OWN,
         **others: Any,
     ) -> str:
-        """The identity of the files: the node runs again exactly when they change."""
+        """Return the identity of the files: the node runs again exactly when they change."""
         return "" if model is None else identify(find_sources(ModelChoice(model, adapter, unet, vae)))
 
     @classmethod

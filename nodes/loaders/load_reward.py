@@ -17,18 +17,16 @@ if TYPE_CHECKING:
 
 
 def list_rewards() -> list[str]:
-    """The core's rewards and their parts: bundled ones first, then view rewards, joint rewards and parts."""
+    """Return the core's rewards, bundled ones first, view rewards before joint ones; then their parts."""
     from ...t2mv_core.rewards.registry import OVER_VIEWS, REWARDS
 
-    whole = sorted(
-        REWARDS, key=lambda name: (REWARDS[name].weights is not None, REWARDS[name].kind != "view")
-    )
+    specs = sorted(REWARDS.items(), key=lambda item: (item[1].weights is not None, item[1].kind != "view"))
     parts = [
         f"{name}.{part}"
-        for name in whole
-        for part in (*REWARDS[name].parts, *(OVER_VIEWS if REWARDS[name].kind == "view" else ()))
+        for name, spec in specs
+        for part in (*spec.parts, *(OVER_VIEWS if spec.kind == "view" else ()))
     ]
-    return whole + parts
+    return [name for name, _ in specs] + parts
 
 
 REWARD = Field("reward", None, "", choices=list_rewards)
@@ -64,9 +62,7 @@ class T2MVLoadReward(io.ComfyNode):
             ],
             inputs=[
                 replace(REWARD, default=list_rewards()[0], tooltip=summaries).widget(),
-                Rewards.Input(
-                    "rewards", optional=True, tooltip="Rewards loaded before; this one is added to them."
-                ),
+                Rewards.Input("rewards", optional=True, tooltip="Rewards to which this one is added."),
                 DOWNLOAD.widget(),
             ],
             outputs=[output(Rewards, "t2mv_rewards", "This reward and those that came in.", "rewards")],
@@ -79,7 +75,7 @@ class T2MVLoadReward(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, reward: str | None = None, **others: Any) -> str:
-        """The identity of the reward's files: the node runs again exactly when they change."""
+        """Return the identity of the reward's files: the node runs again exactly when they change."""
         return "" if reward is None else _identity(reward, _places(False))
 
     @classmethod
@@ -109,11 +105,7 @@ def _places(download: bool) -> RewardPlaces:
 
 
 def _check(reward: str | None, download: bool | None) -> None:
-    """Refuse a reward that cannot be loaded.
-
-    Raises:
-        ValueError: not a reward, or its weights are missing; says where to get them and where to put them.
-    """
+    """Refuse what is not a reward, or one without its weights: where to get them and where to put them."""
     from ...t2mv_core.rewards.registry import check_rewards
 
     REWARD.check(reward)
@@ -127,7 +119,7 @@ def _check(reward: str | None, download: bool | None) -> None:
 
 
 def _identity(reward: str, places: RewardPlaces) -> str:
-    """The files behind a reward, to tell whether they changed; the bundled ones while they are missing."""
+    """Return the identity of the files behind a reward; of the bundled ones while they are missing."""
     from ...t2mv_core.rewards.registry import REWARDS
     from ...t2mv_core.rewards.sources import find_local_weights, reward_files
     from ...t2mv_core.toybox import TOYBOX_DIR

@@ -32,7 +32,8 @@ ZIGZAG_STEPS = Field(
     "zigzag_steps", 1, "How many of the first steps are zigzags; 0 is ordinary sampling.", high=STEPS.high,
 )  # fmt: skip
 ZIGZAG_REPEATS = Field(
-    "zigzag_repeats", 1, "How often a zigzag step goes back and forth; each costs two more UNet evaluations.",
+    "zigzag_repeats", 1,
+    "How often a zigzag step goes back and forward; each time costs two more UNet evaluations.",
     1, 10, is_advanced=True,
 )  # fmt: skip
 INVERSE_GUIDANCE = replace(
@@ -116,9 +117,3 @@ def latent_output() -> io.Output:
         "The same views as a latent in ComfyUI's convention (as the VAE takes it, not scaled): VAE Decode "
         "with the model's VAE gives these pictures.",
     )
-
-
-# For nodes/native/zigzag/node.py, until it takes the fields.
-MAX_STEPS = int(STEPS.high)
-SCALES = {each.name: (each.default, float(each.high)) for each in (INVERSE_GUIDANCE, INVERSE_VIEW_SCALE)}
-COUNTS = {each.name: (int(each.low), int(each.high)) for each in (ZIGZAG_STEPS, ZIGZAG_REPEATS)}

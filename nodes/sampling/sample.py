@@ -74,8 +74,8 @@ class T2MVSampleZMV(io.ComfyNode):
             node_id="T2MVSampleZMV",
             display_name="Sample Views with Zigzag (T2MV)",
             category="T2MV/sampling",
-            description="Draws all views together; the first steps go forth, back under weaker guidance, and "
-            "forth again (ZMV), which pushes what the prompt and the cameras ask for into the picture.",
+            description="Draws all views together; the first steps go forward, back under weaker guidance, "
+            "and forward again (ZMV), which pushes what the prompt and the cameras ask for into the picture.",
             search_aliases=["zmv", "zigzag sampling", "z-sampling", "self-reflection", "text to multiview"],
             inputs=_inputs(*widgets(*ZIGZAG)),
             outputs=_outputs(),

@@ -82,7 +82,7 @@ def publish(run_dir: Path, place: Path) -> Path:
 
 
 def newest_lora(run_dir: Path) -> Path:
-    """The LoRA of the best evaluation, where evaluations choose one, else of the last epoch.
+    """Return the LoRA of the best evaluation, where evaluations choose one, else of the last epoch.
 
     Raises:
         FileNotFoundError: there is none.
@@ -98,7 +98,7 @@ def newest_lora(run_dir: Path) -> Path:
 
 
 def is_lost(name: str, run_dir: Path, lora_dirs: Sequence[Path]) -> bool:
-    """Whether the run's LoRA was in its place once and is there no more."""
+    """Return whether the run's LoRA was in its place once and is there no more."""
     return (run_dir / RECORD_NAME).is_file() and _find(name, lora_dirs) is None
 
 

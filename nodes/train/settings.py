@@ -148,7 +148,7 @@ def build_overrides(
     on_cpu: bool,
     prompts_path: Path | None,
 ) -> list[str]:
-    """The checked inputs as the trainer's `section.key=value` words.
+    """Write the checked inputs as the trainer's `section.key=value` words.
 
     Every iteration is an epoch of its own, so that pictures and a LoRA are there after each, and a run can be
     made longer by any number of iterations.
@@ -193,7 +193,7 @@ def build_overrides(
 
 
 def yaml_value(value: str | int | float | bool | list[Any]) -> str:
-    """A value as YAML that reads back as it was, in plain ASCII whatever a path holds.
+    """Write a value as YAML that reads back as it was, in plain ASCII whatever a path holds.
 
     Not `json.dumps`: YAML 1.1 reads neither its pairs of surrogates nor an unescaped delete character.
     """

@@ -56,7 +56,7 @@ def changed(node: str, name: str, value: Any) -> dict[str, Any]:
         ("1", "vae", "/etc/passwd", "is not available here"),
         ("2", "lora", "../diffusers/tiny/unet/diffusion_pytorch_model.safetensors", "is not available here"),
         ("2", "lora", "/etc/passwd", "is not available here"),
-        ("2", "strength", float("nan"), "must be a number from -10 to 10"),
+        ("2", "strength", 1e9, "bigger than max"),
         ("3", "azimuths", "0, sideways", "is not a number"),
         ("3", "azimuths", "0 " * 1000, "holds 1000 angles"),
         ("3", "elevations", "100", "must be a number from -90 to 90"),
@@ -131,7 +131,9 @@ def test_a_ranking_without_its_reward_gives_a_sentence_before_sampling(server: C
     assert not run.progress
 
 
-@pytest.mark.parametrize(("node", "name"), [("4", "guidance"), ("8", "inverse_view_scale")])
+@pytest.mark.parametrize(
+    ("node", "name"), [("2", "strength"), ("4", "guidance"), ("8", "inverse_view_scale")]
+)
 def test_no_number_passes_comfyuis_ranges_and_is_refused_before_sampling(
     server: ComfyServer, node: str, name: str
 ) -> None:
@@ -140,7 +142,7 @@ def test_no_number_passes_comfyuis_ranges_and_is_refused_before_sampling(
         workflow["8"]["inputs"]["sampler"] = "zmv"
     run = server.run(workflow)
     assert run.status == "error"
-    assert f"{name}=nan must be a number from 0 to" in run.error
+    assert f"{name}=nan must be a number from " in run.error
     assert not run.progress
 
 
