@@ -29,8 +29,6 @@ from t2mv_core.loading import with_float8_storage
 from t2mv_core.lora.adapters import add_lora, trainable_parameters
 from t2mv_core.policy import denoise_step, log_prob
 from t2mv_core.text import encode_tokens
-from training.models.frozen import keep_no_inputs_of_frozen_convolutions
-from training.models.gated import keep_less_of_gated_layers
 
 from .full_size import NUM_TOKENS, camera_features, create_bundle, draw_condition
 from .live_memory import flash_attention_on_meta, measure_live
@@ -143,8 +141,6 @@ def prepare(plan: Plan, device: str) -> ModelBundle:
         if plan.checkpoints:
             bundle.unet.enable_gradient_checkpointing()
         bundle.unet.train()
-        keep_no_inputs_of_frozen_convolutions(bundle.unet)  # as the trainer does
-        keep_less_of_gated_layers(bundle.unet)
     return with_float8_storage(bundle) if plan.float8 else bundle
 
 
@@ -152,7 +148,7 @@ def estimate(plan: Plan) -> dict[str, float]:
     """Stage -> GiB, by counting on the meta device."""
     bundle, found = prepare(plan, "meta"), {}
     # The meta device has no autocast: say yes for it, so that LoRAs compute in the base's precision.
-    as_under_autocast = mock.patch("t2mv_core.lora.linear.has_autocast", return_value=True)
+    as_under_autocast = mock.patch("t2mv_core.lora.adapters.has_autocast", return_value=True)
     with flash_attention_on_meta(), as_under_autocast, torch.set_grad_enabled(bool(plan.trained_sets)):
         stages = [training_stage(bundle, plan, "meta")] if plan.trained_sets else None
         for name, parts, work in stages or sampling_stages(bundle, plan, "meta"):

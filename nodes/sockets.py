@@ -52,6 +52,13 @@ def make_schema(*, search_aliases: list[str], **fields: Any) -> io.Schema:
     return io.Schema(**fields)
 
 
+def output(
+    kind: Any, name: str, tooltip: str, shown: str | None = None, is_output_list: bool = False
+) -> io.Output:
+    """Return an output of a type, shown under its name unless it has another one."""
+    return kind.Output(name, display_name=shown or name, tooltip=tooltip, is_output_list=is_output_list)
+
+
 def advanced(widget: io.WidgetInput) -> io.WidgetInput:
     """Hide an input behind the node's "Show advanced"; older frontends show it as usual."""
     widget.extra_dict = {**(widget.extra_dict or {}), "advanced": True}

@@ -137,11 +137,10 @@ def intermediate_device() -> torch.device:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether a device has run out of memory, on any of ComfyUI's backends."""
-    kind = model_management.OOM_EXCEPTION
-    if kind is not Exception and isinstance(error, kind):  # Exception: a torch without a class for it
+    kind = getattr(model_management, "OOM_EXCEPTION", Exception)
+    if kind is not Exception and isinstance(error, kind):  # Exception stands for a torch without such a class
         return True
-    # Apple's and others' have no class of their own.
-    return isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
+    return isinstance(error, RuntimeError) and "out of memory" in str(error).lower()  # Apple's, for one
 
 
 def unload_everything() -> None:

@@ -42,7 +42,6 @@ class T2MVLoadLoRA(LoRANode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's inputs and outputs."""
         return make_schema(
             node_id="T2MVLoadLoRA",
             display_name="Load LoRA (T2MV)",

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ..common.checks import check_boolean, check_choice, first_problem
+from ..common.checks import Field, first_problem
 from ..common.folders import fingerprint, reward_folders
 from ..common.memory import compute_device, load_once
-from ..sockets import RewardHandle, Rewards, advanced, make_schema
+from ..sockets import RewardHandle, Rewards, make_schema, output
 
 if TYPE_CHECKING:
-    from ...t2mv_core.rewards.registry import RewardPlaces
+    from ...t2mv_core.rewards.sources import RewardPlaces
 
 
 def list_rewards() -> list[str]:
@@ -30,15 +31,22 @@ def list_rewards() -> list[str]:
     return whole + parts
 
 
+REWARD = Field("reward", None, "", choices=list_rewards)
+DOWNLOAD = Field(
+    "download", False,
+    "Whether weights that are not in models/t2mv_rewards may be fetched from the Hugging Face Hub. Off: "
+    "nothing touches the network.",
+    is_optional=True, is_advanced=True,
+)  # fmt: skip
+
+
 class T2MVLoadReward(io.ComfyNode):
     """A name to a reward, added to those that came in."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's inputs and outputs."""
         from ...t2mv_core.rewards.registry import REWARDS
 
-        names = list_rewards()
         summaries = " ".join(f"{name}: {spec.summary}" for name, spec in REWARDS.items())
         return make_schema(
             node_id="T2MVLoadReward",
@@ -55,25 +63,13 @@ class T2MVLoadReward(io.ComfyNode):
                 "hyperscore",
             ],
             inputs=[
-                io.Combo.Input("reward", options=names, default=names[0], tooltip=summaries),
+                replace(REWARD, default=list_rewards()[0], tooltip=summaries).widget(),
                 Rewards.Input(
                     "rewards", optional=True, tooltip="Rewards loaded before; this one is added to them."
                 ),
-                advanced(
-                    io.Boolean.Input(
-                        "download",
-                        default=False,
-                        optional=True,
-                        tooltip="Whether weights that are not in models/t2mv_rewards may be fetched from the "
-                        "Hugging Face Hub. Off: nothing touches the network.",
-                    )
-                ),
+                DOWNLOAD.widget(),
             ],
-            outputs=[
-                Rewards.Output(
-                    "t2mv_rewards", display_name="rewards", tooltip="This reward and those that came in."
-                )
-            ],
+            outputs=[output(Rewards, "t2mv_rewards", "This reward and those that came in.", "rewards")],
         )
 
     @classmethod
@@ -107,7 +103,7 @@ class T2MVLoadReward(io.ComfyNode):
 
 
 def _places(download: bool) -> RewardPlaces:
-    from ...t2mv_core.rewards.registry import RewardPlaces
+    from ...t2mv_core.rewards.sources import RewardPlaces
 
     return RewardPlaces(folders=reward_folders(), allow_download=download)
 
@@ -120,10 +116,10 @@ def _check(reward: str | None, download: bool | None) -> None:
     """
     from ...t2mv_core.rewards.registry import check_rewards
 
-    check_choice("reward", reward, list_rewards(), "Choose one of the list.")
+    REWARD.check(reward)
+    DOWNLOAD.check(download)
     if reward is None or download is None:
         return
-    check_boolean("download", download)
     try:
         check_rewards([reward], _places(download))
     except FileNotFoundError as error:
@@ -132,7 +128,8 @@ def _check(reward: str | None, download: bool | None) -> None:
 
 def _identity(reward: str, places: RewardPlaces) -> str:
     """The files behind a reward, to tell whether they changed; the bundled ones while they are missing."""
-    from ...t2mv_core.rewards.registry import REWARDS, find_local_weights, reward_files
+    from ...t2mv_core.rewards.registry import REWARDS
+    from ...t2mv_core.rewards.sources import find_local_weights, reward_files
     from ...t2mv_core.toybox import TOYBOX_DIR
 
     model = reward.partition(".")[0]

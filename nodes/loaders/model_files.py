@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from ..common.checks import check_boolean, check_choice
+from ..common.checks import Field, check_choice, check_fields
 from ..common.folders import (
     ADAPTER_FOLDER,
     find_file,
@@ -70,17 +70,65 @@ def list_models() -> list[str]:
     ]
 
 
+def _part(name: str, folder: str, tooltip: str, is_optional: bool = True) -> Field:
+    """A choice between the model's own part and the files of a folder."""
+    return Field(
+        name,
+        OWN,
+        tooltip,
+        choices=lambda: [OWN, *list_files(folder)],
+        remedy=_REMEDY,
+        is_optional=is_optional,
+        is_advanced=True,
+    )
+
+
+_REMEDY = "Choose one of the list, or put the file into ComfyUI's folder and refresh."
+FILES = {
+    each.name: each
+    for each in (
+        Field(
+            "model", "toybox",
+            "'toybox' is the bundled few-step model (4 steps), 'toybox teacher' the one it was distilled "
+            "from (25 steps). 'LCM-SDXL' (8 steps) and 'SDXL' are the published weights, looked for in "
+            "ComfyUI's folders. 'diffusers/…' are models in diffusers' folder format in models/diffusers, "
+            "'checkpoints/…' single-file SDXL checkpoints in models/checkpoints.",
+            choices=list_models, remedy=_REMEDY,
+        ),
+        _part(
+            "adapter", ADAPTER_FOLDER,
+            "MV-Adapter weights: those that lie with the model, for SDXL models "
+            "mvadapter_t2mv_sdxl.safetensors, or another file from models/mvadapter. Has no effect on the "
+            "toybox models.",
+            is_optional=False,
+        ),
+        _part(
+            "unet", UNET_FOLDER,
+            "Another UNet than the model's, from models/diffusion_models, in diffusers' or the original "
+            "layout: LCM-SDXL's, for example, which needs few steps.",
+        ),
+        _part(
+            "vae", VAE_FOLDER,
+            "Another VAE than the model's, from models/vae: for SDXL in float16 choose sdxl-vae-fp16-fix, "
+            "the original one gives black pictures there.",
+        ),
+        Field(
+            "download", False,
+            "Whether files of LCM-SDXL and SDXL that are neither in ComfyUI's folders nor in the Hugging "
+            "Face cache may be fetched (8 GB). Off: nothing touches the network.",
+            is_optional=True, is_advanced=True,
+        ),
+    )
+}  # fmt: skip
+
+
 def check_model_choice(choice: ModelChoice) -> None:
     """Refuse what is not there, before anything is loaded.
 
     Raises:
         ValueError: an unknown name, parts for a bundled model, or missing files with what to fetch.
     """
-    remedy = "Choose one of the list, or put the file into ComfyUI's folder and refresh."
-    check_choice("model", choice.model, list_models(), remedy)
-    for name, folder in (("adapter", ADAPTER_FOLDER), ("unet", UNET_FOLDER), ("vae", VAE_FOLDER)):
-        check_choice(name, getattr(choice, name), [OWN, *list_files(folder)], remedy)
-    check_boolean("download", choice.download)
+    check_fields(FILES.values(), vars(choice))
     if choice.model in BUNDLED:
         for name in ("unet", "vae"):
             if getattr(choice, name) not in (OWN, None):

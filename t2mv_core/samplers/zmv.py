@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ..policy import sample
 from ..trajectory import Trajectory
 from .loop import StepLoop
-from .settings import FirstPrediction, OnStep, SamplingSettings
+from .settings import OnStep, SamplingSettings
 
 if TYPE_CHECKING:
     from ..bundle import ModelBundle
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def count_evaluations(settings: SamplingSettings) -> int:
-    """UNet evaluations of `sample_zmv`: one per step and two more per zigzag step and repeat."""
+    """Return the number of UNet evaluations: one per step and two more per zigzag step and repeat."""
     return settings.num_steps + 2 * settings.zigzag_steps * settings.zigzag_repeats
 
 
@@ -37,13 +37,12 @@ def sample_zmv(
     noise: Noise,
     settings: SamplingSettings,
     on_step: OnStep | None = None,
-    first: FirstPrediction | None = None,
 ) -> Trajectory:
     """Sample all views of B prompts, the first `zigzag_steps` steps with zigzag.
 
     Arguments, result and errors as of `sample_standard`; with `zigzag_steps=0` it is the same, bit for bit.
     """
-    loop = StepLoop(bundle, condition, cameras, settings, count_evaluations(settings), on_step, first)
+    loop = StepLoop(bundle, condition, cameras, settings, count_evaluations(settings), on_step)
     x = loop.initial_latents(noise)
     for step in range(settings.num_steps):
         distribution = loop.zig(x, step)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ..config import load_config
 from ..data.prompts import load_prompts
-from ..evaluation.cli import spread
+from ..evaluation.measure import spread
 from ..models.base_loras import check_base_loras
 from ..mvczigal import EXIT_INTERRUPTED
 from .comparison import METHODS, Task, make_tasks, run_task

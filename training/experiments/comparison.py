@@ -22,12 +22,17 @@ from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.formats.atomic import replaced
 from t2mv_core.samplers import SamplingSettings, count_evaluations
 from t2mv_core.toybox import toybox_path
-from t2mv_core.toybox.prompt_lists import find_specs
 
 from ..algorithm.objectives import OBJECTIVES
 from ..config import ModelConfig, TrainConfig, changed_values, config_to_dict
-from ..evaluation.cli import load_instruments
-from ..evaluation.measure import Measurement, Questions, Variant, measure
+from ..evaluation.measure import (
+    Measurement,
+    Questions,
+    Variant,
+    judged_specs,
+    load_instruments,
+    measure,
+)
 from ..models.base_loras import hash_file, load_base_model
 from ..models.policy import iteration_updates, sampling_settings
 from ..mvczigal import stopping_on_signals
@@ -105,7 +110,7 @@ class Task:
         """The configuration of this method's training run."""
         objective = METHODS[self.method].objective or self.config.objective
         run = replace(self.config.run, seed=self.seed, out_dir="unnamed")
-        config = replace(self.config, objective=objective, run=run)
+        config = replace(self.config, objective=objective, run=run)  # type: ignore[arg-type]
         # A folder per configuration: a run of another one must not be taken for this one's.
         run = replace(run, out_dir=str(self.work_dir / f"{self.name}_{self._key(config)[:8]}"))
         return replace(config, run=run)
@@ -163,7 +168,7 @@ def run_task(task: Task) -> bool:
         return True
     method, config = METHODS[task.method], task.own_config
     model = config.model if method.model is None else ModelConfig(method.model)
-    bundle = load_base_model(model, "cpu")
+    bundle = load_base_model(model)
     instruments = load_instruments(config.reward.view, config.reward.joint, bundle.device, has_judge=True)
     lora, training = None, None
     if method.objective is not None:
@@ -173,11 +178,15 @@ def run_task(task: Task) -> bool:
                 return False
         lora = trainer.folder.lora_path(config.run.epochs)
         training = training_record(config, read_metrics(trainer.folder.metrics_path))
-        bundle = load_base_model(model, "cpu")
+        bundle = load_base_model(model)
     settings = sampling_settings(config.sampling) if method.model is None else TEACHER_SETTINGS
-    questions = Questions(task.prompts, (FIRST_NOISE_SEED + task.seed,), specs=find_specs(task.prompts))
+    questions = Questions(
+        task.prompts,
+        (FIRST_NOISE_SEED + task.seed,),
+        specs=judged_specs(task.prompts, DEFAULT_RIG.azimuths_deg),
+    )
     variant = Variant(task.name, method.sampler, settings, lora)
-    found = measure(bundle, DEFAULT_RIG.azimuths_deg, instruments, variant, questions)
+    found = measure(bundle, instruments, variant, questions)
     write_result(task, found, training)
     return True
 

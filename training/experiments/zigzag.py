@@ -48,9 +48,8 @@ from t2mv_core.toybox.prompt_lists import find_specs
 from t2mv_core.toybox.silhouettes import view_consistency
 from training.algorithm.rollout import paired_noise
 from training.data.prompts import load_prompts
-from training.evaluation.cli import load_instruments, spread
 from training.evaluation.intervals import bootstrap
-from training.evaluation.measure import Instruments, judge_sets, reward_values
+from training.evaluation.measure import Instruments, judge_sets, load_instruments, reward_values, spread
 from training.run.environment import describe_environment
 
 DEV_SEED, HELD_OUT_SEED = 2000, 3000

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from types import ModuleType
 
 import pytest
+import torch
 
 
 def test_report_and_json_hold_every_score(report: ModuleType) -> None:
@@ -47,3 +49,12 @@ def test_the_short_line_holds_means_over_views_and_sets(report: ModuleType) -> N
     second = report.ScoredSet("a car", {"clip": [0.4, 0.8]}, {"hyper": 1.5})
     assert report.to_line([first]) == "clip 0.200  hyper 2.500"
     assert report.to_line([first, second]) == "clip 0.400  hyper 2.000  (means of 2 sets)"
+
+
+def test_a_sheet_spells_what_no_font_has(
+    pack: ModuleType, report: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = importlib.import_module(f"{pack.__name__}.t2mv_core.images")
+    monkeypatch.setattr(images, "_FONT_FILES", ())
+    sheets = [report.score_sheet([torch.zeros(2, 3, 8, 8)], [title], [[]]) for title in ("红", "U+7EA2")]
+    assert torch.equal(*sheets)

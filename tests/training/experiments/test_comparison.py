@@ -85,7 +85,7 @@ def test_a_result_counts_only_for_the_base_loras_it_was_made_with(task, tmp_path
 def test_a_comparison_on_a_few_step_lora_measures_that_student(task, monkeypatch, tmp_path):
     loaded = []
 
-    def refuse(model, device):
+    def refuse(model):
         loaded.append(model)
         raise ValueError("enough seen")
 
