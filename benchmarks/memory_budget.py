@@ -194,7 +194,7 @@ def table_row(name: str, stages: dict[str, float]) -> list[str]:
 
 
 def main() -> int:
-    """Estimate or measure, print, and write README.md and report.json."""
+    """Estimate or measure, print, and write report.md and report.json."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory_budget", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/results/size/memory_budget"))
     parser.add_argument("--device", choices=("meta", "cuda"), default="meta")

@@ -120,7 +120,7 @@ def verdict(change: Interval, by_seed: Sequence[float], sign: int) -> str:
 
 
 def write_comparison(tasks: Sequence[Task], out_dir: Path, command: str) -> Path:
-    """Write README.md, report.json, curves.png and samples.png.
+    """Write report.md, report.json, curves.png and samples.png.
 
     Raises:
         ValueError: not a single result is there.
@@ -135,7 +135,7 @@ def write_comparison(tasks: Sequence[Task], out_dir: Path, command: str) -> Path
     (out_dir / "report.json").write_text(json.dumps(record, default=asdict, indent=1), encoding="utf-8")
     _draw_curves(results, out_dir / "curves.png")
     _draw_samples(tasks, out_dir / "samples.png")
-    path = out_dir / "README.md"
+    path = out_dir / "report.md"
     path.write_text(_markdown(tasks, methods, claims, command), encoding="utf-8")
     return path
 

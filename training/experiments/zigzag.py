@@ -386,7 +386,7 @@ def measure_group(
 
 
 def main() -> int:
-    """Measure every group, write README.md and report.json."""
+    """Measure every group, write report.md and report.json."""
     parser = argparse.ArgumentParser(
         prog="python -m training.experiments.zigzag", description=__doc__.splitlines()[0]
     )
@@ -405,7 +405,7 @@ def main() -> int:
         parts += more
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "report.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    (arguments.out / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    (arguments.out / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     print("\n\n".join(parts))  # noqa: T201 - a command line
     return 0
 
