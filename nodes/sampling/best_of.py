@@ -10,9 +10,8 @@ from comfy_api.latest import io, ui
 
 from ..common.checks import MAX_SEED, Field, check_fields, first_problem, read_prompts, widgets
 from ..common.progress import show_result, show_text
-from ..scoring.report import ranking_to_text
 from ..sockets import RewardHandle, Rewards, make_schema, output
-from .candidates import RANK_BY, check_ranking, rank_sets, ranking_sheet, sample_candidates
+from .candidates import RANK_BY, Ranking, check_ranking, rank, ranking_sheet, ranking_text, sample_candidates
 from .inputs import (
     GUIDANCE,
     NEGATIVE_PROMPT,
@@ -30,7 +29,6 @@ from .sample import comfy_latent, decode_set
 
 if TYPE_CHECKING:
     from ..sockets import ModelHandle
-    from .candidates import Candidate
 
 MAX_NAMED = 4
 MAX_SETS = 128  # of a run: their ranking must stay a picture that people can look at
@@ -119,17 +117,11 @@ class T2MVSampleBest(io.ComfyNode):
         # Before the first preview: ComfyUI's page (1.27) puts a text that comes later over the picture.
         show_text(cls, f"{len(plan)} sets to sample and to score")
         competing = sample_candidates(model, rewards, plan, **others)
-        ranked = []
-        for start in range(0, len(competing), candidates):
-            sets = competing[start : start + candidates]
-            order = rank_sets([candidate.scored for candidate in sets], rank_by)
-            ranked.append([(sets[index], score) for index, score in order])
-        best = [entry for line in ranked for entry in line[:keep]]
-        report = "\n\n".join(
-            ranking_to_text([(c.seed, score, c.scored) for c, score in line], rank_by, keep)
-            for line in ranked
-        )
-        sheet = ranking_sheet(ranked, keep)
+        lines = [competing[start : start + candidates] for start in range(0, len(competing), candidates)]
+        rankings = [rank(line, rank_by) for line in lines]
+        best = [entry for ranking in rankings for entry in ranking[:keep]]
+        report = "\n\n".join(ranking_text(ranking, rank_by, keep) for ranking in rankings)
+        sheet = ranking_sheet(rankings, keep)
         show_text(cls, _kept(best))
         show_result(sheet)
         return io.NodeOutput(
@@ -143,8 +135,8 @@ class T2MVSampleBest(io.ComfyNode):
         )
 
 
-def _kept(best: list[tuple[Candidate, float]]) -> str:
-    """Which sets were kept, as a line: what people look for in a long ranking."""
+def _kept(best: Ranking) -> str:
+    """Say in a line which sets were kept: what people look for in a long ranking."""
     sets = ", ".join(f"seed {candidate.seed} (score {score:.3f})" for candidate, score in best[:MAX_NAMED])
     return f"kept: {sets}{', …' if len(best) > MAX_NAMED else ''}"
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..scoring.report import ScoredSet, score_sheet, set_title, view_labels
+from ..scoring.report import ScoredSet, listed, score_sheet, set_title, view_labels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +33,10 @@ class Candidate:
     latents: Tensor
     thumbnails: Tensor
     scored: ScoredSet
+
+
+Ranking = list[tuple[Candidate, float]]
+"""The sets of one prompt and what they are ranked by, the best first."""
 
 
 def sample_candidates(
@@ -82,16 +86,15 @@ def _thumbnails(pictures: Tensor) -> Tensor:
     return interpolate(pictures, size, mode="area")
 
 
-def rank_sets(sets: Sequence[ScoredSet], rank_by: str) -> list[tuple[int, float]]:
-    """Order the sets of one prompt, the best first: (index into `sets`, ranking score) of each.
+def rank(candidates: Sequence[Candidate], rank_by: str) -> Ranking:
+    """Order the sets of one prompt, the best first; of equal ones the earlier first.
 
     Args:
-        sets: scored by the same rewards against the same prompt, so that their scores can be compared.
+        candidates: scored by the same rewards against the same prompt, so that their scores can be compared.
         rank_by: a name of RANK_BY.
     """
-    scores = RANK_BY[rank_by](sets)
-    order = sorted(range(len(sets)), key=lambda index: -scores[index])
-    return [(index, scores[index]) for index in order]
+    scores = RANK_BY[rank_by]([candidate.scored for candidate in candidates])
+    return sorted(zip(candidates, scores, strict=True), key=lambda ranked: -ranked[1])
 
 
 def check_ranking(rank_by: str, kinds: Sequence[str]) -> None:
@@ -115,15 +118,23 @@ def check_ranking(rank_by: str, kinds: Sequence[str]) -> None:
         )
 
 
-def ranking_sheet(ranked: list[list[tuple[Candidate, float]]], keep: int) -> Tensor:
+def ranking_text(ranking: Ranking, rank_by: str, keep: int) -> str:
+    """Write a ranking down, of which the first `keep` sets are kept."""
+    prompt = ranking[0][0].scored.prompt
+    lines = [f"“{prompt}”: {len(ranking)} sets by {rank_by}, {keep} kept"]
+    for place, (candidate, score) in enumerate(ranking, start=1):
+        kept, means = "kept" if place <= keep else "    ", listed(candidate.scored.means())
+        lines.append(f"#{place:<3} {kept}  seed {candidate.seed}  score {score:.3f}   [{means}]")
+    return "\n".join(lines)
+
+
+def ranking_sheet(rankings: Sequence[Ranking], keep: int) -> Tensor:
     """Draw the candidates of every prompt, the best first, with rank, seed and scores; [1, H, W, 3]."""
     views, titles, labels = [], [], []
-    for line in ranked:
-        for rank, (candidate, score) in enumerate(line, start=1):
-            place = f"#{rank} kept" if rank <= keep else f"#{rank}"
-            titles.append(
-                f"{place}   seed {candidate.seed}   score {score:.3f}   {set_title(candidate.scored)}"
-            )
+    for ranking in rankings:
+        for place, (candidate, score) in enumerate(ranking, start=1):
+            kept, title = " kept" if place <= keep else "", set_title(candidate.scored)
+            titles.append(f"#{place}{kept}   seed {candidate.seed}   score {score:.3f}   {title}")
             views.append(candidate.thumbnails)
             labels.append(view_labels(candidate.scored))
     return score_sheet(views, titles, labels)

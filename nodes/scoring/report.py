@@ -54,7 +54,7 @@ def _lines(scored: ScoredSet) -> list[str]:
         each = "  ".join(f"{score:.3f}" for score in scores)
         lines.append(f"{name} (per view): mean {statistics.fmean(scores):.3f}   [{each}]")
     for name, score in scored.joint_scores.items():
-        parts = _listed(scored.details.get(name, {}))
+        parts = listed(scored.details.get(name, {}))
         lines.append(f"{name} (all views): {score:.3f}" + (f"   [{parts}]" if parts else ""))
     return lines
 
@@ -62,26 +62,12 @@ def _lines(scored: ScoredSet) -> list[str]:
 def to_line(sets: Sequence[ScoredSet]) -> str:
     """Write the means of all rewards over the sets in one line, for where there is little room."""
     means = [scored.means() for scored in sets]
-    line = _listed({name: statistics.fmean(each[name] for each in means) for name in means[0]})
+    line = listed({name: statistics.fmean(each[name] for each in means) for name in means[0]})
     return line + (f"  (means of {len(sets)} sets)" if len(sets) > 1 else "")
 
 
-def ranking_to_text(ranked: Sequence[tuple[int, float, ScoredSet]], rank_by: str, keep: int) -> str:
-    """Write one prompt's sets in order.
-
-    Args:
-        ranked: (seed, ranking score, scores) of every set, the best first.
-        rank_by: what the ranking score is.
-        keep: how many of them are kept.
-    """
-    lines = [f"“{ranked[0][2].prompt}”: {len(ranked)} sets by {rank_by}, {keep} kept"]
-    for rank, (seed, score, scored) in enumerate(ranked, start=1):
-        kept = "kept" if rank <= keep else "    "
-        lines.append(f"#{rank:<3} {kept}  seed {seed}  score {score:.3f}   [{_listed(scored.means())}]")
-    return "\n".join(lines)
-
-
-def _listed(scores: dict[str, float]) -> str:
+def listed(scores: dict[str, float]) -> str:
+    """Write scores by name in one line."""
     return "  ".join(f"{name} {score:.3f}" for name, score in scores.items())
 
 

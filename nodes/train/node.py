@@ -148,18 +148,14 @@ def _report(inputs: dict[str, Any], run_dir: Path, source: Path) -> str:
     return "\n".join(lines)
 
 
-def _pictures(run_dir: Path) -> tuple[Tensor, Tensor]:
+def _pictures(run_dir: Path) -> list[Tensor]:
     """The curves and the newest sample sheet; white where somebody removed one."""
     from PIL import Image
 
     from .progress import newest_sheet, read_picture
 
-    white = Image.new("RGB", (64, 64), "white")
-    curves, sheet = run_dir / "curves.png", newest_sheet(run_dir)
-    return (
-        picture_tensor(read_picture(curves) or white),
-        picture_tensor((read_picture(sheet) if sheet else None) or white),
-    )
+    pictures = [path and read_picture(path) for path in (run_dir / "curves.png", newest_sheet(run_dir))]
+    return [picture_tensor(picture or Image.new("RGB", (64, 64), "white")) for picture in pictures]
 
 
 def _run_dir(name: str) -> Path:

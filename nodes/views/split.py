@@ -15,24 +15,16 @@ if TYPE_CHECKING:
 
     from ...t2mv_core.cameras import CameraRig
 
-# Output -> (side, display name, tooltip). The sides are the viewer's, as everywhere in this pack; Hunyuan3D
-# names them after the object's own left and right hand: its example pictures "left" look to the picture's
-# left, and that is what our azimuth 90 shows.
-OUTPUTS = {
-    "front": ("front", "front", "Azimuth 0. Hunyuan3D-2mv: to its 'front'."),
-    "front_right": ("front-right", "front-right", "Azimuth 45."),
-    "right": (
-        "right",
-        "right (3D: left)",
-        "Azimuth 90. Hunyuan3D-2mv: to its 'left', the object's own left.",
-    ),
-    "back": ("back", "back", "Azimuth 180. Hunyuan3D-2mv: to its 'back'."),
-    "left": (
-        "left",
-        "left (3D: right)",
-        "Azimuth 270. Hunyuan3D-2mv: to its 'right', the object's own right.",
-    ),
-    "front_left": ("front-left", "front-left", "Azimuth 315."),
+# Side -> (display name, tooltip). The sides are the viewer's, as everywhere in this pack; Hunyuan3D names
+# them after the object's own left and right hand: its example pictures "left" look to the picture's left, and
+# that is what our azimuth 90 shows.
+SIDES = {
+    "front": ("front", "Azimuth 0. Hunyuan3D-2mv: to its 'front'."),
+    "front-right": ("front-right", "Azimuth 45."),
+    "right": ("right (3D: left)", "Azimuth 90. Hunyuan3D-2mv: to its 'left', the object's own left."),
+    "back": ("back", "Azimuth 180. Hunyuan3D-2mv: to its 'back'."),
+    "left": ("left (3D: right)", "Azimuth 270. Hunyuan3D-2mv: to its 'right', the object's own right."),
+    "front-left": ("front-left", "Azimuth 315."),
 }
 
 
@@ -51,9 +43,12 @@ class T2MVSplitViews(io.ComfyNode):
             inputs=[*view_inputs(), SET.widget()],
             outputs=[
                 output(
-                    io.Image, name, f"{meaning} A rig without this view stops what is connected here.", shown
+                    io.Image,
+                    side.replace("-", "_"),
+                    f"{meaning} A rig without this view stops what is connected here.",
+                    shown,
                 )
-                for name, (_, shown, meaning) in OUTPUTS.items()
+                for side, (shown, meaning) in SIDES.items()
             ],
         )
 
@@ -65,7 +60,7 @@ class T2MVSplitViews(io.ComfyNode):
         rig = rig or DEFAULT_RIG
         views = choose_set(images, rig, set)
         outputs = []
-        for side, _, _ in OUTPUTS.values():
+        for side in SIDES:
             indices = rig.find_views(AZIMUTH_OF_NAME[side])
             outputs.append(views[indices[0]][None] if indices else blocked(_missing(side, rig)))
         return io.NodeOutput(*outputs)

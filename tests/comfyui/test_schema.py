@@ -88,6 +88,9 @@ def test_load_model_shows_its_sampler_as_solver(object_info: dict[str, Any]) -> 
     kind, options = _inputs(object_info["T2MVLoadModel"])["sampler"]
     assert (kind, options["display_name"]) == ("COMBO", "solver")
     assert options["options"] == ["auto", "lcm", "ddim", "ddim-trailing"]
+    # ComfyUI's page 1.27 reads the name of an input from translations only.
+    named = json.loads((PACK_DIR / "locales/en/nodeDefs.json").read_text("utf-8"))
+    assert named["T2MVLoadModel"]["inputs"]["sampler"]["name"] == options["display_name"]
 
 
 def test_help_pages_are_served(server: ComfyServer) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 
 @pytest.fixture
-def sets(report: ModuleType) -> list[object]:
-    """Three sets; every way to rank puts another first."""
-    return [
-        report.ScoredSet("a mug", {"clip": [0.5, 0.5]}, {"hyper": 3.0}),
-        report.ScoredSet("a mug", {"clip": [0.1, 1.1]}, {"hyper": 2.0}),
-        report.ScoredSet("a mug", {"clip": [0.2, 0.3]}, {"hyper": 4.0}),
-    ]
+def sets(ranking: ModuleType, report: ModuleType) -> list[Any]:
+    """Three sets with seeds 0, 1, 2; every way to rank puts another first."""
+    scores = [([0.5, 0.5], 3.0), ([0.1, 1.1], 2.0), ([0.2, 0.3], 4.0)]
+    scored = [report.ScoredSet("a mug", {"clip": views}, {"hyper": joint}) for views, joint in scores]
+    return [ranking.Candidate(seed, None, None, each) for seed, each in enumerate(scored)]
 
 
 @pytest.mark.parametrize(
@@ -26,29 +25,28 @@ def sets(report: ModuleType) -> list[object]:
     ],
 )
 def test_sets_are_ordered_by_what_was_chosen(
-    ranking: ModuleType, sets: list[object], rank_by: str, order: list[int], scores: list[float]
+    ranking: ModuleType, sets: list[Any], rank_by: str, order: list[int], scores: list[float]
 ) -> None:
-    ranked = ranking.rank_sets(sets, rank_by)
-    assert [index for index, _ in ranked] == order
+    ranked = ranking.rank(sets, rank_by)
+    assert [candidate.seed for candidate, _ in ranked] == order
     assert [score for _, score in ranked] == pytest.approx(scores)
 
 
-def test_normalised_rewards_weigh_the_same_whatever_their_range(
-    ranking: ModuleType, sets: list[object]
-) -> None:
+def test_normalised_rewards_weigh_the_same_whatever_their_range(ranking: ModuleType, sets: list[Any]) -> None:
     # clip means 0.5, 0.6, 0.25: mean 0.45, standard deviation sqrt((0.05² + 0.15² + 0.2²) / 3) = 0.147196
     # hyper 3, 2, 4: mean 3, standard deviation sqrt(2 / 3) = 0.816497
     expected = {0: 0.05 / 0.147196, 1: 0.15 / 0.147196 - 1 / 0.816497, 2: -0.2 / 0.147196 + 1 / 0.816497}
-    ranked = ranking.rank_sets(sets, "sum of normalised rewards")
-    assert [index for index, _ in ranked] == [0, 2, 1]
-    assert dict(ranked) == pytest.approx(expected, abs=1e-4)
+    ranked = ranking.rank(sets, "sum of normalised rewards")
+    assert [candidate.seed for candidate, _ in ranked] == [0, 2, 1]
+    assert {c.seed: score for c, score in ranked} == pytest.approx(expected, abs=1e-4)
 
 
 def test_equal_sets_keep_their_order(ranking: ModuleType, report: ModuleType) -> None:
-    same = [report.ScoredSet("a mug", {"clip": [0.5]}, {"hyper": 1.0})] * 3
+    scored = report.ScoredSet("a mug", {"clip": [0.5]}, {"hyper": 1.0})
+    same = [ranking.Candidate(seed, None, None, scored) for seed in range(3)]
     for rank_by in ranking.RANK_BY:
-        assert [index for index, _ in ranking.rank_sets(same, rank_by)] == [0, 1, 2]
-    assert ranking.rank_sets(same, "sum of normalised rewards")[0][1] == 0.0  # no spread, no division by it
+        assert [candidate.seed for candidate, _ in ranking.rank(same, rank_by)] == [0, 1, 2]
+    assert ranking.rank(same, "sum of normalised rewards")[0][1] == 0.0  # no spread, no division by it
 
 
 @pytest.mark.parametrize(
@@ -69,3 +67,13 @@ def test_a_reward_that_is_missing_is_named(
 def test_enough_rewards_pass(ranking: ModuleType) -> None:
     ranking.check_ranking("joint reward", ["view", "joint"])
     ranking.check_ranking("sum of normalised rewards", ["view"])
+
+
+def test_a_ranking_names_place_seed_scores_and_who_is_kept(ranking: ModuleType, sets: list[Any]) -> None:
+    ranked = [(sets[2], 2.0), (sets[0], -2.0)]
+    head, *lines = ranking.ranking_text(ranked, "joint reward", 1).splitlines()
+    assert head == "“a mug”: 2 sets by joint reward, 1 kept"
+    assert lines == [
+        "#1   kept  seed 2  score 2.000   [clip 0.250  hyper 4.000]",  # (0.2 + 0.3) / 2
+        "#2         seed 0  score -2.000   [clip 0.500  hyper 3.000]",
+    ]
