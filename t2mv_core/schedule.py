@@ -127,7 +127,7 @@ class NoiseSchedule:
     def next_timesteps(self, num_steps: int) -> Tensor:
         """Return the timestep each action belongs to, [num_steps], int64; -1 is the end (final ᾱ).
 
-        LCM: the next one visited; the last step repeats its own, so that the action still has a density
+        LCM: the next one visited, for the last step t itself, so that the action still has a density
         (docs/method.md, section 3). DDIM: t - 1000 // N.
         """
         steps = self.timesteps(num_steps)
