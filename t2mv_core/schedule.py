@@ -23,17 +23,10 @@ _TRAINED = {"prediction_type": "epsilon", "beta_schedule": "scaled_linear", "res
 
 With zero terminal SNR ᾱ is 0 at the last timestep, where x̂_0 cannot be computed from ε."""
 _SAMPLED = {
-    "thresholding": False,
-    "use_karras_sigmas": False,
-    "use_exponential_sigmas": False,
-    "use_beta_sigmas": False,
-    "use_lu_lambdas": False,
-    "use_flow_sigmas": False,
-    "use_dynamic_shifting": False,
-    "interpolation_type": "linear",
-    "timestep_type": "discrete",
-    "final_sigmas_type": "zero",
-}
+    "thresholding": False, "use_dynamic_shifting": False, "use_karras_sigmas": False, "use_lu_lambdas": False,
+    "use_exponential_sigmas": False, "use_beta_sigmas": False, "use_flow_sigmas": False,
+    "interpolation_type": "linear", "timestep_type": "discrete", "final_sigmas_type": "zero",
+}  # fmt: skip
 """Keys that change which noise levels are visited or what is done there, each with the value we follow."""
 
 
@@ -149,9 +142,9 @@ class NoiseSchedule:
         return torch.where(index < 0, final, self.alpha_bar[index.clamp(min=0)])
 
     def boundary_scalings(self, timestep: int | Tensor) -> tuple[Tensor, Tensor]:
-        """Return LCM's (c_skip, c_out) at t: σ²/((10t)²+σ²) and 10t/√((10t)²+σ²), σ = 0.5, float64.
+        """Return LCM's c_skip = σ²/((st)²+σ²) and c_out = st/√((st)²+σ²), σ = 0.5, s = 10, float64.
 
-        Source: docs/method.md, section 3; Luo et al., arXiv:2310.04378.
+        Source: docs/method.md, section 3; Luo et al., arXiv:2310.04378. s is the schedule's timestep_scaling.
         """
         scaled = torch.as_tensor(timestep, device="cpu").to(torch.float64) * self.timestep_scaling
         variance = LCM_SIGMA_DATA**2
@@ -159,16 +152,16 @@ class NoiseSchedule:
 
 
 def with_solver(schedule: NoiseSchedule, solver: str) -> NoiseSchedule:
-    """Return the same noise schedule with another solver, which few-step LoRAs need: they bring no such file.
+    """Return the same noise schedule with another solver, which few-step LoRAs need.
 
     * "lcm": for LCM-SDXL, LCM-LoRA, DMD2 and Hyper-SD's one-step LoRA (TCD with full noise is the same step).
-    * "ddim": η = 1, timesteps as SDXL's own scheduler has them (leading): for models of many steps.
+    * "ddim": η = 1, the leading timesteps of SDXL's scheduler: for models of many steps.
     * "ddim-trailing": η = 1, from timestep 999 in equal strides, which is Euler ancestral with trailing
       ("sgm_uniform") spacing: for SDXL-Turbo, SDXL-Lightning and Hyper-SD's LoRAs of several steps. Their
       authors use η = 0, Turbo's aside; the policy needs η > 0, without noise an action has no density.
 
     Raises:
-        ValueError: another word.
+        ValueError: the solver is unknown.
     """
     if solver not in SOLVERS:
         raise ValueError(f"solver={solver!r} is unknown; use one of {', '.join(SOLVERS)}.")

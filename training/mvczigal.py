@@ -63,9 +63,10 @@ def train(config: TrainConfig, resume: bool, parent: ParentWatch | None = None) 
     from accelerate.utils import InitProcessGroupKwargs
     from torch import OutOfMemoryError
 
+    from .evaluation.validation import check_stop_measure
     from .models.base_loras import check_base_loras, load_base_model
     from .models.policy import available_trackers
-    from .models.rewards import check_reward_models, check_stop_measure, load_rewards
+    from .models.rewards import check_reward_models, load_rewards
     from .run.trainer import Trainer
 
     model, reward, evaluation = config.model, config.reward, config.evaluation

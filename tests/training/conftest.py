@@ -201,8 +201,8 @@ class Runs:
         found["counters"] = json.loads((folder / "last" / "counters.json").read_text())
         for path in (folder / "last" / "lora.safetensors", *sorted((folder / "lora").glob("*.safetensors"))):
             found[str(path.relative_to(folder))] = load_file(path)
-        average = torch.load(folder / "last" / "ema.pt", weights_only=True) or {"shadows": []}
-        found["average"] = {str(number): tensor for number, tensor in enumerate(average["shadows"])}
+        average = torch.load(folder / "last" / "ema.pt", weights_only=True) or {"shadow_params": []}
+        found["average"] = {str(number): tensor for number, tensor in enumerate(average["shadow_params"])}
         return found
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Which (prompt, step) pairs each optimizer step uses, and in which micro-batches it computes them."""
+"""The plan of an update: the (prompt, step) pairs of each optimizer step, cut into micro-batches."""
 
 from __future__ import annotations
 
@@ -29,9 +29,8 @@ class Update:
     """One optimizer step.
 
     Attributes:
-        micro_steps: the passes of this process whose gradients accumulate; may be empty where others have
-            work.
-        num_terms: (prompt, step) pairs of the update over all processes: what the summed loss is divided by.
+        micro_steps: the passes of this process whose gradients accumulate; empty where only others have work.
+        num_terms: (prompt, step) pairs of the update over all processes, which divide the summed loss.
     """
 
     micro_steps: tuple[MicroStep, ...]
@@ -39,7 +38,7 @@ class Update:
 
 
 def step_order(seed: int, slot: int, num_steps: int) -> list[int]:
-    """The random order of one prompt's denoising steps, the same for both of its trajectories."""
+    """Return the random order of one prompt's denoising steps, the same for both of its trajectories."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "steps", slot))
     return torch.randperm(num_steps, generator=generator).tolist()
 
@@ -56,8 +55,8 @@ def plan_updates(
 ) -> list[Update]:
     """Cut one pass over an iteration's trajectories into optimizer steps, remainders included.
 
-    The cut is made over all processes together and every update's loss is a plain mean over its pairs, so
-    neither the micro-batch nor the number of processes changes what is optimised.
+    All processes cut alike and every update's loss is a plain mean over its pairs, so neither the micro-batch
+    nor the number of processes changes the gradient.
 
     Args:
         num_prompts: prompts of the iteration over all processes; slots 0 .. num_prompts-1.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +24,9 @@ from ..algorithm.constraint import DualVariable
 from ..algorithm.rollout import Policy
 from ..algorithm.updates import Update, plan_updates
 from ..config import ConstraintConfig, ModelConfig, OptimConfig, SamplingConfig, TrainConfig
-from .frozen import keep_no_inputs_of_frozen_convolutions
-from .gated import keep_less_of_gated_layers
+
+if TYPE_CHECKING:
+    from diffusers.training_utils import EMAModel
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +80,6 @@ def make_policy(config: TrainConfig, bundle: ModelBundle) -> Policy:
             parameter.data.float()
         )  # docs/method.md, section 7: LoRA in fp32 over a half-precision base
         parameter.requires_grad_(True)
-    keep_no_inputs_of_frozen_convolutions(bundle.unet)
-    keep_less_of_gated_layers(bundle.unet)
     policy_bundle = replace(bundle, loras=(*bundle.loras, LoraHandle(LORA_NAME, num_matched=num_modules)))
     if config.model.gradient_checkpointing:
         bundle.unet.enable_gradient_checkpointing()
@@ -113,6 +114,32 @@ def make_optimizer(config: OptimConfig, parameters: Sequence[nn.Parameter]) -> t
     return torch.optim.AdamW(
         parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
     )
+
+
+def make_average(decay: float, parameters: Sequence[nn.Parameter]) -> EMAModel:
+    """Return the moving average s of the parameters p; call its `step` after each optimizer step.
+
+        s ← d·s + (1 - d)·p,   d = 0 in step 1, min(decay, n / (9 + n)) in step n
+
+    d grows from 0, so that the average soon forgets where training began.
+    """
+    from diffusers.training_utils import EMAModel  # takes a second, which a run without it need not wait
+
+    return EMAModel(parameters, decay, foreach=True)
+
+
+@contextmanager
+def averaged(average: EMAModel | None, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Put the average into the parameters, and the trained values back at the end, bit for bit."""
+    if average is None:
+        yield
+        return
+    average.store(parameters)
+    average.copy_to(parameters)
+    try:
+        yield
+    finally:
+        average.restore(parameters)
 
 
 def available_trackers(names: Sequence[str]) -> list[str]:

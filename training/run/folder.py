@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from t2mv_core.formats.atomic import replaced
 
@@ -89,18 +89,19 @@ class RunFolder:
             FileExistsError: another process has it.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("w") as file:
-            try:
-                lock_file(file.fileno())
-            except (BlockingIOError, PermissionError) as error:
-                raise FileExistsError(
-                    f"Another process is training in {self.root}; wait for it, or choose another run.out_dir."
-                ) from error
-            except OSError as error:
-                logger.info(
-                    "%s cannot be locked (%s); see to it that one process trains there.", self.root, error
-                )
+        lock = FileLock(self.root / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise FileExistsError(
+                f"Another process is training in {self.root}; wait for it, or choose another run.out_dir."
+            ) from error
+        except (OSError, NotImplementedError) as error:  # some network drives know no locks
+            logger.info("%s cannot be locked (%s); start no second process there.", self.root, error)
+        try:
             yield
+        finally:
+            lock.release()
 
     def prune_loras(self, count: int | None) -> None:
         """Delete all but the newest `count` epoch files; None keeps all."""
@@ -139,15 +140,3 @@ class RunFolder:
     def _replace(self, path: Path, text: str) -> None:
         with replaced(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-
-
-def lock_file(descriptor: int) -> None:
-    """Lock an open file for this process without waiting; OSError when another has it."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
 from accelerate import Accelerator
 
@@ -13,7 +13,6 @@ from t2mv_core.lora.adapters import save_lora
 from ..algorithm.rollout import Policy, Rollout
 from ..config import TrainConfig, config_to_dict
 from ..models.policy import LORA_NAME
-from .ema import LoraEma
 from .environment import write_environment
 from .folder import RunFolder
 from .metrics import MetricsLog
@@ -28,7 +27,7 @@ class Recorder:
         config: the run's.
         folder: where.
         policy: whose LoRA is written.
-        ema: the LoRA's moving average; where there is one, LoRA files hold it.
+        averaged: gives a context within which the LoRA has the values that its files hold.
         accelerator: its trackers get the metrics too.
         iteration: iterations done; a resumed run's later records are computed again, so they go.
 
@@ -41,11 +40,11 @@ class Recorder:
         config: TrainConfig,
         folder: RunFolder,
         policy: Policy,
-        ema: LoraEma | None,
+        averaged: Callable[[], AbstractContextManager[None]],
         accelerator: Accelerator,
         iteration: int,
     ) -> None:
-        self.config, self.folder, self.policy, self.ema = config, folder, policy, ema
+        self.config, self.folder, self.policy, self.averaged = config, folder, policy, averaged
         self.accelerator = accelerator
         folder.write_config(config_to_dict(config))
         write_environment(folder.root / "environment.json")
@@ -107,7 +106,7 @@ class Recorder:
         rewards = {
             f"{role}_reward_mean": str(means.get(f"{role}_reward_standard", "")) for role in ("view", "joint")
         }
-        with self.ema.applied() if self.ema is not None else nullcontext():
+        with self.averaged():
             save_lora(
                 self.policy.bundle.unet, self.folder.root / "lora" / name, {**facts, **rewards}, LORA_NAME
             )

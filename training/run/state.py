@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,7 +16,9 @@ from ..data.prompts import PromptSampler
 from ..evaluation.early_stop import EarlyStop
 from ..models.policy import LORA_NAME, restore_lora
 from .checkpoint import Checkpoint
-from .ema import LoraEma
+
+if TYPE_CHECKING:
+    from diffusers.training_utils import EMAModel
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class RunState:
     dual: DualVariable
     prompts: PromptSampler
     early_stop: EarlyStop
-    ema: LoraEma | None
+    ema: EMAModel | None
 
     def capture(self, iteration: int, facts: dict[str, str]) -> Checkpoint:
         """A checkpoint after `iteration` iterations; `facts` go into the LoRA's metadata."""
@@ -72,3 +75,4 @@ class RunState:
             if checkpoint.ema is None:
                 raise ValueError("The saved run kept no moving average; resume it with optim.ema_decay=null.")
             self.ema.load_state_dict(checkpoint.ema)
+            self.ema.to(self.policy.bundle.device)

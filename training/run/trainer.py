@@ -33,7 +33,9 @@ from ..evaluation.validation import Monitor
 from ..models.base_loras import describe_base_loras, refuse_other_base_loras
 from ..models.policy import (
     LORA_NAME,
+    averaged,
     iteration_updates,
+    make_average,
     make_dual,
     make_optimizer,
     make_policy,
@@ -42,7 +44,6 @@ from ..models.policy import (
 )
 from .checkpoint import load_checkpoint, save_checkpoint
 from .console import RunDisplay
-from .ema import LoraEma
 from .folder import RunFolder
 from .recorder import Recorder
 from .resume import refuse_another_run
@@ -98,7 +99,7 @@ class Trainer:
         self.policy = make_policy(config, bundle)
         self.base_facts = describe_base_loras(bundle.loras)
         parameters = trainable_parameters(bundle.unet, LORA_NAME)
-        self.ema = LoraEma(parameters, config.optim.ema_decay) if config.optim.ema_decay else None
+        self.ema = make_average(config.optim.ema_decay, parameters) if config.optim.ema_decay else None
         self.optimizer = make_optimizer(config.optim, parameters)
         self.learner = self._make_learner()
         self.conditions = ConditionCache(bundle, config.sampling.negative_prompt)
@@ -128,7 +129,7 @@ class Trainer:
             NonFiniteError: a reward, loss or gradient is not finite; `last/` holds the last saved good state.
             OSError: the run folder cannot be written.
         """
-        with self._locked_folder(), self.display:
+        with self._locked_folder(), self.display.shown():
             if not self.iteration:
                 self._evaluate()
             while not self._is_over() and not self._agree_to_stop():
@@ -203,7 +204,7 @@ class Trainer:
     def _update(self, iteration: int, rollout: Rollout, advantages: Tensor) -> UpdateStats:
         updates = iteration_updates(self.config, self.slots, iteration)
         self.display.phase("update", sum(len(u.micro_steps) for u in updates))
-        return self.learner.apply(rollout, advantages, updates, self.sampling, self.display.advance)
+        return self.learner.apply(rollout, advantages, updates, self.display.advance)
 
     def _report(self, record: dict[str, float], rollout: Rollout) -> None:
         """Log the iteration, evaluate, write an epoch's files and save the state, each when it is due."""
@@ -211,18 +212,21 @@ class Trainer:
             self.recorder.record(self.iteration, record, rollout, self._lora_facts())
         self._evaluate()
         if self.accelerator.is_main_process:
-            self.display.report(
-                record, num_sets=len(rollout.sets) * self.config.sampling.prompts_per_iteration
-            )
+            self.display.report(record)
         if self.iteration % self.config.run.save_every == 0:
             self._save()
 
     def _locked_folder(self) -> AbstractContextManager[None]:
         return self.folder.locked() if self.accelerator.is_main_process else nullcontext()
 
+    def _averaged(self) -> AbstractContextManager[None]:
+        return averaged(self.ema, self.learner.parameters)
+
     def _evaluate(self) -> None:
         """Measure on held-out prompts when it is due, before the first iteration too: the baseline."""
-        found = self.monitor.measure_when_due(self.iteration, self.ema, self.accelerator, self.display)
+        found = self.monitor.measure_when_due(
+            self.iteration, self._averaged(), self.accelerator, self.display
+        )
         if found is not None and self.accelerator.is_main_process:
             is_best = self.iteration > 0 and self.monitor.early_stop.best_iteration == self.iteration
             self.recorder.record_evaluation(self.iteration, found, self._lora_facts(), is_best)
@@ -251,11 +255,16 @@ class Trainer:
     def _make_learner(self) -> Learner:
         optim = self.config.optim
         settings = LearnerSettings(
-            self.objective.loss, optim.clip_range, optim.max_grad_norm, optim.kl_weight, optim.splits_pairs
+            self.objective.loss,
+            self.sampling,
+            optim.clip_range,
+            optim.max_grad_norm,
+            optim.kl_weight,
+            optim.splits_pairs,
         )
         reference = reference_policy(self.policy)
-        on_step = (lambda: None) if self.ema is None else self.ema.update
-        parameters = trainable_parameters(self.policy.bundle.unet, LORA_NAME)
+        ema, parameters = self.ema, trainable_parameters(self.policy.bundle.unet, LORA_NAME)
+        on_step = (lambda: None) if ema is None else (lambda: ema.step(parameters))
         return Learner(
             self.policy, reference, parameters, self.optimizer, self.accelerator, settings, on_step
         )
@@ -279,7 +288,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.folder.sweep()
             self.recorder = Recorder(
-                self.config, self.folder, self.policy, self.ema, self.accelerator, self.iteration
+                self.config, self.folder, self.policy, self._averaged, self.accelerator, self.iteration
             )
 
     def _refuse_sharding(self) -> None:

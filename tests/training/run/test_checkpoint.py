@@ -6,8 +6,8 @@ import shutil
 import pytest
 import torch
 
+from training.models.policy import make_average
 from training.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from training.run.ema import LoraEma
 
 
 def checkpoint(iteration: int, has_ema: bool = True) -> Checkpoint:
@@ -19,8 +19,8 @@ def checkpoint(iteration: int, has_ema: bool = True) -> Checkpoint:
         "dual": {"lambda": 0.1 * iteration, "threshold": None},
         "prompts": {"num_drawn": iteration},
     }
-    ema = LoraEma([weight], 0.9)
-    ema.update()
+    ema = make_average(0.9, [weight])
+    ema.step([weight])
     return Checkpoint(
         iteration,
         {"x": weight},
@@ -41,8 +41,8 @@ def test_everything_comes_back(tmp_path):
     assert torch.equal(loaded.lora["x"], saved.lora["x"])
     moments = [state["state"][0]["exp_avg"] for state in (loaded.optimizer, saved.optimizer)]
     assert torch.equal(*moments)
-    assert loaded.ema["num_updates"] == 1
-    assert torch.equal(loaded.ema["shadows"][0], saved.ema["shadows"][0])
+    assert loaded.ema["optimization_step"] == 1
+    assert torch.equal(loaded.ema["shadow_params"][0], saved.ema["shadow_params"][0])
     save_checkpoint(tmp_path, checkpoint(4, has_ema=False))
     assert load_checkpoint(tmp_path).ema is None
 

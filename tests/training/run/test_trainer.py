@@ -344,7 +344,7 @@ def test_the_epochs_file_holds_the_average_and_the_state_the_trained_weights(
     assert weights == "average, decay 0.9"
     shadows = {
         parameter.data_ptr(): shadow
-        for parameter, shadow in zip(trainer.learner.parameters, trainer.ema.shadows, strict=True)
+        for parameter, shadow in zip(trainer.learner.parameters, trainer.ema.shadow_params, strict=True)
     }
     for name, tensor in live.items():
         assert torch.equal(epoch[name], shadows[tensor.data_ptr()])
