@@ -20,16 +20,6 @@ PUBLISHED_UNETS = {"lcm-sdxl": LCM_UNET, "sdxl": None}
 PRESETS = (*TOYBOX_PRESETS, *PUBLISHED_UNETS)
 _STEMS, _VARIANTS = ("diffusion_pytorch_model", "model"), ("", ".fp16")
 WEIGHT_NAMES = tuple(f"{stem}{variant}.safetensors" for stem in _STEMS for variant in _VARIANTS)
-_FILE = "mvadapter_t2mv_sdxl.safetensors"
-TOYBOX_PRESETS = ("toybox", "toybox-teacher")
-PUBLISHED_UNETS = {"lcm-sdxl": LCM_UNET, "sdxl": None}
-"""The presets of published weights, and the UNet each takes in place of SDXL's own."""
-PRESETS = (*TOYBOX_PRESETS, *PUBLISHED_UNETS)
-WEIGHT_NAMES = tuple(
-    f"{stem}{variant}.safetensors"
-    for stem in ("diffusion_pytorch_model", "model")
-    for variant in ("", ".fp16")
-)
 _FILE = ".safetensors"
 _CONFIG = "config.json"
 
