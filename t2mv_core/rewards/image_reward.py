@@ -25,7 +25,7 @@ from .image_reward_network import (
     published_name,
     read_size,
 )
-from .inputs import OPENAI_MEAN, OPENAI_STD, PromptTokens, Tokenize, images_per_chunk, prepare_images
+from .inputs import Preprocessing, PromptTokens, Tokenize
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,18 +42,11 @@ class ImageReward:
     def __init__(
         self, model: ImageRewardNetwork, tokenize: Tokenize, size: BlipSize, name: str = "image_reward"
     ) -> None:
-        """Wrap a network.
-
-        Args:
-            model: the network.
-            tokenize: (prompts, max_length) -> BERT's token ids, 0 where nothing is.
-            size: its sizes.
-            name: the name under which the reward is reported.
-        """
+        """Wrap a network; `tokenize` gives BERT's token ids, 0 where nothing is."""
         self.model = model.eval().requires_grad_(False)
-        self.size, self.name = size, name
-        self.chunk_size: int | None = None
-        """Pictures per forward pass; None keeps within the memory bound of `inputs`."""
+        self.name = name
+        num_tokens = (size.image_px // size.patch_px) ** 2 + 1
+        self.preprocessing = Preprocessing(size.image_px, num_tokens, size.vision_width)
         length = min(CONTEXT_LENGTH, int(size.text["max_position_embeddings"]))
         self.tokens = PromptTokens(tokenize, length, name)
 
@@ -67,37 +60,21 @@ class ImageReward:
         return self
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> RewardResult:
-        """Score pictures [n, 3, H, W] in [0, 1] against n prompts.
-
-        Raises:
-            ValueError: pictures or prompts are not what a view reward takes.
-        """
+        """Score pictures [n, 3, H, W] in [0, 1] against n prompts."""
         check_request(images, prompts, self.kind)
-        tokens = self._tokenize(prompts)
-        tokens_per_image = (self.size.image_px // self.size.patch_px) ** 2 + 1
-        dtype = next(self.model.image_encoder.parameters()).dtype
-        chunk_size = self.chunk_size or images_per_chunk(tokens_per_image, self.size.vision_width, dtype)
+        weight = next(self.model.image_encoder.parameters())
+        tokens, scores = self._tokenize(prompts).to(weight.device), []
         with torch.inference_mode():
-            parts = [
-                self._score_chunk(*chunk)
-                for chunk in zip(images.split(chunk_size), tokens.split(chunk_size), strict=True)
-            ]
-            scores = torch.cat(parts)
-        return RewardResult(scores.clone())  # a clone made outside is an ordinary tensor again
+            for pixels in self.preprocessing.chunks(images, weight):
+                chunk, tokens = tokens.split([len(pixels), len(tokens) - len(pixels)])
+                scores.append(self.model(pixels, chunk, (chunk != 0).long()))
+        return RewardResult(torch.cat(scores).clone())  # a clone made outside is an ordinary tensor again
 
     def _tokenize(self, prompts: Sequence[str]) -> Tensor:
-        """Token ids [n, L]; a prompt that stands there several times is read once."""
+        """Return token ids [n, L]; a prompt that stands there several times is read once."""
         distinct = list(dict.fromkeys(prompts))
         places = {prompt: place for place, prompt in enumerate(distinct)}
         return self.tokens(distinct)[[places[prompt] for prompt in prompts]]
-
-    def _score_chunk(self, images: Tensor, tokens: Tensor) -> Tensor:
-        weight = next(self.model.image_encoder.parameters())
-        pixels = prepare_images(
-            images.to(weight.device), self.size.image_px, OPENAI_MEAN, OPENAI_STD, fit="crop"
-        )
-        tokens = tokens.to(weight.device)
-        return self.model(pixels.to(weight.dtype), tokens, (tokens != 0).long())
 
 
 def load_image_reward(path: Path, name: str = "image_reward") -> ImageReward:

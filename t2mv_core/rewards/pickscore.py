@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ..formats.checkpoint import read_checkpoint
 from ..formats.strict import load_strictly, without_weights
-from .clip_score import ClipScore, Preprocessing
+from .clip_score import ClipScore
+from .inputs import Preprocessing
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
