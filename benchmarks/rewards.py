@@ -23,11 +23,12 @@ import torch
 from torch import nn
 
 from t2mv_core.rewards.base import Reward
-from t2mv_core.rewards.clip_score import ClipScore, Preprocessing
+from t2mv_core.rewards.clip_score import ClipScore
 from t2mv_core.rewards.hyperscore import HyperScoreReward
 from t2mv_core.rewards.hyperscore_network import HyperScore, HyperScoreSize
 from t2mv_core.rewards.image_reward import ImageReward
 from t2mv_core.rewards.image_reward_network import BlipSize, ImageRewardNetwork
+from t2mv_core.rewards.inputs import Preprocessing
 from t2mv_core.rewards.open_clip_score import _preprocessing
 from t2mv_core.rewards.pickscore import TransformersClip
 from t2mv_core.rewards.registry import load_reward

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -78,29 +79,57 @@ def _center(images: Tensor, image_px: int) -> Tensor:
     return F.pad(images, padding)
 
 
-def images_per_chunk(tokens: int, width: int, dtype: torch.dtype, bound: int = CHUNK_BYTES) -> int:
-    """How many pictures of `tokens` tokens of `width` channels go through a transformer within the bound."""
-    return max(1, bound // (LIVE_COPIES * tokens * width * dtype.itemsize))
+def images_per_chunk(tokens: int, width: int, dtype: torch.dtype) -> int:
+    """Return how many pictures of `tokens` tokens of `width` channels fit into CHUNK_BYTES."""
+    return max(1, CHUNK_BYTES // (LIVE_COPIES * tokens * width * dtype.itemsize))
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a network wants its pictures.
+
+    Attributes:
+        image_px: side, pixels.
+        num_tokens: tokens of a picture inside the network.
+        width: channels of a token.
+        mean: per channel, in [0, 1].
+        std: per channel.
+        fit: how a picture that is not square becomes square.
+        mode: interpolation.
+    """
+
+    image_px: int
+    num_tokens: int
+    width: int
+    mean: tuple[float, ...] = OPENAI_MEAN
+    std: tuple[float, ...] = OPENAI_STD
+    fit: Fit = "crop"
+    mode: str = "bicubic"
+
+    def chunks(self, images: Tensor, weight: Tensor, num_views: int = 1) -> Iterator[Tensor]:
+        """Yield [n, 3, H, W] prepared, on the device and in the type of `weight`, in chunks of whole sets."""
+        chunk_size = images_per_chunk(num_views * self.num_tokens, self.width, weight.dtype)
+        for chunk in images.split(num_views * chunk_size):
+            chunk = chunk.to(weight.device)
+            pixels = prepare_images(chunk, self.image_px, self.mean, self.std, self.mode, self.fit)
+            yield pixels.to(weight.dtype)
 
 
 class PromptTokens:
-    """Turns prompts into token ids for one scorer; warns once when a prompt is longer than the context."""
+    """The tokenizer of one scorer, which warns once when a prompt is longer than the context."""
 
     def __init__(self, tokenize: Tokenize, context_length: int, name: str) -> None:
         self.tokenize, self.context_length, self.name = tokenize, context_length, name
         self._has_warned = False
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
-        """Token ids [n, context_length]; the end token stays when a prompt is cut."""
+        """Return token ids [n, context_length]; the end token stays when a prompt is cut."""
         # One place more than the context: a prompt that reaches it does not fit.
         probe = self.tokenize(list(prompts), self.context_length + 1)
         if not self._has_warned and bool((probe[:, -1] != 0).any()):
             self._has_warned = True
-            logger.warning(
-                "%s reads at most %d tokens; the rest of a longer prompt is ignored.",
-                self.name,
-                self.context_length,
-            )
+            words = "%s reads at most %d tokens; the rest of a longer prompt is ignored."
+            logger.warning(words, self.name, self.context_length)
         return self.tokenize(list(prompts), self.context_length)
 
 
@@ -115,25 +144,20 @@ class PromptCache:
         return len(self._features)
 
     def clear(self) -> None:
-        """Forget everything; needed after the weights or the device changed."""
+        """Forget everything, as after a change of weights or device."""
         self._features.clear()
 
     def lookup(
         self, prompts: Sequence[str], encode: Callable[[list[str]], tuple[Tensor, ...]]
     ) -> tuple[Tensor, ...]:
-        """Features of every prompt, in order, stacked.
-
-        `encode` sees only the distinct unknown prompts, at most TEXT_CHUNK of them at a time.
-        """
+        """Return the stacked features of the prompts; `encode` sees new ones only, TEXT_CHUNK at a time."""
         known = {prompt: self._features[prompt] for prompt in prompts if prompt in self._features}
         unknown = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
         for start in range(0, len(unknown), TEXT_CHUNK):
             chunk = unknown[start : start + TEXT_CHUNK]
             encoded = encode(chunk)
-            # Clones, as a slice would keep the whole chunk's memory alive.
-            known.update(
-                {prompt: tuple(part[i].clone() for part in encoded) for i, prompt in enumerate(chunk)}
-            )
+            for i, prompt in enumerate(chunk):  # clones, as a slice would keep the whole chunk's memory
+                known[prompt] = tuple(part[i].clone() for part in encoded)
         for prompt, parts in known.items():
             self._features[prompt] = parts
             self._features.move_to_end(prompt)

@@ -12,8 +12,8 @@ from typing import Any
 
 from ..formats.checkpoint import read_checkpoint
 from ..formats.strict import load_strictly, without_weights
-from .clip_score import ClipScore, Preprocessing
-from .inputs import OPENAI_MEAN, OPENAI_STD, Fit, Tokenize
+from .clip_score import ClipScore
+from .inputs import OPENAI_MEAN, OPENAI_STD, Fit, Preprocessing, Tokenize
 
 _OPENAI_CONSTANTS = ("input_resolution", "context_length", "vocab_size")
 """Numbers that OpenAI's files hold beside the weights."""

@@ -26,12 +26,10 @@ class RewardSpec:
     Attributes:
         kind: "view" (one score per picture) or "joint" (one score per set of views).
         load: (path of the weights, device, precision) -> the scorer; imports what it needs only when called.
-            Bundled rewards know their path and are given none.
+            Bundled rewards know their path and ignore the argument.
         summary: one line for lists and tooltips.
-        weights: where the weights of a published reward are found; none for bundled rewards.
+        weights: where the weights of a published reward are; none for bundled rewards.
         parts: names of its details, each a reward of its own as "<reward>.<part>".
-        has_half_precision: whether it runs in half precision on a GPU. HyperScore does not: it is small, and
-            its softmax over patches blows rounding up (docs/rewards.md).
     """
 
     kind: Literal["view", "joint"]
@@ -39,7 +37,6 @@ class RewardSpec:
     summary: str
     weights: PublishedWeights | None = None
     parts: tuple[str, ...] = ()
-    has_half_precision: bool = False
 
 
 def _lazily(function: str, bundled: str = "", **options: Any) -> Load:
@@ -81,11 +78,10 @@ REWARDS: dict[str, RewardSpec] = {
         PublishedWeights(
             ("PickScore_v1",),
             "https://huggingface.co/yuvalkirstain/PickScore_v1",
-            "yuvalkirstain/PickScore_v1",
+            ("config.json", "model.safetensors"),
             needs=(("config.json",), ("model.safetensors", "pytorch_model.bin")),
             remark="It is a folder with config.json and model.safetensors (3.9 GB).",
         ),
-        has_half_precision=True,
     ),
     "hpsv2": RewardSpec(
         "view",
@@ -94,10 +90,8 @@ REWARDS: dict[str, RewardSpec] = {
         PublishedWeights(
             ("HPS_v2_compressed.pt", "HPS_v2_compressed.safetensors"),
             "https://huggingface.co/xswu/HPSv2",
-            "xswu/HPSv2",
-            "HPS_v2_compressed.pt",
+            ("HPS_v2_compressed.pt",),
         ),
-        has_half_precision=True,
     ),
     "hpsv2_1": RewardSpec(
         "view",
@@ -106,10 +100,8 @@ REWARDS: dict[str, RewardSpec] = {
         PublishedWeights(
             ("HPS_v2.1_compressed.pt", "HPS_v2.1_compressed.safetensors"),
             "https://huggingface.co/xswu/HPSv2",
-            "xswu/HPSv2",
-            "HPS_v2.1_compressed.pt",
+            ("HPS_v2.1_compressed.pt",),
         ),
-        has_half_precision=True,
     ),
     "image_reward": RewardSpec(
         "view",
@@ -122,7 +114,6 @@ REWARDS: dict[str, RewardSpec] = {
             remark="Beside it go med_config.json from the same page and vocab.txt from "
             "https://huggingface.co/google-bert/bert-base-uncased.",
         ),
-        has_half_precision=True,
     ),
     "clip_score": RewardSpec(
         "view",
@@ -134,7 +125,6 @@ REWARDS: dict[str, RewardSpec] = {
             remark="It is a folder with one checkpoint named after its architecture in open_clip, such as "
             "ViT-L-14.safetensors.",
         ),
-        has_half_precision=True,
     ),
     "hyperscore": RewardSpec(
         "joint",
@@ -151,22 +141,25 @@ REWARDS: dict[str, RewardSpec] = {
 
 
 def reward_dtype(name: str, device: torch.device | str) -> torch.dtype | None:
-    """Precision of a reward on a device where none is asked for; None leaves its weights as they are.
+    """Return the default precision of a reward on a device; None leaves its weights as they are.
+
+    HyperScore is in float32 everywhere: it is small, and its softmax over patches blows rounding up
+    (docs/rewards.md).
 
     Raises:
         ValueError: no reward has this name.
     """
     import torch
 
-    is_gpu = torch.device(device).type not in ("cpu", "mps")
     spec = _spec(name.partition(".")[0])
     if spec.weights is None:
         return None
-    return torch.float16 if is_gpu and spec.has_half_precision else torch.float32
+    is_gpu = torch.device(device).type not in ("cpu", "mps")
+    return torch.float16 if is_gpu and spec.kind == "view" else torch.float32
 
 
 def reward_kind(name: str) -> Literal["view", "joint"]:
-    """Whether a reward, or a part of one such as "pickscore.min", scores single views or sets.
+    """Return whether a reward, or a part of one such as "pickscore.min", scores single views or sets.
 
     Raises:
         ValueError: no reward has this name, or the reward no such part.
@@ -180,14 +173,12 @@ def reward_kind(name: str) -> Literal["view", "joint"]:
 
 
 def no_such_part(name: str, part: str, parts: Iterable[str]) -> str:
-    """The sentence about a part that a reward does not have."""
+    """Return the sentence about a part that a reward does not have."""
     return f"The reward {name} has no part {part!r}; it has {', '.join(parts) or 'none'}."
 
 
 def check_rewards(names: Iterable[str], places: RewardPlaces) -> None:
-    """Refuse rewards whose weights are not on this machine, before anything is loaded.
-
-    Weights on the Hub pass when downloading is allowed: whether they come shows when they are loaded.
+    """Raise unless all weights are on this machine, or on the Hub where downloading is allowed.
 
     Raises:
         ValueError: no reward has such a name.
@@ -199,7 +190,7 @@ def check_rewards(names: Iterable[str], places: RewardPlaces) -> None:
         try:
             if weights is None or find_local_weights(model, weights, places) is not None:
                 continue
-            if weights.hub_id is None or not places.allow_download:
+            if not weights.hub_files or not places.allow_download:
                 find_weights(model, weights, places)
         except FileNotFoundError as error:
             missing.append(str(error))
@@ -218,7 +209,7 @@ def load_reward(
     Args:
         name: of the reward.
         device: where to.
-        dtype: precision of its networks; None: half on a GPU, float32 elsewhere, bundled ones as they are.
+        dtype: precision of its networks; None: see `reward_dtype`.
         places: where its weights may be.
 
     Raises:
@@ -234,10 +225,7 @@ def load_rewards(
     dtype: torch.dtype | None = None,
     places: RewardPlaces | None = None,
 ) -> dict[str, Reward]:
-    """Load several rewards by name, each model once however many of its parts are asked for.
-
-    See `load_reward` for arguments and errors.
-    """
+    """Load several rewards, each model once however many of its parts are named; see `load_reward`."""
     from .composite import ScoredOnce
 
     names, places, models = list(dict.fromkeys(names)), places or RewardPlaces(), {}
@@ -253,11 +241,7 @@ def load_rewards(
 
 
 def take_part(reward: Reward, part: str) -> Reward:
-    """A part of a loaded reward as a reward of its own, over the same weights; the reward itself for "".
-
-    Raises:
-        ValueError: see `composite`.
-    """
+    """Return a part of a loaded reward as a reward over the same weights; the reward itself for ""."""
     from .composite import OverViews, PartOfReward
 
     if not part:

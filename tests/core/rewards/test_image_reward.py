@@ -208,10 +208,10 @@ def test_the_small_head_stays_in_single_precision(folder):
     assert {p.dtype for p in network.text_encoder.parameters()} == {torch.float16}
 
 
-def test_scores_do_not_depend_on_the_chunks(folder, pictures):
+def test_scores_do_not_depend_on_the_chunks(folder, pictures, monkeypatch):
     scorer = load_image_reward(folder)
     together = scorer(pictures, PROMPTS).scores
-    scorer.chunk_size = 1
+    monkeypatch.setattr("t2mv_core.rewards.inputs.CHUNK_BYTES", 1)
     assert torch.allclose(scorer(pictures, PROMPTS).scores, together, atol=1e-6)
 
 

@@ -20,6 +20,7 @@ from t2mv_core.rewards.inputs import (
     OPENAI_MEAN,
     OPENAI_STD,
     TEXT_CHUNK,
+    Preprocessing,
     PromptCache,
     PromptTokens,
     images_per_chunk,
@@ -126,6 +127,13 @@ def test_chunks_keep_within_the_bound_and_half_precision_doubles_them():
     assert big * 257 * 1280 * 4 <= CHUNK_BYTES
     assert images_per_chunk(257, 1280, torch.float16) in (2 * big, 2 * big + 1)
     assert images_per_chunk(10**6, 10**4, torch.float32) == 1
+
+
+def test_a_chunk_holds_whole_sets_of_views(monkeypatch):
+    # A picture takes 24 copies x 17 tokens x 24 channels x 4 bytes; 13 pictures fit: two sets of six.
+    monkeypatch.setattr("t2mv_core.rewards.inputs.CHUNK_BYTES", 13 * 24 * 17 * 24 * 4)
+    chunks = Preprocessing(32, 17, 24).chunks(torch.rand(18, 3, 32, 32), torch.zeros(1), num_views=6)
+    assert [len(chunk) for chunk in chunks] == [12, 6]
 
 
 def test_the_cache_encodes_each_prompt_once_and_keeps_the_order():
