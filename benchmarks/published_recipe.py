@@ -8,7 +8,7 @@ over our own parts:
 * every sample keeps its own camera features and one row of text features per view;
 * update: one prompt and step at a time, both trajectories one after the other, the scheduler asked view by
   view, both graphs kept until the loss is known; gradient checkpointing, as the configuration says;
-* keys and values of the multiview attention are repeated for every view; LoRA layers are peft's.
+* keys and values of the multiview attention are repeated for every view.
 
 Weights, equations and noise are those of the trainer, so loss and gradient must be too.
 """
@@ -30,12 +30,11 @@ from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.denoiser import encode_cameras, guidance_embedding
 from t2mv_core.images import decode_latents
 from t2mv_core.lora.adapters import active_loras
-from t2mv_core.lora.linear import take_long_way, take_short_way
 from t2mv_core.policy import denoise_step, invert_step, log_prob
 from t2mv_core.samplers import SamplingSettings
 from t2mv_core.text import TextCondition
 from t2mv_core.unet.attention import MultiviewSelfAttention
-from training.algorithm.objectives import zigal_pair_loss
+from training.algorithm.objectives import zigal_loss
 from training.algorithm.rollout import Policy, Rewards, paired_noise
 
 
@@ -80,18 +79,9 @@ def repeated_multiview(
 
 @contextmanager
 def as_published(policy: Policy, has_repeated_keys: bool = True, checkpoints: bool = True) -> Iterator[None]:
-    """The policy's UNet with torch's, peft's, diffusers' and the published attention's habits, not ours."""
+    """Let the policy's UNet compute as the published code does, not as ours."""
     unet = policy.bundle.unet
     plain = F.scaled_dot_product_attention
-    ours = {
-        (module, name): vars(module).pop(name)
-        for module in unet.modules()
-        for name in ("forward", "_conv_forward")
-        if name in vars(module)
-    }
-    loras = [module for module in unet.modules() if hasattr(module, "lora_A")]
-    for layer in loras:
-        take_long_way(layer)
     with ExitStack() as stack:
         stack.enter_context(mock.patch("t2mv_core.unet.attention.attend", plain))
         stack.enter_context(mock.patch("t2mv_core.unet.text_attention.attend", plain))
@@ -100,13 +90,7 @@ def as_published(policy: Policy, has_repeated_keys: bool = True, checkpoints: bo
         if checkpoints:
             unet.enable_gradient_checkpointing()
             stack.callback(unet.disable_gradient_checkpointing)
-        try:
-            yield
-        finally:
-            for (module, name), forward in ours.items():
-                setattr(module, name, forward)
-            for layer in loras:
-                take_short_way(layer)
+        yield
 
 
 def predict(
@@ -234,7 +218,7 @@ def update(
         gain = advantages[row][:, None]
         for number in order:
             log_ratios = torch.stack([score(policy, made, number, settings) for made in pair])
-            loss = zigal_pair_loss(log_ratios, gain, clip_range)
+            loss = zigal_loss(log_ratios, gain, clip_range)
             (loss / num_terms).backward()
             total += loss.item() / num_terms
     nn.utils.clip_grad_norm_(parameters, 1e9)

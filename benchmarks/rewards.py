@@ -157,7 +157,7 @@ def table(found: dict[str, dict[str, float]]) -> str:
 
 
 def main() -> int:
-    """Measure, print, and write README.md and report.json."""
+    """Measure, print, and write report.md and report.json."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rewards", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/results/rewards"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -194,7 +194,7 @@ def main() -> int:
         ]
     )
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "README.md").write_text(text + "\n", encoding="utf-8")
+    (arguments.out / "report.md").write_text(text + "\n", encoding="utf-8")
     record = {"environment": environment, "rewards": found}
     (arguments.out / "report.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     print(text)  # noqa: T201

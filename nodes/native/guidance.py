@@ -10,7 +10,6 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...t2mv_core.formats.strict import WeightsFile
 from ..common.checks import check_choice, check_number, first_problem
 from ..common.folders import find_file, fingerprint, list_files
 from ..loaders.model_files import UNET_FOLDER
@@ -94,6 +93,8 @@ def embed_guidance(model: ModelPatcher, path: Path, guidance: float) -> ModelPat
         FileNotFoundError: no such file.
         ValueError: the file has no guidance input, or one of another width than the model's.
     """
+    from ...t2mv_core.formats.strict import WeightsFile
+
     unet, file = check_unet(model), WeightsFile(path)
     name = next((name for name in PROJECTION_NAMES if name in file.shapes), None)
     if name is None:

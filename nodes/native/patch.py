@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .adapter_weights import NativeAdapter, load_native_adapter
 from .comfyui import ModelPatcher, WrappersMP, residual_blocks
 
 if TYPE_CHECKING:
     from ...t2mv_core.cameras import CameraRig
+    from .adapter_weights import NativeAdapter
 
 ADAPTER_KEY = "t2mv_adapter"
 """Key of the adapter among a model's `additional_models` and of its wrapper."""
@@ -46,6 +46,8 @@ def apply_adapter(
         FileNotFoundError: no such file.
         ValueError: the model has an adapter already, is no SDXL, or the file does not fit it.
     """
+    from .adapter_weights import load_native_adapter
+
     if adapter_of(model) is not None:
         raise ValueError(
             "This model already has an MV-Adapter; connect the model from before the other Apply MV-Adapter."

@@ -2,14 +2,14 @@
 
     score = cos(encode_image(x), encode_text(c))     (no logit scale)
 
-Source: docs/method.md, section 8. PickScore and HPSv2 are this class with their weights; the bundled scorer
-`toybox_clip` is it with a small model of our own.
+Source: docs/method.md, section 8. PickScore and HPSv2 are this class with their weights, the bundled scorer
+`toybox_clip` with a small model of our own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..formats.safetensors_io import read_with_config
+from ..formats.safetensors_io import known_fields, read_with_config
 from ..formats.strict import load_strictly
 from .base import RewardKind, RewardResult, check_request
-from .preprocess import OPENAI_MEAN, OPENAI_STD, Fit, images_per_chunk, prepare_images
-from .prompts import PromptCache, PromptTokens, Tokenize
+from .inputs import (
+    OPENAI_MEAN,
+    OPENAI_STD,
+    Fit,
+    PromptCache,
+    PromptTokens,
+    Tokenize,
+    images_per_chunk,
+    prepare_images,
+)
 
 if TYPE_CHECKING:
     from open_clip.model import CLIP
@@ -75,20 +83,6 @@ class ClipSize:
         num_tokens = (self.image_px // self.patch_px) ** 2 + 1
         return Preprocessing(self.image_px, num_tokens, self.vision_width, fit="stretch")
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any], source: str) -> ClipSize:
-        """Sizes from a saved config.
-
-        Raises:
-            ValueError: the config names a size this class does not know.
-        """
-        unknown = sorted(set(config) - set(asdict(cls())))
-        if unknown:
-            raise ValueError(
-                f"{source}: config key {unknown[0]!r} is unknown; the file was made by another version."
-            )
-        return cls(**config)
-
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -135,7 +129,7 @@ class ClipScore:
         self.tokens = PromptTokens(tokenize, int(context_length), name)
         self.preprocessing, self.name = preprocessing, name
         self.chunk_size: int | None = None
-        """Pictures per forward pass; None keeps within the memory bound of `preprocess`."""
+        """Pictures per forward pass; None keeps within the memory bound of `inputs`."""
         self.cache = PromptCache()
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
@@ -178,17 +172,17 @@ class ClipScore:
         return (F.normalize(self.model.encode_text(tokens).float(), dim=-1),)
 
 
-def load_clip_score(path: Path, name: str, device: torch.device | str = "cpu") -> ClipScore:
+def load_clip_score(path: Path, name: str = "toybox_clip") -> ClipScore:
     """Load a CLIP that this project trained and saved with its sizes in the metadata.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not such a file; the first wrong key or size is named.
+        ValueError: not such a file.
     """
     from ..text import clip_tokenizer
 
     tensors, config = read_with_config(path, ARCHITECTURE)
-    size = ClipSize.from_config(config, str(path))
+    size = ClipSize(**known_fields(ClipSize, config, path))
     model = size.build()
     load_strictly(model, tensors, str(path))
-    return ClipScore(model, clip_tokenizer(size.vocab_size), size.preprocessing(), name).to(device)
+    return ClipScore(model, clip_tokenizer(size.vocab_size), size.preprocessing(), name)

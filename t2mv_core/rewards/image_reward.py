@@ -17,7 +17,6 @@ from torch import Tensor
 from ..formats.checkpoint import read_checkpoint
 from ..formats.strict import load_strictly, without_weights
 from .base import RewardKind, RewardResult, check_request
-from .bert_tokens import load_bert_tokenizer
 from .image_reward_network import (
     TEXT_SIZES,
     UNUSED_WEIGHTS,
@@ -26,8 +25,7 @@ from .image_reward_network import (
     published_name,
     read_size,
 )
-from .preprocess import OPENAI_MEAN, OPENAI_STD, images_per_chunk, prepare_images
-from .prompts import PromptTokens, Tokenize
+from .inputs import OPENAI_MEAN, OPENAI_STD, PromptTokens, Tokenize, images_per_chunk, prepare_images
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -55,7 +53,7 @@ class ImageReward:
         self.model = model.eval().requires_grad_(False)
         self.size, self.name = size, name
         self.chunk_size: int | None = None
-        """Pictures per forward pass; None keeps within the memory bound of `preprocess`."""
+        """Pictures per forward pass; None keeps within the memory bound of `inputs`."""
         length = min(CONTEXT_LENGTH, int(size.text["max_position_embeddings"]))
         self.tokens = PromptTokens(tokenize, length, name)
 
@@ -102,23 +100,16 @@ class ImageReward:
         return self.model(pixels.to(weight.dtype), tokens, (tokens != 0).long())
 
 
-def load_image_reward(
-    path: Path,
-    name: str = "image_reward",
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-) -> ImageReward:
+def load_image_reward(path: Path, name: str = "image_reward") -> ImageReward:
     """Load the published checkpoint; med_config.json and BERT's vocab.txt lie beside it.
 
     Args:
         path: ImageReward.pt (or its state dict as safetensors), or the folder that holds it.
         name: the name under which the reward is reported.
-        device: where to.
-        dtype: precision of the encoders, None: as in the file; the small MLP is float32.
 
     Raises:
         FileNotFoundError: one of the three files is missing.
-        ValueError: not such files; the first wrong key or shape is named.
+        ValueError: the files are not those.
     """
     path = _weights_in(path)
     tokenize = load_bert_tokenizer(path.with_name(VOCABULARY_NAME))
@@ -128,7 +119,7 @@ def load_image_reward(
     with without_weights():
         model = ImageRewardNetwork(size)
     load_strictly(model, tensors, str(path), published_name)
-    return ImageReward(model, tokenize, size, name).to(device, dtype)
+    return ImageReward(model, tokenize, size, name)
 
 
 def _weights_in(path: Path) -> Path:
@@ -153,3 +144,34 @@ def _read_text_sizes(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} does not hold the text encoder's sizes ({error}); download it again."
         ) from error
+
+
+def load_bert_tokenizer(path: Path) -> Tokenize:
+    """BERT's uncased WordPiece encoding from a vocabulary file, one token a line.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a vocabulary without BERT's marks.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing: ImageReward reads prompts with the vocabulary of bert-base-uncased; get "
+            f"{path.name} from https://huggingface.co/google-bert/bert-base-uncased and put it there."
+        )
+    from tokenizers import BertWordPieceTokenizer
+
+    words = path.read_text(encoding="utf-8").split("\n")
+    if words[0] != "[PAD]" or not {"[CLS]", "[SEP]", "[UNK]"} <= set(words):
+        raise ValueError(
+            f"{path} is not BERT's vocabulary: it must begin with [PAD] and hold [CLS], [SEP] and [UNK]."
+        )
+    tokenizer = BertWordPieceTokenizer(str(path), lowercase=True)
+
+    def tokenize(prompts: list[str], max_length: int) -> Tensor:
+        tokenizer.enable_truncation(max_length)
+        ids = torch.zeros(len(prompts), max_length, dtype=torch.long)
+        for row, encoding in zip(ids, tokenizer.encode_batch(prompts), strict=True):
+            row[: len(encoding.ids)] = torch.tensor(encoding.ids)
+        return ids
+
+    return tokenize

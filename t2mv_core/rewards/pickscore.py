@@ -1,7 +1,7 @@
 """PickScore: the cosine of a CLIP ViT-H/14 that was fine-tuned on people's choices between pictures.
 
-Source: arXiv:2305.01569; `yuvalkirstain/PickScore_v1`, a model folder of transformers. method.md, section 8:
-the cosine is taken without the logit scale.
+Source: arXiv:2305.01569; `yuvalkirstain/PickScore_v1`, a model folder of transformers. The cosine is taken
+without the logit scale (docs/method.md, section 8).
 """
 
 from __future__ import annotations
@@ -53,23 +53,16 @@ class TransformersClip(nn.Module):
         return self.clip.text_projection(hidden[rows, tokens.argmax(dim=1)])
 
 
-def load_pickscore(
-    folder: Path,
-    name: str = "pickscore",
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-) -> ClipScore:
+def load_pickscore(folder: Path, name: str = "pickscore") -> ClipScore:
     """Load PickScore, or any other CLIPModel, from a folder of transformers.
 
     Args:
         folder: holds config.json and model.safetensors (or pytorch_model.bin).
         name: the name under which the reward is reported.
-        device: where to.
-        dtype: precision of the network; None: as in the file.
 
     Raises:
         FileNotFoundError: the folder is incomplete.
-        ValueError: not such a model; the first wrong key or shape is named.
+        ValueError: the files do not hold such a model.
     """
     from transformers import CLIPModel
 
@@ -85,7 +78,7 @@ def load_pickscore(
         vision.image_size, (vision.image_size // vision.patch_size) ** 2 + 1, vision.hidden_size
     )
     tokenize = clip_tokenizer(config.text_config.vocab_size)
-    return ClipScore(TransformersClip(model), tokenize, preprocessing, name).to(device, dtype)
+    return ClipScore(TransformersClip(model), tokenize, preprocessing, name)
 
 
 def _read_config(folder: Path) -> Any:
@@ -101,8 +94,8 @@ def _read_config(folder: Path) -> Any:
     except ValueError as error:
         raise ValueError(f"{path} is not readable ({error}); download it again.") from error
     if not isinstance(values, dict) or values.get("model_type") != "clip":
-        found = values.get("model_type") if isinstance(values, dict) else type(values).__name__
-        raise ValueError(f"{path} describes a {found!r} model, not a 'clip' model; PickScore is a CLIPModel.")
+        kind = values.get("model_type") if isinstance(values, dict) else type(values).__name__
+        raise ValueError(f"{path} describes a {kind!r} model, not a 'clip' model; PickScore is a CLIPModel.")
     return CLIPConfig.from_dict(values)
 
 

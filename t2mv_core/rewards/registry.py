@@ -5,22 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from .sources import PublishedWeights, RewardPlaces, find_local_weights, find_weights, reward_files
+from .sources import PublishedWeights, RewardPlaces, find_local_weights, find_weights
 
 if TYPE_CHECKING:
     import torch
 
     from .base import Reward
 
-__all__ = [
-    "OVER_VIEWS", "QUALITIES", "REWARDS", "PublishedWeights", "RewardPlaces", "RewardSpec",
-    "check_rewards", "find_local_weights", "load_reward", "load_rewards", "no_such_part", "reward_dtype",
-    "reward_files", "reward_kind", "take_part",
-]  # fmt: skip
+    Load = Callable[[Path | None, torch.device | str, torch.dtype | None], Reward]
 
 
 @dataclass(frozen=True)
@@ -39,79 +35,48 @@ class RewardSpec:
     """
 
     kind: Literal["view", "joint"]
-    load: Callable[[Path | None, torch.device | str, torch.dtype | None], Reward]
+    load: Load
     summary: str
     weights: PublishedWeights | None = None
     parts: tuple[str, ...] = ()
     has_half_precision: bool = False
 
 
-def _load_toybox_clip(_: Path | None, device: torch.device | str, dtype: torch.dtype | None) -> Reward:
-    from ..toybox import toybox_path
-    from .clip_score import load_clip_score
+def _lazily(function: str, bundled: str = "", **options: Any) -> Load:
+    """Return a loader that imports "<file of this folder>.<function>" when somebody calls it."""
 
-    return load_clip_score(toybox_path("rewards/clip.safetensors"), "toybox_clip").to(device, dtype)
+    def load(path: Path | None, device: torch.device | str, dtype: torch.dtype | None) -> Reward:
+        from ..toybox import toybox_path
 
+        module, _, attribute = function.partition(".")
+        load_scorer = getattr(import_module(f".{module}", __package__), attribute)
+        reward: Reward = load_scorer(toybox_path(bundled) if bundled else path, **options)
+        return reward.to(device, dtype)
 
-def _load_toybox_hyperscore(_: Path | None, device: torch.device | str, dtype: torch.dtype | None) -> Reward:
-    from ..toybox import toybox_path
-    from .hyperscore import load_hyperscore
-
-    path = toybox_path("rewards/hyperscore.safetensors")
-    return load_hyperscore(path, "toybox_hyperscore").to(device, dtype)
-
-
-def _load_pickscore(path: Path | None, device: torch.device | str, dtype: torch.dtype | None) -> Reward:
-    from .pickscore import load_pickscore
-
-    return load_pickscore(_given(path), "pickscore", device, dtype)
-
-
-def _load_hpsv2(
-    path: Path | None, device: torch.device | str, dtype: torch.dtype | None, name: str = "hpsv2"
-) -> Reward:
-    from .hpsv2 import load_hpsv2
-
-    return load_hpsv2(_given(path), name, device, dtype)
-
-
-def _load_image_reward(path: Path | None, device: torch.device | str, dtype: torch.dtype | None) -> Reward:
-    from .image_reward import load_image_reward
-
-    return load_image_reward(_given(path), "image_reward", device, dtype)
-
-
-def _load_clip(path: Path | None, device: torch.device | str, dtype: torch.dtype | None) -> Reward:
-    from .open_clip_score import find_open_clip_checkpoint, load_open_clip_score
-
-    architecture, file = find_open_clip_checkpoint(_given(path))
-    return load_open_clip_score(architecture, file, "clip_score", device, dtype)
-
-
-def _load_hyperscore(path: Path | None, device: torch.device | str, dtype: torch.dtype | None) -> Reward:
-    from .hyperscore import load_published_hyperscore
-
-    return load_published_hyperscore(_given(path), "hyperscore", device, dtype)
+    return load
 
 
 QUALITIES = ("alignment", "geometry", "texture", "overall")
 """HyperScore's heads."""
 OVER_VIEWS = ("min", "mean")
 """Parts that every view reward has: a set's worst view and its mean, as a joint reward."""
+_HPSV2 = {"architecture": "ViT-H-14", "fit": "pad"}
 
 REWARDS: dict[str, RewardSpec] = {
     "toybox_clip": RewardSpec(
-        "view", _load_toybox_clip, "Bundled CLIP: does one picture show what the prompt says?"
+        "view",
+        _lazily("clip_score.load_clip_score", "rewards/clip.safetensors"),
+        "Bundled CLIP: does one picture show what the prompt says?",
     ),
     "toybox_hyperscore": RewardSpec(
         "joint",
-        _load_toybox_hyperscore,
+        _lazily("hyperscore.load_hyperscore", "rewards/hyperscore.safetensors"),
         "Bundled HyperScore: alignment, geometry and texture of a set of six views.",
         parts=QUALITIES,
     ),
     "pickscore": RewardSpec(
         "view",
-        _load_pickscore,
+        _lazily("pickscore.load_pickscore"),
         "PickScore: which picture people would choose for the prompt.",
         PublishedWeights(
             ("PickScore_v1",),
@@ -124,7 +89,7 @@ REWARDS: dict[str, RewardSpec] = {
     ),
     "hpsv2": RewardSpec(
         "view",
-        _load_hpsv2,
+        _lazily("open_clip_score.load_open_clip_score", name="hpsv2", **_HPSV2),
         "HPSv2: how people would rank the picture for the prompt.",
         PublishedWeights(
             ("HPS_v2_compressed.pt", "HPS_v2_compressed.safetensors"),
@@ -136,7 +101,7 @@ REWARDS: dict[str, RewardSpec] = {
     ),
     "hpsv2_1": RewardSpec(
         "view",
-        partial(_load_hpsv2, name="hpsv2_1"),
+        _lazily("open_clip_score.load_open_clip_score", name="hpsv2_1", **_HPSV2),
         "HPSv2.1: the same, trained on more recent pictures; not comparable with HPSv2.",
         PublishedWeights(
             ("HPS_v2.1_compressed.pt", "HPS_v2.1_compressed.safetensors"),
@@ -148,7 +113,7 @@ REWARDS: dict[str, RewardSpec] = {
     ),
     "image_reward": RewardSpec(
         "view",
-        _load_image_reward,
+        _lazily("image_reward.load_image_reward"),
         "ImageReward: how people would rate picture and prompt together; below zero is common.",
         PublishedWeights(
             ("ImageReward/ImageReward.pt", "ImageReward/ImageReward.safetensors"),
@@ -161,7 +126,7 @@ REWARDS: dict[str, RewardSpec] = {
     ),
     "clip_score": RewardSpec(
         "view",
-        _load_clip,
+        _lazily("open_clip_score.load_open_clip_score"),
         "CLIP score by any model of open_clip: does the picture show what the prompt says?",
         PublishedWeights(
             ("clip_score",),
@@ -173,7 +138,7 @@ REWARDS: dict[str, RewardSpec] = {
     ),
     "hyperscore": RewardSpec(
         "joint",
-        _load_hyperscore,
+        _lazily("hyperscore.load_published_hyperscore"),
         "HyperScore: alignment, geometry, texture and overall quality of a set of views.",
         PublishedWeights(
             ("HyperScore/model.pth", "HyperScore/model.safetensors", "hyperscore.pth"),
@@ -299,11 +264,6 @@ def take_part(reward: Reward, part: str) -> Reward:
         return reward
     is_over_views = reward.kind == "view" and part in OVER_VIEWS
     return OverViews(reward, part) if is_over_views else PartOfReward(reward, part)
-
-
-def _given(path: Path | None) -> Path:
-    assert path is not None  # load_rewards finds the weights of every published reward first
-    return path
 
 
 def _spec(model: str) -> RewardSpec:

@@ -30,8 +30,4 @@ def test_with_checkpointing_on_both_sides_ours_takes_less_memory(ways):
 
 def test_the_published_way_leaves_the_unet_as_it_was(ways):
     unet = ways["ours"].case.policy.bundle.unet
-    assert any("forward" in vars(module) for module in unet.modules())  # gated layers
-    loras = [module for module in unet.modules() if hasattr(module, "lora_A")]
-    assert all("lora_linear" in type(module).forward.__module__ for module in loras)
-    assert any("_conv_forward" in vars(module) for module in unet.modules())
     assert not unet.is_gradient_checkpointing

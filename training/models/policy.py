@@ -27,8 +27,6 @@ from ..algorithm.objectives import OBJECTIVES
 from ..algorithm.rollout import Policy
 from ..algorithm.updates import Update, plan_updates
 from ..config import ModelConfig, OptimConfig, SamplingConfig, TrainConfig
-from .frozen import keep_no_inputs_of_frozen_convolutions
-from .gated import keep_less_of_gated_layers
 
 if TYPE_CHECKING:
     from diffusers.training_utils import EMAModel
@@ -81,12 +79,9 @@ def make_policy(config: TrainConfig, bundle: ModelBundle) -> Policy:
         torch.manual_seed(derive_seed(config.run.seed, "lora"))
         num_modules = add_lora(bundle.unet, config.model.lora_rank, config.model.lora_alpha, LORA_NAME)
     for parameter in trainable_parameters(bundle.unet, LORA_NAME):
-        parameter.data = (
-            parameter.data.float()
-        )  # docs/method.md, section 7: LoRA in fp32 over a half-precision base
+        # docs/method.md, section 7: the LoRA is fp32 over a half-precision base
+        parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
-    keep_no_inputs_of_frozen_convolutions(bundle.unet)
-    keep_less_of_gated_layers(bundle.unet)
     policy_bundle = replace(bundle, loras=(*bundle.loras, LoraHandle(LORA_NAME, num_matched=num_modules)))
     if config.model.gradient_checkpointing:
         bundle.unet.enable_gradient_checkpointing()
@@ -179,7 +174,7 @@ def make_dual(config: TrainConfig) -> DualVariable | None:
     That is so without a joint reward, and for objectives that weigh it by a fixed number.
     """
     objective, constraint = OBJECTIVES[config.objective], config.constraint
-    if objective.fixed_lambda is not None or not config.reward.joint:
+    if not (objective.uses_dual and config.reward.joint):
         return None
     return DualVariable(
         violated_lr=constraint.violated_lr,
@@ -201,7 +196,12 @@ def make_learner(
     """Return the learner of a policy's LoRA, which the average follows."""
     optim, loss = config.optim, OBJECTIVES[config.objective].loss
     settings = LearnerSettings(
-        loss, optim.clip_range, optim.max_grad_norm, optim.kl_weight, optim.splits_pairs
+        loss,
+        sampling_settings(config.sampling),
+        optim.clip_range,
+        optim.max_grad_norm,
+        optim.kl_weight,
+        optim.splits_pairs,
     )
     parameters = trainable_parameters(policy.bundle.unet, LORA_NAME)
     on_step = (lambda: None) if average is None else (lambda: average.step(parameters))

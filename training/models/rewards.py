@@ -18,14 +18,13 @@ from t2mv_core.rewards.base import RewardKind, RewardResult, check_request
 from t2mv_core.rewards.registry import (
     OVER_VIEWS,
     REWARDS,
-    RewardPlaces,
     check_rewards,
     no_such_part,
     reward_kind,
     take_part,
 )
 from t2mv_core.rewards.registry import load_rewards as load_by_name
-from t2mv_core.rewards.sources import FOLDER_NAME
+from t2mv_core.rewards.sources import FOLDER_NAME, RewardPlaces
 
 from ..algorithm.rollout import Rewards, Scorer
 from ..config import OwnRewardConfig, RewardConfig
@@ -77,6 +76,13 @@ def check_reward_models(view: Iterable[str], joint: Iterable[str], config: Rewar
         if _is_own(name, config.own):  # the file is run: only those that are asked for
             load_own_reward(config.own[name.partition(".")[0]])
     check_rewards([name for _, name in roles if not _is_own(name, config.own)], reward_places(config))
+
+
+def measure_names(role: str, names: Iterable[str], only_measuring: frozenset[str]) -> dict[str, str]:
+    """Return the name of each reward's measure; see `reward_values` of training/evaluation/measure.py."""
+    names = list(names)
+    learned = [name for name in names if name not in only_measuring]
+    return {name: f"{role}_reward" + ("" if learned == [name] else f"/{name}") for name in names}
 
 
 def load_rewards(

@@ -200,7 +200,7 @@ class Trainer:
     def _update(self, iteration: int, rollout: Rollout, advantages: Tensor) -> UpdateStats:
         updates = iteration_updates(self.config, self.slots, iteration)
         self.display.phase("update", sum(len(u.micro_steps) for u in updates))
-        return self.learner.apply(rollout, advantages, updates, self.sampling, self.display.advance)
+        return self.learner.apply(rollout, advantages, updates, self.display.advance)
 
     def _weight_record(self) -> dict[str, float]:
         """Return what weighs the joint advantage: the dual variable, or the objective's fixed share."""

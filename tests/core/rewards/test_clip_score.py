@@ -10,7 +10,7 @@ import torch
 
 from t2mv_core.formats.safetensors_io import write_safetensors
 from t2mv_core.rewards.clip_score import ARCHITECTURE, ClipScore, ClipSize, load_clip_score
-from t2mv_core.rewards.preprocess import OPENAI_MEAN, OPENAI_STD
+from t2mv_core.rewards.inputs import OPENAI_MEAN, OPENAI_STD
 from t2mv_core.text import clip_tokenizer
 
 SIZE = ClipSize(

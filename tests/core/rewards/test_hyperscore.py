@@ -27,7 +27,7 @@ from t2mv_core.rewards.hyperscore_network import (
     load_hyperscore_weights,
     weights_to_save,
 )
-from t2mv_core.rewards.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from t2mv_core.rewards.inputs import IMAGENET_MEAN, IMAGENET_STD
 from t2mv_core.text import clip_tokenizer
 
 CLIP_SIZE = ClipSize(
@@ -314,7 +314,7 @@ def test_half_precision_is_the_clips_alone(tmp_path):
     images = torch.rand(6, 3, 16, 16)
     exact = load_published_hyperscore(tmp_path / "model.pth", size=SIZE)(images, PROMPTS).scores
     for dtype in (torch.bfloat16, torch.float16):
-        loaded = load_published_hyperscore(tmp_path / "model.pth", dtype=dtype, size=SIZE)
+        loaded = load_published_hyperscore(tmp_path / "model.pth", size=SIZE).to("cpu", dtype)
         assert loaded.model.clip_model.visual.proj.dtype == dtype
         assert loaded.model.hypernet.fc1w_conv.weight.dtype == torch.float32
         scores = loaded(images, PROMPTS).scores

@@ -75,7 +75,8 @@ def test_it_measures_the_lora_that_an_epochs_file_holds(
         lora = trainer.folder.lora_path(epoch) if epoch else None
         variant = Variant("alone", "standard", settings, lora)
         bundle = load_bundle(str(tiny_model_dir))
-        found = measure(bundle, (0.0, 90.0), Instruments(plain_rewards), variant, Questions(asked, (SEED,)))
+        questions = Questions(asked, (SEED,), azimuths_deg=(0.0, 90.0))
+        found = measure(bundle, Instruments(plain_rewards), variant, questions)
         expected = {name: float(values.mean()) for name, values in found.values.items()}
         assert {"view_reward", "joint_reward", "joint_overall"} == expected.keys()
         assert record == pytest.approx({"iteration": epoch, **expected}, abs=1e-5)

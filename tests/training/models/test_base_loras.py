@@ -14,9 +14,9 @@ from t2mv_core.lora.adapters import add_lora, load_lora, lora_state_dict, save_l
 from t2mv_core.samplers import SamplingSettings, sample_standard
 from t2mv_core.text import encode_text
 from t2mv_core.trajectory import SeededNoise
+from training import evaluate
 from training.config import BaseLoraConfig, ModelConfig, load_config
-from training.evaluation import cli as evaluate
-from training.evaluation.cli import parse
+from training.evaluate import parse
 from training.models.base_loras import add_base_loras, check_base_loras, load_base_model, warn_of_another_base
 from training.models.policy import LORA_NAME, camera_rig, reference_policy
 from training.run.checkpoint import load_checkpoint
@@ -176,35 +176,27 @@ def test_a_run_without_base_loras_may_not_get_one_later(make_trainer, base_lora)
 
 
 def test_evaluate_measures_on_top_of_the_base_loras(make_trainer, base_lora, tmp_path, monkeypatch):
-    """`--run` brings base LoRAs and sampler along, `--base-loras` names them; either way the same numbers."""
+    """`--run` brings base LoRAs and solver along, settings name them; either way the same numbers."""
     trainer = make_trainer(base_lora, run=SHORT)
     trainer.run()
     seen = []
 
-    def load_and_keep(config, device):
-        seen.append(load_base_model(config, device))
+    def load_and_keep(config):
+        seen.append(load_base_model(config))
         return seen[-1]
 
     monkeypatch.setattr(evaluate, "load_base_model", load_and_keep)
     monkeypatch.setattr(evaluate, "check_reward_models", lambda *given: None)
     monkeypatch.setattr(evaluate, "load_instruments", lambda *given: Instruments_of(trainer))
-    lora = str(trainer.folder.lora_path(1))
-    short = [
-        "--num-prompts",
-        "1",
-        "--seeds",
-        "0",
-        "--samplers",
-        "standard",
-        "--prompts",
-        "dev",
-        "--lora",
-        lora,
-    ]
-    by_run = evaluate.run(parse(["--run", str(trainer.folder.root), *short, "--out", str(tmp_path / "a")]))
-    model = ["--model", str(trainer.config.model.name), "--model-sampler", "ddim-trailing"]
-    model += ["--base-loras", f"{base_lora}={STRENGTH}", "--steps", "2", "--azimuths", "0", "90"]
-    by_name = evaluate.run(parse([*model, *short, "--out", str(tmp_path / "b")]))
+    short = ["--num-prompts", "1", "--seeds", "0", "--samplers", "standard", "--prompts", "dev"]
+    short += ["--lora", str(trainer.folder.lora_path(1))]
+    by_run = evaluate.run(*parse(["--run", str(trainer.folder.root), *short, "--out", str(tmp_path / "a")]))
+    settings = [f"model.name={trainer.config.model.name}", "model.solver=ddim-trailing"]
+    settings += [f"model.base_loras=[{{path: {base_lora}, strength: {STRENGTH}}}]"]
+    settings += ["sampling.azimuths_deg=[0, 90]", "sampling.guidance_scale=7", "reward.view=redness"]
+    by_name = evaluate.run(
+        *parse(["--preset", "demo", *short, "--steps", "2", "--out", str(tmp_path / "b"), *settings])
+    )
     for bundle in seen:
         assert [handle.strength for handle in bundle.loras] == [STRENGTH]
         assert bundle.schedule.solver_name == "ddim-trailing"
@@ -220,26 +212,6 @@ def Instruments_of(trainer):  # noqa: N802 - reads like the class it makes
     from training.evaluation.measure import Instruments
 
     return Instruments(trainer.rewards)
-
-
-@pytest.mark.parametrize(
-    ("word", "expected"),
-    [
-        ("a.safetensors", BaseLoraConfig("a.safetensors", 1.0)),
-        ("runs/lr=1e-4/a.safetensors", BaseLoraConfig("runs/lr=1e-4/a.safetensors", 1.0)),
-        ("a=b.safetensors=0.5", BaseLoraConfig("a=b.safetensors", 0.5)),
-        ("a.safetensors=-2", BaseLoraConfig("a.safetensors", -2.0)),
-    ],
-)
-def test_a_base_lora_on_the_command_line(word, expected):
-    assert evaluate.base_lora(word) == expected
-
-
-@pytest.mark.parametrize("word", ["a.pt", "a.safetensors=nan", "a.safetensors=much", ""])
-def test_a_wrong_base_lora_on_the_command_line_ends_it(word, capsys):
-    with pytest.raises(SystemExit):
-        parse(["--base-loras", word, "--out", "x"])
-    assert "is not FILE or FILE=STRENGTH" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,7 @@ def kind_of(objective):
 def metrics_of(objective):
     """Names of the metrics of a run: those of the other kind of second trajectory are not there."""
     other = {"zmv": "_again", "again": "_zmv"}[kind_of(objective)]
-    is_constrained = OBJECTIVES[objective].fixed_lambda is None
-    absent = {"joint_share"} if is_constrained else {"lambda", "threshold"}
+    absent = {"joint_share"} if OBJECTIVES[objective].uses_dual else {"lambda", "threshold"}
     return {name for name in METRICS if not name.endswith(other)} - absent
 
 
