@@ -48,7 +48,8 @@ def decode_latents(
 ) -> Tensor:
     """Decode scaled latents, a few views at a time.
 
-    A chunk that overflows in half precision, as SDXL's own VAE does in float16, is decoded again in float32.
+    From the first chunk that overflows in half precision on, as SDXL's own VAE does in float16, a copy of the
+    VAE decodes in float32.
 
     Args:
         vae: its configuration holds the scaling factor; it is not changed.
@@ -63,33 +64,27 @@ def decode_latents(
     Raises:
         ValueError: the decoder's output holds NaN or infinity, even in float32.
     """
-    flat = rearrange(latents, "b v c h w -> (b v) c h w")
-    pictures = []
-    for chunk in flat.split(chunk_size):
+    decoder, pictures = vae, []
+    for chunk in rearrange(latents, "b v c h w -> (b v) c h w").split(chunk_size):
         if before_chunk is not None:
             before_chunk()
-        pictures.append(_decode_finite(vae, chunk))
-    pixels = torch.cat(pictures)
-    return rearrange((pixels / 2 + 0.5).clamp(0, 1), "(b v) c h w -> b v c h w", v=latents.shape[1])
-
-
-def _decode_finite(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Pictures [n, 3, H, W] around [-1, 1], float32; in float32 from the start where less is too little."""
-    pixels = _decode(vae, latents)
-    if vae.dtype != torch.float32 and not bool(pixels.isfinite().all()):
-        logger.warning(
-            "The VAE decoded to NaN or infinity in %s (SDXL's own VAE does that in float16); decoding again "
-            "in float32. With madebyollin/sdxl-vae-fp16-fix, or a VAE in float32, this takes no second try.",
-            vae.dtype,
-        )
-        # A copy: the model is shared, and may be decoding for somebody else in half precision.
-        pixels = _decode(copy.deepcopy(vae).float(), latents)
-    if not bool(pixels.isfinite().all()):
-        raise ValueError(
-            "The VAE decoded to NaN or infinity even in float32: its weights are damaged, or the latents are "
-            "far out of range. Fetch the VAE's file again; for SDXL take madebyollin/sdxl-vae-fp16-fix."
-        )
-    return pixels
+        pixels = _decode(decoder, chunk)
+        if decoder.dtype != torch.float32 and not bool(pixels.isfinite().all()):
+            logger.warning(
+                "The VAE decoded to NaN or infinity in %s (SDXL's own VAE does that in float16); decoding "
+                "again in float32. madebyollin/sdxl-vae-fp16-fix, or a VAE in float32, needs no second try.",
+                vae.dtype,
+            )
+            # A copy: the model is shared, and may be decoding for somebody else in half precision.
+            decoder = copy.deepcopy(vae).float()
+            pixels = _decode(decoder, chunk)
+        if not bool(pixels.isfinite().all()):
+            raise ValueError(
+                "The VAE decoded to NaN or infinity even in float32: its weights are damaged, or the latents "
+                "are far out of range. Fetch the file again; for SDXL take madebyollin/sdxl-vae-fp16-fix."
+            )
+        pictures.append((pixels / 2 + 0.5).clamp(0, 1))
+    return rearrange(torch.cat(pictures), "(b v) c h w -> b v c h w", v=latents.shape[1])
 
 
 def _decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:

@@ -16,9 +16,8 @@ from comfy_api.latest import io, ui
 from torch import Tensor, nn
 
 from ...t2mv_core.formats.key_mapping import diffusers_unet_name
-from ..common.checks import check_number
 from ..common.folders import find_file
-from ..loaders.load_lora import MAX_LORA_STRENGTH, LoRANode, lora_inputs, lora_report, report_output
+from ..loaders.load_lora import STRENGTH, LoRANode, lora_inputs, lora_report, report_output
 from ..sockets import make_schema
 from .comfyui import ModelPatcher, blocks_per_level, check_unet, comfy_lora
 from .patch import adapter_of
@@ -61,7 +60,7 @@ class T2MVLoadLoRANative(LoRANode):
     @classmethod
     def execute(cls, model: ModelPatcher, lora: str, strength: float) -> io.NodeOutput:
         """Add the LoRA to a clone of the model."""
-        check_number("strength", strength, -MAX_LORA_STRENGTH, MAX_LORA_STRENGTH)
+        STRENGTH.check(strength)
         path = find_file("loras", lora)
         patched, handle = add_native_lora(model, path, strength)
         report = lora_report(lora, path, handle)

@@ -42,8 +42,6 @@ class TrainingDisplay:
         self._reader, self._total, self._node_id = RunReader(run_dir), total, node_id
         self._bar = ProgressBar(total)
         self._records: list[Record] = []
-        self._first_iteration: float | None = None
-        self._first_seen = 0.0
         self._start = time.monotonic()
         self._show_status()
 
@@ -68,23 +66,12 @@ class TrainingDisplay:
         self._show(f"stopping: up to {seconds_left:.0f} s until the update ends and the state is saved…")
 
     def _show_status(self) -> None:
-        self._show(status_text(self._records, self._total, self._seconds_left()))
+        self._show(status_text(self._records, self._total))
 
     def _show(self, text: str) -> None:
         from ..common.progress import show_text_on
 
         show_text_on(self._node_id, text)
-
-    def _seconds_left(self) -> float | None:
-        """By the pace since the first iteration seen here; earlier ones of a resumed run do not count."""
-        if not self._records:
-            return None
-        iteration, now = self._records[-1]["iteration"], time.monotonic()
-        if self._first_iteration is None or iteration <= self._first_iteration:
-            self._first_iteration, self._first_seen = iteration, now
-            return None
-        pace = (now - self._first_seen) / (iteration - self._first_iteration)
-        return pace * max(self._total - iteration, 0)
 
 
 class RunReader:
@@ -99,14 +86,12 @@ class RunReader:
         self._seen: dict[str, tuple[object, ...]] = {}
 
     def new_records(self) -> list[Record] | None:
-        """All iterations so far, if the file changed since the last call."""
+        """Return all iterations so far, if the file changed since the last call."""
         path = self._run_dir / "metrics.jsonl"
-        if not self._has_changed("metrics", path):
-            return None
-        return read_records(path)
+        return read_records(path) if self._has_changed("metrics", path) else None
 
     def new_picture(self) -> Image | None:
-        """The newest sample sheet (the curves while there is none), if it changed since the last call.
+        """Return the newest sample sheet (the curves while there is none), if it changed since the last call.
 
         A picture that is being written right now comes with a later call.
         """
@@ -130,7 +115,7 @@ class RunReader:
 
 
 def read_records(path: Path) -> list[Record]:
-    """The whole lines of a metrics file, without one that is being written; no file has no lines."""
+    """Return the whole lines of a metrics file, without one that is being written; no file has no lines."""
     try:
         text = path.read_bytes()
     except OSError:
@@ -148,13 +133,13 @@ def read_records(path: Path) -> list[Record]:
 
 
 def newest_sheet(run_dir: Path) -> Path | None:
-    """The latest sample sheet."""
+    """Return the latest sample sheet."""
     sheets = (run_dir / "samples").glob("epoch_*.png")
     return max(sheets, default=None, key=lambda path: (len(path.name), path.name))
 
 
 def read_picture(path: Path) -> Image | None:
-    """A picture, or None while it is missing or half-written."""
+    """Return a picture, or None while it is missing or half-written."""
     from PIL import Image
 
     try:
@@ -164,14 +149,15 @@ def read_picture(path: Path) -> Image | None:
         return None
 
 
-def status_text(records: Sequence[Record], total: int, seconds_left: float | None) -> str:
-    """One line for the node: how far, the rewards, how long still."""
+def status_text(records: Sequence[Record], total: int) -> str:
+    """Write a line for the node: how far the run is, its rewards, and how long it takes still."""
     if not records:
         return "starting the trainer…"
     record = records[-1]
     parts = [f"iteration {record['iteration']:.0f}/{total}"]
     parts += [text.format(record[name]) for name, text in _TEXTS.items() if name in record]
-    if seconds_left is not None and record["iteration"] < total:
+    seconds_left = _seconds(record) * (total - record["iteration"])
+    if seconds_left > 0:
         in_minutes = seconds_left >= 90
         parts.append(f"{seconds_left / 60:.0f} min left" if in_minutes else f"{seconds_left:.0f} s left")
     return " · ".join(parts)
@@ -184,14 +170,17 @@ def stop_seconds(records: Sequence[Record], running_seconds: float) -> float:
         records: all iterations so far; the last one tells how long one takes.
         running_seconds: since the trainer was started; the guess while there is no iteration.
     """
-    seconds = running_seconds
-    if records:
-        seconds = sum(records[-1].get(name, 0.0) for name in ("rollout_seconds", "update_seconds"))
+    seconds = _seconds(records[-1]) if records else running_seconds
     return min(max(seconds + STOP_MARGIN_SECONDS, MIN_STOP_SECONDS), MAX_STOP_SECONDS)
 
 
+def _seconds(record: Record) -> float:
+    """How long an iteration took."""
+    return record.get("rollout_seconds", 0.0) + record.get("update_seconds", 0.0)
+
+
 def reward_lines(records: Sequence[Record]) -> list[str]:
-    """How the rewards of standard sampling changed from the first iterations to the last."""
+    """Say how the rewards of standard sampling changed from the first iterations to the last."""
     lines = []
     count = min(NUM_COMPARED, max(len(records) // 2, 1))
     for role, what in REWARDS.items():

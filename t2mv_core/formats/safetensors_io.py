@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,17 @@ def read_with_config(path: Path, architecture: str) -> tuple[dict[str, Tensor], 
         raise ValueError(
             f"{path} has no readable configuration in its metadata; save it again with this project."
         ) from error
+
+
+def known_fields(record: type, config: Mapping[str, Any], path: Path | str) -> Mapping[str, Any]:
+    """Return a saved configuration whose keys are all fields of a dataclass.
+
+    Raises:
+        ValueError: there is another key.
+    """
+    if unknown := sorted(config.keys() - {field.name for field in fields(record)}):
+        raise ValueError(f"{path}: config key {unknown[0]!r} is unknown; another version made the file.")
+    return config
 
 
 def open_safetensors(path: Path) -> Any:

@@ -21,12 +21,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..bundle import LoraHandle, ModelBundle
 from ..formats.safetensors_io import file_identity, read_safetensors, write_safetensors
 from .layouts import LoraContent, LoraModule, describe_unmatched, sort_lora
-from .linear import has_autocast, take_short_way
 
 FORMAT = "t2mv-lora"
 TARGET_MODULES = ("to_q", "to_k", "to_v", "to_out.0", "to_q_mv", "to_k_mv", "to_v_mv", "to_out_mv.0")
@@ -178,8 +178,7 @@ def _attach(
     for path, (rank, alpha) in sizes.items():
         parent, _, leaf = path.rpartition(".")
         siblings = unet.get_submodule(parent)._modules
-        siblings[leaf] = layer = _add_to_layer(siblings[leaf], name, rank, alpha, init)
-        take_short_way(layer)
+        siblings[leaf] = _add_to_layer(siblings[leaf], name, rank, alpha, init)
     _LAYERS.pop(unet, None)
     unet_dtype = next(unet.parameters()).dtype
     for _, layer in _lora_layers(unet, name):
@@ -292,6 +291,11 @@ def _adaptable_layers(unet: nn.Module) -> list[str]:
         and not name.endswith(".base_layer")
         and ".lora_" not in name
     ]
+
+
+def has_autocast(device_type: str) -> bool:
+    """Return whether autocast is on; the meta device, where memory is counted, has none."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
 def _known_layers(unet: nn.Module) -> list[tuple[Any, dict[str, Any]]]:

@@ -52,6 +52,25 @@ def test_an_overflow_in_half_precision_is_decoded_again_in_float32(make_lcm_bund
     assert torch.equal(images, decode_latents(copy.deepcopy(vae).float(), latents))
 
 
+def test_the_vae_is_copied_once_per_call_and_only_the_overflowing_view_is_decoded_twice(
+    make_lcm_bundle, latents, monkeypatch
+):
+    vae = make_lcm_bundle().vae.half()
+    vae.decoder.conv_in.weight.mul_(1e4)
+    latents = latents * 10
+    latents[0, :2] = 0.0  # two views that half precision can hold
+    copies, evaluations = [], []
+    deepcopy = copy.deepcopy
+    monkeypatch.setattr(copy, "deepcopy", lambda x: copies.append(x) or deepcopy(x))
+    decode = type(vae).decode
+    monkeypatch.setattr(type(vae), "decode", lambda *args, **kw: evaluations.append(0) or decode(*args, **kw))
+    images = decode_latents(vae, latents, chunk_size=1)
+    assert len(copies) == 1
+    assert len(evaluations) == 6 + 1
+    expected = decode_latents(deepcopy(vae).float(), latents)
+    torch.testing.assert_close(images, expected, atol=2e-3, rtol=0)  # the first two are half precision's
+
+
 def test_pictures_that_are_finite_nowhere_are_an_error_with_its_cure(make_lcm_bundle, latents):
     vae = make_lcm_bundle().vae
     vae.decoder.conv_out.bias[1] = float("nan")

@@ -19,23 +19,12 @@ def tensors_of(trajectory):
     return [trajectory.states, trajectory.actions, trajectory.log_probs, trajectory.denoised]
 
 
-def test_sizes():
-    trajectory = make_trajectory()
-    assert (len(trajectory), trajectory.num_steps) == (3, 2)
-
-
-@pytest.mark.parametrize("indices", [[2, 0], torch.tensor([2, 0])])
-def test_select_takes_prompts_in_order(indices):
-    trajectory = make_trajectory()
-    for whole, part in zip(tensors_of(trajectory), tensors_of(trajectory.select(indices)), strict=True):
-        assert torch.equal(part, whole[[2, 0]])
-
-
-def test_concat_undoes_select():
-    trajectory = make_trajectory()
-    joined = concat([trajectory.select([0]), trajectory.select([1, 2])])
-    assert all(map(torch.equal, tensors_of(joined), tensors_of(trajectory)))
-    assert torch.equal(joined.timesteps, trajectory.timesteps)
+def test_concat_joins_prompts_in_order():
+    parts = [make_trajectory(num_prompts=count, seed=count) for count in (1, 2)]
+    joined = concat(parts)
+    for whole, *pieces in zip(*map(tensors_of, [joined, *parts]), strict=True):
+        assert torch.equal(whole, torch.cat(pieces))
+    assert torch.equal(joined.timesteps, parts[0].timesteps)
 
 
 def test_concat_refuses_other_timesteps_and_nothing():
@@ -43,12 +32,6 @@ def test_concat_refuses_other_timesteps_and_nothing():
         concat([make_trajectory(), make_trajectory(timesteps=(999, 479))])
     with pytest.raises(ValueError, match="at least one"):
         concat([])
-
-
-def test_to_keeps_log_probabilities_in_float32():
-    moved = make_trajectory().to("cpu", torch.float16)
-    assert (moved.states.dtype, moved.actions.dtype, moved.denoised.dtype) == (torch.float16,) * 3
-    assert moved.log_probs.dtype == torch.float32
 
 
 def test_parts_that_do_not_belong_together_are_refused():

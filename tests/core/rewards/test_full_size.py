@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from t2mv_core.formats.strict import without_weights
-from t2mv_core.rewards.hpsv2 import load_hpsv2
 from t2mv_core.rewards.hyperscore import load_published_hyperscore
 from t2mv_core.rewards.hyperscore_network import HyperScore, HyperScoreSize
 from t2mv_core.rewards.image_reward import load_image_reward
@@ -107,14 +106,16 @@ def test_pickscore(tmp_path):
 
     (tmp_path / "config.json").write_text(json.dumps(PICKSCORE))
     save_file(random_weights(shapes_of(pickscore_model())), tmp_path / "model.safetensors")
-    assert_scores_are_finite(load_pickscore(tmp_path, dtype=torch.bfloat16))
+    assert_scores_are_finite(load_pickscore(tmp_path).to("cpu", torch.bfloat16))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["HPS_v2_compressed.pt", "HPS_v2.1_compressed.pt"])
 def test_hpsv2(tmp_path, name):
     torch.save({"state_dict": random_weights(clip_h_shapes())}, tmp_path / name)
-    assert_scores_are_finite(load_hpsv2(tmp_path / name, dtype=torch.bfloat16))
+    assert_scores_are_finite(
+        load_open_clip_score(tmp_path / name, "hpsv2", "ViT-H-14", "pad").to("cpu", torch.bfloat16)
+    )
 
 
 @pytest.mark.slow
@@ -132,7 +133,7 @@ def test_image_reward(tmp_path):
     words = ["[PAD]", *(f"[unused{i}]" for i in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words += [f"w{i}" for i in range(30522 - len(words))]
     (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
-    assert_scores_are_finite(load_image_reward(tmp_path, dtype=torch.bfloat16))
+    assert_scores_are_finite(load_image_reward(tmp_path).to("cpu", torch.bfloat16))
 
 
 @pytest.mark.slow
@@ -142,7 +143,7 @@ def test_clip_score(tmp_path):
     with without_weights():
         shapes = shapes_of(CLIP(**open_clip.get_model_config("ViT-L-14")))
     torch.save(random_weights(shapes), tmp_path / "ViT-L-14.pt")
-    assert_scores_are_finite(load_open_clip_score("ViT-L-14", tmp_path / "ViT-L-14.pt", dtype=torch.bfloat16))
+    assert_scores_are_finite(load_open_clip_score(tmp_path / "ViT-L-14.pt").to("cpu", torch.bfloat16))
 
 
 @pytest.mark.slow

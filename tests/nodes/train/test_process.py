@@ -138,4 +138,4 @@ def test_being_interrupted_from_outside_is_no_crash(process: ModuleType, log: Pa
     with process.running_trainer([sys.executable, "-c", ""], log) as trainer:
         trainer.wait(60)
     assert "queue again to go on" in trainer.failure(130)
-    assert "killed by signal 9 (often the system, for want of memory)" in trainer.failure(-9)
+    assert "killed by signal 9 (often by the system, when memory runs out)" in trainer.failure(-9)

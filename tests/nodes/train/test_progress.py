@@ -85,13 +85,14 @@ def test_a_half_written_picture_comes_later(progress: ModuleType, tmp_path: Path
 
 
 def test_the_line_on_the_node(progress: ModuleType) -> None:
-    assert progress.status_text([], 5, None) == "starting the trainer…"
+    assert progress.status_text([], 5) == "starting the trainer…"
     record = {"iteration": 3, "view_reward_standard": 0.87654, "lambda": 0.25}
-    assert progress.status_text([record], 5, 42.4) == (
-        "iteration 3/5 · view 0.8765 · lambda 0.250 · 42 s left"
+    record |= {"rollout_seconds": 20.0, "update_seconds": 1.2}
+    assert progress.status_text([record], 5) == (
+        "iteration 3/5 · view 0.8765 · lambda 0.250 · 42 s left"  # two more of 21.2 s
     )
-    assert progress.status_text([record], 5, 600).endswith("10 min left")
-    assert "left" not in progress.status_text([record], 3, 0.0)
+    assert progress.status_text([record], 20).endswith("6 min left")  # 17 * 21.2 s
+    assert "left" not in progress.status_text([record], 3)
 
 
 @pytest.mark.parametrize(
