@@ -73,7 +73,7 @@ class T2MVLoadLoRA(io.ComfyNode):
         """Add the LoRA; the handle that came in stays as it is."""
         import torch
 
-        from ...t2mv_core.lora.adapters import load_lora
+        from ...t2mv_core.lora.files import load_lora
 
         check_number("strength", strength, -MAX_LORA_STRENGTH, MAX_LORA_STRENGTH)
         path = find_file("loras", lora)

@@ -24,7 +24,8 @@ from comfy.model_patcher import ModelPatcher
 from pack.nodes.native.loading import load_native_adapter
 from pack.nodes.native.lora import add_native_lora
 from pack.nodes.native.patch import AdapterSettings, adapter_of, apply_adapter
-from pack.t2mv_core.lora.adapters import add_lora, load_lora, remove_lora, save_lora, trainable_parameters
+from pack.t2mv_core.lora.adapters import add_lora, remove_lora, trainable_parameters
+from pack.t2mv_core.lora.files import load_lora, save_lora
 
 def pack_weight(weight):
     # Eight bits per number, a scale per row, all in one row of bytes: no shape of a weight is left.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from t2mv_core.bundle import ModelBundle
 from t2mv_core.denoiser import encode_cameras
-from t2mv_core.lora.adapters import load_lora
+from t2mv_core.lora.files import load_lora
 from t2mv_core.samplers import OnStep, SamplingSettings, count_evaluations
 from t2mv_core.toybox.judge import Judge
 from t2mv_core.toybox.prompt_lists import PromptSpec, asymmetric_families

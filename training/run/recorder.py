@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 from accelerate import Accelerator
 
-from t2mv_core.lora.adapters import save_lora
+from t2mv_core.lora.files import save_lora
 
 from ..algorithm.rollout import Policy, Rollout
 from ..config import TrainConfig, config_to_dict

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from t2mv_core.lora.adapters import lora_state_dict
+from t2mv_core.lora.files import lora_state_dict
 
 from ..algorithm.constraint import DualVariable
 from ..algorithm.rollout import Policy
