@@ -22,7 +22,7 @@ test: $(VENV)/installed
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
-	$(RUN) pytest -q
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(RUN) pytest -q -n auto --dist loadfile
 
 # The stamp makes a second run quick; it is older than its requirements when those change.
 $(VENV)/installed: pyproject.toml requirements.txt

@@ -192,7 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, help="folder for report.json and README.md")
+    parser.add_argument("--out", type=Path, help="folder for report.json and report.md")
     parser.add_argument("--temporary", type=Path, help="where to write the files (default: the system's)")
     parser.add_argument("--tiny", action="store_true", help="a tiny model: to try the script")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -219,7 +219,7 @@ def main() -> None:
         arguments.out.mkdir(parents=True, exist_ok=True)
         report = {"rows": rows, "environment": describe_environment()}
         (arguments.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-        (arguments.out / "README.md").write_text(f"# Loading at real size\n\n{__doc__}\n{table}\n")
+        (arguments.out / "report.md").write_text(f"# Loading at real size\n\n{__doc__}\n{table}\n")
 
 
 if __name__ == "__main__":

@@ -186,15 +186,15 @@ def measure(plan: Plan, device: str = "cuda", meter: Meter = Meter()) -> dict[st
 
 
 def table_row(name: str, stages: dict[str, float]) -> list[str]:
-    """A row of the table: the most of all stages, which stage that is, and the cards it fits."""
+    """A row of the table: the most of all stages, which stage that is, and the smallest card."""
     worst = max(stages, key=stages.__getitem__)
     need = stages[worst] + ALLOWANCE_GIB
-    fits = ["yes" if need <= card else "-" for card in CARDS_GB]
-    return [name, f"{stages[worst]:.1f}", worst, *fits]
+    card = next((f"{card} GB" for card in CARDS_GB if need <= card), f"more than {CARDS_GB[-1]} GB")
+    return [name, f"{stages[worst]:.1f}", worst, card]
 
 
 def main() -> int:
-    """Estimate or measure, print, and write README.md and report.json."""
+    """Estimate or measure, print, and write report.md and report.json."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory_budget", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/results/size/memory_budget"))
     parser.add_argument("--device", choices=("meta", "cuda"), default="meta")
@@ -205,14 +205,12 @@ def main() -> int:
     found = {name: find(plan) for name, plan in chosen.items()}
     how = "**Measured** on this GPU" if arguments.device == "cuda" else "**Estimated**, not measured on a GPU"
     text = (
-        f"{how}: one set of {NUM_VIEWS} views of {IMAGE_PX} px, {DTYPE} weights, LoRA of rank 16 in float32 "
-        "with AdamW. GiB are what lives at once in the stage that needs most; a card is said to do when it "
-        f"has {ALLOWANCE_GIB:.0f} GiB more, for CUDA's context, workspaces and fragmentation. Training "
-        "counts the UNet only: text and cameras are encoded before, the rewards wait on the CPU "
-        "(`reward.device=cpu`). The estimate lets LoRAs compute in the base's precision, as under autocast; "
-        "norms, which autocast computes in float32, count in it too."
+        f"{how}: one set of {NUM_VIEWS} views of {IMAGE_PX} px, {DTYPE} weights, a float32 LoRA of rank 16 "
+        "with AdamW. GiB are what lives at once in the stage that needs most; the card has "
+        f"{ALLOWANCE_GIB:.0f} GiB more. Training counts the UNet only. The estimate lets LoRAs compute in "
+        "the base's precision, as under autocast."
     )
-    header = ["", "GiB", "in stage", *(f"{card} GB" for card in CARDS_GB)]
+    header = ["", "GiB", "in stage", "smallest card"]
     rows = [table_row(name, stages) for name, stages in found.items()]
     text = f"{text}\n\n{markdown_table(header, rows)}"
     write_results(arguments.out, "benchmarks.memory_budget", "Memory budget of full-size SDXL", text, found)

@@ -34,7 +34,7 @@ from t2mv_core.policy import denoise_step, invert_step, log_prob
 from t2mv_core.samplers import SamplingSettings
 from t2mv_core.text import TextCondition
 from t2mv_core.unet.attention import MultiviewSelfAttention
-from training.algorithm.objectives import zigal_pair_loss
+from training.algorithm.objectives import zigal_loss
 from training.algorithm.rollout import Policy, Rewards, paired_noise
 
 
@@ -219,7 +219,7 @@ def update(
         gain = advantages[row][:, None]
         for number in order:
             log_ratios = torch.stack([score(policy, made, number, settings) for made in pair])
-            loss = zigal_pair_loss(log_ratios, gain, clip_range)
+            loss = zigal_loss(log_ratios, gain, clip_range)
             (loss / num_terms).backward()
             total += loss.item() / num_terms
     nn.utils.clip_grad_norm_(parameters, 1e9)

@@ -23,11 +23,12 @@ import torch
 from torch import nn
 
 from t2mv_core.rewards.base import Reward
-from t2mv_core.rewards.clip_score import ClipScore, Preprocessing
+from t2mv_core.rewards.clip_score import ClipScore
 from t2mv_core.rewards.hyperscore import HyperScoreReward
 from t2mv_core.rewards.hyperscore_network import HyperScore, HyperScoreSize
 from t2mv_core.rewards.image_reward import ImageReward
 from t2mv_core.rewards.image_reward_network import BlipSize, ImageRewardNetwork
+from t2mv_core.rewards.inputs import Preprocessing
 from t2mv_core.rewards.open_clip_score import _preprocessing
 from t2mv_core.rewards.pickscore import TransformersClip
 from t2mv_core.rewards.registry import load_reward
@@ -157,7 +158,7 @@ def table(found: dict[str, dict[str, float]]) -> str:
 
 
 def main() -> int:
-    """Measure, print, and write README.md and report.json."""
+    """Measure, print, and write report.md and report.json."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rewards", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/results/rewards"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -194,7 +195,7 @@ def main() -> int:
         ]
     )
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "README.md").write_text(text + "\n", encoding="utf-8")
+    (arguments.out / "report.md").write_text(text + "\n", encoding="utf-8")
     record = {"environment": environment, "rewards": found}
     (arguments.out / "report.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     print(text)  # noqa: T201

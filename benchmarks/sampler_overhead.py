@@ -90,7 +90,7 @@ def measure(bundle: ModelBundle, condition: Any, cameras: Any, repeats: int) -> 
 
 
 def main() -> int:
-    """Measure, print, and write README.md and report.json."""
+    """Measure, print, and write report.md and report.json."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sampler_overhead", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/results/size/sampler_overhead"))
     parser.add_argument("--repeats", type=int, default=9)

@@ -35,7 +35,7 @@ from t2mv_core.policy import log_prob
 from t2mv_core.rewards.base import RewardResult
 from t2mv_core.text import TextCondition, encode_text
 from training.algorithm.learner import Learner, LearnerSettings, recorded_steps, step_distribution
-from training.algorithm.objectives import zigal_pair_loss
+from training.algorithm.objectives import zigal_loss
 from training.algorithm.rollout import Policy, Rewards, Rollout, RolloutSettings, collect
 from training.config import TrainConfig, load_config
 from training.models.policy import LORA_NAME, iteration_updates, make_policy, sampling_settings
@@ -192,7 +192,7 @@ def our_way(case: Case, checkpoints: bool = False) -> Way:
     config, optimizer = case.config, case.optimizer()
     sampling = sampling_settings(config.sampling)
     settings = LearnerSettings(
-        zigal_pair_loss, config.optim.clip_range, 1e9, splits_pairs=config.optim.splits_pairs
+        zigal_loss, sampling, config.optim.clip_range, 1e9, splits_pairs=config.optim.splits_pairs
     )
     accelerator = Accelerator(cpu=True)
     learner = Learner(case.policy, case.policy, case.parameters, optimizer, accelerator, settings)
@@ -207,7 +207,7 @@ def our_way(case: Case, checkpoints: bool = False) -> Way:
         if checkpoints:
             unet.enable_gradient_checkpointing()
         try:
-            return learner.apply(rollout, case.advantages, updates, sampling, lambda: None).loss
+            return learner.apply(rollout, case.advantages, updates, lambda: None).loss
         finally:
             unet.disable_gradient_checkpointing()
 

@@ -1,4 +1,4 @@
-"""Where a benchmark's figures go: README.md for people, report.json with commit, device and versions."""
+"""Where a benchmark's figures go: report.md to read, report.json with commit, device and versions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def write_results(out: Path, module: str, title: str, text: str, figures: Any) -> None:
-    """Write README.md and report.json into `out`, and print the former."""
+    """Write report.md and report.json into `out`, and print the former."""
     environment = describe_environment()
     git, device = environment["git"], environment["devices"][0]
     commit = f"{str(git['commit'])[:10]}{' with changes' if git['is_dirty'] else ''}"
@@ -31,7 +31,7 @@ def write_results(out: Path, module: str, title: str, text: str, figures: Any) -
     )
     page = f"# {title}\n\n{made}\n\n{text}\n"
     out.mkdir(parents=True, exist_ok=True)
-    (out / "README.md").write_text(page, encoding="utf-8")
+    (out / "report.md").write_text(page, encoding="utf-8")
     record = {"environment": environment, "figures": figures}
     (out / "report.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(page)  # noqa: T201 - a command line

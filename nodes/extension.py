@@ -1,4 +1,8 @@
-"""The list of nodes this pack gives to ComfyUI."""
+"""The list of nodes this pack gives to ComfyUI.
+
+A node is a thin skin over t2mv_core: a schema, conversion of units, one call into the core. The folders
+follow ComfyUI's menu; `sockets.py` has what travels between nodes, `common` what they share.
+"""
 
 from __future__ import annotations
 

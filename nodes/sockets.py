@@ -45,11 +45,18 @@ class RewardHandle:
 
 
 def make_schema(*, search_aliases: list[str], **fields: Any) -> io.Schema:
-    """A node schema; search aliases are left out where this ComfyUI does not know them (before 0.4)."""
+    """Return a node schema, without search aliases where ComfyUI does not know them (before 0.4)."""
     known = {field.name for field in dataclasses.fields(io.Schema)}
     if "search_aliases" in known:
         fields["search_aliases"] = search_aliases
     return io.Schema(**fields)
+
+
+def output(
+    kind: Any, name: str, tooltip: str, shown: str | None = None, is_output_list: bool = False
+) -> io.Output:
+    """Return an output of a type, shown under its name unless it has another one."""
+    return kind.Output(name, display_name=shown or name, tooltip=tooltip, is_output_list=is_output_list)
 
 
 def advanced(widget: io.WidgetInput) -> io.WidgetInput:

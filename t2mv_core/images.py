@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import logging
+import unicodedata
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -15,13 +17,26 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
-    from PIL import Image
+    from PIL import Image, ImageFont
+
+    Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 logger = logging.getLogger(__name__)
 
 _MAX_LABEL_CHARACTERS = 500
 _LABEL_SIZES = (0.65, 0.5)  # of a label's line
 _MAX_WEBP_PX = 16383
+_FONT_FILES = (
+    # Accents, Greek, Cyrillic: Linux, Windows, macOS.
+    "DejaVuSans.ttf", "NotoSans-Regular.ttf", "arial.ttf", "Arial.ttf",
+    # Chinese, Japanese, Korean: Linux, Windows, macOS.
+    "NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "NotoSansSC-Regular.otf",
+    "SourceHanSansSC-Regular.otf", "wqy-zenhei.ttc", "wqy-microhei.ttc",
+    "DroidSansFallbackFull.ttf", "DroidSansFallback.ttf",
+    "msyh.ttc", "msyh.ttf", "simsun.ttc", "YuGothM.ttc", "malgun.ttf",
+    "PingFang.ttc", "Hiragino Sans GB.ttc", "STHeiti Light.ttc", "AppleSDGothicNeo.ttc", "Arial Unicode.ttf",
+)  # fmt: skip
+"""Looked for in the system's font folders, as PIL's font draws little more than ASCII."""
 
 
 @torch.no_grad()
@@ -33,7 +48,8 @@ def decode_latents(
 ) -> Tensor:
     """Decode scaled latents, a few views at a time.
 
-    A chunk that overflows in half precision, as SDXL's own VAE does in float16, is decoded again in float32.
+    From the first chunk that overflows in half precision on, as SDXL's own VAE does in float16, a copy of the
+    VAE decodes in float32.
 
     Args:
         vae: its configuration holds the scaling factor; it is not changed.
@@ -48,33 +64,27 @@ def decode_latents(
     Raises:
         ValueError: the decoder's output holds NaN or infinity, even in float32.
     """
-    flat = rearrange(latents, "b v c h w -> (b v) c h w")
-    pictures = []
-    for chunk in flat.split(chunk_size):
+    decoder, pictures = vae, []
+    for chunk in rearrange(latents, "b v c h w -> (b v) c h w").split(chunk_size):
         if before_chunk is not None:
             before_chunk()
-        pictures.append(_decode_finite(vae, chunk))
-    pixels = torch.cat(pictures)
-    return rearrange((pixels / 2 + 0.5).clamp(0, 1), "(b v) c h w -> b v c h w", v=latents.shape[1])
-
-
-def _decode_finite(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Pictures [n, 3, H, W] around [-1, 1], float32; in float32 from the start where less is too little."""
-    pixels = _decode(vae, latents)
-    if vae.dtype != torch.float32 and not bool(pixels.isfinite().all()):
-        logger.warning(
-            "The VAE decoded to NaN or infinity in %s (SDXL's own VAE does that in float16); decoding again "
-            "in float32. With madebyollin/sdxl-vae-fp16-fix, or a VAE in float32, this takes no second try.",
-            vae.dtype,
-        )
-        # A copy: the model is shared, and may be decoding for somebody else in half precision.
-        pixels = _decode(copy.deepcopy(vae).float(), latents)
-    if not bool(pixels.isfinite().all()):
-        raise ValueError(
-            "The VAE decoded to NaN or infinity even in float32: its weights are damaged, or the latents are "
-            "far out of range. Fetch the VAE's file again; for SDXL take madebyollin/sdxl-vae-fp16-fix."
-        )
-    return pixels
+        pixels = _decode(decoder, chunk)
+        if decoder.dtype != torch.float32 and not bool(pixels.isfinite().all()):
+            logger.warning(
+                "The VAE decoded to NaN or infinity in %s (SDXL's own VAE does that in float16); decoding "
+                "again in float32. madebyollin/sdxl-vae-fp16-fix, or a VAE in float32, needs no second try.",
+                vae.dtype,
+            )
+            # A copy: the model is shared, and may be decoding for somebody else in half precision.
+            decoder = copy.deepcopy(vae).float()
+            pixels = _decode(decoder, chunk)
+        if not bool(pixels.isfinite().all()):
+            raise ValueError(
+                "The VAE decoded to NaN or infinity even in float32: its weights are damaged, or the latents "
+                "are far out of range. Fetch the file again; for SDXL take madebyollin/sdxl-vae-fp16-fix."
+            )
+        pictures.append((pixels / 2 + 0.5).clamp(0, 1))
+    return rearrange(torch.cat(pictures), "(b v) c h w -> b v c h w", v=latents.shape[1])
 
 
 def _decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
@@ -138,6 +148,60 @@ def contact_sheet(
     return sheet
 
 
+def label_font(text: str, size_px: float) -> tuple[str, Font]:
+    """Choose the font that draws most of a text: PIL's, or one of the system's for what PIL's lacks.
+
+    Args:
+        text: a line.
+        size_px: height of the font.
+
+    Returns:
+        The text as the font can draw it, and the font. A character that no font has appears as its letter
+        without accents, or else as its code, such as U+7EA2.
+    """
+    from PIL import ImageFont
+
+    fonts = [ImageFont.load_default(size=size_px)]
+    if _undrawable(text, fonts[0]):
+        fonts += [font.font_variant(size=size_px) for font in _system_fonts(_FONT_FILES)]
+    font = min(fonts, key=lambda font: len(_undrawable(text, font)))
+    undrawable = _undrawable(text, font)
+    if not undrawable:
+        return text, font
+    spelled = "".join(_spell(character, font) if character in undrawable else character for character in text)
+    return " ".join(spelled.split()), font
+
+
+def _spell(character: str, font: Font) -> str:
+    letters = "".join(c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c))
+    return f" U+{ord(character):04X} " if not letters or _undrawable(letters, font) else letters
+
+
+def _undrawable(text: str, font: Font) -> set[str]:
+    """The characters for which a font has only its sign for unknown ones, mostly an empty box."""
+
+    def drawn(character: str) -> tuple[tuple[int, int], bytes]:
+        mask = font.getmask(character)
+        return mask.size, bytes(mask)
+
+    unknown = drawn("\U0010ffff")
+    return {c for c in set(text) if not c.isspace() and drawn(c) == unknown}
+
+
+@functools.cache
+def _system_fonts(names: tuple[str, ...]) -> list[ImageFont.FreeTypeFont]:
+    """The fonts of this machine among files of these names."""
+    from PIL import ImageFont
+
+    fonts = []
+    for name in names:
+        try:
+            fonts.append(ImageFont.truetype(name))  # PIL knows where each system keeps them
+        except OSError:
+            continue
+    return fonts
+
+
 def encode_webp(images: Tensor, frames_per_second: float, exif: bytes = b"") -> bytes:
     """Pictures as an endless animated WEBP.
 
@@ -175,16 +239,21 @@ def _to_bytes(images: Tensor) -> Tensor:
 
 def _label(text: str, width: int, height: int, keeps_start: bool = False) -> Image.Image:
     """A line of text on white that never runs into its neighbour: words are left out, then it is smaller."""
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     strip = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(strip)
     margin = min(3, width // 16)
-    fonts = [ImageFont.load_default(size=share * height) for share in _LABEL_SIZES]
-    words = text[:_MAX_LABEL_CHARACTERS].split(" ")
-    kept = [words[: len(words) - n] + ["…"] if keeps_start and n else words[n:] for n in range(len(words))]
-    choices = [(" ".join(part), font) for font in fonts for part in kept]
+    choices = []
+    for share in _LABEL_SIZES:
+        drawable, font = label_font(text[:_MAX_LABEL_CHARACTERS], share * height)
+        words = drawable.split(" ")
+        for n in range(len(words)):
+            kept = [*words[: len(words) - n], "…"] if keeps_start and n else words[n:]
+            choices.append((" ".join(kept), font))
     fitting = (choice for choice in choices if draw.textlength(*choice) <= width - 2 * margin)
     shown, font = next(fitting, choices[-1])
+    while keeps_start and len(shown) > 1 and draw.textlength(shown, font) > width - 2 * margin:
+        shown = shown[:-2] + "…"  # Chinese has no spaces to break at
     draw.text((margin, height // 2), shown, fill="black", font=font, anchor="lm")
     return strip

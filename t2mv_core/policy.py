@@ -98,7 +98,9 @@ def ddim_step(
     alpha_bar = _like(schedule.alpha_bar_at(timestep), x)
     next_alpha_bar = _like(schedule.alpha_bar_at(next_timestep), x)
     denoised = predict_clean(schedule, noise_pred, x, timestep)
-    noise = noise_pred if schedule.clip_range is None else _noise_of(x, denoised, alpha_bar)
+    noise = noise_pred
+    if schedule.clip_range is not None:
+        noise = (x - alpha_bar.sqrt() * denoised) / (1 - alpha_bar).sqrt()
     variance = DDIM_ETA**2 * (1 - next_alpha_bar) / (1 - alpha_bar) * (1 - alpha_bar / next_alpha_bar)
     variance = variance.clamp(min=0.0)
     mean = next_alpha_bar.sqrt() * denoised + (1 - next_alpha_bar - variance).clamp(min=0.0).sqrt() * noise
@@ -162,10 +164,6 @@ def gaussian_kl(distribution: StepDistribution, reference: StepDistribution) -> 
     """
     error = (distribution.mean - reference.mean) / distribution.std
     return 0.5 * error.square().mean(dim=(-3, -2, -1))
-
-
-def _noise_of(x: Tensor, clean: Tensor, alpha_bar: Tensor) -> Tensor:
-    return (x - alpha_bar.sqrt() * clean) / (1 - alpha_bar).sqrt()
 
 
 def _like(scalar: Tensor, x: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
-"""The noise schedule: alpha-bar with its SNR shifted for multiview, and which timesteps a solver visits.
+"""The noise schedule: alpha-bar with its SNR shifted for multiview, and the timesteps a solver visits.
 
-Pure facts (method.md, section 2); there is no step counter here, so any state can be scored in any order.
+Pure facts (docs/method.md, section 2); there is no step counter, so any state can be scored in any order.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,16 +14,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LCM_ORIGINAL_STEPS = 50
-LCM_TIMESTEP_SCALING = 10.0
 LCM_SIGMA_DATA = 0.5
 SNR_SHIFT_SCALE = 8.0
 SOLVERS = ("lcm", "ddim", "ddim-trailing")
-"""The ways to sample a model: LCM's, DDIM's at SDXL's own timesteps, DDIM's from the last timestep on."""
+"""LCM; DDIM at SDXL's leading timesteps; DDIM at trailing ones, which begin with the last timestep."""
+_TRAINED = {
+    "prediction_type": "epsilon", "beta_schedule": "scaled_linear", "rescale_betas_zero_snr": False,
+    "thresholding": False,
+}  # fmt: skip
+"""Keys that say how a model was trained, each with the only value that our equations cover.
+
+With zero terminal SNR ᾱ is 0 at the last timestep, where x̂_0 cannot be computed from ε."""
+_SAMPLED = {
+    "use_dynamic_shifting": False, "use_karras_sigmas": False, "use_lu_lambdas": False,
+    "use_exponential_sigmas": False, "use_beta_sigmas": False, "use_flow_sigmas": False,
+    "interpolation_type": "linear", "timestep_type": "discrete", "final_sigmas_type": "zero",
+}  # fmt: skip
+"""Keys that change which noise levels are visited or what is done there, each with the value we follow."""
 
 
 def scaled_linear_alpha_bar(beta_start: float, beta_end: float, num_train_steps: int) -> Tensor:
-    """ᾱ_t = Π (1 - β), β the square of a linear ramp between its ends' roots, [num_train_steps], float64."""
+    """Return ᾱ_t = Π (1 - β), √β linear between the roots of its ends, [num_train_steps], float64."""
     root = torch.linspace(math.sqrt(beta_start), math.sqrt(beta_end), num_train_steps, dtype=torch.float64)
     return torch.cumprod(1.0 - root.square(), dim=0)
 
@@ -45,15 +57,17 @@ def shift_snr(alpha_bar: Tensor, scale: float = SNR_SHIFT_SCALE) -> Tensor:
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """What a solver needs to know of the noise schedule.
+    """The facts about noise and timesteps that a solver needs.
 
     Attributes:
         alpha_bar: cumulative alpha ᾱ_t of the (shifted) schedule, [1000], float64.
-        solver: "lcm" or "ddim": which policy the model was made for.
+        solver: "lcm" or "ddim".
         final_alpha_bar: ᾱ after the last DDIM step (next timestep below zero).
         timestep_spacing: DDIM only: "leading" or "trailing".
         steps_offset: added to DDIM's leading timesteps.
         clip_range: predicted x̂_0 is clamped to ±clip_range latent units; None leaves it alone.
+        original_steps: LCM only: number of timesteps its distillation knew, from which the visited are taken.
+        timestep_scaling: LCM only: factor of t in the boundary scalings.
     """
 
     alpha_bar: Tensor = field(repr=False)
@@ -62,19 +76,26 @@ class NoiseSchedule:
     timestep_spacing: str = "leading"
     steps_offset: int = 1
     clip_range: float | None = None
+    original_steps: int = 50
+    timestep_scaling: float = 10.0
 
     def __post_init__(self) -> None:
-        """Refuse solvers and spacings nobody wrote."""
+        """Refuse what no solver can follow."""
         if self.solver not in ("lcm", "ddim"):
             raise ValueError(f"solver={self.solver!r} is unknown; use 'lcm' or 'ddim'.")
         if self.timestep_spacing not in ("leading", "trailing"):
             raise ValueError(
                 f"timestep_spacing={self.timestep_spacing!r} is unknown; use 'leading' or 'trailing'."
             )
+        if self.solver == "lcm" and not 1 <= self.original_steps <= self.num_train_steps:
+            raise ValueError(
+                f"original_inference_steps={self.original_steps} must lie between 1 and "
+                f"num_train_timesteps={self.num_train_steps}; LCM models have 50."
+            )
 
     @property
     def solver_name(self) -> str:
-        """The way of sampling as a word of SOLVERS."""
+        """The solver and its spacing as a word of SOLVERS."""
         is_trailing = self.solver == "ddim" and self.timestep_spacing == "trailing"
         return "ddim-trailing" if is_trailing else self.solver
 
@@ -84,35 +105,33 @@ class NoiseSchedule:
         return len(self.alpha_bar)
 
     def timesteps(self, num_steps: int) -> Tensor:
-        """Timesteps visited, noisiest first, [num_steps], int64.
+        """Return the timesteps visited, noisiest first, [num_steps], int64.
 
         LCM: of the 50 original timesteps 999, 979, …, 19 those at floor(i·50/N). DDIM: every (1000 // N)-th.
 
         Raises:
             ValueError: `num_steps` is not between 1 and what the schedule has.
         """
-        limit = LCM_ORIGINAL_STEPS if self.solver == "lcm" else self.num_train_steps
+        limit = self.original_steps if self.solver == "lcm" else self.num_train_steps
         if not 1 <= num_steps <= limit:
             raise ValueError(
                 f"num_steps={num_steps} must lie between 1 and {limit} for the {self.solver} solver."
             )
         if self.solver == "lcm":
-            stride = self.num_train_steps // LCM_ORIGINAL_STEPS
-            original = torch.arange(LCM_ORIGINAL_STEPS, 0, -1) * stride - 1
-            picked = [math.floor(i * LCM_ORIGINAL_STEPS / num_steps) for i in range(num_steps)]
-            return original[picked]
-        stride = self.num_train_steps // num_steps
+            original = torch.arange(limit, 0, -1) * (self.num_train_steps // limit) - 1
+            return original[torch.arange(num_steps) * limit // num_steps]
         if self.timestep_spacing == "trailing":
             ratio = self.num_train_steps / num_steps
             return torch.round(self.num_train_steps - torch.arange(num_steps) * ratio).long() - 1
+        stride = self.num_train_steps // num_steps
         leading = torch.arange(num_steps - 1, -1, -1) * stride + self.steps_offset
         return leading.clamp(max=self.num_train_steps - 1)
 
     def next_timesteps(self, num_steps: int) -> Tensor:
-        """The timestep each action belongs to, [num_steps], int64; -1 stands for the end (final ᾱ).
+        """Return the timestep each action belongs to, [num_steps], int64; -1 is the end (final ᾱ).
 
-        LCM: the next visited one; at the last step itself, so that the action still has a density (method.md
-        section 3). DDIM: t - 1000 // N.
+        LCM: the next one visited, for the last step t itself, so that the action still has a density
+        (docs/method.md, section 3). DDIM: t - 1000 // N.
         """
         steps = self.timesteps(num_steps)
         if self.solver == "lcm":
@@ -120,32 +139,32 @@ class NoiseSchedule:
         return (steps - self.num_train_steps // num_steps).clamp(min=-1)
 
     def alpha_bar_at(self, timestep: int | Tensor) -> Tensor:
-        """ᾱ at one timestep or at one per prompt, float64, scalar or [B]; below zero the final ᾱ."""
+        """Return ᾱ at one timestep or at one per prompt, float64, scalar or [B]; below zero the final ᾱ."""
         index = torch.as_tensor(timestep, dtype=torch.long, device="cpu")
         final = torch.tensor(self.final_alpha_bar, dtype=torch.float64)
         return torch.where(index < 0, final, self.alpha_bar[index.clamp(min=0)])
 
     def boundary_scalings(self, timestep: int | Tensor) -> tuple[Tensor, Tensor]:
-        """LCM's (c_skip, c_out) at a timestep: σ²/((10t)²+σ²) and 10t/√((10t)²+σ²), σ = 0.5, float64.
+        """Return LCM's c_skip = σ²/((st)²+σ²) and c_out = st/√((st)²+σ²), σ = 0.5, s = 10, float64.
 
-        Source: docs/method.md, section 3; Luo et al., arXiv:2310.04378.
+        Source: docs/method.md, section 3; Luo et al., arXiv:2310.04378. s is the schedule's timestep_scaling.
         """
-        scaled = torch.as_tensor(timestep, device="cpu").to(torch.float64) * LCM_TIMESTEP_SCALING
+        scaled = torch.as_tensor(timestep, device="cpu").to(torch.float64) * self.timestep_scaling
         variance = LCM_SIGMA_DATA**2
         return variance / (scaled.square() + variance), scaled / (scaled.square() + variance).sqrt()
 
 
 def with_solver(schedule: NoiseSchedule, solver: str) -> NoiseSchedule:
-    """The same noise, sampled in another way than the model's files say: few-step LoRAs have no such files.
+    """Return the same noise schedule with another solver, which few-step LoRAs need.
 
     * "lcm": for LCM-SDXL, LCM-LoRA, DMD2 and Hyper-SD's one-step LoRA (TCD with full noise is the same step).
-    * "ddim": η = 1, timesteps as SDXL's own scheduler has them (leading): for models of many steps.
+    * "ddim": η = 1, the leading timesteps of SDXL's scheduler: for models of many steps.
     * "ddim-trailing": η = 1, from timestep 999 in equal strides, which is Euler ancestral with trailing
       ("sgm_uniform") spacing: for SDXL-Turbo, SDXL-Lightning and Hyper-SD's LoRAs of several steps. Their
       authors use η = 0, Turbo's aside; the policy needs η > 0, without noise an action has no density.
 
     Raises:
-        ValueError: another word.
+        ValueError: the solver is unknown.
     """
     if solver not in SOLVERS:
         raise ValueError(f"solver={solver!r} is unknown; use one of {', '.join(SOLVERS)}.")
@@ -155,34 +174,62 @@ def with_solver(schedule: NoiseSchedule, solver: str) -> NoiseSchedule:
     return replace(schedule, solver="ddim", timestep_spacing=spacing)
 
 
-def schedule_from_config(config: Mapping[str, Any]) -> NoiseSchedule:
-    """Read a diffusers scheduler configuration (LCM or DDIM-like) and apply the multiview SNR shift.
+def schedule_from_config(config: Mapping[str, Any], solver: str | None = None) -> NoiseSchedule:
+    """Read a diffusers scheduler configuration and apply the multiview SNR shift.
 
-    The shift is part of MV-Adapter, not of the scheduler's file, hence always applied unless the
-    configuration says `"t2mv_snr_shift": 1.0`.
+    An LCM scheduler gives the solver "lcm", every other one "ddim"; a missing or null key is SDXL's. The
+    shift belongs to MV-Adapter, not to the file; `"t2mv_snr_shift": 1.0` in the file turns it off.
+
+    Args:
+        config: of the scheduler's file.
+        solver: a word of SOLVERS in place of the file's; what the file says of sampling then does not matter.
 
     Raises:
-        ValueError: a prediction type, beta schedule or solver this project has no equations for.
+        ValueError: a key whose value this project has no equations for, or an unknown solver.
     """
-    if config.get("prediction_type", "epsilon") != "epsilon":
-        raise ValueError(
-            f"prediction_type={config['prediction_type']!r} is not supported; use an epsilon model."
-        )
-    if config.get("beta_schedule", "scaled_linear") != "scaled_linear":
-        raise ValueError(f"beta_schedule={config['beta_schedule']!r} is not supported; use 'scaled_linear'.")
-    num_train_steps = int(config.get("num_train_timesteps", 1000))
-    alpha_bar = shift_snr(
-        scaled_linear_alpha_bar(
-            config.get("beta_start", 0.00085), config.get("beta_end", 0.012), num_train_steps
-        ),
-        float(config.get("t2mv_snr_shift", SNR_SHIFT_SCALE)),
-    )
-    is_lcm = "LCM" in str(config.get("_class_name", ""))
-    return NoiseSchedule(
+    config = {key: value for key, value in config.items() if value is not None}
+    _refuse_foreign(config, is_sampled_as_the_file_says=solver is None)
+    alpha_bar = shift_snr(_trained_alpha_bar(config), float(config.get("t2mv_snr_shift", SNR_SHIFT_SCALE)))
+    clip_range = float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample", False) else None
+    schedule = NoiseSchedule(
         alpha_bar=alpha_bar,
-        solver="lcm" if is_lcm else "ddim",
+        solver="lcm" if "LCM" in str(config.get("_class_name", "")) else "ddim",
         final_alpha_bar=1.0 if config.get("set_alpha_to_one", False) else float(alpha_bar[0]),
         timestep_spacing=config.get("timestep_spacing", "leading"),
         steps_offset=int(config.get("steps_offset", 1)),
-        clip_range=float(config["clip_sample_range"]) if config.get("clip_sample", False) else None,
+        clip_range=clip_range,
+        original_steps=int(config.get("original_inference_steps", 50)),
+        timestep_scaling=float(config.get("timestep_scaling", 10.0)),
     )
+    return schedule if solver is None else with_solver(schedule, solver)
+
+
+def _refuse_foreign(config: Mapping[str, Any], is_sampled_as_the_file_says: bool) -> None:
+    """Raise a ValueError for a scheduler, or a value of a key, that our equations do not cover."""
+    name = str(config.get("_class_name", ""))
+    if name.startswith(("FlowMatch", "EDM")):
+        raise ValueError(f"{name} is not supported; use an epsilon model such as SDXL.")
+    tables = [(_TRAINED, "use an epsilon model trained with {key}={value}")]
+    if is_sampled_as_the_file_says:
+        tables.append((_SAMPLED, "choose a solver, or set it to {value} in the scheduler_config.json"))
+    for table, cure in tables:
+        for key, value in table.items():
+            is_unread = key == "beta_schedule" and "trained_betas" in config
+            if config.get(key, value) != value and not is_unread:
+                advice = cure.format(key=key, value=json.dumps(value))
+                raise ValueError(f"The scheduler's {key}={config[key]!r} is not supported; {advice}.")
+
+
+def _trained_alpha_bar(config: Mapping[str, Any]) -> Tensor:
+    """Return ᾱ_t before the shift, [num_train_timesteps], float64."""
+    num_steps = int(config.get("num_train_timesteps", 1000))
+    if "trained_betas" not in config:
+        start, end = config.get("beta_start", 0.00085), config.get("beta_end", 0.012)
+        return scaled_linear_alpha_bar(start, end, num_steps)
+    betas = torch.tensor(config["trained_betas"], dtype=torch.float64)
+    if betas.shape != (num_steps,) or not bool(((betas > 0) & (betas < 1)).all()):
+        raise ValueError(
+            f"trained_betas of the scheduler has {betas.numel()} numbers; it needs num_train_timesteps="
+            f"{num_steps} of them, between 0 and 1."
+        )
+    return torch.cumprod(1.0 - betas, dim=0)

@@ -1,19 +1,22 @@
-"""The record of one Markov decision process over all views, and where its randomness comes from."""
+"""The record of one Markov decision process over all views, and the source of its randomness."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+_PER_PROMPT = ("states", "actions", "log_probs", "denoised")
+
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What a sampler did: enough to score every step again under another policy.
+    """The states and actions of a sampler: enough to score every step again under another policy.
 
-    Text embeddings and camera features are not here; they are shared, not per step.
+    Text embeddings and camera features belong to all steps and stand elsewhere.
 
     Attributes:
         states: x_t of each step, [B, V, T, C, H, W].
@@ -21,7 +24,7 @@ class Trajectory:
         log_probs: under the policy that acted, [B, V, T], nats per latent element.
         timesteps: t of each step, [T], int64.
         next_timesteps: t' of each step, [T], int64; -1 is the end.
-        denoised: clean latents of the last step: the pictures are decoded from these, [B, V, C, H, W].
+        denoised: clean latents of the last step, from which the VAE decodes the pictures, [B, V, C, H, W].
     """
 
     states: Tensor
@@ -32,51 +35,25 @@ class Trajectory:
     denoised: Tensor
 
     def __post_init__(self) -> None:
-        """Refuse parts that do not belong together."""
+        """Refuse parts of different sizes."""
         shape = self.states.shape
-        belongs = self.actions.shape == shape and self.log_probs.shape == shape[:3]
-        if not belongs or len(self.timesteps) != shape[2]:
+        is_consistent = self.actions.shape == shape and self.log_probs.shape == shape[:3]
+        if not is_consistent or len(self.timesteps) != shape[2]:
             raise ValueError(
                 f"A trajectory's parts disagree: states {tuple(shape)}, actions {tuple(self.actions.shape)}, "
                 f"log_probs {tuple(self.log_probs.shape)}, {len(self.timesteps)} timesteps."
             )
 
-    def __len__(self) -> int:
-        """Number of prompts B."""
-        return len(self.states)
-
-    @property
-    def num_steps(self) -> int:
-        """Number of denoising steps T."""
-        return len(self.timesteps)
-
-    def select(self, indices: Sequence[int] | Tensor) -> Trajectory:
-        """The trajectories of some of the prompts, in the given order."""
-        index = torch.as_tensor(indices, dtype=torch.long, device=self.states.device)
-        return replace(
-            self,
-            states=self.states[index],
-            actions=self.actions[index],
-            log_probs=self.log_probs[index],
-            denoised=self.denoised[index],
-        )
-
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Trajectory:
-        """A copy on a device; states and actions in `dtype`, log-probabilities always float32."""
-        return replace(
-            self,
-            states=self.states.to(device, dtype),
-            actions=self.actions.to(device, dtype),
-            log_probs=self.log_probs.to(device),
-            denoised=self.denoised.to(device, dtype),
-        )
+    def to(self, device: torch.device | str) -> Trajectory:
+        """Return a copy on a device."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in _PER_PROMPT})
 
 
 def concat(trajectories: Sequence[Trajectory]) -> Trajectory:
     """Join trajectories of the same timesteps along the prompts.
 
     Raises:
-        ValueError: none given, or they visited different timesteps.
+        ValueError: there is none, or they visited different timesteps.
     """
     if not trajectories:
         raise ValueError("There is no trajectory to join; give at least one.")
@@ -84,16 +61,12 @@ def concat(trajectories: Sequence[Trajectory]) -> Trajectory:
     if any(not torch.equal(first.timesteps, other.timesteps) for other in trajectories[1:]):
         raise ValueError("Trajectories of different timesteps cannot be joined; use equal numbers of steps.")
     return replace(
-        first,
-        **{
-            name: torch.cat([getattr(trajectory, name) for trajectory in trajectories])
-            for name in ("states", "actions", "log_probs", "denoised")
-        },
+        first, **{name: torch.cat([getattr(t, name) for t in trajectories]) for name in _PER_PROMPT}
     )
 
 
 class SeededNoise:
-    """Standard normal numbers, one CPU generator per prompt: a prompt's noise never depends on its batch."""
+    """A source of standard normal numbers with one CPU generator per prompt, independent of its batch."""
 
     def __init__(self, seeds: Sequence[int]) -> None:
         """One seed per prompt, each in [0, 2**64)."""
@@ -108,20 +81,12 @@ class SeededNoise:
         return torch.stack([torch.randn(shape[1:], generator=generator) for generator in self._generators])
 
 
-class RecordedNoise:
-    """Replays recorded noise tensors in order, so that any trajectory can be repeated exactly."""
+def derive_seed(seed: int, *purpose: int | str) -> int:
+    """Hash a run's seed with a purpose to a generator seed in [0, 2^63).
 
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        """Take the tensors in the order in which they will be asked for."""
-        self._remaining = list(tensors)
-
-    def __call__(self, shape: torch.Size) -> Tensor:
-        """Give the next tensor; its shape must be the one asked for."""
-        if not self._remaining:
-            raise ValueError("The recorded noise is used up; record as many tensors as the sampler draws.")
-        tensor = self._remaining.pop(0)
-        if tensor.shape != shape:
-            raise ValueError(
-                f"Recorded noise has shape {tuple(tensor.shape)}, the sampler needs {tuple(shape)}."
-            )
-        return tensor
+    A draw then depends on (seed, purpose) alone: not on its batch, its process, or an interruption of the
+    run. `purpose` is words and counters that name the draw, such as ("noise", 3, 0).
+    """
+    text = "/".join([str(seed), *(f"{type(part).__name__}:{part}" for part in purpose)])
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

@@ -15,18 +15,26 @@ from pathlib import Path
 import torch
 
 from t2mv_core.bundle import ModelBundle
+from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.images import contact_sheet
-from t2mv_core.toybox.prompt_lists import find_specs
 
 from .config import TrainConfig, load_config
 from .data.prompts import load_prompts
-from .evaluation.cli import load_instruments, measure_with_progress, spread
 from .evaluation.intervals import Interval
-from .evaluation.measure import Instruments, Measurement, Questions, Variant
+from .evaluation.measure import (
+    Instruments,
+    Measurement,
+    Questions,
+    Variant,
+    judged_specs,
+    load_instruments,
+    measure,
+    spread,
+)
 from .evaluation.report import SHEET_PROMPTS, differences, markdown_table, summarize, write_report
 from .models.base_loras import load_base_model
 from .models.policy import sampling_settings
-from .mvczigal import stopping_on_signals
+from .run.stop import stopping_on_signals
 from .run.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -45,7 +53,7 @@ GOALS = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the command line's parser."""
     parser = argparse.ArgumentParser(prog="python -m training.demo", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of everything the demo writes")
     parser.add_argument("--preset", default="demo", help="training preset")
@@ -70,46 +78,48 @@ def run(out_dir: Path, config: TrainConfig, num_prompts: int) -> Path | None:
         Path of report.md; None when training was interrupted (the same command continues it).
     """
     started = time.monotonic()
-    prompts = tuple(spread(load_prompts("heldout"), num_prompts))
-    questions = Questions(prompts, SEEDS, specs=find_specs(prompts))
-    bundle = load_base_model(config.model, "cpu")
-    instruments = load_instruments(config.reward.view, config.reward.joint, bundle.device, has_judge=True)
+    prompts, azimuths = spread(load_prompts("heldout"), num_prompts), DEFAULT_RIG.azimuths_deg
+    questions = Questions(prompts, SEEDS, config.sampling.batch_size, judged_specs(prompts, azimuths))
+    bundle = load_base_model(config.model)
+    device = bundle.device if config.reward.device == "auto" else config.reward.device
+    instruments = load_instruments(config.reward.view, config.reward.joint, device, True, config.reward)
     settings = sampling_settings(config.sampling)
     steps = f"{settings.num_steps} steps"
-    before = _measure(
-        bundle, instruments, Variant(f"before: standard, {steps}", "standard", settings), questions
-    )
-    zmv = _measure(bundle, instruments, Variant(f"ZMV, {steps}", "zmv", settings), questions)
+
+    def look(name: str, sampler: str, lora: Path | None = None) -> Measurement:
+        logger.info("Measuring %s on %d held-out prompts ...", name, len(prompts))
+        return measure(bundle, instruments, Variant(f"{name}, {steps}", sampler, settings, lora), questions)
+
+    before, zmv = look("before: standard", "standard"), look("ZMV", "zmv")
     training_started = time.monotonic()
     lora = train_lora(config, bundle, instruments)
     if lora is None:
         return None
     training_seconds = time.monotonic() - training_started
-    variant = Variant(f"after: standard with the LoRA, {steps}", "standard", settings, lora)
-    after = _measure(bundle, instruments, variant, questions)
-    for name, measurement in (("before", before), ("zmv", zmv), ("after", after)):
-        write_single_sheet(measurement, prompts, out_dir / f"{name}.png")
-    variants = {"before": before, "ZMV": zmv, "with the LoRA": after}
-    write_overview(variants, prompts, out_dir / "overview.png")
+    after = look("after: standard with the LoRA", "standard", lora)
+    write_pictures({"before": before, "zmv": zmv, "after": after}, prompts, out_dir)
     (out_dir / "curves.png").write_bytes((lora.parent.parent / "curves.png").read_bytes())
-    remarks = [
-        "**What the LoRA changed**, standard sampling before and after with the same noise:",
-        "\n".join(f"* {line}" for line in verdicts(differences(after, before))),
-        "**What ZMV-Sampling changes without training** (it costs "
-        f"{zmv.evaluations_per_set} instead of {before.evaluations_per_set} UNet evaluations per set):",
-        "\n".join(f"* {line}" for line in verdicts(differences(zmv, before))),
-        f"Training took {training_seconds:.0f} s, everything {time.monotonic() - started:.0f} s. "
-        f"LoRA: `{lora}`.",
-        "![curves](curves.png)",
-    ]
+    duration = f"Training took {training_seconds:.0f} s, everything {time.monotonic() - started:.0f} s."
+    remarks = [*explain(before, zmv, after), f"{duration} LoRA: `{lora}`.", "![curves](curves.png)"]
     path = write_report([before, zmv, after], questions, out_dir, "python -m training.demo", remarks)
     logger.info("%s", markdown_table(summarize([before, zmv, after]), "variant"))
     logger.info("\n%s", "\n".join(verdicts(differences(after, before))))
     return path
 
 
+def explain(before: Measurement, zmv: Measurement, after: Measurement) -> list[str]:
+    """Return the report's paragraphs on what the LoRA and ZMV-Sampling changed."""
+    return [
+        "**What the LoRA changed**, standard sampling before and after with the same noise:",
+        "\n".join(f"* {line}" for line in verdicts(differences(after, before))),
+        "**What ZMV-Sampling changes without training** (it costs "
+        f"{zmv.evaluations_per_set} instead of {before.evaluations_per_set} UNet evaluations per set):",
+        "\n".join(f"* {line}" for line in verdicts(differences(zmv, before))),
+    ]
+
+
 def train_lora(config: TrainConfig, bundle: ModelBundle, instruments: Instruments) -> Path | None:
-    """Train, continuing an interrupted demo; the last epoch's LoRA, or None when interrupted."""
+    """Train, or continue an interrupted demo; return the last epoch's LoRA, None when interrupted."""
     trainer = Trainer(config, bundle, instruments.rewards, resume=True)
     if trainer.iteration >= trainer.num_iterations:
         logger.info(
@@ -124,7 +134,7 @@ def train_lora(config: TrainConfig, bundle: ModelBundle, instruments: Instrument
 
 
 def verdicts(changes: Mapping[str, Interval]) -> list[str]:
-    """One honest sentence per goal: better, worse, or not shown."""
+    """Return a sentence per goal: better, worse, or not shown."""
     lines = []
     for name, words in GOALS.items():
         if name not in changes:
@@ -136,34 +146,19 @@ def verdicts(changes: Mapping[str, Interval]) -> list[str]:
     return lines
 
 
-def write_single_sheet(measurement: Measurement, prompts: Sequence[str], path: Path) -> None:
-    """The first ten prompts of one variant, a row each."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(measurement.images[:SHEET_PROMPTS] / 255, row_labels=list(prompts[:SHEET_PROMPTS])).save(
-        path
-    )
-
-
-def write_overview(variants: Mapping[str, Measurement], prompts: Sequence[str], path: Path) -> None:
-    """The first ten prompts, a row each, all variants side by side."""
-    pictures = torch.cat([measured.images[:SHEET_PROMPTS] for measured in variants.values()], dim=1) / 255
-    titles = [
-        title if view == 0 else ""
-        for title, measured in variants.items()
-        for view in range(measured.images.shape[1])
-    ]
-    contact_sheet(pictures, list(prompts[:SHEET_PROMPTS]), titles, cell_px=OVERVIEW_PX).save(path)
-
-
-def _measure(
-    bundle: ModelBundle, instruments: Instruments, variant: Variant, questions: Questions
-) -> Measurement:
-    logger.info("Measuring %s on %d held-out prompts ...", variant.name, len(questions.prompts))
-    return measure_with_progress(bundle, instruments, variant, questions)
+def write_pictures(variants: Mapping[str, Measurement], prompts: Sequence[str], out_dir: Path) -> None:
+    """Write the first ten prompts, a row each: a picture per variant, and one with all side by side."""
+    labels = list(prompts[:SHEET_PROMPTS])
+    pictures = {name: measured.images[:SHEET_PROMPTS] / 255 for name, measured in variants.items()}
+    for name, views in pictures.items():
+        contact_sheet(views, row_labels=labels).save(out_dir / f"{name}.png")
+    titles = [name if view == 0 else "" for name, views in pictures.items() for view in range(views.shape[1])]
+    overview = torch.cat(list(pictures.values()), dim=1)
+    contact_sheet(overview, labels, titles, cell_px=OVERVIEW_PX).save(out_dir / "overview.png")
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Entry point: 0 when done, 130 when interrupted, 1 with a sentence on stderr otherwise."""
+    """Run the command: 0 when done, 130 when interrupted, 1 with a sentence on stderr otherwise."""
     arguments = build_parser().parse_intermixed_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     overrides = [f"run.out_dir={arguments.out / 'run'}", *arguments.overrides]

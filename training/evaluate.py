@@ -1,6 +1,179 @@
-"""Command line: `python -m training.evaluate`; see `evaluation.cli`."""
+"""Measure models, samplers and LoRAs on held-out prompts: rewards, judge, intervals, pictures.
 
-from .evaluation.cli import main
+python -m training.evaluate --run runs/mine --lora runs/mine/lora/best.safetensors --out runs/mine/evaluation
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from t2mv_core.samplers import SAMPLERS, SamplingSettings
+
+from .config import TrainConfig, load_config, preset_names
+from .data.prompts import load_prompts, load_split
+from .evaluation.measure import (
+    Instruments,
+    Questions,
+    Variant,
+    judged_specs,
+    load_instruments,
+    measure,
+    spread,
+)
+from .evaluation.report import write_report
+from .models.base_loras import load_base_model, warn_of_another_base
+from .models.policy import sampling_settings
+from .models.rewards import check_reward_models
+
+SETTING = re.compile(r"(objective|[a-z_]+(\.\w+)+)=")
+"""How a word of the form section.key=value begins; it may follow an option that takes several values."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--run",
+        type=Path,
+        help="a training run's folder: its settings and held-out prompts are used; a Python file that it "
+        "names as a reward is run, so use a run that you trust",
+    )
+    source.add_argument(
+        "--preset", default="toybox", help=f"one of {', '.join(preset_names())}, or the path of a YAML file"
+    )
+    add(
+        "--lora",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="LoRA files; the model without is always measured too",
+    )
+    add("--samplers", nargs="+", choices=sorted(SAMPLERS), default=["standard", "zmv"])
+    add("--steps", type=int, nargs="+", help="denoising steps, a row for each; default: sampling.num_steps")
+    add(
+        "--prompts",
+        help="prompt set or file; default: held-out ones of sampling.prompts, evaluation.prompts, or heldout",
+    )
+    add("--num-prompts", type=int, default=100, help="how many of them, at even distances")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add(
+        "--device",
+        help="short for model.device=; without it the configuration's, and a GPU where that is auto",
+    )
+    add("--out", type=Path, required=True, help="folder of report.md, report.json and the contact sheet")
+    add(
+        "overrides",
+        nargs="*",
+        metavar="section.key=value",
+        help="settings that differ, as in training.mvczigal",
+    )
+    return parser
+
+
+def parse(words: Sequence[str]) -> tuple[argparse.Namespace, TrainConfig]:
+    """Return the options, and the configuration of the run or preset with its overrides.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such run or preset, or a setting is wrong.
+    """
+    settings = [word for word in words if SETTING.match(word)]
+    arguments = build_parser().parse_intermixed_args([word for word in words if word not in settings])
+    if arguments.device is not None:
+        settings.append(f"model.device={arguments.device}")
+    preset = str(arguments.run / "config.yaml") if arguments.run is not None else arguments.preset
+    if arguments.num_prompts < 1:
+        raise ValueError(f"--num-prompts={arguments.num_prompts} must be at least 1.")
+    return arguments, load_config(preset, [*arguments.overrides, *settings])
+
+
+def make_variants(
+    settings: SamplingSettings, loras: Sequence[Path], samplers: Sequence[str], steps: Sequence[int]
+) -> list[Variant]:
+    """Return base model and LoRAs with every sampler and number of steps; the first is the reference."""
+    names = name_variants(loras)
+    return [
+        Variant(f"{sampler}, {count} steps, {names[lora]}", sampler, replace(settings, num_steps=count), lora)
+        for lora in [None, *loras]
+        for count in steps
+        for sampler in samplers
+    ]
+
+
+def name_variants(paths: Sequence[Path]) -> dict[Path | None, str]:
+    """Return names of LoRA files, and "base" for none: the stem, with as many folders as make it unique.
+
+    Raises:
+        ValueError: a file occurs twice.
+    """
+    resolved = [path.resolve() for path in paths]
+    if len(set(resolved)) < len(resolved):
+        raise ValueError("--lora names a file twice; give every LoRA once.")
+    for depth in range(1, max((len(path.parts) for path in resolved), default=1) + 1):
+        names = ["/".join(path.with_suffix("").parts[-depth:]) for path in resolved]
+        if len(set(names)) == len(names):
+            break
+    return {None: "base", **(dict(zip(paths, names, strict=True)) if paths else {})}
+
+
+def find_questions(arguments: argparse.Namespace, config: TrainConfig) -> Questions:
+    """Return what to ask: the prompts of the command line, or held-out ones of the configuration."""
+    sampling = config.sampling
+    if arguments.prompts is not None:
+        prompts: Sequence[str] = load_prompts(arguments.prompts)
+    else:
+        prompts = load_split(sampling.prompts, sampling.held_out_share).held_out
+        prompts = prompts or load_prompts(config.evaluation.prompts or "heldout")
+    prompts, azimuths = spread(prompts, arguments.num_prompts), sampling.azimuths_deg[: sampling.num_views]
+    return Questions(
+        prompts,
+        tuple(arguments.seeds),
+        sampling.batch_size,
+        judged_specs(prompts, azimuths),
+        sampling.negative_prompt,
+        azimuths,
+    )
+
+
+def run(arguments: argparse.Namespace, config: TrainConfig) -> Path:
+    """Measure what the command line asks for and write the report; return its path."""
+    reward, evaluation = config.reward, config.evaluation
+    settings, questions = sampling_settings(config.sampling), find_questions(arguments, config)
+    steps = arguments.steps or [settings.num_steps]
+    variants = make_variants(settings, arguments.lora, arguments.samplers, steps)
+    names = (
+        list(dict.fromkeys((*reward.view, *evaluation.view))),
+        list(dict.fromkeys((*reward.joint, *evaluation.joint))),
+    )
+    check_reward_models(*names, reward)  # before gigabytes are read for nothing
+    bundle = load_base_model(config.model)
+    warn_of_another_base(arguments.lora, bundle.loras)
+    reward_device = bundle.device if reward.device == "auto" else reward.device
+    instruments: Instruments = load_instruments(*names, reward_device, questions.specs is not None, reward)
+    measurements = [measure(bundle, instruments, variant, questions) for variant in variants]
+    command = "python -m training.evaluate " + " ".join(sys.argv[1:])
+    return write_report(measurements, questions, arguments.out, command)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command: 0 when done, 1 with a sentence on stderr otherwise."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        path = run(*parse(sys.argv[1:] if words is None else words))
+    except (ValueError, OSError) as error:
+        print(f"evaluate: {error}", file=sys.stderr)  # noqa: T201 - a command line
+        return 1
+    print(path.read_text(encoding="utf-8"))  # noqa: T201
+    print(f"Report: {path}")  # noqa: T201
+    return 0
+
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -6,17 +6,39 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io, ui
 
-from ..common.checks import MAX_VIEWS, first_problem
+from ..common.checks import MAX_VIEWS, Field, first_problem, widgets
 from ..common.progress import show_text
-from ..sockets import Rig, make_schema
-from .rig_choice import CUSTOM, PRESET_CHOICES, choose_rig
-from .rig_report import to_json, to_text, to_viewer_camera
+from ..sockets import Rig, make_schema, output
+from .rig import CUSTOM, PRESET_CHOICES, TRAINED_AZIMUTHS, choose_rig, to_json, to_text, to_viewer_camera
 
 if TYPE_CHECKING:
     from ...t2mv_core.cameras import CameraRig
 
 # ComfyUI's own camera type; an output of it is left out should a ComfyUI no longer have the type.
 ViewerCamera = getattr(io, "Load3DCamera", None)
+FIELDS = (
+    Field(
+        "azimuths", TRAINED_AZIMUTHS,
+        "Only for the preset 'custom'. One view per angle, in degrees: 0 front, 90 right, 180 back, 270 "
+        f"left side. The bundled and published models were trained on {TRAINED_AZIMUTHS}.",
+    ),
+    Field(
+        "elevations", "0",
+        "Only for the preset 'custom'. Height angle in degrees, -90 to 90: one for all views, or one per "
+        "view. The bundled and published models were trained on 0.",
+    ),
+    Field(
+        "preset", CUSTOM, "Ready-made views at elevation 0, or 'custom': the angles in the boxes above.",
+        choices=PRESET_CHOICES, is_optional=True,
+    ),
+    Field(
+        "views", "",
+        "Which of these views to draw, in this order: numbers such as '1, 3' or names such as 'front, "
+        "back'. Empty: all of them.",
+        is_optional=True,
+    ),
+)  # fmt: skip
+VIEW = Field("view", 1, "Which view the 'camera' output is, counted from 1 in the rig's order.", 1, MAX_VIEWS)
 
 
 class T2MVCreateCameraRig(io.ComfyNode):
@@ -24,7 +46,6 @@ class T2MVCreateCameraRig(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's inputs and outputs."""
         return make_schema(
             node_id="T2MVCreateCameraRig",
             display_name="Create Camera Rig (T2MV)",
@@ -33,41 +54,13 @@ class T2MVCreateCameraRig(io.ComfyNode):
             "leave what the models were trained on.",
             search_aliases=["multiview cameras", "azimuth", "elevation", "view angles", "turntable", "orbit"],
             hidden=[io.Hidden.unique_id],
-            inputs=[
-                io.String.Input(
-                    "azimuths",
-                    default="0, 45, 90, 180, 270, 315",
-                    tooltip="Only for the preset 'custom'. One view per angle, in degrees: 0 front, "
-                    "90 right, 180 back, 270 left side. "
-                    "The bundled and published models were trained on 0, 45, 90, 180, 270 and 315.",
-                ),
-                io.String.Input(
-                    "elevations",
-                    default="0",
-                    tooltip="Only for the preset 'custom'. Height angle in degrees, -90 to 90: one for all "
-                    "views, or one per view. The bundled and published models were trained on 0.",
-                ),
-                io.Combo.Input(
-                    "preset",
-                    options=PRESET_CHOICES,
-                    default=CUSTOM,
-                    optional=True,
-                    tooltip="Ready-made views at elevation 0, or 'custom': the angles in the boxes above.",
-                ),
-                io.String.Input(
-                    "views",
-                    default="",
-                    optional=True,
-                    tooltip="Which of these views to draw, in this order: numbers such as '1, 3' or names "
-                    "such as 'front, back'. Empty: all of them.",
-                ),
-            ],
+            inputs=widgets(*FIELDS),
             outputs=[
-                Rig.Output("rig", display_name="rig", tooltip="The cameras, in the order of the angles."),
-                io.String.Output(
+                output(Rig, "rig", "The cameras, in the order of the angles."),
+                output(
+                    io.String,
                     "report",
-                    display_name="report",
-                    tooltip="The views in words, and a warning when the models were not trained on them.",
+                    "The views in words, and a warning when the models were not trained on them.",
                 ),
             ],
         )
@@ -99,8 +92,16 @@ class T2MVCreateCameraData(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's inputs and outputs."""
-        camera = [] if ViewerCamera is None else [_viewer_output(ViewerCamera)]
+        outputs = [
+            output(
+                io.String,
+                "json",
+                "Every view's angles, distance, projection and 4x4 matrix, and the convention.",
+            )
+        ]
+        if ViewerCamera is not None:
+            tooltip = "The chosen view for Preview 3D: looks at the model from the side the picture shows."
+            outputs.append(output(ViewerCamera, "camera", tooltip))
         return make_schema(
             node_id="T2MVCreateCameraData",
             display_name="Create Camera Data (T2MV)",
@@ -108,24 +109,8 @@ class T2MVCreateCameraData(io.ComfyNode):
             description="The cameras in numbers, for 3D nodes and other programs: angles, orthographic "
             "projection and camera-to-world matrices as JSON, and one view as ComfyUI's 3D camera.",
             search_aliases=["camera matrix", "extrinsics", "camera to world", "json cameras", "3d camera"],
-            inputs=[
-                Rig.Input("rig", tooltip="The cameras the views were made with."),
-                io.Int.Input(
-                    "view",
-                    default=1,
-                    min=1,
-                    max=MAX_VIEWS,
-                    tooltip="Which view the 'camera' output is, counted from 1 in the rig's order.",
-                ),
-            ],
-            outputs=[
-                io.String.Output(
-                    "json",
-                    display_name="json",
-                    tooltip="Every view's angles, distance, projection and 4x4 matrix, and the convention.",
-                ),
-                *camera,
-            ],
+            inputs=[Rig.Input("rig", tooltip="The cameras the views were made with."), VIEW.widget()],
+            outputs=outputs,
         )
 
     @classmethod
@@ -135,11 +120,3 @@ class T2MVCreateCameraData(io.ComfyNode):
             raise ValueError(f"view={view} is not in this rig; it has views 1 to {rig.num_views}.")
         camera = [] if ViewerCamera is None else [to_viewer_camera(rig, view - 1)]
         return io.NodeOutput(to_json(rig), *camera)
-
-
-def _viewer_output(camera_type: type[io.Load3DCamera]) -> io.Output:
-    return camera_type.Output(
-        "camera",
-        display_name="camera",
-        tooltip="The chosen view for Preview 3D: looks at the model from the side the picture shows.",
-    )

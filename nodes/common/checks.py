@@ -1,18 +1,103 @@
-"""What a workflow may ask for: texts, angles and numbers, read or refused in words; needs no ComfyUI.
+"""A node's inputs: their widgets, and their values read or refused in words. Needs no ComfyUI.
 
-A workflow file is a stranger's file. ComfyUI 0.3.64 does not check the choices of V3 combo inputs, and its
-range checks let NaN through, so values are checked here: before the run, and again when the node runs, as a
-linked value is not known before.
+A workflow file is a stranger's file. ComfyUI 0.3.64 does not check the choices of V3 combo inputs, its range
+checks let NaN through, and a linked value is known only when the node runs: so a node checks its values again
+then. Before the run it checks what ComfyUI cannot check.
+
+Every check raises a ValueError with the value and what is allowed. None, a linked input not known yet,
+passes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from comfy_api.latest import io
 
 MAX_PROMPTS = 16
 MAX_PROMPT_CHARACTERS = 2000
 MAX_VIEWS = 24
 MAX_SEED = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class Field:
+    """An input with a widget: its schema and the check of its values come from here.
+
+    Attributes:
+        name: id, as saved workflows have it.
+        default: what the widget shows at first. Its type says what the input is: a switch, a whole number, a
+            number or a text; a list with `choices`.
+        tooltip: one or two sentences.
+        low: the smallest number.
+        high: the largest number.
+        step: of the widget's arrows.
+        choices: the names of a list, or what gives them.
+        remedy: what to do about a name that is not among them.
+        is_optional: older workflows may lack the input.
+        is_advanced: the widget hides behind "Show advanced".
+        more: further arguments of ComfyUI's input.
+    """
+
+    name: str
+    default: bool | int | float | str | None
+    tooltip: str
+    low: float = 0
+    high: float = 0
+    step: float | None = None
+    choices: Sequence[str] | Callable[[], Sequence[str]] = ()
+    remedy: str = "Choose one of the list."
+    is_optional: bool = False
+    is_advanced: bool = False
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def widget(self) -> io.WidgetInput:
+        """Return ComfyUI's input."""
+        from comfy_api.latest import io
+
+        from ..sockets import advanced
+
+        kinds = {bool: io.Boolean, int: io.Int, float: io.Float, str: io.String}
+        kind, options = kinds.get(type(self.default), io.Combo), dict(self.more)
+        if self.choices:
+            kind, options["options"] = io.Combo, self._list_choices()
+        elif kind in (io.Int, io.Float):
+            number = type(self.default)
+            options |= {"min": number(self.low), "max": number(self.high), "step": self.step}
+        widget = kind.Input(
+            self.name, default=self.default, optional=self.is_optional, tooltip=self.tooltip, **options
+        )
+        return advanced(widget) if self.is_advanced else widget
+
+    def check(self, value: Any) -> None:
+        """Refuse a value that the widget cannot have."""
+        if self.choices:
+            check_choice(self.name, value, self._list_choices(), self.remedy)
+        elif isinstance(self.default, bool):
+            check_boolean(self.name, value)
+        elif isinstance(self.default, int):
+            check_integer(self.name, value, int(self.low), int(self.high))
+        elif isinstance(self.default, float):
+            check_number(self.name, value, self.low, self.high)
+        else:
+            check_text(self.name, value)
+
+    def _list_choices(self) -> list[str]:
+        return list(self.choices() if callable(self.choices) else self.choices)
+
+
+def widgets(*fields: Field) -> list[io.WidgetInput]:
+    """Return ComfyUI's inputs for several fields."""
+    return [each.widget() for each in fields]
+
+
+def check_fields(fields: Iterable[Field], values: Mapping[str, Any]) -> None:
+    """Check the values of several inputs by name; one that is missing passes."""
+    for each in fields:
+        each.check(values.get(each.name))
 
 
 def first_problem(*checks: Callable[[], object]) -> bool | str:
@@ -29,13 +114,7 @@ def first_problem(*checks: Callable[[], object]) -> bool | str:
 
 
 def check_number(name: str, value: float | None, low: float, high: float) -> None:
-    """Refuse what is no number in [low, high], NaN included; None (a linked input, not known yet) passes.
-
-    Texts come here, too: ComfyUI 0.3.64 goes on to a node's own checks with a value it could not convert.
-
-    Raises:
-        ValueError: with the value and the range.
-    """
+    """Refuse what is no number in [low, high]: NaN, and texts, which ComfyUI 0.3.64 hands on unconverted."""
     if value is None:
         return
     # A bool counts as 0 or 1 in Python, but who links one to a number has linked the wrong thing.
@@ -45,11 +124,7 @@ def check_number(name: str, value: float | None, low: float, high: float) -> Non
 
 
 def check_integer(name: str, value: int | None, low: int, high: int) -> None:
-    """Refuse what is not a whole number in [low, high]; None (a linked input, not known yet) passes.
-
-    Raises:
-        ValueError: with the value and the range.
-    """
+    """Refuse what is not a whole number in [low, high]."""
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -57,21 +132,13 @@ def check_integer(name: str, value: int | None, low: int, high: int) -> None:
 
 
 def check_boolean(name: str, value: bool | None) -> None:
-    """Refuse what is neither true nor false; None (a linked input, not known yet) passes.
-
-    Raises:
-        ValueError: with the value.
-    """
+    """Refuse what is neither true nor false."""
     if value is not None and not isinstance(value, bool):
         raise ValueError(f"{name}={_shown(value)} must be true or false.")
 
 
 def check_text(name: str, text: str | None) -> None:
-    """Refuse what is not a text of at most 2,000 characters; None (a linked input, not known yet) passes.
-
-    Raises:
-        ValueError: with what it is.
-    """
+    """Refuse what is not a text of at most 2,000 characters."""
     if text is None:
         return
     if not isinstance(text, str):
@@ -82,18 +149,8 @@ def check_text(name: str, text: str | None) -> None:
         )
 
 
-def _shown(value: object) -> str:
-    """A value as a sentence can hold it."""
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:40]}…"
-
-
 def check_choice(name: str, value: str | None, choices: Sequence[str], remedy: str) -> None:
-    """Refuse a name that is not one of the choices; None (a linked input, not known yet) passes.
-
-    Raises:
-        ValueError: with the value, what there is (at most ten names) and what to do.
-    """
+    """Refuse a name that is not one of the choices, of which the sentence lists ten."""
     if value is None or value in choices:
         return
     known = ", ".join(map(repr, choices[:10])) + (", …" if len(choices) > 10 else "")
@@ -108,16 +165,24 @@ def read_prompts(text: str | None) -> list[str]:
     """
     if text is None:
         return []
-    if not isinstance(text, str):
-        raise ValueError(f"The prompt must be a text, one object per line, not {_shown(text)}.")
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    prompts = split_lines(text)
     if not prompts:
         raise ValueError("The prompt is empty; describe one object per line, for example 'a red mug'.")
     if len(prompts) > MAX_PROMPTS:
-        raise ValueError(
-            f"{len(prompts)} prompts (lines) were given; at most {MAX_PROMPTS} fit into one run."
-        )
-    longest = max(map(len, prompts))
+        raise ValueError(f"{len(prompts)} prompts are too many for one run; use at most {MAX_PROMPTS} lines.")
+    return prompts
+
+
+def split_lines(text: str) -> list[str]:
+    """Split a text box into prompts, one per line, blank lines ignored.
+
+    Raises:
+        ValueError: no text, or a prompt of more than 2,000 characters.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"The prompt must be a text, one object per line, not {_shown(text)}.")
+    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    longest = max(map(len, prompts), default=0)
     if longest > MAX_PROMPT_CHARACTERS:
         raise ValueError(
             f"A prompt has {longest} characters; at most {MAX_PROMPT_CHARACTERS} are allowed, and the text "
@@ -126,52 +191,7 @@ def read_prompts(text: str | None) -> list[str]:
     return prompts
 
 
-def read_angles(name: str, text: str) -> tuple[float, ...]:
-    """Read degrees separated by commas, semicolons or spaces.
-
-    Raises:
-        ValueError: no angle or more than 24, or something that is not a number from -360 to 360.
-    """
-    words = text.replace(",", " ").replace(";", " ").split()
-    if not 1 <= len(words) <= MAX_VIEWS:
-        raise ValueError(
-            f"{name} holds {len(words)} angles; give 1 to {MAX_VIEWS}, in degrees, separated by commas."
-        )
-    angles = []
-    for word in words:
-        try:
-            angle = float(word)
-        except ValueError:
-            raise ValueError(
-                f"{name}: {word[:40]!r} is not a number; write degrees such as '0, 45, 90'."
-            ) from None
-        check_number(f"{name}: angle", angle, -360, 360)
-        angles.append(angle)
-    return tuple(angles)
-
-
-def read_rig_angles(
-    azimuths: str | None, elevations: str | None
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Azimuths and elevations of a rig, of the same length; a single elevation is meant for every view.
-
-    Returns:
-        (azimuths, elevations) in degrees; two empty tuples while an input is linked and not known yet.
-
-    Raises:
-        ValueError: see `read_angles`; an elevation outside -90 to 90; the numbers of angles disagree.
-    """
-    if azimuths is None or elevations is None:
-        return (), ()
-    azimuths_deg = read_angles("azimuths", azimuths)
-    elevations_deg = read_angles("elevations", elevations)
-    for elevation in elevations_deg:
-        check_number("elevations: angle", elevation, -90, 90)
-    if len(elevations_deg) == 1:
-        elevations_deg *= len(azimuths_deg)
-    if len(elevations_deg) != len(azimuths_deg):
-        raise ValueError(
-            f"{len(azimuths_deg)} azimuths but {len(elevations_deg)} elevations were given; "
-            "give one elevation for all views or one per view."
-        )
-    return azimuths_deg, elevations_deg
+def _shown(value: object) -> str:
+    """A value as a sentence can hold it."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"

@@ -14,8 +14,6 @@ REWARD_FOLDER = "t2mv_rewards"
 REWARD_EXTENSIONS = {".safetensors", ".pt", ".pth", ".bin"}
 """Published rewards come as pickles, too: those are read with weights_only, never run."""
 SAFE_EXTENSION = ".safetensors"
-_MODEL_INDEX = "model_index.json"
-_PART_CONFIG = "config.json"
 
 
 def register_folders() -> None:
@@ -27,12 +25,12 @@ def register_folders() -> None:
 
 
 def reward_folders() -> tuple[Path, ...]:
-    """Where ComfyUI keeps the weights of rewards, in the order in which they are looked at."""
+    """Return where ComfyUI keeps the weights of rewards, in the order in which it looks."""
     return tuple(Path(path) for path in folder_paths.get_folder_paths(REWARD_FOLDER))
 
 
 def lora_folders() -> list[Path]:
-    """Where ComfyUI keeps LoRAs, in the order in which they are looked at."""
+    """Return where ComfyUI keeps LoRAs, in the order in which it looks."""
     return [Path(path) for path in folder_paths.get_folder_paths("loras")]
 
 
@@ -42,17 +40,17 @@ def refresh_lora_list() -> None:
 
 
 def output_dir() -> Path:
-    """ComfyUI's folder for results."""
+    """Return ComfyUI's folder for results."""
     return Path(folder_paths.get_output_directory()).resolve()
 
 
 def list_files(folder: str) -> list[str]:
-    """The safetensors files of one of ComfyUI's model folders; others can hold programs and are left out."""
+    """Return the safetensors files of one of ComfyUI's model folders; others can hold programs."""
     return [name for name in folder_paths.get_filename_list(folder) if name.lower().endswith(SAFE_EXTENSION)]
 
 
 def find_file(folder: str, name: str) -> Path:
-    """The file behind a listed name.
+    """Return the file behind a listed name.
 
     Raises:
         ValueError: the name is not in the list (also when it tries to leave the folder).
@@ -65,28 +63,25 @@ def find_file(folder: str, name: str) -> Path:
 
 
 def list_diffusers_folders() -> dict[str, Path]:
-    """Models in diffusers' folder format under ComfyUI's `diffusers` folders: name -> folder."""
-    return _folders_with(_MODEL_INDEX)
+    """Find models in diffusers' folder format under ComfyUI's `diffusers` folders: name -> folder."""
+    return _folders_with("model_index.json")
 
 
 def list_unet_folders() -> dict[str, Path]:
-    """Single parts in diffusers' folder format there, such as LCM-SDXL's UNet: name -> folder."""
-    whole = list_diffusers_folders().values()
-    found = _folders_with(_PART_CONFIG)
-    return {
-        name: path for name, path in found.items() if not any(path.is_relative_to(model) for model in whole)
-    }
+    """Find single parts in diffusers' folder format there, such as LCM-SDXL's UNet: name -> folder."""
+    models, parts = list_diffusers_folders().values(), _folders_with("config.json")
+    return {name: path for name, path in parts.items() if not any(map(path.is_relative_to, models))}
 
 
 def _folders_with(filename: str) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     for search_dir in folder_paths.get_folder_paths("diffusers"):
         for parent, children, files in os.walk(search_dir, followlinks=True):
             children.sort()
             if filename in files:
                 children.clear()  # a model's own parts hold no further models
-                found.setdefault(Path(parent).relative_to(search_dir).as_posix(), Path(parent))
-    return found
+                folders.setdefault(Path(parent).relative_to(search_dir).as_posix(), Path(parent))
+    return folders
 
 
 def fingerprint(path: Path) -> str:

@@ -54,14 +54,13 @@ class Residency:
     def __init__(self, owner: Any, modules: Mapping[str, nn.Module]) -> None:
         """Register modules by name; they stay where they are until `load`."""
         self.owner = owner
-        self._patchers = {name: _whole_patcher(module) for name, module in modules.items()}
+        devices = compute_device(), model_management.unet_offload_device()
+        self._patchers = {
+            name: _WholePatcher(_Resident(module), *devices) for name, module in modules.items()
+        }
 
     def load(self, *names: str) -> torch.device:
-        """Bring modules to the compute device (all of them when no name is given); others may have to leave.
-
-        Returns:
-            The compute device.
-        """
+        """Bring modules (all, if none is named) to the compute device, and return it; others may leave."""
         patchers = [self._patchers[name] for name in names or self._patchers]
         model_management.load_models_gpu(patchers, force_full_load=True)
         for patcher in patchers:
@@ -70,14 +69,11 @@ class Residency:
         return patchers[0].load_device
 
     def run(self, work: Callable[[torch.device], T], *names: str) -> T:
-        """Work on the compute device with modules loaded; out of memory, once more with nothing else there.
+        """Load modules and work with them; out of memory, once more with nothing else on the device.
 
         Args:
             work: called with the compute device, possibly twice.
             names: of the modules; all of them when no name is given.
-
-        Raises:
-            Exception: what `work` raises, the device's out-of-memory error after the second try.
         """
         try:
             return work(self.load(*names))
@@ -92,12 +88,6 @@ class Residency:
     def size_bytes(self, name: str) -> int:
         """Bytes of a module's weights."""
         return int(self._patchers[name].model_size())
-
-
-def _whole_patcher(module: nn.Module) -> _WholePatcher:
-    """Make a module known to ComfyUI's memory manager; it stays where it is until it is loaded."""
-    device, offload = compute_device(), model_management.unet_offload_device()
-    return _WholePatcher(_Resident(module), device, offload)
 
 
 # What is in use in some workflow; an entry goes with its last user, so the cache itself holds no memory.
@@ -137,11 +127,10 @@ def intermediate_device() -> torch.device:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether a device has run out of memory, on any of ComfyUI's backends."""
-    kind = model_management.OOM_EXCEPTION
-    if kind is not Exception and isinstance(error, kind):  # Exception: a torch without a class for it
+    kind = getattr(model_management, "OOM_EXCEPTION", Exception)
+    if kind is not Exception and isinstance(error, kind):  # Exception stands for a torch without such a class
         return True
-    # Apple's and others' have no class of their own.
-    return isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
+    return isinstance(error, RuntimeError) and "out of memory" in str(error).lower()  # Apple's, for one
 
 
 def unload_everything() -> None:

@@ -12,6 +12,8 @@ from ...t2mv_core.formats.atomic import replaced
 if TYPE_CHECKING:
     from comfy_api.latest import ui
     from comfy_execution.graph_utils import ExecutionBlocker
+    from PIL import Image
+    from torch import Tensor
 
 MAX_NAME_BYTES = 200  # file systems stop at 255, and a counter and an ending follow
 FOLDERS = ("output", "temp")
@@ -62,9 +64,7 @@ def save_output(
     import folder_paths
     from comfy_api.latest import io, ui
 
-    directory = (
-        folder_paths.get_output_directory() if folder == "output" else folder_paths.get_temp_directory()
-    )
+    directory = folder_paths.get_directory_by_type(folder)
     path, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, directory, *size_px)
     file_name = f"{name}_{counter:05}_{ending}"
     with replaced(Path(path) / file_name) as temporary:
@@ -84,6 +84,15 @@ def workflow_exif(hidden: Any) -> bytes:
         if (hidden.extra_pnginfo or {}).get("workflow") is not None:
             exif[_WORKFLOW_TAG] = f"workflow:{json.dumps(hidden.extra_pnginfo['workflow'])}"
     return exif.tobytes()
+
+
+def picture_tensor(picture: Image.Image) -> Tensor:
+    """Return a PIL picture as ComfyUI's IMAGE, [1, H, W, 3] in [0, 1]."""
+    import numpy as np
+    import torch
+
+    pixels = np.asarray(picture.convert("RGB"), dtype=np.float32)
+    return torch.from_numpy(pixels / 255.0)[None]
 
 
 def blocked(reason: str) -> ExecutionBlocker:

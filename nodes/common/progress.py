@@ -51,19 +51,17 @@ class SamplingProgress:
     def __call__(self, event: StepEvent) -> None:
         """Report one UNet evaluation."""
         check_cancelled()
-        self.done += 1
-        sheet = preview_sheet(self._model, event.denoised)
-        self._bar.update_absolute(self.done, preview=("JPEG", sheet, PREVIEW_PX))
+        self.advance(preview_sheet(self._model, event.denoised))
 
-    def advance(self) -> None:
+    def advance(self, sheet: Image | None = None) -> None:
         """Report another unit of work, one score for example."""
         check_cancelled()
         self.done += 1
-        self._bar.update_absolute(self.done)
+        self._bar.update_absolute(self.done, preview=sheet and ("JPEG", sheet, PREVIEW_PX))
 
 
 def has_decoded_previews(model: ModelHandle) -> bool:
-    """Whether the model's VAE is small enough to decode a preview at every evaluation."""
+    """Return whether the model's VAE is small enough to decode a preview at every evaluation."""
     return model.residency.size_bytes("vae") <= MAX_PREVIEW_VAE_BYTES
 
 
@@ -80,23 +78,20 @@ def show_result(picture: Tensor) -> None:
 
 
 def preview_sheet(model: ModelHandle, denoised: Tensor) -> Image:
-    """A small sheet of latents [B, V, C, H, W], two rows per prompt: decoded if cheap, else approximated."""
+    """Draw latents [B, V, C, H, W] small, two rows per prompt: decoded if cheap, else approximated."""
     from ...t2mv_core.images import contact_sheet, decode_latents
 
-    if has_decoded_previews(model):
-        images = decode_latents(model.bundle.vae, denoised)
-    else:
-        images = approximate_images(denoised)
+    is_cheap = has_decoded_previews(model)
+    images = decode_latents(model.bundle.vae, denoised) if is_cheap else approximate_images(denoised)
     if images.shape[1] % 2:
-        images = torch.cat(
-            [images, torch.ones_like(images[:, :1])], dim=1
-        )  # a white cell makes the rows even
+        white = torch.ones_like(images[:, :1])
+        images = torch.cat([images, white], dim=1)  # makes the rows even
     halves = images.unflatten(1, (2, -1)).flatten(0, 1)
     return contact_sheet(halves, cell_px=PREVIEW_CELL_PX)
 
 
 def approximate_images(latents: Tensor) -> Tensor:
-    """SDXL latents [B, V, 4, H, W] as small pictures [B, V, 3, H, W] in [0, 1], by ComfyUI's linear map."""
+    """Map SDXL latents [B, V, 4, H, W] to small pictures [B, V, 3, H, W] in [0, 1], as ComfyUI's previews."""
     from comfy.latent_formats import SDXL
 
     latent_format = SDXL()

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ..common.checks import check_boolean, check_choice, first_problem
+from ..common.checks import Field, first_problem
 from ..common.folders import fingerprint, reward_folders
 from ..common.memory import compute_device, load_once
-from ..sockets import RewardHandle, Rewards, advanced, make_schema
+from ..sockets import RewardHandle, Rewards, make_schema, output
 
 if TYPE_CHECKING:
-    from ...t2mv_core.rewards.registry import RewardPlaces
+    from ...t2mv_core.rewards.sources import RewardPlaces
 
 
 def list_rewards() -> list[str]:
-    """The core's rewards and their parts: bundled ones first, then view rewards, joint rewards and parts."""
+    """Return the core's rewards, bundled ones first, view rewards before joint ones; then their parts."""
     from ...t2mv_core.rewards.registry import OVER_VIEWS, REWARDS
 
-    whole = sorted(
-        REWARDS, key=lambda name: (REWARDS[name].weights is not None, REWARDS[name].kind != "view")
-    )
+    specs = sorted(REWARDS.items(), key=lambda item: (item[1].weights is not None, item[1].kind != "view"))
     parts = [
         f"{name}.{part}"
-        for name in whole
-        for part in (*REWARDS[name].parts, *(OVER_VIEWS if REWARDS[name].kind == "view" else ()))
+        for name, spec in specs
+        for part in (*spec.parts, *(OVER_VIEWS if spec.kind == "view" else ()))
     ]
-    return whole + parts
+    return [name for name, _ in specs] + parts
+
+
+REWARD = Field("reward", None, "", choices=list_rewards)
+DOWNLOAD = Field(
+    "download", False,
+    "Whether weights that are not in models/t2mv_rewards may be fetched from the Hugging Face Hub. Off: "
+    "nothing touches the network.",
+    is_optional=True, is_advanced=True,
+)  # fmt: skip
 
 
 class T2MVLoadReward(io.ComfyNode):
@@ -35,10 +43,8 @@ class T2MVLoadReward(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's inputs and outputs."""
         from ...t2mv_core.rewards.registry import REWARDS
 
-        names = list_rewards()
         summaries = " ".join(f"{name}: {spec.summary}" for name, spec in REWARDS.items())
         return make_schema(
             node_id="T2MVLoadReward",
@@ -55,25 +61,11 @@ class T2MVLoadReward(io.ComfyNode):
                 "hyperscore",
             ],
             inputs=[
-                io.Combo.Input("reward", options=names, default=names[0], tooltip=summaries),
-                Rewards.Input(
-                    "rewards", optional=True, tooltip="Rewards loaded before; this one is added to them."
-                ),
-                advanced(
-                    io.Boolean.Input(
-                        "download",
-                        default=False,
-                        optional=True,
-                        tooltip="Whether weights that are not in models/t2mv_rewards may be fetched from the "
-                        "Hugging Face Hub. Off: nothing touches the network.",
-                    )
-                ),
+                replace(REWARD, default=list_rewards()[0], tooltip=summaries).widget(),
+                Rewards.Input("rewards", optional=True, tooltip="Rewards to which this one is added."),
+                DOWNLOAD.widget(),
             ],
-            outputs=[
-                Rewards.Output(
-                    "t2mv_rewards", display_name="rewards", tooltip="This reward and those that came in."
-                )
-            ],
+            outputs=[output(Rewards, "t2mv_rewards", "This reward and those that came in.", "rewards")],
         )
 
     @classmethod
@@ -83,7 +75,7 @@ class T2MVLoadReward(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, reward: str | None = None, **others: Any) -> str:
-        """The identity of the reward's files: the node runs again exactly when they change."""
+        """Return the identity of the reward's files: the node runs again exactly when they change."""
         return "" if reward is None else _identity(reward, _places(False))
 
     @classmethod
@@ -107,23 +99,19 @@ class T2MVLoadReward(io.ComfyNode):
 
 
 def _places(download: bool) -> RewardPlaces:
-    from ...t2mv_core.rewards.registry import RewardPlaces
+    from ...t2mv_core.rewards.sources import RewardPlaces
 
     return RewardPlaces(folders=reward_folders(), allow_download=download)
 
 
 def _check(reward: str | None, download: bool | None) -> None:
-    """Refuse a reward that cannot be loaded.
-
-    Raises:
-        ValueError: not a reward, or its weights are missing; says where to get them and where to put them.
-    """
+    """Refuse what is not a reward, or one without its weights: where to get them and where to put them."""
     from ...t2mv_core.rewards.registry import check_rewards
 
-    check_choice("reward", reward, list_rewards(), "Choose one of the list.")
+    REWARD.check(reward)
+    DOWNLOAD.check(download)
     if reward is None or download is None:
         return
-    check_boolean("download", download)
     try:
         check_rewards([reward], _places(download))
     except FileNotFoundError as error:
@@ -131,8 +119,9 @@ def _check(reward: str | None, download: bool | None) -> None:
 
 
 def _identity(reward: str, places: RewardPlaces) -> str:
-    """The files behind a reward, to tell whether they changed; the bundled ones while they are missing."""
-    from ...t2mv_core.rewards.registry import REWARDS, find_local_weights, reward_files
+    """Return the identity of the files behind a reward; of the bundled ones while they are missing."""
+    from ...t2mv_core.rewards.registry import REWARDS
+    from ...t2mv_core.rewards.sources import find_local_weights, reward_files
     from ...t2mv_core.toybox import TOYBOX_DIR
 
     model = reward.partition(".")[0]

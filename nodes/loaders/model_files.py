@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from ..common.checks import check_boolean, check_choice
+from ..common.checks import Field, check_choice, check_fields
 from ..common.folders import (
     ADAPTER_FOLDER,
     find_file,
@@ -26,12 +26,8 @@ OWN = "the model's own"
 UNET_FOLDER, VAE_FOLDER, CHECKPOINT_FOLDER = "diffusion_models", "vae", "checkpoints"
 # Names under which people keep the published files: of the file or of a folder above it, "-" as "_".
 _BASE_NAMES = (
-    "stable_diffusion_xl_base_1.0",
-    "sd_xl_base_1.0",
-    "sd_xl_base_1.0_0.9vae",
-    "sdxl_base_1.0",
-    "sdxl_base",
-)
+    "stable_diffusion_xl_base_1.0", "sd_xl_base_1.0", "sd_xl_base_1.0_0.9vae", "sdxl_base_1.0", "sdxl_base",
+)  # fmt: skip
 _LCM_NAMES = ("lcm_sdxl", "lcm_sdxl_unet", "lcm_sdxl_fp16")
 _VAE_NAMES = ("sdxl_vae_fp16_fix", "sdxl.vae", "sdxl_vae_fp16fix", "sdxl_fp16_vae")
 _ADAPTER_NAMES = ("mvadapter_t2mv_sdxl",)
@@ -60,14 +56,57 @@ class ModelChoice:
 
 
 def list_models() -> list[str]:
-    """Everything Load Model offers."""
+    """Return everything Load Model offers."""
     folders = [DIFFUSERS_PREFIX + name for name in sorted(list_diffusers_folders())]
-    return [
-        *BUNDLED,
-        *PUBLISHED,
-        *folders,
-        *(CHECKPOINT_PREFIX + name for name in list_files(CHECKPOINT_FOLDER)),
-    ]
+    checkpoints = [CHECKPOINT_PREFIX + name for name in list_files(CHECKPOINT_FOLDER)]
+    return [*BUNDLED, *PUBLISHED, *folders, *checkpoints]
+
+
+def _part(name: str, folder: str, tooltip: str, is_optional: bool = True) -> Field:
+    """Offer the model's own part and the files of a folder."""
+    return Field(
+        name, OWN, tooltip, choices=lambda: [OWN, *list_files(folder)], remedy=_REMEDY,
+        is_optional=is_optional, is_advanced=True,
+    )  # fmt: skip
+
+
+_REMEDY = "Choose one of the list, or put the file into ComfyUI's folder and refresh."
+FILES = {
+    each.name: each
+    for each in (
+        Field(
+            "model", "toybox",
+            "'toybox' is the bundled few-step model (4 steps), 'toybox teacher' the one it was distilled "
+            "from (25 steps). 'LCM-SDXL' (8 steps) and 'SDXL' are the published weights, looked for in "
+            "ComfyUI's folders. 'diffusers/…' are models in diffusers' folder format in models/diffusers, "
+            "'checkpoints/…' single-file SDXL checkpoints in models/checkpoints.",
+            choices=list_models, remedy=_REMEDY,
+        ),
+        _part(
+            "adapter", ADAPTER_FOLDER,
+            "MV-Adapter weights: those that lie with the model, for SDXL models "
+            "mvadapter_t2mv_sdxl.safetensors, or another file from models/mvadapter. Has no effect on the "
+            "toybox models.",
+            is_optional=False,
+        ),
+        _part(
+            "unet", UNET_FOLDER,
+            "Another UNet than the model's, from models/diffusion_models, in diffusers' or the original "
+            "layout: LCM-SDXL's, for example, which needs few steps.",
+        ),
+        _part(
+            "vae", VAE_FOLDER,
+            "Another VAE than the model's, from models/vae: for SDXL in float16 choose sdxl-vae-fp16-fix, "
+            "the original one gives black pictures there.",
+        ),
+        Field(
+            "download", False,
+            "Whether files of LCM-SDXL and SDXL that are neither in ComfyUI's folders nor in the Hugging "
+            "Face cache may be fetched (8 GB). Off: nothing touches the network.",
+            is_optional=True, is_advanced=True,
+        ),
+    )
+}  # fmt: skip
 
 
 def check_model_choice(choice: ModelChoice) -> None:
@@ -76,11 +115,7 @@ def check_model_choice(choice: ModelChoice) -> None:
     Raises:
         ValueError: an unknown name, parts for a bundled model, or missing files with what to fetch.
     """
-    remedy = "Choose one of the list, or put the file into ComfyUI's folder and refresh."
-    check_choice("model", choice.model, list_models(), remedy)
-    for name, folder in (("adapter", ADAPTER_FOLDER), ("unet", UNET_FOLDER), ("vae", VAE_FOLDER)):
-        check_choice(name, getattr(choice, name), [OWN, *list_files(folder)], remedy)
-    check_boolean("download", choice.download)
+    check_fields(FILES.values(), vars(choice))
     if choice.model in BUNDLED:
         for name in ("unet", "vae"):
             if getattr(choice, name) not in (OWN, None):
@@ -90,45 +125,32 @@ def check_model_choice(choice: ModelChoice) -> None:
 
 
 def find_sources(choice: ModelChoice) -> ModelSources:
-    """Where the core finds the parts: ComfyUI's folders first, then the published Hub ids.
-
-    Raises:
-        ValueError: a name that ComfyUI's folders do not have.
-    """
+    """Say where the core finds the parts: ComfyUI's folders first, then the published Hub ids."""
     from ...t2mv_core.formats.sources import ModelSources, published_sources
 
     if choice.model in BUNDLED:
         return ModelSources(BUNDLED[choice.model])
-    parts = {
-        "adapter": _named(ADAPTER_FOLDER, choice.adapter),
-        "unet": _named(UNET_FOLDER, choice.unet),
-        "vae": _named(VAE_FOLDER, choice.vae),
-    }
-    if choice.model in PUBLISHED:
-        preset = PUBLISHED[choice.model]
-        parts["adapter"] = parts["adapter"] or _known_file(ADAPTER_FOLDER, _ADAPTER_NAMES)
-        parts["vae"] = parts["vae"] or _known_file(VAE_FOLDER, _VAE_NAMES)
-        if preset == "lcm-sdxl":
-            parts["unet"] = (
-                parts["unet"]
-                or _known_file(UNET_FOLDER, _LCM_NAMES)
-                or _known_folder(list_unet_folders(), _LCM_NAMES)
-            )
-        sources = published_sources(ModelSources(preset, allow_download=bool(choice.download), **parts))
-        base = _known_folder(list_diffusers_folders(), _BASE_NAMES) or _known_file(
-            CHECKPOINT_FOLDER, _BASE_NAMES
-        )
-        return replace(sources, model=base or sources.model)
-    path = _model_path(choice.model or "")
-    if parts["adapter"] is None and not any(
-        (f / "mvadapter.safetensors").is_file() for f in (path, path.parent)
-    ):
-        parts["adapter"] = _known_file(ADAPTER_FOLDER, _ADAPTER_NAMES)
-    return ModelSources(str(path), **parts)
+    adapter = _named(ADAPTER_FOLDER, choice.adapter)
+    unet, vae = _named(UNET_FOLDER, choice.unet), _named(VAE_FOLDER, choice.vae)
+    if choice.model not in PUBLISHED:
+        path = _model_path(choice.model or "")
+        has_adapter = any((folder / "mvadapter.safetensors").is_file() for folder in (path, path.parent))
+        if not has_adapter:
+            adapter = adapter or _known_file(ADAPTER_FOLDER, _ADAPTER_NAMES)
+        return ModelSources(str(path), adapter=adapter, unet=unet, vae=vae)
+    adapter = adapter or _known_file(ADAPTER_FOLDER, _ADAPTER_NAMES)
+    vae = vae or _known_file(VAE_FOLDER, _VAE_NAMES)
+    if choice.model == "LCM-SDXL":
+        folders = list_unet_folders()
+        unet = unet or _known_file(UNET_FOLDER, _LCM_NAMES) or _known_folder(folders, _LCM_NAMES)
+    sources = ModelSources(PUBLISHED[choice.model], adapter=adapter, unet=unet, vae=vae)
+    sources = published_sources(replace(sources, allow_download=bool(choice.download)))
+    base = _known_folder(list_diffusers_folders(), _BASE_NAMES) or _known_file(CHECKPOINT_FOLDER, _BASE_NAMES)
+    return replace(sources, model=base or sources.model)
 
 
 def identify(sources: ModelSources) -> str:
-    """Identity of all files of a model: equal exactly when the same would be loaded."""
+    """Return the identity of all files of a model: equal exactly when the same would be loaded."""
     from ...t2mv_core.formats.sources import resolve_sources
 
     try:
@@ -168,9 +190,8 @@ def _model_path(model: str) -> Path:
 
 
 def _known_file(folder: str, names: tuple[str, ...]) -> str | None:
-    """The first listed file that is kept under one of the known names."""
-    found = next((listed for listed in list_files(folder) if _is_known(listed, names)), None)
-    return None if found is None else str(find_file(folder, found))
+    """Return the first listed file that is kept under one of the known names."""
+    return next((str(find_file(folder, name)) for name in list_files(folder) if _is_known(name, names)), None)
 
 
 def _known_folder(folders: dict[str, Path], names: tuple[str, ...]) -> str | None:

@@ -1,113 +1,82 @@
-"""The MV-Adapter as a patch of a ComfyUI MODEL: which of ComfyUI's hooks do what, and what they refuse.
+"""The hooks through which an MV-Adapter acts on a ComfyUI MODEL.
 
 * `attn1_patch` keeps the normalised hidden states that the self-attention is about to see;
   `attn1_output_patch` adds multiview attention over them to that attention's output.
 * `input_block_patch` adds a level's camera residual before ComfyUI stores the skip connection;
-  `output_block_patch` of the first output block adds the last one to what the middle block gave.
-* An `OUTER_SAMPLE` wrapper refuses a batch that is no multiple of the views before anything is loaded.
+  `output_block_patch` of the first output block adds the last residual to the middle block's output.
+* An `OUTER_SAMPLE` wrapper refuses a batch that is no multiple of the views before ComfyUI loads any model.
 
-The hooks are closures over the adapter's module, never objects: ComfyUI copies what hooks hold, deeply.
+The hooks are closures over the adapter's module, not objects: ComfyUI makes deep copies of objects.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from .blocks import residual_blocks
+from .comfyui import ModelPatcher, WrappersMP, residual_blocks
 
 if TYPE_CHECKING:
-    from comfy.model_patcher import ModelPatcher
-
     from ...t2mv_core.cameras import CameraRig
-    from .modules import NativeAdapter
+    from .adapter_weights import NativeAdapter
 
 ADAPTER_KEY = "t2mv_adapter"
-"""Under which a patched model keeps its adapter: `additional_models`, wrappers."""
+"""Key of the adapter among a model's `additional_models` and of its wrapper."""
 VIEW_SCALE_OPTION = "t2mv_view_scale"
-"""In `transformer_options`: a view scale for this evaluation instead of the node's."""
+"""In `transformer_options`: a view scale for one evaluation instead of the node's."""
 _HIDDEN_STATES = "t2mv_hidden_states"
 
 
-@dataclass(frozen=True)
-class AdapterSettings:
-    """How strongly an adapter acts.
-
-    Attributes:
-        mv_scale: factor on multiview attention.
-        view_scale: factor on the camera residuals.
-    """
-
-    mv_scale: float = 1.0
-    view_scale: float = 1.0
-
-
 def apply_adapter(
-    model: ModelPatcher, adapter: ModelPatcher, rig: CameraRig, settings: AdapterSettings
+    model: ModelPatcher, path: Path, rig: CameraRig, mv_scale: float = 1.0, view_scale: float = 1.0
 ) -> ModelPatcher:
-    """A clone of the model on which the adapter acts; the model that was given stays as it is.
+    """Return a clone of the model on which an adapter acts.
 
     Args:
-        model: of an SDXL UNet.
-        adapter: patcher of a `NativeAdapter` for that UNet.
+        model: of an SDXL UNet; it stays as it is.
+        path: the MV-Adapter's file.
         rig: the cameras; their number is the number of views.
-        settings: strengths.
+        mv_scale: factor on multiview attention.
+        view_scale: factor on the camera residuals.
 
     Raises:
-        ValueError: the model has an adapter already.
+        FileNotFoundError: no such file.
+        ValueError: the model has an adapter already, is no SDXL, or the file does not fit it.
     """
-    refuse_second_adapter(model)
-    patched = model.clone()
-    patched.set_additional_models(ADAPTER_KEY, [adapter])
-    module: NativeAdapter = adapter.model
-    _patch_attention(patched, module, rig.num_views, settings.mv_scale)
-    _patch_residuals(patched, module, rig, settings.view_scale)
-    return patched
+    from .adapter_weights import load_native_adapter
 
-
-def adapter_of(model: ModelPatcher) -> ModelPatcher | None:
-    """The patcher of the adapter that acts on a model; None without one."""
-    return next(iter(model.get_additional_models_with_key(ADAPTER_KEY)), None)
-
-
-def refuse_second_adapter(model: ModelPatcher) -> None:
-    """Refuse a model that has an adapter already, before another one is read.
-
-    Raises:
-        ValueError: it has one.
-    """
     if adapter_of(model) is not None:
         raise ValueError(
             "This model already has an MV-Adapter; connect the model from before the other Apply MV-Adapter."
         )
+    adapter = load_native_adapter(model, path)
+    patched = model.clone()
+    patched.set_additional_models(ADAPTER_KEY, [adapter])
+    _patch_attention(patched, adapter.model, rig.num_views, mv_scale)
+    _patch_residuals(patched, adapter.model, rig, view_scale)
+    return patched
 
 
-def check_batch(batch: int, num_views: int) -> None:
-    """Refuse a latent batch that does not hold whole sets of views.
+def adapter_of(model: ModelPatcher) -> ModelPatcher | None:
+    """Return the patcher of the adapter that acts on a model; None without one."""
+    return next(iter(model.get_additional_models_with_key(ADAPTER_KEY)), None)
 
-    Raises:
-        ValueError: with both numbers and the cure.
-    """
+
+def _check_batch(batch: int, num_views: int) -> None:
     if batch % num_views:
         raise ValueError(
-            f"The latent has a batch of {batch}, which is no multiple of the {num_views} views of the rig; "
-            "make it with Empty Multiview Latent (T2MV) and the same rig, or change its batch size."
+            f"The latent has a batch of {batch}, which is no multiple of the {num_views} views of the rig. "
+            "Use Empty Multiview Latent (T2MV) with the same rig, or change the batch size."
         )
 
 
-def check_size(height: int, width: int) -> None:
-    """Refuse latents the camera encoder has no residuals for.
-
-    Raises:
-        ValueError: an odd height or width.
-    """
+def _check_size(height: int, width: int) -> None:
     if height % 2 or width % 2:
         raise ValueError(
-            f"Latents of {width}x{height} are pictures of {8 * width}x{8 * height} px; the MV-Adapter needs "
+            f"Latents of {width}x{height} are pictures of {8 * width}x{8 * height} px. The MV-Adapter needs "
             "a width and height that are multiples of 16 px."
         )
 
@@ -126,8 +95,8 @@ def _patch_attention(model: ModelPatcher, module: NativeAdapter, num_views: int,
         if out.shape != hidden_states.shape or hidden_states.shape[1] != rows * columns:
             raise ValueError(
                 f"Another patch (HyperTile or Token Merging, for example) changed the tokens of a "
-                f"{columns}x{rows} level to {tuple(hidden_states.shape)}; multiview attention needs every "
-                "row of every view. Remove that node."
+                f"{columns}x{rows} level to {tuple(hidden_states.shape)}. Multiview attention needs every "
+                "row of every view; remove that node."
             )
         return out + mv_scale * attention(hidden_states, num_views, rows, options)
 
@@ -136,44 +105,44 @@ def _patch_attention(model: ModelPatcher, module: NativeAdapter, num_views: int,
 
 
 def _patch_residuals(model: ModelPatcher, module: NativeAdapter, rig: CameraRig, view_scale: float) -> None:
-    blocks = {number: level for level, number in enumerate(residual_blocks(model.model.diffusion_model))}
-    known: dict[tuple[int, int], list[Tensor]] = {}  # latent's size -> residuals, during one sampling
+    levels = {number: level for level, number in enumerate(residual_blocks(model.model.diffusion_model))}
+    cache: dict[tuple[int, int], list[Tensor]] = {}  # size of the latents -> residuals, for one sampling
 
-    def add_residual(h: Tensor, index: int, options: dict[str, Any]) -> Tensor:
+    def add_residual(h: Tensor, level: int, options: dict[str, Any]) -> Tensor:
         size = tuple(options["original_shape"][-2:])
-        if size not in known:
-            check_size(*size)
-            known[size] = module.adapter(rig.embedding().to(h.device, h.dtype), *size)
-        residual = known[size][index].to(h.device, h.dtype)
+        if size not in cache:
+            _check_size(*size)
+            cache[size] = module.adapter(rig.embedding().to(h.device, h.dtype), *size)
+        residual = cache[size][level].to(h.device, h.dtype)
         scale = float(options.get(VIEW_SCALE_OPTION, view_scale))
         return h + (scale * residual).repeat(len(h) // len(residual), 1, 1, 1)
 
     def after_input_block(h: Tensor, options: dict[str, Any]) -> Tensor:
         number = options["block"][1]
         if number == 0:
-            # Conditions that are evaluated together are chunks of the batch, each with every view.
-            check_batch(len(h) // max(len(options.get("cond_or_uncond", ())), 1), rig.num_views)
-        return add_residual(h, blocks[number], options) if number in blocks else h
+            # Conditions that ComfyUI evaluates together are chunks of the batch, each with every view.
+            _check_batch(len(h) // max(len(options.get("cond_or_uncond", ())), 1), rig.num_views)
+        return add_residual(h, levels[number], options) if number in levels else h
 
     def before_output_block(h: Tensor, skip: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
         return (add_residual(h, -1, options) if options["block"][1] == 0 else h), skip
 
     model.set_model_input_block_patch(after_input_block)
     model.set_model_output_block_patch(before_output_block)
-    # This one belongs to the middle block: before patches of output blocks that were there already (FreeU).
+    # It belongs to the middle block, so it goes before output patches that were there already (FreeU).
     output_patches = model.model_options["transformer_options"]["patches"]["output_block_patch"]
     output_patches.insert(0, output_patches.pop())
-    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, ADAPTER_KEY, _sample_wrapper(rig.num_views, known))
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, ADAPTER_KEY, _sample_wrapper(rig.num_views, cache))
 
 
-def _sample_wrapper(num_views: int, known: dict[tuple[int, int], list[Tensor]]) -> Callable[..., Tensor]:
+def _sample_wrapper(num_views: int, cache: dict[tuple[int, int], list[Tensor]]) -> Callable[..., Tensor]:
     def sample(executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        check_batch(len(noise), num_views)
-        check_size(*noise.shape[-2:])
-        known.clear()
+        _check_batch(len(noise), num_views)
+        _check_size(*noise.shape[-2:])
+        cache.clear()
         try:
             return executor(noise, *args, **kwargs)
         finally:
-            known.clear()  # they lie in the card's memory
+            cache.clear()  # the residuals lie in the card's memory
 
     return sample

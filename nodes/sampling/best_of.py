@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from comfy_api.latest import io, ui
 
-from ..common.checks import MAX_SEED, check_choice, check_integer, first_problem, read_prompts
+from ..common.checks import MAX_SEED, Field, check_fields, first_problem, read_prompts, widgets
 from ..common.progress import show_result, show_text
-from ..scoring.report import ranking_to_text
-from ..sockets import RewardHandle, Rewards, make_schema
-from .candidates import numbers_read, ranking_sheet, sample_candidates
+from ..sockets import RewardHandle, Rewards, make_schema, output
+from .candidates import RANK_BY, Ranking, check_ranking, rank, ranking_sheet, ranking_text, sample_candidates
 from .inputs import (
+    GUIDANCE,
+    NEGATIVE_PROMPT,
+    SEED,
+    STEPS,
+    VIEW_SCALE,
+    ZIGZAG,
+    check_sampling_numbers,
     latent_output,
+    numbers_read,
     optional_inputs,
     prompt_inputs,
-    sampling_problem,
-    step_inputs,
-    zigzag_inputs,
 )
-from .ranking import RANK_BY, check_ranking, rank_sets
-from .set_sampler import comfy_latent, decode_set
+from .sample import comfy_latent, decode_set
 
 if TYPE_CHECKING:
     from ..sockets import ModelHandle
-    from .candidates import Candidate
 
-SAMPLERS = ["standard", "zmv"]
-MAX_CANDIDATES = 64
 MAX_NAMED = 4
 MAX_SETS = 128  # of a run: their ranking must stay a picture that people can look at
+SAMPLERS = ("standard", "zmv")
+CANDIDATES = Field("candidates", 8, "Sets sampled per prompt line.", 1, 64)
+KEEP = Field("keep", 1, "Sets kept per prompt line, the best ones.", 1, CANDIDATES.high)
+RANKED_BY = Field(
+    "rank_by", next(iter(RANK_BY)),
+    "What decides. 'sum of normalised rewards': every connected reward, in standard deviations from its "
+    "mean over the candidates. The others: the first reward of that kind.",
+    choices=tuple(RANK_BY),
+)  # fmt: skip
+SAMPLER = Field(
+    "sampler", SAMPLERS[0], "'standard' as Sample Views, 'zmv' as Sample Views with Zigzag.",
+    choices=SAMPLERS,
+)  # fmt: skip
+RANKING = (CANDIDATES, KEEP, RANKED_BY, SAMPLER)
 
 
 class T2MVSampleBest(io.ComfyNode):
@@ -38,7 +53,6 @@ class T2MVSampleBest(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's inputs and outputs."""
         return make_schema(
             node_id="T2MVSampleBest",
             display_name="Sample Best Views (T2MV)",
@@ -49,10 +63,15 @@ class T2MVSampleBest(io.ComfyNode):
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
-                *_prompt_inputs(),
-                *_ranking_inputs(),
-                *step_inputs(),
-                *zigzag_inputs(is_advanced=True),
+                *prompt_inputs(
+                    "Of the first candidate; the next ones use seed + 1, seed + 2, and so on, and the second "
+                    "prompt line goes on after the first one's last. A sampler node gives a set again with "
+                    "its seed.",
+                    Rewards.Input("rewards", tooltip="From Load Reward: what the sets are ranked by."),
+                    prompt_name="prompts",  # ComfyUI gives every output node a hidden input named "prompt"
+                ),
+                *widgets(*RANKING, STEPS, GUIDANCE, VIEW_SCALE),
+                *(replace(each, is_advanced=True).widget() for each in ZIGZAG),
                 *optional_inputs(),
             ],
             outputs=_outputs(),
@@ -68,27 +87,15 @@ class T2MVSampleBest(io.ComfyNode):
         rank_by: str | None = None,
         sampler: str | None = None,
         steps: int | None = None,
-        guidance: float | None = None,
-        view_scale: float | None = None,
         zigzag_steps: int | None = None,
-        zigzag_repeats: int | None = None,
-        inverse_guidance: float | None = None,
-        inverse_view_scale: float | None = None,
     ) -> bool | str:
-        """Refuse unusable texts, choices and numbers before the run."""
-        numbers = {
-            "steps": steps,
-            "guidance": guidance,
-            "view_scale": view_scale,
-            "zigzag_steps": zigzag_steps,
-            "zigzag_repeats": zigzag_repeats,
-            "inverse_guidance": inverse_guidance,
-            "inverse_view_scale": inverse_view_scale,
-        }
-        problem = sampling_problem(prompts, negative_prompt, **numbers_read(sampler, numbers))
-        if problem is not True:
-            return problem
-        return first_problem(lambda: _check_choices(prompts, candidates, keep, rank_by, sampler))
+        """Refuse unusable texts, choices and counts before the run."""
+        numbers = numbers_read(sampler, {"steps": steps, "zigzag_steps": zigzag_steps})
+        return first_problem(
+            lambda: _check_plan(prompts, candidates, keep, rank_by, sampler),
+            lambda: NEGATIVE_PROMPT.check(negative_prompt),
+            lambda: check_sampling_numbers(numbers),
+        )
 
     @classmethod
     def execute(
@@ -103,24 +110,18 @@ class T2MVSampleBest(io.ComfyNode):
         **others: Any,
     ) -> io.NodeOutput:
         """Sample all sets, score them, decode the best again."""
-        _check_choices(prompts, candidates, keep, rank_by, others.get("sampler"))
-        check_integer("seed", seed, 0, MAX_SEED)
+        _check_plan(prompts, candidates, keep, rank_by, others.get("sampler"))
+        SEED.check(seed)
         check_ranking(rank_by, [handle.reward.kind for handle in rewards])
         plan = _plan(read_prompts(prompts), seed, candidates)
         # Before the first preview: ComfyUI's page (1.27) puts a text that comes later over the picture.
         show_text(cls, f"{len(plan)} sets to sample and to score")
         competing = sample_candidates(model, rewards, plan, **others)
-        ranked = []
-        for start in range(0, len(competing), candidates):
-            sets = competing[start : start + candidates]
-            order = rank_sets([candidate.scored for candidate in sets], rank_by)
-            ranked.append([(sets[index], score) for index, score in order])
-        best = [entry for line in ranked for entry in line[:keep]]
-        report = "\n\n".join(
-            ranking_to_text([(c.seed, score, c.scored) for c, score in line], rank_by, keep)
-            for line in ranked
-        )
-        sheet = ranking_sheet(ranked, keep)
+        lines = [competing[start : start + candidates] for start in range(0, len(competing), candidates)]
+        rankings = [rank(line, rank_by) for line in lines]
+        best = [entry for ranking in rankings for entry in ranking[:keep]]
+        report = "\n\n".join(ranking_text(ranking, rank_by, keep) for ranking in rankings)
+        sheet = ranking_sheet(rankings, keep)
         show_text(cls, _kept(best))
         show_result(sheet)
         return io.NodeOutput(
@@ -134,8 +135,8 @@ class T2MVSampleBest(io.ComfyNode):
         )
 
 
-def _kept(best: list[tuple[Candidate, float]]) -> str:
-    """Which sets were kept, as a line: what people look for in a long ranking."""
+def _kept(best: Ranking) -> str:
+    """Say in a line which sets were kept: what people look for in a long ranking."""
     sets = ", ".join(f"seed {candidate.seed} (score {score:.3f})" for candidate, score in best[:MAX_NAMED])
     return f"kept: {sets}{', …' if len(best) > MAX_NAMED else ''}"
 
@@ -149,17 +150,18 @@ def _plan(lines: list[str], seed: int, candidates: int) -> list[tuple[str, int]]
     ]
 
 
-def _check_choices(
-    prompts: str | None, candidates: int | None, keep: int | None, rank_by: str | None, sampler: str | None
-) -> None:
-    """Refuse counts that do not belong together, and names that are not offered; None is a linked input."""
-    check_integer("candidates", candidates, 1, MAX_CANDIDATES)
-    check_integer("keep", keep, 1, MAX_CANDIDATES)
-    check_choice("rank_by", rank_by, list(RANK_BY), "Choose one of the list.")
-    check_choice("sampler", sampler, SAMPLERS, "Choose one of the list.")
+def _check_plan(prompts: str | None, *choices: int | str | None) -> None:
+    """Refuse counts that do not belong together, and names that are not offered; None is a linked input.
+
+    Args:
+        prompts: the text box.
+        choices: the values of RANKING.
+    """
+    num_lines = len(read_prompts(prompts))
+    check_fields(RANKING, {each.name: value for each, value in zip(RANKING, choices, strict=True)})
+    candidates, keep = choices[:2]
     if candidates is not None and keep is not None and keep > candidates:
         raise ValueError(f"keep={keep} is more than candidates={candidates}; keep at most as many.")
-    num_lines = len(read_prompts(prompts))
     if candidates is not None and candidates * num_lines > MAX_SETS:
         raise ValueError(
             f"{num_lines} prompts with candidates={candidates} are {candidates * num_lines} sets; at most "
@@ -167,68 +169,15 @@ def _check_choices(
         )
 
 
-def _prompt_inputs() -> list[io.Input]:
-    """Model, rewards, prompt and seed."""
-    model, prompt, seed = prompt_inputs(
-        "Of the first candidate; the next ones use seed + 1, seed + 2, and so on, and the second prompt line "
-        "goes on after the first one's last. A sampler node gives a set again with its seed."
-    )
-    prompt.id = "prompts"  # ComfyUI gives every output node a hidden input named "prompt"
-    return [
-        model,
-        Rewards.Input("rewards", tooltip="From Load Reward: what the sets are ranked by."),
-        prompt,
-        seed,
-    ]
-
-
-def _ranking_inputs() -> list[io.Input]:
-    """How many sets, how many of them stay, and which."""
-    return [
-        io.Int.Input(
-            "candidates", default=8, min=1, max=MAX_CANDIDATES, tooltip="Sets sampled per prompt line."
-        ),
-        io.Int.Input(
-            "keep", default=1, min=1, max=MAX_CANDIDATES, tooltip="Sets kept per prompt line, the best ones."
-        ),
-        io.Combo.Input(
-            "rank_by",
-            options=list(RANK_BY),
-            default=next(iter(RANK_BY)),
-            tooltip="What decides. 'sum of normalised rewards': every connected reward, in standard "
-            "deviations from its mean over the candidates. The others: the first reward of that kind.",
-        ),
-        io.Combo.Input(
-            "sampler",
-            options=SAMPLERS,
-            default=SAMPLERS[0],
-            tooltip="'standard' as Sample Views, 'zmv' as Sample Views with Zigzag.",
-        ),
-    ]
-
-
 def _outputs() -> list[io.Output]:
     return [
-        io.Image.Output(
-            "images",
-            display_name="images",
-            tooltip="The views of the kept sets: best first, one prompt line after the other.",
-        ),
+        output(io.Image, "images", "The views of the kept sets: best first, prompt line by prompt line."),
         latent_output(),
-        io.Int.Output(
-            "seeds",
-            display_name="seeds",
+        output(
+            io.Int, "seeds", "The seed of every kept set, as a list; a sampler draws the set again with it.",
             is_output_list=True,
-            tooltip="The seed of every kept set, as a list; a sampler gives the set again with it.",
         ),
-        io.Float.Output(
-            "scores",
-            display_name="scores",
-            is_output_list=True,
-            tooltip="What every kept set was ranked by, as a list.",
-        ),
-        io.String.Output("report", display_name="report", tooltip="The whole ranking, to read."),
-        io.Image.Output(
-            "ranking", display_name="ranking", tooltip="All sets in order, with ranks, seeds and scores."
-        ),
-    ]
+        output(io.Float, "scores", "What every kept set was ranked by, as a list.", is_output_list=True),
+        output(io.String, "report", "The whole ranking, to read."),
+        output(io.Image, "ranking", "All sets in order, with ranks, seeds and scores."),
+    ]  # fmt: skip

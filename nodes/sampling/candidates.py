@@ -1,28 +1,20 @@
-"""Sets of views that compete: sampled, scored, and drawn in their order."""
+"""Sets of views that compete: sampled, scored, ordered and drawn. Needs no ComfyUI to order them."""
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch.nn.functional as F
-
-from ..common.checks import check_text
-from ..common.progress import SamplingProgress
-from ..scoring.report import ScoredSet
-from ..scoring.score import score_set
-from ..scoring.score_sheet import score_sheet, set_title, view_labels
-from ..sockets import RewardHandle
-from .inputs import read_settings
-from .set_sampler import SetSampler, decode_set
+from ..scoring.report import ScoredSet, listed, score_sheet, set_title, view_labels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ...t2mv_core.cameras import CameraRig
-    from ..sockets import ModelHandle
+    from ..sockets import ModelHandle, RewardHandle
 
-ZIGZAG_INPUTS = ("zigzag_steps", "zigzag_repeats", "inverse_guidance", "inverse_view_scale")
 THUMBNAIL_PX = 96
 
 
@@ -43,6 +35,10 @@ class Candidate:
     scored: ScoredSet
 
 
+Ranking = list[tuple[Candidate, float]]
+"""The sets of one prompt and what they are ranked by, the best first."""
+
+
 def sample_candidates(
     model: ModelHandle,
     rewards: tuple[RewardHandle, ...],
@@ -59,14 +55,17 @@ def sample_candidates(
     """
     from ...t2mv_core.images import from_comfy
     from ...t2mv_core.samplers import count_evaluations
+    from ..common.progress import SamplingProgress
+    from ..scoring.score import score_set
+    from .inputs import NEGATIVE_PROMPT, numbers_read, read_settings
+    from .sample import SetSampler, decode_set
 
-    check_text("negative_prompt", negative_prompt)
+    NEGATIVE_PROMPT.check(negative_prompt)
     settings = read_settings(numbers_read(sampler, numbers))
     total = len(plan) * (count_evaluations(sampler, settings) + len(rewards))
     progress = SamplingProgress(model, total)
-    sample_set = SetSampler(
-        model, sampler, settings, progress, [line for line, _ in plan], rig, negative_prompt
-    )
+    lines = [line for line, _ in plan]
+    sample_set = SetSampler(model, sampler, settings, progress, lines, rig, negative_prompt)
     latents = [sample_set(line, seed) for line, seed in plan]
     competing = []
     for (line, seed), views in zip(plan, latents, strict=True):
@@ -78,28 +77,90 @@ def sample_candidates(
 
 def _thumbnails(pictures: Tensor) -> Tensor:
     """Pictures [V, 3, H, W] at most 96 px high."""
+    from torch.nn.functional import interpolate
+
     height, width = pictures.shape[-2:]
     if height <= THUMBNAIL_PX:
         return pictures
     size = (THUMBNAIL_PX, max(1, round(width * THUMBNAIL_PX / height)))
-    return F.interpolate(pictures, size, mode="area")
+    return interpolate(pictures, size, mode="area")
 
 
-def ranking_sheet(ranked: list[list[tuple[Candidate, float]]], keep: int) -> Tensor:
+def rank(candidates: Sequence[Candidate], rank_by: str) -> Ranking:
+    """Order the sets of one prompt, the best first; of equal ones the earlier first.
+
+    Args:
+        candidates: scored by the same rewards against the same prompt, so that their scores can be compared.
+        rank_by: a name of RANK_BY.
+    """
+    scores = RANK_BY[rank_by]([candidate.scored for candidate in candidates])
+    return sorted(zip(candidates, scores, strict=True), key=lambda ranked: -ranked[1])
+
+
+def check_ranking(rank_by: str, kinds: Sequence[str]) -> None:
+    """Refuse to rank by a reward that is not loaded, before anything is sampled.
+
+    Args:
+        rank_by: a name of RANK_BY.
+        kinds: "view" or "joint" of every loaded reward.
+
+    Raises:
+        ValueError: with the reward that is missing.
+    """
+    if not kinds:
+        raise ValueError("No reward is loaded; connect Load Reward to 'rewards'.")
+    needed = rank_by.split()[0]
+    if needed in ("joint", "view") and needed not in kinds:
+        cure = "toybox_hyperscore" if needed == "joint" else "toybox_clip"
+        raise ValueError(
+            f"rank_by={rank_by!r} needs a {needed} reward, and none is connected; add one such as {cure} "
+            "with Load Reward, or rank by something else."
+        )
+
+
+def ranking_text(ranking: Ranking, rank_by: str, keep: int) -> str:
+    """Write a ranking down, of which the first `keep` sets are kept."""
+    prompt = ranking[0][0].scored.prompt
+    lines = [f"“{prompt}”: {len(ranking)} sets by {rank_by}, {keep} kept"]
+    for place, (candidate, score) in enumerate(ranking, start=1):
+        kept, means = "kept" if place <= keep else "    ", listed(candidate.scored.means())
+        lines.append(f"#{place:<3} {kept}  seed {candidate.seed}  score {score:.3f}   [{means}]")
+    return "\n".join(lines)
+
+
+def ranking_sheet(rankings: Sequence[Ranking], keep: int) -> Tensor:
     """Draw the candidates of every prompt, the best first, with rank, seed and scores; [1, H, W, 3]."""
     views, titles, labels = [], [], []
-    for line in ranked:
-        for rank, (candidate, score) in enumerate(line, start=1):
-            place = f"#{rank} kept" if rank <= keep else f"#{rank}"
-            titles.append(
-                f"{place}   seed {candidate.seed}   score {score:.3f}   {set_title(candidate.scored)}"
-            )
+    for ranking in rankings:
+        for place, (candidate, score) in enumerate(ranking, start=1):
+            kept, title = " kept" if place <= keep else "", set_title(candidate.scored)
+            titles.append(f"#{place}{kept}   seed {candidate.seed}   score {score:.3f}   {title}")
             views.append(candidate.thumbnails)
             labels.append(view_labels(candidate.scored))
     return score_sheet(views, titles, labels)
 
 
-def numbers_read(sampler: str | None, numbers: dict[str, Any]) -> dict[str, Any]:
-    """The numbers that the sampler reads: the standard one has no zigzags."""
-    unread = ZIGZAG_INPUTS if sampler == "standard" else ()
-    return {name: number for name, number in numbers.items() if name not in unread}
+def _normalised_sum(sets: Sequence[ScoredSet]) -> list[float]:
+    """Every reward in standard deviations from its mean over the sets, views averaged, and summed."""
+    means = [scored.means() for scored in sets]
+    columns = [_normalised([each[name] for each in means]) for name in means[0]]
+    return [sum(scores) for scores in zip(*columns, strict=True)]
+
+
+def _normalised(scores: Sequence[float]) -> list[float]:
+    mean, spread = statistics.fmean(scores), statistics.pstdev(scores)
+    return [(score - mean) / spread if spread else 0.0 for score in scores]
+
+
+def _first(scores: dict[str, Any]) -> Any:
+    return next(iter(scores.values()))
+
+
+# As shown on the node -> ranking scores of the sets of one prompt. With several rewards of a kind the first
+# one loaded counts, as in Score Views; the sum takes all.
+RANK_BY: dict[str, Callable[[Sequence[ScoredSet]], list[float]]] = {
+    "sum of normalised rewards": _normalised_sum,
+    "joint reward": lambda sets: [_first(scored.joint_scores) for scored in sets],
+    "view reward (mean)": lambda sets: [statistics.fmean(_first(scored.view_scores)) for scored in sets],
+    "view reward (worst view)": lambda sets: [min(_first(scored.view_scores)) for scored in sets],
+}

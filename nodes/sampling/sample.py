@@ -1,27 +1,36 @@
-"""Nodes that sample: a sentence and cameras become views."""
+"""The nodes that sample: a sentence and cameras become views, one set after the other."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from comfy_api.latest import io
 
-from ..common.checks import MAX_SEED, check_integer, check_text, read_prompts
-from ..sockets import make_schema
+from ..common.checks import MAX_SEED, first_problem, read_prompts, widgets
+from ..common.memory import check_cancelled, intermediate_device
+from ..common.progress import SamplingProgress, has_decoded_previews
+from ..sockets import make_schema, output
 from .inputs import (
+    GUIDANCE,
+    NEGATIVE_PROMPT,
+    SEED,
+    STEPS,
+    VIEW_SCALE,
+    ZIGZAG,
+    check_sampling_numbers,
     latent_output,
     optional_inputs,
     prompt_inputs,
     read_settings,
-    sampling_problem,
-    step_inputs,
-    zigzag_inputs,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ...t2mv_core.cameras import CameraRig
+    from ...t2mv_core.samplers import SamplingSettings
     from ..sockets import ModelHandle
 
 SEED_TOOLTIP = (
@@ -35,30 +44,20 @@ class T2MVSampleStandard(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's inputs and outputs."""
         return make_schema(
             node_id="T2MVSampleStandard",
             display_name="Sample Views (T2MV)",
             category="T2MV/sampling",
             description="Draws all views of an object together, in a few denoising steps.",
             search_aliases=["text to multiview", "few-step sampler", "lcm", "generate views", "ksampler"],
-            inputs=[*prompt_inputs(SEED_TOOLTIP), *step_inputs(), *optional_inputs()],
+            inputs=_inputs(),
             outputs=_outputs(),
         )
 
     @classmethod
-    def validate_inputs(
-        cls,
-        prompt: str | None = None,
-        negative_prompt: str | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        view_scale: float | None = None,
-    ) -> bool | str:
-        """Refuse unusable texts and numbers before the run."""
-        return sampling_problem(
-            prompt, negative_prompt, steps=steps, guidance=guidance, view_scale=view_scale
-        )
+    def validate_inputs(cls, prompt: str | None = None, negative_prompt: str | None = None) -> bool | str:
+        """Refuse unusable texts before the run."""
+        return first_problem(lambda: read_prompts(prompt), lambda: NEGATIVE_PROMPT.check(negative_prompt))
 
     @classmethod
     def execute(cls, model: ModelHandle, prompt: str, seed: int, **others: Any) -> io.NodeOutput:
@@ -71,15 +70,14 @@ class T2MVSampleZMV(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's inputs and outputs."""
         return make_schema(
             node_id="T2MVSampleZMV",
             display_name="Sample Views with Zigzag (T2MV)",
             category="T2MV/sampling",
-            description="Draws all views together; the first steps go forth, back under weaker guidance, and "
-            "forth again (ZMV), which pushes what the prompt and the cameras ask for into the picture.",
+            description="Draws all views together; the first steps go forward, back under weaker guidance, "
+            "and forward again (ZMV), which pushes what the prompt and the cameras ask for into the picture.",
             search_aliases=["zmv", "zigzag sampling", "z-sampling", "self-reflection", "text to multiview"],
-            inputs=[*prompt_inputs(SEED_TOOLTIP), *step_inputs(), *zigzag_inputs(), *optional_inputs()],
+            inputs=_inputs(*widgets(*ZIGZAG)),
             outputs=_outputs(),
         )
 
@@ -89,30 +87,29 @@ class T2MVSampleZMV(io.ComfyNode):
         prompt: str | None = None,
         negative_prompt: str | None = None,
         steps: int | None = None,
-        guidance: float | None = None,
-        view_scale: float | None = None,
         zigzag_steps: int | None = None,
-        zigzag_repeats: int | None = None,
-        inverse_guidance: float | None = None,
-        inverse_view_scale: float | None = None,
     ) -> bool | str:
-        """Refuse unusable texts and numbers before the run."""
-        return sampling_problem(
-            prompt,
-            negative_prompt,
-            steps=steps,
-            guidance=guidance,
-            view_scale=view_scale,
-            zigzag_steps=zigzag_steps,
-            zigzag_repeats=zigzag_repeats,
-            inverse_guidance=inverse_guidance,
-            inverse_view_scale=inverse_view_scale,
+        """Refuse unusable texts, and more zigzags than steps, before the run."""
+        return first_problem(
+            lambda: read_prompts(prompt),
+            lambda: NEGATIVE_PROMPT.check(negative_prompt),
+            lambda: check_sampling_numbers({"steps": steps, "zigzag_steps": zigzag_steps}),
         )
 
     @classmethod
     def execute(cls, model: ModelHandle, prompt: str, seed: int, **others: Any) -> io.NodeOutput:
         """Sample; a zigzag costs two more UNet evaluations per repeat."""
         return io.NodeOutput(*sample_views("zmv", model, prompt, seed, **others))
+
+
+def _inputs(*zigzag: io.Input) -> list[io.Input]:
+    steps = widgets(STEPS, GUIDANCE, VIEW_SCALE)
+    return [*prompt_inputs(SEED_TOOLTIP), *steps, *zigzag, *optional_inputs()]
+
+
+def _outputs() -> list[io.Output]:
+    tooltip = "The views as a batch: in the rig's order, one set after the other."
+    return [output(io.Image, "images", tooltip), latent_output()]
 
 
 def sample_views(
@@ -137,19 +134,12 @@ def sample_views(
 
     Returns:
         Pictures as ComfyUI keeps them, [B·V, H, W, 3] float32 in [0, 1], and the same as a LATENT.
-
-    Raises:
-        ValueError: an input is unusable, or the model gave NaN.
     """
-    import torch
-
     from ...t2mv_core.samplers import count_evaluations
-    from ..common.progress import SamplingProgress
-    from .set_sampler import SetSampler, comfy_latent, decode_set
 
     prompts = read_prompts(prompt)
-    check_integer("seed", seed, 0, MAX_SEED)
-    check_text("negative_prompt", negative_prompt)
+    SEED.check(seed)
+    NEGATIVE_PROMPT.check(negative_prompt)
     settings = read_settings(numbers)
     progress = SamplingProgress(model, count_evaluations(sampler, settings) * len(prompts))
     sample_set = SetSampler(model, sampler, settings, progress, prompts, rig, negative_prompt)
@@ -158,12 +148,83 @@ def sample_views(
     return torch.cat(images), comfy_latent(model, latents)
 
 
-def _outputs() -> list[io.Output]:
-    return [
-        io.Image.Output(
-            "images",
-            display_name="images",
-            tooltip="The views as a batch: in the rig's order, one set after the other.",
-        ),
-        latent_output(),
-    ]
+class SetSampler:
+    """Samples sets of one model, rig and setting: each bit for bit the same, whatever else the run samples.
+
+    The parts of the model come to the compute device one after the other, as their work does: text encoders,
+    camera encoder, UNet, and the VAE at last; on a small card ComfyUI sends away what has done its work.
+
+    Sets never share a batch: matrix products of other sizes round differently, and memory would grow with the
+    number of sets. Six views of SDXL keep a graphics card busy as they are.
+    """
+
+    def __init__(
+        self,
+        model: ModelHandle,
+        sampler: str,
+        settings: SamplingSettings,
+        progress: SamplingProgress,
+        prompts: Sequence[str],
+        rig: CameraRig | None = None,
+        negative_prompt: str = "",
+    ) -> None:
+        """Encode all prompts that will be sampled and the cameras, then bring the UNet to the device.
+
+        `progress` hears of every UNet evaluation; the other arguments are those of `sample_views`.
+        """
+        from ...t2mv_core.cameras import DEFAULT_RIG
+        from ...t2mv_core.denoiser import encode_cameras
+        from ...t2mv_core.samplers import SAMPLERS
+        from ...t2mv_core.text import encode_text
+
+        self._bundle, self._sample, self._settings = model.bundle, SAMPLERS[sampler], settings
+        self._progress, self._residency = progress, model.residency
+        model.residency.load("text_encoder", "text_encoder_2")
+        self._conditions = {
+            prompt: encode_text(self._bundle, [prompt], negative_prompt or None)
+            for prompt in dict.fromkeys(prompts)
+        }
+        check_cancelled()
+        model.residency.load("camera_encoder")
+        self._cameras = encode_cameras(model.bundle, rig or DEFAULT_RIG)
+        self._parts = ("unet", *(["vae"] if has_decoded_previews(model) else []))
+        device = model.residency.load(*self._parts)
+        # ComfyUI may keep text encoders of its own on another device than the UNet.
+        self._conditions = {prompt: condition.to(device) for prompt, condition in self._conditions.items()}
+
+    def __call__(self, prompt: str, seed: int) -> Tensor:
+        """Sample the views of one of the prompts: scaled latents [V, C, h, w], float32, on the CPU.
+
+        Raises:
+            ValueError: the model cannot follow the settings, or gave NaN.
+        """
+        from ...t2mv_core.trajectory import SeededNoise
+
+        done = self._progress.done
+
+        def sample(_: torch.device) -> Tensor:
+            self._progress.done = done  # a second try, out of memory, counts anew
+            noise = SeededNoise([seed % (MAX_SEED + 1)])
+            trajectory = self._sample(
+                self._bundle, self._conditions[prompt], self._cameras, noise, self._settings, self._progress
+            )
+            return trajectory.denoised[0].float().cpu()
+
+        return self._residency.run(sample, *self._parts)
+
+
+def decode_set(model: ModelHandle, latents: Tensor) -> Tensor:
+    """Decode scaled latents [V, C, h, w] view by view, in the memory of one, to ComfyUI's [V, H, W, 3]."""
+    from ...t2mv_core.images import decode_latents, to_comfy
+
+    def decode(device: torch.device) -> Tensor:
+        views = latents.to(device)[None]
+        return decode_latents(model.bundle.vae, views, chunk_size=1, before_chunk=check_cancelled)[0]
+
+    return to_comfy(model.residency.run(decode, "vae")).to(intermediate_device())
+
+
+def comfy_latent(model: ModelHandle, latents: list[Tensor]) -> dict[str, Tensor]:
+    """Join sets of scaled latents [V, C, h, w] to ComfyUI's LATENT, [B·V, C, h, w] and not scaled."""
+    samples = torch.cat(latents) / model.bundle.vae.config["scaling_factor"]
+    return {"samples": samples.to(intermediate_device())}

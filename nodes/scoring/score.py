@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from comfy_api.latest import io, ui
 
-from ..common.checks import first_problem, read_prompts
+from ..common.checks import Field, first_problem, read_prompts
 from ..common.memory import check_cancelled
 from ..common.progress import ProgressBar, show_text
-from ..sockets import RewardHandle, Rewards, make_schema
-from .report import ScoredSet, to_json, to_line, to_text
-from .score_sheet import score_sheet, set_title, view_labels
+from ..sockets import RewardHandle, Rewards, make_schema, output
+from .report import ScoredSet, score_sheet, set_title, to_json, to_line, to_text, view_labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,12 +20,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# Not "prompt": ComfyUI gives every output node a hidden input of that name.
+PROMPTS = Field(
+    "prompts", "a red mug", "What the views should show: the prompt they were made with, one line per set.",
+    more={"multiline": True},
+)  # fmt: skip
+
+
 class T2MVScoreViews(io.ComfyNode):
     """Views, prompts and rewards to scores."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's inputs and outputs."""
         return make_schema(
             node_id="T2MVScoreViews",
             display_name="Score Views (T2MV)",
@@ -39,41 +44,9 @@ class T2MVScoreViews(io.ComfyNode):
             inputs=[
                 Rewards.Input("rewards", tooltip="From Load Reward."),
                 io.Image.Input("images", tooltip="Views as a sampler gives them: one set after the other."),
-                io.String.Input(
-                    "prompts",  # not "prompt": ComfyUI gives every output node a hidden input of that name
-                    multiline=True,
-                    default="a red mug",
-                    tooltip="What the views should show: the prompt they were made with, one line per set.",
-                ),
+                PROMPTS.widget(),
             ],
-            outputs=[
-                io.Float.Output(
-                    "view_score",
-                    display_name="view score",
-                    tooltip="Mean over all views of the first per-view reward; nan when none is loaded.",
-                ),
-                io.Float.Output(
-                    "joint_score",
-                    display_name="joint score",
-                    tooltip="Mean over the sets of the first joint reward; nan when none is loaded.",
-                ),
-                io.Float.Output(
-                    "view_scores",
-                    display_name="view scores",
-                    is_output_list=True,
-                    tooltip="The first per-view reward, view by view, as a list.",
-                ),
-                io.String.Output(
-                    "json", display_name="json", tooltip="All scores, with the parts of joint scores."
-                ),
-                io.String.Output("report", display_name="report", tooltip="All scores, to read."),
-                io.Image.Output(
-                    "sheet",
-                    display_name="sheet",
-                    tooltip="The views with their scores drawn in: a row per set, titled with its joint "
-                    "scores.",
-                ),
-            ],
+            outputs=_outputs(),
         )
 
     @classmethod
@@ -86,16 +59,18 @@ class T2MVScoreViews(io.ComfyNode):
         """Score set by set."""
         lines = read_prompts(prompts)
         pictures = split_by_prompt(images, len(lines))
-        sets = score_sets(rewards, pictures, lines)
-        views = [score for scored in sets for score in _first(scored.view_scores, [])]
-        joints = [_first(scored.joint_scores, math.nan) for scored in sets]
+        bar, sets = ProgressBar(len(lines) * len(rewards)), []
+        for views, line in zip(pictures, lines, strict=True):
+            sets.append(score_set(rewards, views, line, lambda: bar.update(1)))
+        view_scores = [score for scored in sets for score in _first(scored.view_scores, [])]
+        joint_scores = [_first(scored.joint_scores, math.nan) for scored in sets]
         report = to_text(sets)
         show_text(cls, to_line(sets))
         sheet = score_sheet(list(pictures), list(map(set_title, sets)), list(map(view_labels, sets)))
         return io.NodeOutput(
-            sum(views) / len(views) if views else math.nan,
-            sum(joints) / len(joints),
-            views,
+            sum(view_scores) / len(view_scores) if view_scores else math.nan,
+            sum(joint_scores) / len(joint_scores),
+            view_scores,
             to_json(sets),
             report,
             sheet,
@@ -103,8 +78,22 @@ class T2MVScoreViews(io.ComfyNode):
         )
 
 
+def _outputs() -> list[io.Output]:
+    return [
+        output(io.Float, "view_score", "Mean of the first per-view reward; nan without one.", "view score"),
+        output(io.Float, "joint_score", "Mean of the first joint reward; nan without one.", "joint score"),
+        output(
+            io.Float, "view_scores", "The first per-view reward, view by view, as a list.", "view scores",
+            is_output_list=True,
+        ),
+        output(io.String, "json", "All scores, with the parts of joint scores."),
+        output(io.String, "report", "All scores, to read."),
+        output(io.Image, "sheet", "The views with their scores; joint scores stand above each set."),
+    ]  # fmt: skip
+
+
 def split_by_prompt(images: Tensor, num_prompts: int) -> Tensor:
-    """ComfyUI's pictures [B·V, H, W, 3] as one set per prompt, [B, V, 3, H, W].
+    """Divide ComfyUI's pictures [B·V, H, W, 3] into one set per prompt, [B, V, 3, H, W].
 
     Raises:
         ValueError: the pictures do not divide into one set per prompt.
@@ -118,19 +107,6 @@ def split_by_prompt(images: Tensor, num_prompts: int) -> Tensor:
             "use the same prompt text as the sampler."
         )
     return pictures.unflatten(0, (num_prompts, -1))
-
-
-def score_sets(rewards: tuple[RewardHandle, ...], pictures: Tensor, prompts: list[str]) -> list[ScoredSet]:
-    """Score pictures [B, V, 3, H, W] set by set, with a progress bar.
-
-    Raises:
-        ValueError: see `score_set`.
-    """
-    bar = ProgressBar(len(prompts) * len(rewards))
-    return [
-        score_set(rewards, views, prompt, lambda: bar.update(1))
-        for views, prompt in zip(pictures, prompts, strict=True)
-    ]
 
 
 def score_set(
@@ -147,7 +123,7 @@ def score_set(
     Raises:
         ValueError: the pictures are not what a reward takes, or a score is not finite.
     """
-    scored = ScoredSet(prompt, {}, {}, {})
+    scored = ScoredSet(prompt)
     for handle in rewards:
         check_cancelled()
         _score_one(handle, pictures, scored)

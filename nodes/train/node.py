@@ -7,35 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io, ui
 
-from ...training.config import OBJECTIVE_NAMES, load_config, preset_names
-from ..common.checks import first_problem
+from ...training.config import load_config
+from ..common.checks import first_problem, widgets
 from ..common.folders import lora_folders, output_dir, refresh_lora_list, reward_folders
 from ..common.memory import check_cancelled, compute_device, is_cancelled, unload_everything
-from ..sockets import make_schema
-from .inputs import training_inputs
-from .publish import LoraPlace, find_place, is_lost, publish
-from .settings import (
-    Surroundings,
-    build_overrides,
-    check_inputs,
-    check_name,
-    read_training_prompts,
-    write_prompts,
-)
+from ..common.outputs import picture_tensor
+from ..sockets import make_schema, output
+from .publish import find_place, is_lost, listed_name, publish
+from .settings import FIELDS, build_overrides, check_inputs, check_name, read_training_prompts, write_prompts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 RUNS_FOLDER = "t2mv_runs"
-NOT_FOR_USERS = {"comparison"}  # what training.compare repeats the paper's comparison with
 POLL_SECONDS = 0.25
 # ComfyUI 0.3.64 gives io.Combo.Output no type name, so that nothing could be connected to it.
 LoraName = io.Custom("COMBO")
-
-
-def list_presets() -> list[str]:
-    """The presets that are offered."""
-    return [name for name in preset_names() if name not in NOT_FOR_USERS]
 
 
 class T2MVTrainLoRA(io.ComfyNode):
@@ -43,7 +30,6 @@ class T2MVTrainLoRA(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's inputs and outputs."""
         return make_schema(
             node_id="T2MVTrainLoRA",
             display_name="Train LoRA (T2MV)",
@@ -53,22 +39,14 @@ class T2MVTrainLoRA(io.ComfyNode):
             search_aliases=["mvc-zigal", "reinforcement learning", "finetune", "rl training", "train lora"],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
-            inputs=training_inputs(list_presets(), OBJECTIVE_NAMES),
+            inputs=widgets(*FIELDS),
             outputs=[
-                LoraName.Output(
-                    "lora_name",
-                    display_name="lora_name",
-                    tooltip="The finished LoRA's name: connect it to the input 'lora' of Load LoRA.",
+                output(
+                    LoraName, "lora_name", "The LoRA's name: connect it to the input 'lora' of Load LoRA."
                 ),
-                io.String.Output(
-                    "report", display_name="report", tooltip="Where it lies, and how the rewards changed."
-                ),
-                io.Image.Output(
-                    "curves", display_name="curves", tooltip="Rewards, lambda and loss over the iterations."
-                ),
-                io.Image.Output(
-                    "samples", display_name="samples", tooltip="What the last iteration drew, a row per set."
-                ),
+                output(io.String, "report", "Where it lies, and how the rewards changed."),
+                output(io.Image, "curves", "Rewards, lambda and loss over the iterations."),
+                output(io.Image, "samples", "What the last iteration drew, a row per set."),
             ],
         )
 
@@ -79,17 +57,10 @@ class T2MVTrainLoRA(io.ComfyNode):
         preset: str | None = None,
         prompts: str | None = None,
         objective: str | None = None,
-        learning_rate: float | None = None,
     ) -> bool | str:
-        """Refuse unusable names, choices, texts and numbers before the run; ComfyUI checks the others."""
-        inputs = {
-            "name": name,
-            "preset": preset,
-            "prompts": prompts,
-            "objective": objective,
-            "learning_rate": learning_rate,
-        }
-        return first_problem(lambda: check_inputs(inputs, list_presets(), OBJECTIVE_NAMES))
+        """Refuse unusable names, choices and texts before the run."""
+        inputs = {"name": name, "preset": preset, "prompts": prompts, "objective": objective}
+        return first_problem(lambda: check_inputs(inputs))
 
     @classmethod
     def fingerprint_inputs(cls, name: str | None = None, **others: Any) -> str:
@@ -103,15 +74,16 @@ class T2MVTrainLoRA(io.ComfyNode):
     @classmethod
     def execute(cls, **inputs: Any) -> io.NodeOutput:
         """Train to the end, or go on where the run was; put the LoRA into its place."""
-        check_inputs(inputs, list_presets(), OBJECTIVE_NAMES)
+        check_inputs(inputs)
         run_dir = _run_dir(inputs["name"])
         place = find_place(inputs["name"], run_dir, lora_folders())
         overrides, total = _prepare(inputs, run_dir)
         _train(inputs, overrides, run_dir, total, cls.hidden.unique_id)
         source = publish(run_dir, place)
         refresh_lora_list()
-        report = _report(inputs, run_dir, place, source)
-        return io.NodeOutput(place.listed_name, report, *_pictures(run_dir), ui=ui.PreviewText(report))
+        report = _report(inputs, run_dir, source)
+        outputs = (listed_name(inputs["name"]), report, *_pictures(run_dir))
+        return io.NodeOutput(*outputs, ui=ui.PreviewText(report))
 
 
 def _prepare(inputs: dict[str, Any], run_dir: Path) -> tuple[list[str], int]:
@@ -123,10 +95,10 @@ def _prepare(inputs: dict[str, Any], run_dir: Path) -> tuple[list[str], int]:
     on_cpu = compute_device().type == "cpu"
     reward_dirs = reward_folders()
     reward_dir = next((folder for folder in reward_dirs if folder.is_dir()), reward_dirs[0])
-    surroundings = Surroundings(run_dir, reward_dir, on_cpu)
     prompts = read_training_prompts(inputs["prompts"])
     prompts_path = run_dir / "prompts.jsonl" if prompts else None
-    overrides = build_overrides(inputs, load_config(inputs["preset"]), surroundings, prompts_path)
+    preset = load_config(inputs["preset"])
+    overrides = build_overrides(inputs, preset, run_dir, reward_dir, on_cpu, prompts_path)
     run = load_config(inputs["preset"], overrides).run
     run_dir.mkdir(parents=True, exist_ok=True)
     if prompts_path is not None:
@@ -143,8 +115,8 @@ def _train(
         RuntimeError: it ended otherwise; with the last lines of its log.
         InterruptProcessingException: cancelled; the trainer has saved its state and ended.
     """
-    from .display import TrainingDisplay
     from .process import build_command, running_trainer
+    from .progress import TrainingDisplay
 
     unload_everything()  # the trainer needs the room
     display = TrainingDisplay(run_dir, total, node_id)
@@ -152,7 +124,7 @@ def _train(
     with running_trainer(command, run_dir / "trainer.log") as trainer:
         while (exit_code := trainer.wait(POLL_SECONDS)) is None:
             if is_cancelled():
-                display.say("stopping; the state is being saved…")
+                trainer.stop(display.stop_seconds(), display.show_stopping)
             check_cancelled()
             display.update()
     if exit_code != 0:
@@ -160,13 +132,13 @@ def _train(
     display.update()
 
 
-def _report(inputs: dict[str, Any], run_dir: Path, place: LoraPlace, source: Path) -> str:
+def _report(inputs: dict[str, Any], run_dir: Path, source: Path) -> str:
     from .progress import read_records, reward_lines
 
     records = read_records(run_dir / "metrics.jsonl")
     num_done = int(records[-1]["iteration"]) if records else 0
     lines = [
-        f"LoRA: {place.listed_name} ({source.name} after {num_done} iterations)",
+        f"LoRA: {listed_name(inputs['name'])} ({source.name} after {num_done} iterations)",
         f"preset: {inputs['preset']}",
         *reward_lines(records),
         "Every iteration draws other prompts: compare pictures with and without the LoRA, or measure with "
@@ -176,19 +148,14 @@ def _report(inputs: dict[str, Any], run_dir: Path, place: LoraPlace, source: Pat
     return "\n".join(lines)
 
 
-def _pictures(run_dir: Path) -> tuple[Tensor, Tensor]:
+def _pictures(run_dir: Path) -> list[Tensor]:
     """The curves and the newest sample sheet; white where somebody removed one."""
     from PIL import Image
 
-    from ..views.contact_sheet import picture_tensor
     from .progress import newest_sheet, read_picture
 
-    white = Image.new("RGB", (64, 64), "white")
-    curves, sheet = run_dir / "curves.png", newest_sheet(run_dir)
-    return (
-        picture_tensor(read_picture(curves) or white),
-        picture_tensor((read_picture(sheet) if sheet else None) or white),
-    )
+    pictures = [path and read_picture(path) for path in (run_dir / "curves.png", newest_sheet(run_dir))]
+    return [picture_tensor(picture or Image.new("RGB", (64, 64), "white")) for picture in pictures]
 
 
 def _run_dir(name: str) -> Path:

@@ -6,11 +6,12 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 PACK_DIR = Path(__file__).parents[2]
-STOP_SECONDS = 30.0  # the state is saved after every iteration, so a kill loses one at most
+STOP_SECONDS = 30.0  # unless the caller knows better; a kill loses one iteration at most
 MAX_TAIL_LINES, MAX_TAIL_CHARACTERS = 15, 3000
 EXIT_INTERRUPTED = 130
 # Not `-m`: the portable Python of Windows runs isolated and does not look into the working directory.
@@ -22,7 +23,7 @@ CODE = (
 
 
 def build_command(preset: str, resume: bool, overrides: Sequence[str]) -> list[str]:
-    """The arguments that start `training.mvczigal`, and nothing else, with this Python."""
+    """Return the arguments that start `training.mvczigal`, and nothing else, with this Python."""
     user_site = ["-s"] if sys.flags.no_user_site else []
     words = ["--preset", preset, "--resume", "auto" if resume else "never", "--stop-with-parent"]
     return [sys.executable, *user_site, "-c", CODE, str(PACK_DIR), *words, *overrides]
@@ -57,35 +58,48 @@ class TrainerProcess:
             )
 
     def wait(self, seconds: float) -> int | None:
-        """The exit code, or None when the trainer is still running after so many seconds."""
+        """Return the exit code, or None when the trainer is still running after so many seconds."""
         try:
             return self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             return None
 
-    def stop(self, patience_seconds: float = STOP_SECONDS) -> None:
-        """Ask for a stop, wait until the state is saved, then end the process whatever it does."""
+    def stop(
+        self,
+        patience_seconds: float = STOP_SECONDS,
+        on_wait: Callable[[float], object] = lambda seconds_left: None,
+    ) -> None:
+        """Ask for a stop, wait until the state is saved, and kill the process when it takes too long.
+
+        Args:
+            patience_seconds: how long to wait.
+            on_wait: called about once per second with the seconds that are left.
+        """
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):  # it is gone already
             self._process.stdin.close()
-        if self.wait(patience_seconds) is None:
-            self._process.kill()
-            self._process.wait()
+        deadline = time.monotonic() + patience_seconds
+        while (seconds_left := deadline - time.monotonic()) > 0:
+            on_wait(seconds_left)
+            if self.wait(min(seconds_left, 1.0)) is not None:
+                return
+        self._process.kill()
+        self._process.wait()
 
     def log_tail(self) -> str:
-        """The last lines that this process wrote."""
+        """Return the last lines that this process wrote."""
         with self.log_path.open("rb") as log:
             log.seek(self._log_start)
             text = log.read().decode("utf-8", errors="replace")
         return "\n".join(text.splitlines()[-MAX_TAIL_LINES:])[-MAX_TAIL_CHARACTERS:]
 
     def failure(self, exit_code: int) -> str:
-        """Why a trainer with this exit code did not reach its end, in words."""
+        """Say why a trainer with this exit code did not reach its end."""
         if exit_code == EXIT_INTERRUPTED:
             return "Training was stopped from outside and its state saved; queue again to go on."
         ended = f"was killed by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
         if exit_code == -9:
-            ended += " (often the system, for want of memory)"
+            ended += " (often by the system, when memory runs out)"
         tail = self.log_tail()
         hint = "Here, another run.out_dir means another name of the LoRA.\n" if "run.out_dir" in tail else ""
         return f"The trainer {ended}. It said last:\n{tail}\n{hint}All of it: {self.log_path}"
@@ -93,7 +107,7 @@ class TrainerProcess:
 
 @contextlib.contextmanager
 def running_trainer(command: Sequence[str], log_path: Path) -> Iterator[TrainerProcess]:
-    """A trainer that never outlives the block: an exception in it, a cancel too, stops the trainer first."""
+    """Run a trainer that never outlives the block: an exception in it, a cancel too, stops it first."""
     process = TrainerProcess(command, log_path)
     try:
         yield process

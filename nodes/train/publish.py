@@ -8,7 +8,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from ...t2mv_core.formats.atomic import replaced
@@ -17,20 +16,12 @@ SUBFOLDER = "t2mv"
 RECORD_NAME = "published.json"
 
 
-@dataclass(frozen=True)
-class LoraPlace:
-    """Where a run's LoRA goes.
-
-    Attributes:
-        path: the file.
-        listed_name: as ComfyUI lists it, and as a Load LoRA node names it.
-    """
-
-    path: Path
-    listed_name: str
+def listed_name(name: str) -> str:
+    """Return the name of a run's LoRA as ComfyUI lists it, and as a Load LoRA node names it."""
+    return os.path.join(SUBFOLDER, f"{name}.safetensors")
 
 
-def find_place(name: str, run_dir: Path, lora_dirs: Sequence[Path]) -> LoraPlace:
+def find_place(name: str, run_dir: Path, lora_dirs: Sequence[Path]) -> Path:
     """Choose the file for a run's LoRA: the one it wrote before, else one in the first writable folder.
 
     Args:
@@ -42,31 +33,30 @@ def find_place(name: str, run_dir: Path, lora_dirs: Sequence[Path]) -> LoraPlace
         FileExistsError: there is such a file, and this run did not write it.
         PermissionError: no folder can be written.
     """
-    listed_name = _listed_name(name)
-    found = _find(listed_name, lora_dirs)
-    if found is not None:
-        if _digest(found) not in _published(run_dir):
+    present = _find(name, lora_dirs)
+    if present is not None:
+        if _digest(present) not in _published(run_dir):
             raise FileExistsError(
-                f"{found} exists and was not written by the run in {run_dir}; give the LoRA another name, or "
-                "move the file away."
+                f"{present} exists and was not written by the run in {run_dir}; give the LoRA another name, "
+                "or move the file away."
             )
-        _probe(found.parent)
-        return LoraPlace(found, listed_name)
+        _probe(present.parent)
+        return present
     for folder in [path for path in lora_dirs if path.is_dir()] or list(lora_dirs[:1]):
-        path = folder / listed_name
+        path = folder / listed_name(name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _probe(path.parent)
         except OSError:
             continue
-        return LoraPlace(path, listed_name)
+        return path
     raise PermissionError(
         f"None of ComfyUI's folders for LoRAs can be written ({', '.join(map(str, lora_dirs))}); give the "
         "user that runs ComfyUI the right to write into one of them."
     )
 
 
-def publish(run_dir: Path, place: LoraPlace) -> Path:
+def publish(run_dir: Path, place: Path) -> Path:
     """Copy the run's LoRA to its place, replacing what this run wrote there before.
 
     Returns:
@@ -79,11 +69,11 @@ def publish(run_dir: Path, place: LoraPlace) -> Path:
     """
     source = newest_lora(run_dir)
     earlier = _published(run_dir)
-    if place.path.exists() and _digest(place.path) not in earlier:
+    if place.exists() and _digest(place) not in earlier:
         raise FileExistsError(
-            f"{place.path} was written by another program while this run went on; its LoRA is {source}."
+            f"{place} was written by another program while this run went on; its LoRA is {source}."
         )
-    with replaced(place.path) as temporary:
+    with replaced(place) as temporary:
         shutil.copyfile(source, temporary)
         # The record comes first: a file without its record would count as somebody else's.
         record = json.dumps(sorted({*earlier, _digest(temporary)}))
@@ -92,7 +82,7 @@ def publish(run_dir: Path, place: LoraPlace) -> Path:
 
 
 def newest_lora(run_dir: Path) -> Path:
-    """The LoRA of the best evaluation, where evaluations choose one, else of the last epoch.
+    """Return the LoRA of the best evaluation, where evaluations choose one, else of the last epoch.
 
     Raises:
         FileNotFoundError: there is none.
@@ -108,16 +98,13 @@ def newest_lora(run_dir: Path) -> Path:
 
 
 def is_lost(name: str, run_dir: Path, lora_dirs: Sequence[Path]) -> bool:
-    """Whether the run's LoRA was in its place once and is there no more."""
-    return (run_dir / RECORD_NAME).is_file() and _find(_listed_name(name), lora_dirs) is None
+    """Return whether the run's LoRA was in its place once and is there no more."""
+    return (run_dir / RECORD_NAME).is_file() and _find(name, lora_dirs) is None
 
 
-def _listed_name(name: str) -> str:
-    return os.path.join(SUBFOLDER, f"{name}.safetensors")
-
-
-def _find(listed_name: str, lora_dirs: Sequence[Path]) -> Path | None:
-    return next((folder / listed_name for folder in lora_dirs if (folder / listed_name).exists()), None)
+def _find(name: str, lora_dirs: Sequence[Path]) -> Path | None:
+    paths = [folder / listed_name(name) for folder in lora_dirs]
+    return next((path for path in paths if path.exists()), None)
 
 
 def _published(run_dir: Path) -> list[str]:
@@ -130,8 +117,8 @@ def _published(run_dir: Path) -> list[str]:
 
 
 def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        digest = hashlib.sha256()
         while chunk := file.read(2**20):
             digest.update(chunk)
     return digest.hexdigest()

@@ -1,7 +1,7 @@
-"""What a workflow may ask of the trainer: values read or refused in words, then turned into its arguments.
+"""The inputs of the node that trains, and the trainer's arguments that are made of them. Needs no ComfyUI.
 
 A workflow file is a stranger's file. Nothing of it reaches the trainer's command line but numbers, names from
-lists, and paths that this pack built itself; prompts go through a file. Needs no ComfyUI.
+lists, and paths that this pack built itself; prompts go through a file.
 """
 
 from __future__ import annotations
@@ -10,25 +10,77 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...t2mv_core.formats.atomic import replaced
-from ..common.checks import MAX_PROMPT_CHARACTERS, check_boolean, check_choice, check_number
+from ...training.config import OBJECTIVE_NAMES, TrainConfig, preset_names
+from ..common.checks import Field, split_lines
 
 PRESETS_OWN = "preset's"
+NOT_FOR_USERS = {"comparison"}  # what training.compare repeats the paper's comparison with
 MAX_NAME_CHARACTERS = 50  # of up to four bytes: with its endings still a file name everywhere
 MAX_TRAINING_PROMPTS = 5000
-MAX_LEARNING_RATE = 1.0
-# Input -> (smallest, largest); 0 stands for the preset's value, except for the seed.
-WHOLE_NUMBERS = {
-    "iterations": (0, 100_000),
-    "rank": (0, 256),
-    "seed": (0, 2**32 - 1),
-    "prompts_per_iteration": (0, 1024),
-}
-SWITCHES = ("resume", "download")
+
+
+def list_presets() -> list[str]:
+    """Return the presets that are offered."""
+    return [name for name in preset_names() if name not in NOT_FOR_USERS]
+
+
+def _whole(name: str, tooltip: str, low: int, high: int, is_advanced: bool = True) -> Field:
+    # Without the last word the frontend would draw another seed after every queue: another run, not this one.
+    return Field(name, 0, tooltip, low, high, is_advanced=is_advanced, more={"control_after_generate": False})
+
+
+# In the node's order. 0 stands for the preset's value, except for the seed.
+FIELDS = (
+    Field(
+        "name", "my lora",
+        "Name of the LoRA and of its run folder in output/t2mv_runs. Letters, digits, spaces and - _ . "
+        "only. Other settings need another name.",
+    ),
+    Field(
+        "preset", "demo",
+        "All settings, as in training/config/presets: 'demo' takes minutes on a processor and 'toybox' an "
+        "hour, both on the bundled model. The others need weights, and a graphics card.",
+        choices=list_presets,
+    ),
+    Field(
+        "prompts", "",
+        "What to train on, one object per line; 50 to 300 are plenty. Empty: the preset's prompts.",
+        more={"multiline": True},
+    ),
+    _whole(
+        "iterations", "Length of the whole run; a larger number makes a finished run go on. 0: the preset's.",
+        0, 100_000, is_advanced=False,
+    ),
+    Field(
+        "learning_rate", 0.0, "Learning rate of AdamW. 0: the preset's.", high=1, step=1e-5, is_advanced=True,
+        more={"round": False},
+    ),
+    _whole("rank", "Rank of the LoRA. 0: the preset's.", 0, 256),
+    _whole("seed", "Every random draw of the run derives from it.", 0, 2**32 - 1),
+    Field(
+        "objective", PRESETS_OWN, "What is optimised; see docs/training.md.",
+        choices=(PRESETS_OWN, *OBJECTIVE_NAMES), is_advanced=True,
+    ),
+    _whole(
+        "prompts_per_iteration",
+        "Prompts sampled in an iteration, each at least twice; fewer are quicker and noisier. An update "
+        "uses at most as many. 0: the preset's.",
+        0, 1024,
+    ),
+    Field(
+        "resume", True,
+        "Go on with the run of this name where it was. Off: refuse a name that has a run already.",
+        is_advanced=True,
+    ),
+    Field(
+        "download", False, "Allow a preset that names a model of the Hugging Face Hub to download it.",
+        is_advanced=True,
+    ),
+)  # fmt: skip
 _NAME = re.compile(r"[^\W_](?:[\w .-]*[\w-])?")
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)  # on Windows
 
@@ -58,48 +110,23 @@ def read_training_prompts(text: str | None) -> list[str]:
     """
     if text is None:
         return []
-    if not isinstance(text, str):
-        raise ValueError(f"prompts={text!r} must be text, one prompt per line.")
-    prompts = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+    prompts = list(dict.fromkeys(split_lines(text)))
     if len(prompts) > MAX_TRAINING_PROMPTS:
-        raise ValueError(f"{len(prompts)} prompts were given; at most {MAX_TRAINING_PROMPTS} are allowed.")
-    longest = max(map(len, prompts), default=0)
-    if longest > MAX_PROMPT_CHARACTERS:
-        raise ValueError(
-            f"A prompt has {longest} characters; at most {MAX_PROMPT_CHARACTERS} are allowed, and the text "
-            "encoders read only about the first 75 tokens. Shorten it."
-        )
+        raise ValueError(f"{len(prompts)} prompts are too many; at most {MAX_TRAINING_PROMPTS} are allowed.")
     if re.search("[\ud800-\udfff]", text):
         raise ValueError("A prompt holds half a character (an unpaired surrogate); write the whole one.")
     return prompts
 
 
-def check_inputs(inputs: Mapping[str, Any], presets: Sequence[str], objectives: Sequence[str]) -> None:
-    """Check all inputs of the node that are given; None is a linked one, not known yet.
-
-    Args:
-        inputs: values by input name.
-        presets: the presets that are offered.
-        objectives: the trainer's objectives.
+def check_inputs(inputs: Mapping[str, Any]) -> None:
+    """Check the node's inputs by name; one that is missing or None (linked, not known yet) passes.
 
     Raises:
         ValueError: the first that cannot be used, in a sentence.
     """
-    check_name(inputs.get("name"))
-    check_choice("preset", inputs.get("preset"), presets, "Choose one of the list.")
-    check_choice("objective", inputs.get("objective"), [PRESETS_OWN, *objectives], "Choose one of the list.")
-    read_training_prompts(inputs.get("prompts"))
-    for name, (low, high) in WHOLE_NUMBERS.items():
-        value = inputs.get(name)
-        if value is not None and type(value) is not int:
-            raise ValueError(f"{name}={value!r} must be a whole number from {low} to {high}.")
-        check_number(name, value, low, high)
-    rate = inputs.get("learning_rate")
-    if rate is not None and type(rate) not in (int, float):
-        raise ValueError(f"learning_rate={rate!r} must be a number from 0 to {MAX_LEARNING_RATE:g}.")
-    check_number("learning_rate", rate, 0.0, MAX_LEARNING_RATE)
-    for name in SWITCHES:
-        check_boolean(name, inputs.get(name))
+    readers = {"name": check_name, "prompts": read_training_prompts}
+    for each in FIELDS:
+        readers.get(each.name, each.check)(inputs.get(each.name))
 
 
 def write_prompts(prompts: Sequence[str], path: Path) -> None:
@@ -113,37 +140,29 @@ def write_prompts(prompts: Sequence[str], path: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class Surroundings:
-    """What ComfyUI has for the trainer.
-
-    Attributes:
-        run_dir: where the run lies.
-        reward_dir: folder with the weights of published rewards.
-        on_cpu: ComfyUI computes on the processor, so the trainer is to do likewise.
-    """
-
-    run_dir: Path
-    reward_dir: Path
-    on_cpu: bool
-
-
 def build_overrides(
-    inputs: Mapping[str, Any], preset: Any, surroundings: Surroundings, prompts_path: Path | None
+    inputs: Mapping[str, Any],
+    preset: TrainConfig,
+    run_dir: Path,
+    reward_dir: Path,
+    on_cpu: bool,
+    prompts_path: Path | None,
 ) -> list[str]:
-    """The checked inputs as the trainer's `section.key=value` words.
+    """Write the checked inputs as the trainer's `section.key=value` words.
 
     Every iteration is an epoch of its own, so that pictures and a LoRA are there after each, and a run can be
     made longer by any number of iterations.
 
     Args:
         inputs: checked values by input name.
-        preset: the preset's TrainConfig.
-        surroundings: folders and device.
+        preset: the chosen one's configuration.
+        run_dir: where the run lies.
+        reward_dir: folder with the weights of published rewards.
+        on_cpu: ComfyUI computes on the processor, so the trainer is to do likewise.
         prompts_path: file of the user's own prompts; None leaves the preset's.
     """
     values: dict[str, Any] = {
-        "run.out_dir": str(surroundings.run_dir),
+        "run.out_dir": str(run_dir),
         "run.epochs": inputs["iterations"] or preset.run.epochs * preset.run.iterations_per_epoch,
         "run.iterations_per_epoch": 1,
         "run.keep_loras": 3,
@@ -152,9 +171,9 @@ def build_overrides(
         "run.seed": inputs["seed"],
         "model.allow_download": inputs["download"],
         "reward.allow_download": inputs["download"],
-        "reward.folder": str(surroundings.reward_dir),
+        "reward.folder": str(reward_dir),
     }
-    if surroundings.on_cpu:
+    if on_cpu:
         values["model.device"] = "cpu"
     if prompts_path is not None:
         values["sampling.prompts"] = str(prompts_path)
@@ -174,7 +193,7 @@ def build_overrides(
 
 
 def yaml_value(value: str | int | float | bool | list[Any]) -> str:
-    """A value as YAML that reads back as it was, in plain ASCII whatever a path holds.
+    """Write a value as YAML that reads back as it was, in plain ASCII whatever a path holds.
 
     Not `json.dumps`: YAML 1.1 reads neither its pairs of surrogates nor an unescaped delete character.
     """

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io, ui
 
-from ..sockets import Rig, make_schema
+from ..common.checks import Field, widgets
+from ..common.outputs import picture_tensor
+from ..sockets import Rig, make_schema, output
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,7 +16,17 @@ if TYPE_CHECKING:
     from ...t2mv_core.cameras import CameraRig
 
 MAX_SHEET_PICTURES = 24 * 16
-MAX_CELL_PX = 1024
+ROW_LABELS = Field(
+    "row_labels", "", "A label per row, one per line; may be left empty.", is_optional=True,
+    more={"multiline": True},
+)  # fmt: skip
+CELL_PX = Field(
+    "cell_px", 160, "Height of every view on the sheet, in pixels.", 32, 1024, step=16, is_optional=True,
+)  # fmt: skip
+SET = Field(
+    "set", 1, "Which set, when several prompts or seeds are in the batch; counted from 1.", 1,
+    MAX_SHEET_PICTURES, is_optional=True,
+)  # fmt: skip
 
 
 class T2MVCreateContactSheet(io.ComfyNode):
@@ -22,7 +34,6 @@ class T2MVCreateContactSheet(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """The node's inputs and outputs."""
         return make_schema(
             node_id="T2MVCreateContactSheet",
             display_name="Create Contact Sheet (T2MV)",
@@ -30,50 +41,38 @@ class T2MVCreateContactSheet(io.ComfyNode):
             description="Puts views side by side on one picture: a row per set, a column per view.",
             search_aliases=["image grid", "side by side", "compare views", "multiview sheet"],
             is_output_node=True,
-            inputs=[
-                io.Image.Input("images", tooltip="Views of one or more sets, one set after the other."),
-                Rig.Input(
-                    "rig",
-                    optional=True,
-                    tooltip="The cameras the views were made with; gives the columns and their angles. "
-                    "Without it the six default views are meant.",
-                ),
-                io.String.Input(
-                    "row_labels",
-                    multiline=True,
-                    default="",
-                    optional=True,
-                    tooltip="A label per row, one per line; may be left empty.",
-                ),
-                io.Int.Input(
-                    "cell_px",
-                    default=160,
-                    min=32,
-                    max=MAX_CELL_PX,
-                    step=16,
-                    optional=True,
-                    tooltip="Height of every view on the sheet, in pixels.",
-                ),
-            ],
-            outputs=[
-                io.Image.Output("sheet", display_name="sheet", tooltip="The contact sheet, one picture.")
-            ],
+            inputs=[*view_inputs("; they give the columns and their angles"), *widgets(ROW_LABELS, CELL_PX)],
+            outputs=[output(io.Image, "sheet", "The contact sheet, one picture.")],
         )
 
     @classmethod
     def execute(
-        cls, images: Tensor, rig: CameraRig | None = None, row_labels: str = "", cell_px: int = 160
+        cls,
+        images: Tensor,
+        rig: CameraRig | None = None,
+        row_labels: str = "",
+        cell_px: int = CELL_PX.default,
     ) -> io.NodeOutput:
         """Draw the sheet and show it on the node."""
         from ...t2mv_core.cameras import DEFAULT_RIG
         from ...t2mv_core.images import contact_sheet, from_comfy
 
+        CELL_PX.check(cell_px)
         rig = rig or DEFAULT_RIG
         views = split_sets(from_comfy(images), rig.num_views)
         lines = [line.strip() for line in row_labels.splitlines()]
         rows = (lines + [""] * len(views))[: len(views)] if any(lines) else []
         sheet = picture_tensor(contact_sheet(views, rows, rig.labels(), cell_px))
         return io.NodeOutput(sheet, ui=ui.PreviewImage(sheet, cls=cls))
+
+
+def view_inputs(use_of_rig: str = "") -> list[io.Input]:
+    """Return the inputs of pictures and of the cameras that they were made with."""
+    tooltip = f"The cameras the views were made with{use_of_rig}. Without a rig: the six default views."
+    return [
+        io.Image.Input("images", tooltip="Views of one or more sets, one set after the other."),
+        Rig.Input("rig", optional=True, tooltip=tooltip),
+    ]
 
 
 def split_sets(images: Tensor, num_views: int) -> Tensor:
@@ -94,7 +93,7 @@ def split_sets(images: Tensor, num_views: int) -> Tensor:
 
 
 def choose_set(images: Tensor, rig: CameraRig, number: int) -> Tensor:
-    """One set of views, [V, H, W, 3], of a batch of pictures [B·V, H, W, 3 or 4], both as ComfyUI keeps them.
+    """Take one set of views, [V, H, W, 3], out of pictures [B·V, H, W, 3 or 4], both as ComfyUI keeps them.
 
     Args:
         images: one set after the other.
@@ -113,12 +112,3 @@ def choose_set(images: Tensor, rig: CameraRig, number: int) -> Tensor:
             f"{len(sets)} sets, counted from 1."
         )
     return to_comfy(sets[number - 1])
-
-
-def picture_tensor(picture: object) -> Tensor:
-    """A PIL picture as ComfyUI's IMAGE [1, H, W, 3] in [0, 1]."""
-    import numpy as np
-    import torch
-
-    pixels = np.asarray(picture.convert("RGB"), dtype=np.float32)  # type: ignore[attr-defined]
-    return torch.from_numpy(pixels / 255.0)[None]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,38 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, opened.metadata() or {}
 
 
+def read_with_config(path: Path, architecture: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read tensors and configuration of a network that this project saved (JSON in the file's metadata).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged, of another architecture, or without a configuration.
+    """
+    tensors, metadata = read_safetensors(path)
+    saved = metadata.get("architecture")
+    if saved != architecture:
+        raise ValueError(
+            f"{path} holds {saved or 'no named architecture'}, not {architecture}; choose another file."
+        )
+    try:
+        return tensors, dict(json.loads(metadata["config"]))
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path} has no readable configuration in its metadata; save it again with this project."
+        ) from error
+
+
+def known_fields(record: type, config: Mapping[str, Any], path: Path | str) -> Mapping[str, Any]:
+    """Return a saved configuration whose keys are all fields of a dataclass.
+
+    Raises:
+        ValueError: there is another key.
+    """
+    if unknown := sorted(config.keys() - {field.name for field in fields(record)}):
+        raise ValueError(f"{path}: config key {unknown[0]!r} is unknown; another version made the file.")
+    return config
+
+
 def open_safetensors(path: Path) -> Any:
     """Map a safetensors file; its tensors lie in the file until they are touched.
 
@@ -71,7 +105,7 @@ def file_identity(path: Path) -> tuple[str, int, int, int]:
 
 
 def check_finite(tensor: Tensor, name: str, path: Path) -> None:
-    """Refuse a weight with NaN or infinity; other types than the usual floating-point ones pass.
+    """Raise if a weight holds NaN or infinity; types other than the usual floating-point ones pass.
 
     Raises:
         ValueError: with file and name.

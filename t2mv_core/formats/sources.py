@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from ..toybox import toybox_path
-from .hub import hub_file
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 LCM_UNET = "latent-consistency/lcm-sdxl"
@@ -19,10 +18,8 @@ TOYBOX_PRESETS = ("toybox", "toybox-teacher")
 PUBLISHED_UNETS = {"lcm-sdxl": LCM_UNET, "sdxl": None}
 """The presets of published weights, and the UNet each takes in place of SDXL's own."""
 PRESETS = (*TOYBOX_PRESETS, *PUBLISHED_UNETS)
-WEIGHT_NAMES = (
-    "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors",
-    "model.safetensors", "model.fp16.safetensors",
-)  # fmt: skip
+_STEMS, _VARIANTS = ("diffusion_pytorch_model", "model"), ("", ".fp16")
+WEIGHT_NAMES = tuple(f"{stem}{variant}.safetensors" for stem in _STEMS for variant in _VARIANTS)
 _FILE = ".safetensors"
 _CONFIG = "config.json"
 
@@ -55,25 +52,17 @@ class ModelSources:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """What is read: each a folder with configuration and weights, or a single file.
+    """The files of a model: each a folder with configuration and weights, or a single file."""
 
-    Attributes:
-        unet: the UNet.
-        own_unet: the model's own UNet, when `unet` is another one's folder that may hold only what differs.
-        vae: the VAE.
-        text_encoder: the first text encoder.
-        text_encoder_2: the second.
-        scheduler: folder of the scheduler's configuration; None for SDXL's.
-        adapter: the MV-Adapter's file.
-    """
-
+    adapter: Path
     unet: Path
     own_unet: Path | None
+    """The model's own UNet, where `unet` is another folder, which may hold only what differs."""
     vae: Path
     text_encoder: Path
     text_encoder_2: Path
     scheduler: Path | None
-    adapter: Path
+    """None stands for SDXL's configuration."""
 
 
 def resolve_sources(sources: ModelSources) -> ModelFiles:
@@ -82,30 +71,26 @@ def resolve_sources(sources: ModelSources) -> ModelFiles:
     Raises:
         FileNotFoundError: a folder or file is missing, or a Hub id is not cached and may not be downloaded.
     """
-    if sources.model in TOYBOX_PRESETS:
-        model = str(toybox_path("model"))
-        own = str(toybox_path("teacher")) if sources.model == "toybox-teacher" else model
-        adapter = toybox_path("mvadapter.safetensors")
-    else:
-        if sources.model in PUBLISHED_UNETS:
-            sources = published_sources(sources)
-        model = own = sources.model
-        adapter = _find_adapter(sources)
-    allow = sources.allow_download
-    is_replaced = bool(sources.unet) or own != model
-    return ModelFiles(
-        unet=_find_alone(sources.unet, "unet", allow) if sources.unet else _find_part(own, "unet", allow),
-        own_unet=Path(model) / "unet" if is_replaced and Path(model).is_dir() else None,
-        vae=_find_alone(sources.vae, "vae", allow) if sources.vae else _find_part(model, "vae", allow),
-        text_encoder=_find_part(model, "text_encoder", allow),
-        text_encoder_2=_find_part(model, "text_encoder_2", allow),
-        scheduler=_find_scheduler(sources.scheduler, own, allow),
-        adapter=adapter,
-    )
+    return ModelFiles(**{part: find() for part, find in _finders(sources).items()})  # type: ignore[arg-type]
+
+
+def missing_parts(sources: ModelSources) -> dict[str, str]:
+    """Return what of a model is not on this machine: name of the field -> why; nothing is fetched."""
+    sources = published_sources(replace(sources, allow_download=False))
+    missing: dict[str, str] = {}
+    for part, find in _finders(sources).items():
+        try:
+            find()
+        except FileNotFoundError as error:
+            is_named = part == "adapter" or (part in ("unet", "vae") and getattr(sources, part))
+            missing.setdefault(part if is_named else "model", str(error))
+    return {field: missing[field] for field in ("model", "unet", "vae", "adapter") if field in missing}
 
 
 def published_sources(sources: ModelSources) -> ModelSources:
-    """A preset of published weights as Hub ids; what the sources name themselves stays."""
+    """Replace a preset of published weights by Hub ids; what the sources name themselves stays."""
+    if sources.model not in PUBLISHED_UNETS:
+        return sources
     return replace(
         sources,
         model=SDXL,
@@ -115,63 +100,86 @@ def published_sources(sources: ModelSources) -> ModelSources:
     )
 
 
-def missing_parts(sources: ModelSources) -> dict[str, str]:
-    """What of a model is not on this machine: name of the field -> why, in a sentence; nothing is fetched."""
+def _finders(sources: ModelSources) -> dict[str, Callable[[], Path | None]]:
+    """How to find each of the `ModelFiles`."""
+    sources, allow = published_sources(sources), sources.allow_download
+    model = own = sources.model
+    find_adapter: Callable[[], Path] = partial(_find_adapter, sources)
     if sources.model in TOYBOX_PRESETS:
-        return {}
-    if sources.model in PUBLISHED_UNETS:
-        sources = published_sources(sources)
-    own = ["text_encoder", "text_encoder_2"]
-    own += [part for part, other in (("unet", sources.unet), ("vae", sources.vae)) if not other]
-    searches: dict[str, list[Callable[[], object]]] = {
-        "model": [partial(_find_part, sources.model, part, False) for part in own],
-        "unet": [partial(_find_alone, sources.unet, "unet", False)] if sources.unet else [],
-        "vae": [partial(_find_alone, sources.vae, "vae", False)] if sources.vae else [],
-        "adapter": [partial(_find_adapter, replace(sources, allow_download=False))],
+        model = str(toybox_path("model"))
+        own = str(toybox_path("teacher")) if sources.model == "toybox-teacher" else model
+        find_adapter = partial(toybox_path, "mvadapter.safetensors")
+    is_replaced = bool(sources.unet) or own != model
+
+    def part(name: str, other: str | None = None, of: str = model) -> Callable[[], Path]:
+        return partial(_find_part, other or of, name, allow, is_alone=bool(other))
+
+    return {
+        "adapter": find_adapter,
+        "unet": part("unet", sources.unet, own),
+        "own_unet": lambda: Path(model) / "unet" if is_replaced and Path(model).is_dir() else None,
+        "vae": part("vae", sources.vae),
+        "text_encoder": part("text_encoder"),
+        "text_encoder_2": part("text_encoder_2"),
+        "scheduler": partial(_find_scheduler, sources.scheduler, own, allow),
     }
-    searches["model"].append(partial(_find_scheduler, sources.scheduler, sources.model, False))
-    missing = {}
-    for name, finders in searches.items():
-        try:
-            for find in finders:
-                find()
-        except FileNotFoundError as error:
-            missing[name] = str(error)
-    return missing
 
 
-def weights_file(folder: Path) -> Path:
-    """The weights in a part's folder.
+def weights_file(folder: Path, names: Sequence[str] = WEIGHT_NAMES) -> Path:
+    """Return the first of the named files that a folder holds.
 
     Raises:
-        FileNotFoundError: there are none in safetensors format.
+        FileNotFoundError: it holds none.
     """
-    for name in WEIGHT_NAMES:
+    for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise FileNotFoundError(f"{folder} has no safetensors weights (looked for {', '.join(WEIGHT_NAMES)}).")
+    raise FileNotFoundError(
+        f"{folder} has no weights (looked for {', '.join(names)}); fetch the folder again."
+    )
 
 
-def _find_part(model: str, part: str, allow_download: bool) -> Path:
-    """A part of a model: its folder there, or the checkpoint that holds all of them."""
+def hub_file(repo_id: str, filename: str, allow_download: bool) -> Path:
+    """Return a file of a repository on the Hugging Face Hub, from the local cache or downloaded.
+
+    Raises:
+        FileNotFoundError: it is not in the cache and may not, or could not, be downloaded.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repo_id, filename, local_files_only=not allow_download))
+    except LocalEntryNotFoundError as error:
+        cure = "check name and network" if allow_download else "allow downloads, or give a local path"
+        raise FileNotFoundError(f"{repo_id!r} is not in the Hub's local cache; {cure}.") from error
+    except HFValidationError as error:
+        raise FileNotFoundError(f"{repo_id!r} is not a Hub id; check the spelling.") from error
+    # Before it has an answer the client's own errors get through; they share a base with the Hub's.
+    except (HfHubHTTPError.__bases__[0], OSError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise FileNotFoundError(
+            f"{repo_id!r} could not be downloaded ({reason}); check name, network and disk."
+        ) from error
+
+
+def _find_part(model: str, part: str, allow_download: bool, is_alone: bool) -> Path:
+    """A part's folder, or the file that holds it.
+
+    Args:
+        model: the model the part belongs to, or, `is_alone`, also the part's own folder, file or repository.
+        part: its name.
+        allow_download: whether a Hub id may be downloaded.
+        is_alone: whether the part was named alone.
+    """
     path = Path(model)
     if path.is_file() and path.suffix == _FILE:
         return path
     if path.is_dir():
-        return path / part
+        is_part = is_alone and ((path / _CONFIG).is_file() or not (path / part).is_dir())
+        return path if is_part else path / part
     _refuse_unless_hub_id(model)
-    return _hub_folder(model, f"{part}/", allow_download)
-
-
-def _find_alone(name: str, part: str, allow_download: bool) -> Path:
-    """A part that is named alone: its own folder or file or repository, or a model that has it."""
-    path = Path(name)
-    if (path.is_file() and path.suffix == _FILE) or (path / _CONFIG).is_file():
-        return path
-    if path.is_dir():
-        return path / part if (path / part).is_dir() else path
-    _refuse_unless_hub_id(name)
-    return _hub_folder(name, "", allow_download)
+    return _hub_folder(model, "" if is_alone else f"{part}/", allow_download)
 
 
 def _find_scheduler(named: str | None, model: str, allow_download: bool) -> Path | None:

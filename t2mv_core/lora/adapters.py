@@ -140,7 +140,7 @@ def hold_lora(unet: nn.Module, name: str, is_new: bool) -> Holder | None:
 def remove_unused_loras(unet: nn.Module) -> None:
     """Detach the LoRAs from files that no living bundle lists."""
     for name, holder in list(_HOLDERS.get(unet, {}).items()):
-        if True:
+        if holder() is None:
             remove_lora(unet, name)
 
 

@@ -1,4 +1,4 @@
-"""What a reward is: the record it returns, the protocol it follows, and the checks every scorer shares."""
+"""What a reward is: its result, its protocol, and the checks that all scorers share."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Reward(Protocol):
 
     @property
     def model(self) -> nn.Module:
-        """All weights, for whoever manages memory."""
+        """The network, for whoever manages memory."""
         ...
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> RewardResult:
@@ -51,18 +51,16 @@ class Reward(Protocol):
         ...
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
-        """Move the scorer to a device, its weights to a precision (none: as they are), and return it."""
+        """Move the scorer to a device and a precision (None: as it is), and return it."""
         ...
 
 
 def check_request(images: Tensor, prompts: Sequence[str], kind: RewardKind) -> int:
-    """Refuse pictures or prompts that would be scored wrongly without an error.
-
-    Returns:
-        Pictures per prompt: 1 for a view reward, V for a joint reward.
+    """Return the pictures per prompt: 1 for a view reward, V for a joint reward.
 
     Raises:
-        ValueError: wrong shape, dtype, range or count, NaN, or an empty prompt.
+        ValueError: pictures or prompts that would be scored wrongly without an error: wrong shape, dtype,
+            range or count, NaN, or an empty prompt.
     """
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[0] == 0:
         raise ValueError(
@@ -70,25 +68,27 @@ def check_request(images: Tensor, prompts: Sequence[str], kind: RewardKind) -> i
         )
     if not images.is_floating_point():
         raise ValueError(f"images have dtype {images.dtype}; pass floats in [0, 1] (divide 0..255 by 255).")
-    if not images.isfinite().all():
-        raise ValueError(
-            "images hold NaN or infinity; decode the latents again or look at the step that made them."
-        )
     low, high = float(images.min()), float(images.max())
+    if not images.isfinite().all():
+        raise ValueError("images hold NaN or infinity; look at the step that made the latents.")
     if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
         raise ValueError(f"images range from {low:.3g} to {high:.3g}; pass values in [0, 1].")
-    return check_prompts(prompts, images.shape[0], kind)
+    _check_prompts(prompts)
+    if kind == "view" and len(prompts) != len(images):
+        raise ValueError(
+            f"{len(prompts)} prompts for {len(images)} images; a view reward takes one prompt per image: "
+            "repeat each prompt for its views."
+        )
+    if not prompts or len(images) % len(prompts):
+        raise ValueError(
+            f"{len(prompts)} prompts for {len(images)} images; a joint reward takes B prompts for B·V "
+            "images, the views of a prompt contiguous."
+        )
+    return len(images) // len(prompts)
 
 
-def check_prompts(prompts: Sequence[str], num_images: int, kind: RewardKind) -> int:
-    """Check that the prompts fit the number of pictures; return the pictures per prompt.
-
-    Raises:
-        ValueError: a bare string, an empty prompt, or a count that does not fit.
-    """
-    if isinstance(prompts, str):
-        raise ValueError(f"prompts is one string ({prompts[:40]!r}); pass a list of prompts.")
-    if not isinstance(prompts, Sequence):
+def _check_prompts(prompts: Sequence[str]) -> None:
+    if isinstance(prompts, str) or not isinstance(prompts, Sequence):
         raise ValueError(f"prompts is {type(prompts).__name__}; pass a list of prompts.")
     for index, prompt in enumerate(prompts):
         if not isinstance(prompt, str):
@@ -96,17 +96,4 @@ def check_prompts(prompts: Sequence[str], num_images: int, kind: RewardKind) -> 
                 f"prompt {index} is {type(prompt).__name__}, not text; pass a list of sentences."
             )
         if not prompt.strip():
-            raise ValueError(
-                f"prompt {index} is empty; a reward needs a sentence to compare the picture with."
-            )
-    if kind == "view" and len(prompts) != num_images:
-        raise ValueError(
-            f"{len(prompts)} prompts for {num_images} images; a view reward takes one prompt per image: "
-            "repeat each prompt for its views."
-        )
-    if not prompts or num_images % len(prompts):
-        raise ValueError(
-            f"{len(prompts)} prompts for {num_images} images; a joint reward takes B prompts for B·V images, "
-            "the views of a prompt contiguous."
-        )
-    return num_images // len(prompts)
+            raise ValueError(f"prompt {index} is empty; a reward compares the picture with a sentence.")

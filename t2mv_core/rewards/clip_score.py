@@ -2,14 +2,14 @@
 
     score = cos(encode_image(x), encode_text(c))     (no logit scale)
 
-Source: docs/method.md, section 8. PickScore and HPSv2 are this class with their weights; the bundled scorer
-`toybox_clip` is it with a small model of our own.
+Source: docs/method.md, section 8. PickScore and HPSv2 are this class with their weights, the bundled scorer
+`toybox_clip` with a small model of our own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..formats.safetensors_io import known_fields, read_with_config
+from ..formats.strict import load_strictly
 from .base import RewardKind, RewardResult, check_request
-from .checkpoints import load_strictly, read_reward_file
-from .preprocess import OPENAI_MEAN, OPENAI_STD, Fit, images_per_chunk, prepare_images
-from .prompts import PromptCache, PromptTokens, Tokenize
+from .inputs import Preprocessing, PromptCache, PromptTokens, Tokenize
 
 if TYPE_CHECKING:
     from open_clip.model import CLIP
@@ -49,7 +49,7 @@ class ClipSize:
     image_pool: str = "tok"  # OpenAI's models pool by the class token; "avg" is the mean of the patches
 
     def build(self) -> CLIP:
-        """An open_clip CLIP of these sizes with random weights."""
+        """Create an open_clip CLIP of these sizes with random weights."""
         from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
         vision = CLIPVisionCfg(
@@ -70,46 +70,9 @@ class ClipSize:
         return CLIP(self.embed_dim, vision, text, quick_gelu=self.quick_gelu)
 
     def preprocessing(self) -> Preprocessing:
-        """What a model of these sizes wants of its pictures."""
+        """Return what a model of these sizes wants of its pictures."""
         num_tokens = (self.image_px // self.patch_px) ** 2 + 1
         return Preprocessing(self.image_px, num_tokens, self.vision_width, fit="stretch")
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], source: str) -> ClipSize:
-        """Sizes from a saved config.
-
-        Raises:
-            ValueError: the config names a size this class does not know.
-        """
-        unknown = sorted(set(config) - set(asdict(cls())))
-        if unknown:
-            raise ValueError(
-                f"{source}: config key {unknown[0]!r} is unknown; the file was made by another version."
-            )
-        return cls(**config)
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How a CLIP wants its pictures.
-
-    Attributes:
-        image_px: side, pixels.
-        num_tokens: tokens of a picture inside the network.
-        width: channels of a token.
-        mean: per channel, in [0, 1].
-        std: per channel.
-        fit: how a picture that is not square becomes square.
-        mode: interpolation.
-    """
-
-    image_px: int
-    num_tokens: int
-    width: int
-    mean: tuple[float, ...] = OPENAI_MEAN
-    std: tuple[float, ...] = OPENAI_STD
-    fit: Fit = "crop"
-    mode: str = "bicubic"
 
 
 class ClipScore:
@@ -120,21 +83,11 @@ class ClipScore:
     def __init__(
         self, model: nn.Module, tokenize: Tokenize, preprocessing: Preprocessing, name: str = "clip"
     ) -> None:
-        """Wrap a model.
-
-        Args:
-            model: anything with open_clip's `encode_image`, `encode_text`, `logit_scale` and
-                `context_length`.
-            tokenize: (prompts, max_length) -> token ids.
-            preprocessing: what the model was trained on.
-            name: the name under which the reward is reported.
-        """
+        """Wrap any model with open_clip's `encode_image`, `encode_text`, `logit_scale`, `context_length`."""
         self.model: Any = model.eval().requires_grad_(False)
         context_length: Any = model.context_length
         self.tokens = PromptTokens(tokenize, int(context_length), name)
         self.preprocessing, self.name = preprocessing, name
-        self.chunk_size: int | None = None
-        """Pictures per forward pass; None keeps within the memory bound of `preprocess`."""
         self.cache = PromptCache()
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
@@ -144,50 +97,39 @@ class ClipScore:
         return self
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> RewardResult:
-        """Score pictures [n, 3, H, W] in [0, 1] against n prompts.
-
-        Raises:
-            ValueError: pictures or prompts are not what a view reward takes.
-        """
+        """Score pictures [n, 3, H, W] in [0, 1] against n prompts."""
         check_request(images, prompts, self.kind)
         scores = (self.encode_images(images) * self.encode_prompts(prompts)).sum(dim=-1)
         return RewardResult(scores.clone())  # a clone of an inference tensor is an ordinary one again
 
     @torch.inference_mode()
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Unit text features [n, d]; prompts that are in the cache are not encoded again."""
+        """Return unit text features [n, d]; prompts in the cache are not encoded again."""
         # Whoever moved the model without `to` (ComfyUI's memory management does) left the cache where it was.
         return self.cache.lookup(prompts, self._encode_new_prompts)[0].to(self.model.logit_scale.device)
 
     @torch.inference_mode()
     def encode_images(self, images: Tensor) -> Tensor:
-        """Unit picture features [n, d] of pictures [n, 3, H, W] in [0, 1], a chunk at a time."""
-        asked, scale = self.preprocessing, self.model.logit_scale
-        chunk_size = self.chunk_size or images_per_chunk(asked.num_tokens, asked.width, scale.dtype)
-        features = []
-        for chunk in images.split(chunk_size):
-            pixels = prepare_images(
-                chunk.to(scale.device), asked.image_px, asked.mean, asked.std, asked.mode, asked.fit
-            )
-            features.append(F.normalize(self.model.encode_image(pixels.to(scale.dtype)).float(), dim=-1))
-        return torch.cat(features)
+        """Return unit picture features [n, d] of pictures [n, 3, H, W] in [0, 1]."""
+        pixels = self.preprocessing.chunks(images, self.model.logit_scale)
+        return torch.cat([F.normalize(self.model.encode_image(x).float(), dim=-1) for x in pixels])
 
     def _encode_new_prompts(self, prompts: list[str]) -> tuple[Tensor]:
         tokens = self.tokens(prompts).to(self.model.logit_scale.device)
         return (F.normalize(self.model.encode_text(tokens).float(), dim=-1),)
 
 
-def load_clip_score(path: Path, name: str, device: torch.device | str = "cpu") -> ClipScore:
+def load_clip_score(path: Path, name: str = "toybox_clip") -> ClipScore:
     """Load a CLIP that this project trained and saved with its sizes in the metadata.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not such a file; the first wrong key or size is named.
+        ValueError: not such a file.
     """
     from ..text import clip_tokenizer
 
-    tensors, config = read_reward_file(path, ARCHITECTURE)
-    size = ClipSize.from_config(config, str(path))
+    tensors, config = read_with_config(path, ARCHITECTURE)
+    size = ClipSize(**known_fields(ClipSize, config, path))
     model = size.build()
     load_strictly(model, tensors, str(path))
-    return ClipScore(model, clip_tokenizer(size.vocab_size), size.preprocessing(), name).to(device)
+    return ClipScore(model, clip_tokenizer(size.vocab_size), size.preprocessing(), name)

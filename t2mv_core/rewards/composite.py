@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class ScoredOnce:
-    """A reward of which several parts are used: asked again about the same pictures, it has the answer."""
+    """A reward of which several parts are used; it keeps its last result for the same pictures."""
 
     def __init__(self, reward: Reward) -> None:
         self.reward = reward
@@ -38,7 +38,7 @@ class ScoredOnce:
         return self
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> RewardResult:
-        """The result of the reward; see there for what raises."""
+        """Score, or return what the same pictures scored."""
         if self._last is not None and self._last[0]() is images and self._last[1] == list(prompts):
             return self._last[2]
         result = self.reward(images, prompts)
@@ -59,11 +59,7 @@ class PartOfReward:
         return self
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> RewardResult:
-        """The detail as score.
-
-        Raises:
-            ValueError: the reward has no such detail.
-        """
+        """Score by the detail alone; ValueError where the reward has none of that name."""
         details = self.reward(images, prompts).details
         if self.part not in details:
             raise ValueError(no_such_part(self.reward.name, self.part, details))
@@ -76,11 +72,7 @@ class OverViews:
     kind: RewardKind = "joint"
 
     def __init__(self, reward: Reward, part: str) -> None:
-        """Wrap a view reward.
-
-        Raises:
-            ValueError: not a view reward, or `part` is neither "min" nor "mean".
-        """
+        """Wrap a view reward; `part` is "min" or "mean", else ValueError."""
         if reward.kind != "view" or part not in OVER_VIEWS:
             raise ValueError(
                 f"{reward.name}.{part}: only view rewards have the parts {' and '.join(OVER_VIEWS)}, and "
@@ -95,11 +87,7 @@ class OverViews:
         return self
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> RewardResult:
-        """Scores [B] of B sets of pictures [B·V, 3, H, W]; the views' are in `details`: "view_1", ….
-
-        Raises:
-            ValueError: pictures or prompts are not what a joint reward takes.
-        """
+        """Score B sets of pictures [B·V, 3, H, W]; the views' scores are in `details`: "view_1", …."""
         num_views = check_request(images, prompts, self.kind)
         per_view = [prompt for prompt in prompts for _ in range(num_views)]
         views = self.reward(images, per_view).scores.reshape(len(prompts), num_views)

@@ -5,18 +5,19 @@ The network and its equations are in hyperscore_network.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..formats.checkpoint import read_checkpoint
+from ..formats.safetensors_io import read_with_config
 from .base import RewardKind, RewardResult, check_request
-from .checkpoints import check_finite, read_checkpoint, read_reward_file
 from .hyperscore_network import HEADS, HyperScore, HyperScoreSize, TargetLayers, load_hyperscore_weights
-from .preprocess import IMAGENET_MEAN, IMAGENET_STD, images_per_chunk, prepare_images
-from .prompts import PromptCache, PromptTokens, Tokenize
+from .inputs import IMAGENET_MEAN, IMAGENET_STD, PromptCache, PromptTokens, Tokenize
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -34,10 +35,11 @@ class HyperScoreReward:
     def __init__(self, model: HyperScore, tokenize: Tokenize, name: str = "hyperscore") -> None:
         """Wrap a network."""
         self.model = model.eval().requires_grad_(False)
+        self.preprocessing = replace(
+            model.size.clip.preprocessing(), mean=IMAGENET_MEAN, std=IMAGENET_STD, mode="bilinear"
+        )
         self.tokens = PromptTokens(tokenize, model.size.clip.context_length, name)
         self.name = name
-        self.chunk_size: int | None = None
-        """Sets of views per forward pass; None keeps within the memory bound of `preprocess`."""
         self.cache = PromptCache(MAX_CACHED_PROMPTS)
         self._conditions: tuple[Tensor, TargetLayers] | None = None
 
@@ -62,9 +64,7 @@ class HyperScoreReward:
                 f"{num_views} views per prompt; {self.name} scores sets of exactly {expected} views: "
                 "use that camera rig or another joint reward."
             )
-        weight, clip = self.model.clip_model.visual.conv1.weight, self.model.size.clip
-        chunk_size = self.chunk_size or self._sets_per_chunk(num_views, weight.dtype)
-        parts = []
+        weight, start, parts = self.model.clip_model.visual.conv1.weight, 0, []
         with torch.inference_mode():
             # Whoever moved the model without `to` (ComfyUI does) left these where they were.
             if self._conditions is None or self._conditions[0].device != weight.device:
@@ -73,66 +73,48 @@ class HyperScoreReward:
             end, text = self.cache.lookup(
                 prompts, lambda new: self.model.encode_prompts(self.tokens(new).to(weight.device))
             )
-            for start in range(0, len(prompts), chunk_size):
-                chosen = slice(start, start + chunk_size)
-                chunk = images[start * num_views : (start + chunk_size) * num_views].to(weight.device)
-                pixels = prepare_images(chunk, clip.image_px, IMAGENET_MEAN, IMAGENET_STD, mode="bilinear")
+            for pixels in self.preprocessing.chunks(images, weight, num_views):
                 patches = self.model.encode_views(pixels.unflatten(0, (-1, num_views)))
-                parts.append(self.model.score(patches, end[chosen], text[chosen], self._conditions))
+                sets = slice(start, start := start + len(patches))
+                parts.append(self.model.score(patches, end[sets], text[sets], self._conditions))
             scores = torch.cat(parts).float()
         scores = scores.clone()  # a clone made outside is an ordinary tensor again
         details = {head: scores[:, index] for index, head in enumerate(HEADS)}
         return RewardResult(details["overall"], details)
 
-    def _sets_per_chunk(self, num_views: int, dtype: torch.dtype) -> int:
-        clip = self.model.size.clip
-        num_tokens = (clip.image_px // clip.patch_px) ** 2 + 1
-        return images_per_chunk(num_tokens * num_views, clip.vision_width, dtype)
 
-
-def load_hyperscore(path: Path, name: str, device: torch.device | str = "cpu") -> HyperScoreReward:
+def load_hyperscore(path: Path, name: str = "toybox_hyperscore") -> HyperScoreReward:
     """Load a HyperScore that this project trained and saved with its sizes in the metadata.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not such a file; the first wrong key or size is named.
+        ValueError: not such a file.
     """
-    from ..text import clip_tokenizer
-
-    tensors, config = read_reward_file(path, ARCHITECTURE)
-    size = HyperScoreSize.from_config(config, str(path))
-    tokenize = clip_tokenizer(size.clip.vocab_size)
-    model = HyperScore(size, tokenize)
-    load_hyperscore_weights(model, tensors, str(path))
-    return HyperScoreReward(model, tokenize, name).to(device)
+    tensors, config = read_with_config(path, ARCHITECTURE)
+    return _build(HyperScoreSize.from_config(config, str(path)), tensors, path, name)
 
 
 def load_published_hyperscore(
-    path: Path,
-    name: str = "hyperscore",
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-    size: HyperScoreSize | None = None,
+    path: Path, name: str = "hyperscore", size: HyperScoreSize | None = None
 ) -> HyperScoreReward:
-    """Load MATE-3D's `model.pth`: OpenAI's CLIP ViT-B/16 inside, nothing missing, nothing left over.
+    """Load MATE-3D's `model.pth`, a state dict with OpenAI's CLIP ViT-B/16 inside.
 
     Args:
-        path: the state dict as published.
+        path: the file.
         name: the name under which the reward is reported.
-        device: where to.
-        dtype: precision of the CLIP inside, None: float32; the small rest is float32.
         size: sizes; None: the published ones.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not such a file; the first wrong key or shape is named.
+        ValueError: not such a file.
     """
+    return _build(size or HyperScoreSize(), read_checkpoint(path), path, name)
+
+
+def _build(size: HyperScoreSize, tensors: Mapping[str, Tensor], path: Path, name: str) -> HyperScoreReward:
     from ..text import clip_tokenizer
 
-    size = size or HyperScoreSize()
     tokenize = clip_tokenizer(size.clip.vocab_size)
-    tensors = read_checkpoint(path)
     model = HyperScore(size, tokenize)
     load_hyperscore_weights(model, tensors, str(path))
-    check_finite(tensors, path)
-    return HyperScoreReward(model, tokenize, name).to(device, dtype)
+    return HyperScoreReward(model, tokenize, name)

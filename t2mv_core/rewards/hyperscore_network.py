@@ -7,8 +7,8 @@ small network turns them into a score:
     q_k   = (Σ_p softmax_p(a_k)_p · p) ⊙ e            e the prompt's end-of-text feature
     s_k   = MLP_{θ_k}(W q_k),   θ_k = hypernetwork(W' k)
 
-Source: MATE-3D / HyperScore as stated in method.md, section 8. State-dict names and, at the default sizes,
-shapes are those of the published checkpoint; the bundled scorer is the same class at small size.
+Source: MATE-3D / HyperScore as stated in docs/method.md, section 8. State-dict names and, at the default
+sizes, shapes are those of the published checkpoint; the bundled scorer is the same class at small size.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checkpoints import load_strictly
+from ..formats.safetensors_io import known_fields
+from ..formats.strict import load_strictly
 from .clip_score import ClipSize
-from .prompts import Tokenize
+from .inputs import Tokenize
 from .registry import QUALITIES
 
 if TYPE_CHECKING:
@@ -63,19 +64,14 @@ class HyperScoreSize:
 
     @classmethod
     def from_config(cls, config: dict[str, Any], source: str) -> HyperScoreSize:
-        """Sizes from a saved config.
+        """Read the sizes from a saved configuration.
 
         Raises:
             ValueError: the config names a size this class does not know.
         """
-        unknown = sorted(set(config) - set(asdict(cls())))
-        if unknown:
-            raise ValueError(
-                f"{source}: config key {unknown[0]!r} is unknown; the file was made by another version."
-            )
-        values = dict(config)
+        values = dict(known_fields(cls, config, source))
         if "clip" in values:
-            values["clip"] = ClipSize.from_config(values["clip"], source)
+            values["clip"] = ClipSize(**known_fields(ClipSize, values["clip"], source))
         if "target_widths" in values:
             values["target_widths"] = tuple(values["target_widths"])
         return cls(**values)

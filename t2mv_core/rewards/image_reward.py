@@ -6,7 +6,6 @@ Source: `zai-org/ImageReward`, files ImageReward.pt and med_config.json; docs/me
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..formats.checkpoint import read_checkpoint, read_json
+from ..formats.sources import weights_file
+from ..formats.strict import load_strictly, without_weights
 from .base import RewardKind, RewardResult, check_request
-from .bert_tokens import load_bert_tokenizer
-from .checkpoints import check_finite, load_strictly, read_checkpoint, without_memory
 from .image_reward_network import (
     TEXT_SIZES,
     UNUSED_WEIGHTS,
@@ -25,14 +25,14 @@ from .image_reward_network import (
     published_name,
     read_size,
 )
-from .preprocess import OPENAI_MEAN, OPENAI_STD, images_per_chunk, prepare_images
-from .prompts import PromptTokens, Tokenize
+from .inputs import Preprocessing, PromptTokens, Tokenize
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 CONTEXT_LENGTH = 35
 CONFIG_NAME, VOCABULARY_NAME = "med_config.json", "vocab.txt"
+WEIGHT_NAMES = ("ImageReward.pt", "ImageReward.safetensors")
 
 
 class ImageReward:
@@ -43,18 +43,11 @@ class ImageReward:
     def __init__(
         self, model: ImageRewardNetwork, tokenize: Tokenize, size: BlipSize, name: str = "image_reward"
     ) -> None:
-        """Wrap a network.
-
-        Args:
-            model: the network.
-            tokenize: (prompts, max_length) -> BERT's token ids, 0 where nothing is.
-            size: its sizes.
-            name: the name under which the reward is reported.
-        """
+        """Wrap a network; `tokenize` gives BERT's token ids, 0 where nothing is."""
         self.model = model.eval().requires_grad_(False)
-        self.size, self.name = size, name
-        self.chunk_size: int | None = None
-        """Pictures per forward pass; None keeps within the memory bound of `preprocess`."""
+        self.name = name
+        num_tokens = (size.image_px // size.patch_px) ** 2 + 1
+        self.preprocessing = Preprocessing(size.image_px, num_tokens, size.vision_width)
         length = min(CONTEXT_LENGTH, int(size.text["max_position_embeddings"]))
         self.tokens = PromptTokens(tokenize, length, name)
 
@@ -68,88 +61,75 @@ class ImageReward:
         return self
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> RewardResult:
-        """Score pictures [n, 3, H, W] in [0, 1] against n prompts.
-
-        Raises:
-            ValueError: pictures or prompts are not what a view reward takes.
-        """
+        """Score pictures [n, 3, H, W] in [0, 1] against n prompts."""
         check_request(images, prompts, self.kind)
-        tokens = self._tokenize(prompts)
-        tokens_per_image = (self.size.image_px // self.size.patch_px) ** 2 + 1
-        dtype = next(self.model.image_encoder.parameters()).dtype
-        chunk_size = self.chunk_size or images_per_chunk(tokens_per_image, self.size.vision_width, dtype)
+        weight = next(self.model.image_encoder.parameters())
+        tokens, scores = self._tokenize(prompts).to(weight.device), []
         with torch.inference_mode():
-            parts = [
-                self._score_chunk(*chunk)
-                for chunk in zip(images.split(chunk_size), tokens.split(chunk_size), strict=True)
-            ]
-            scores = torch.cat(parts)
-        return RewardResult(scores.clone())  # a clone made outside is an ordinary tensor again
+            for pixels in self.preprocessing.chunks(images, weight):
+                chunk, tokens = tokens.split([len(pixels), len(tokens) - len(pixels)])
+                scores.append(self.model(pixels, chunk, (chunk != 0).long()))
+        return RewardResult(torch.cat(scores).clone())  # a clone made outside is an ordinary tensor again
 
     def _tokenize(self, prompts: Sequence[str]) -> Tensor:
-        """Token ids [n, L]; a prompt that stands there several times is read once."""
+        """Return token ids [n, L]; a prompt that stands there several times is read once."""
         distinct = list(dict.fromkeys(prompts))
         places = {prompt: place for place, prompt in enumerate(distinct)}
         return self.tokens(distinct)[[places[prompt] for prompt in prompts]]
 
-    def _score_chunk(self, images: Tensor, tokens: Tensor) -> Tensor:
-        weight = next(self.model.image_encoder.parameters())
-        pixels = prepare_images(
-            images.to(weight.device), self.size.image_px, OPENAI_MEAN, OPENAI_STD, fit="crop"
-        )
-        tokens = tokens.to(weight.device)
-        return self.model(pixels.to(weight.dtype), tokens, (tokens != 0).long())
 
-
-def load_image_reward(
-    path: Path,
-    name: str = "image_reward",
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-) -> ImageReward:
-    """Load the published checkpoint; med_config.json and BERT's vocab.txt lie beside it.
-
-    Args:
-        path: ImageReward.pt (or its state dict as safetensors), or the folder that holds it.
-        name: the name under which the reward is reported.
-        device: where to.
-        dtype: precision of the encoders, None: as in the file; the small MLP is float32.
+def load_image_reward(path: Path, name: str = "image_reward") -> ImageReward:
+    """Load ImageReward.pt or the folder that holds it; med_config.json and BERT's vocab.txt lie beside it.
 
     Raises:
         FileNotFoundError: one of the three files is missing.
-        ValueError: not such files; the first wrong key or shape is named.
+        ValueError: the files are not those.
     """
-    path = _weights_in(path)
+    path = weights_file(path, WEIGHT_NAMES) if path.is_dir() else path
     tokenize = load_bert_tokenizer(path.with_name(VOCABULARY_NAME))
     text = _read_text_sizes(path.with_name(CONFIG_NAME))
     tensors = {name: x for name, x in read_checkpoint(path).items() if name not in UNUSED_WEIGHTS}
     size = read_size(tensors, text, str(path))
-    with without_memory():
+    with without_weights():
         model = ImageRewardNetwork(size)
     load_strictly(model, tensors, str(path), published_name)
-    check_finite(tensors, path)
-    return ImageReward(model, tokenize, size, name).to(device, dtype)
-
-
-def _weights_in(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    for candidate in (path / "ImageReward.pt", path / "ImageReward.safetensors"):
-        if candidate.is_file():
-            return candidate
-    raise FileNotFoundError(f"{path} holds no ImageReward.pt; download it into that folder.")
+    return ImageReward(model, tokenize, size, name)
 
 
 def _read_text_sizes(path: Path) -> dict[str, Any]:
+    page = "https://huggingface.co/zai-org/ImageReward"
+    sizes = read_json(path, f"it has the sizes of ImageReward's text encoder: get it from {page}.")
+    if missing := [key for key in TEXT_SIZES if key not in sizes]:
+        raise ValueError(f"{path} lacks {missing[0]!r}, a size of the text encoder; download it again.")
+    return {key: sizes[key] for key in TEXT_SIZES}
+
+
+def load_bert_tokenizer(path: Path) -> Tokenize:
+    """Load BERT's uncased WordPiece encoding from a vocabulary file, one token a line.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a vocabulary without BERT's marks.
+    """
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} is missing: it has the sizes of ImageReward's text encoder; get {path.name} from "
-            "https://huggingface.co/zai-org/ImageReward and put it there."
+            f"{path} is missing: ImageReward reads prompts with the vocabulary of bert-base-uncased; get "
+            f"{path.name} from https://huggingface.co/google-bert/bert-base-uncased and put it there."
         )
-    try:
-        sizes = json.loads(path.read_text(encoding="utf-8"))
-        return {key: sizes[key] for key in TEXT_SIZES}
-    except (ValueError, KeyError, TypeError) as error:
+    from tokenizers import BertWordPieceTokenizer
+
+    words = path.read_text(encoding="utf-8").split("\n")
+    if words[0] != "[PAD]" or not {"[CLS]", "[SEP]", "[UNK]"} <= set(words):
         raise ValueError(
-            f"{path} does not hold the text encoder's sizes ({error}); download it again."
-        ) from error
+            f"{path} is not BERT's vocabulary: it must begin with [PAD] and hold [CLS], [SEP] and [UNK]."
+        )
+    tokenizer = BertWordPieceTokenizer(str(path), lowercase=True)
+
+    def tokenize(prompts: list[str], max_length: int) -> Tensor:
+        tokenizer.enable_truncation(max_length)
+        ids = torch.zeros(len(prompts), max_length, dtype=torch.long)
+        for row, encoding in zip(ids, tokenizer.encode_batch(prompts), strict=True):
+            row[: len(encoding.ids)] = torch.tensor(encoding.ids)
+        return ids
+
+    return tokenize

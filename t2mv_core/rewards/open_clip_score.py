@@ -1,17 +1,19 @@
-"""Any model of open_clip as a CLIP score: its name and a checkpoint, nothing from the network."""
+"""Any model of open_clip as a CLIP score: its name and a checkpoint, nothing from the network.
+
+HPSv2 and HPSv2.1 are two of them: a ViT-H-14 fine-tuned on rankings of pictures by people, whose pictures get
+black bars where they are not square. Scores of the two versions cannot be compared.
+Source: arXiv:2306.09341; `xswu/HPSv2`, each file a `state_dict` in open_clip's names.
+"""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from .checkpoints import check_finite, load_strictly, read_checkpoint, without_memory
-from .clip_score import ClipScore, Preprocessing
-from .preprocess import OPENAI_MEAN, OPENAI_STD, Fit
-from .prompts import Tokenize
+from ..formats.checkpoint import read_checkpoint
+from ..formats.strict import load_strictly, without_weights
+from .clip_score import ClipScore
+from .inputs import OPENAI_MEAN, OPENAI_STD, Fit, Preprocessing, Tokenize
 
 _OPENAI_CONSTANTS = ("input_resolution", "context_length", "vocab_size")
 """Numbers that OpenAI's files hold beside the weights."""
@@ -20,90 +22,78 @@ _WEIGHTS_ENDINGS = (".safetensors", ".pt", ".pth", ".bin")
 
 
 def load_open_clip_score(
-    model_name: str,
-    path: Path,
-    name: str = "clip_score",
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-    fit: Fit | None = None,
+    place: Path, name: str = "clip_score", architecture: str | None = None, fit: Fit | None = None
 ) -> ClipScore:
-    """Load a CLIP score by the name of an open_clip architecture and a checkpoint of it.
+    """Load a CLIP score from a checkpoint of an open_clip architecture.
 
     Args:
-        model_name: such as "ViT-L-14" or "ViT-B-32-quickgelu", see `open_clip.list_models()`.
-        path: safetensors, or a state dict by torch.save.
+        place: safetensors, or a state dict by torch.save; or a folder with one such file.
         name: the name under which the reward is reported.
-        device: where to.
-        dtype: precision of the network; None: as in the file.
+        architecture: such as "ViT-L-14", see `open_clip.list_models()`; None: the file's name says it, up to
+            a double underscore.
         fit: how a picture that is not square becomes square; None: as the architecture's configuration says.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: an unknown architecture or one whose tokenizer is on the Hub, or the file is not of it;
-            the first wrong key or shape is named.
+        ValueError: a folder with no checkpoint or several, an unknown architecture or one whose tokenizer is
+            on the Hub, or the file is not of it.
     """
     import open_clip
 
+    path = _find_checkpoint(place)
+    architecture = architecture or path.stem.split("__")[0]
     # Not get_model_config alone: it asks the Hub about names that begin with "hf-hub:".
-    config = open_clip.get_model_config(model_name) if model_name in open_clip.list_models() else None
+    config = open_clip.get_model_config(architecture) if architecture in open_clip.list_models() else None
     if config is None:
         raise ValueError(
-            f"open_clip has no architecture {model_name!r}; take a name of open_clip.list_models(), such as "
-            "'ViT-L-14'."
+            f"open_clip has no architecture {architecture!r}; take a name of open_clip.list_models(), such "
+            "as 'ViT-L-14'."
         )
-    tokenize = _tokenizer(model_name, config)
+    tokenize = _tokenizer(architecture, config)
     tensors = {key: x for key, x in read_checkpoint(path).items() if key not in _OPENAI_CONSTANTS}
-    with without_memory():
-        model = _build(model_name, config)
-    load_strictly(model, tensors, f"{path} (read as {model_name})")
-    check_finite(tensors, path)
-    return ClipScore(model, tokenize, _preprocessing(config, model, fit), name).to(device, dtype)
+    with without_weights():
+        model = _build(architecture, config)
+    load_strictly(model, tensors, f"{path} (read as {architecture})")
+    return ClipScore(model, tokenize, _preprocessing(config, model, fit), name)
 
 
-def find_open_clip_checkpoint(place: Path) -> tuple[str, Path]:
-    """The architecture and the file behind a path: the file's name says which architecture it is.
-
-    Args:
-        place: a file `<architecture>.<ending>` or `<architecture>__<anything>.<ending>`, or a folder with one
-            such file.
-
-    Raises:
-        ValueError: a folder with none or several.
-    """
-    files = [place]
-    if place.is_dir():
-        files = sorted(path for path in place.iterdir() if path.suffix in _WEIGHTS_ENDINGS)
+def _find_checkpoint(place: Path) -> Path:
+    if not place.is_dir():
+        return place
+    files = sorted(path for path in place.iterdir() if path.suffix in _WEIGHTS_ENDINGS)
     if len(files) != 1:
-        found = ", ".join(path.name for path in files) or "nothing"
+        names = ", ".join(path.name for path in files) or "nothing"
         raise ValueError(
             f"{place} must hold one checkpoint, named after its open_clip architecture such as "
-            f"ViT-L-14.safetensors; it holds {found}. Name one file in reward.paths."
+            f"ViT-L-14.safetensors; it holds {names}. Name one file in reward.paths."
         )
-    return re.split(r"__", files[0].stem)[0], files[0]
+    return files[0]
 
 
-def _build(model_name: str, config: dict[str, Any]) -> Any:
+def _build(architecture: str, config: dict[str, Any]) -> Any:
     """The architecture alone; open_clip's own factory moves it to a device, for which it needs weights."""
     from open_clip.model import CLIP, CustomTextCLIP
 
     values = dict(config)
     if "multimodal_cfg" in values:
-        raise ValueError(f"{model_name} is a captioning model, not a CLIP; choose another architecture.")
+        raise ValueError(f"{architecture} is a captioning model, not a CLIP; choose another architecture.")
     is_custom = values.pop("custom_text", False)
     if "timm_model_name" in values["vision_cfg"]:
         values["vision_cfg"] = {**values["vision_cfg"], "timm_model_pretrained": False}
     return (CustomTextCLIP if is_custom else CLIP)(**values)
 
 
-def _tokenizer(model_name: str, config: dict[str, Any]) -> Tokenize:
+def _tokenizer(architecture: str, config: dict[str, Any]) -> Tokenize:
     from ..text import clip_tokenizer
 
     text = config.get("text_cfg", {})
-    foreign = text.get("hf_tokenizer_name") or text.get("hf_model_name") or text.get("tokenizer_kwargs")
-    if foreign:
+    other_tokenizer = (
+        text.get("hf_tokenizer_name") or text.get("hf_model_name") or text.get("tokenizer_kwargs")
+    )
+    if other_tokenizer:
         raise ValueError(
-            f"The tokenizer of {model_name} ({foreign}) is not CLIP's own and not on this machine; choose an "
-            "architecture with CLIP's tokenizer, such as 'ViT-L-14'."
+            f"The tokenizer of {architecture} ({other_tokenizer}) is not CLIP's own and not on this machine; "
+            "choose an architecture with CLIP's tokenizer, such as 'ViT-L-14'."
         )
     return clip_tokenizer(int(text.get("vocab_size", 49408)))
 
@@ -112,16 +102,16 @@ def _preprocessing(config: dict[str, Any], model: Any, fit: Fit | None) -> Prepr
     visual, vision = model.visual, config["vision_cfg"]
     image_px = _side(visual.image_size)
     patch_px = _side(vision.get("patch_size", 32))  # convolutional towers: as many tokens at their end
-    given: dict[str, Any] = getattr(visual, "preprocess_cfg", None) or {}
+    values: dict[str, Any] = getattr(visual, "preprocess_cfg", None) or {}
     width = vision.get("width", 768)
     return Preprocessing(
         image_px,
         (image_px // patch_px) ** 2 + 1,
         width if isinstance(width, int) else 768,
-        tuple(given.get("mean", OPENAI_MEAN)),
-        tuple(given.get("std", OPENAI_STD)),
-        fit or _FITS.get(given.get("resize_mode", "shortest"), "crop"),
-        given.get("interpolation", "bicubic"),
+        tuple(values.get("mean", OPENAI_MEAN)),
+        tuple(values.get("std", OPENAI_STD)),
+        fit or _FITS.get(values.get("resize_mode", "shortest"), "crop"),
+        values.get("interpolation", "bicubic"),
     )
 
 

@@ -1,20 +1,22 @@
 """PickScore: the cosine of a CLIP ViT-H/14 that was fine-tuned on people's choices between pictures.
 
-Source: arXiv:2305.01569; `yuvalkirstain/PickScore_v1`, a model folder of transformers. method.md, section 8:
-the cosine is taken without the logit scale.
+Source: arXiv:2305.01569; `yuvalkirstain/PickScore_v1`, a model folder of transformers. The cosine is taken
+without the logit scale (docs/method.md, section 8).
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import check_finite, load_strictly, read_checkpoint, without_memory
-from .clip_score import ClipScore, Preprocessing
+from ..formats.checkpoint import read_checkpoint, read_json
+from ..formats.sources import weights_file
+from ..formats.strict import load_strictly, without_weights
+from .clip_score import ClipScore
+from .inputs import Preprocessing
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
@@ -52,64 +54,41 @@ class TransformersClip(nn.Module):
         return self.clip.text_projection(hidden[rows, tokens.argmax(dim=1)])
 
 
-def load_pickscore(
-    folder: Path,
-    name: str = "pickscore",
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-) -> ClipScore:
+def load_pickscore(folder: Path, name: str = "pickscore") -> ClipScore:
     """Load PickScore, or any other CLIPModel, from a folder of transformers.
 
     Args:
         folder: holds config.json and model.safetensors (or pytorch_model.bin).
         name: the name under which the reward is reported.
-        device: where to.
-        dtype: precision of the network; None: as in the file.
 
     Raises:
         FileNotFoundError: the folder is incomplete.
-        ValueError: not such a model; the first wrong key or shape is named.
+        ValueError: the files do not hold such a model.
     """
     from transformers import CLIPModel
 
     from ..text import clip_tokenizer
 
-    config, weights_path = _read_config(folder), _weights_path(folder)
+    config, weights_path = _read_config(folder), weights_file(folder, _WEIGHTS_NAMES)
     tensors = {key: tensor for key, tensor in read_checkpoint(weights_path).items() if key not in _CONSTANTS}
-    with without_memory():
+    with without_weights():
         model = CLIPModel(config)
     load_strictly(model, tensors, str(weights_path))
-    check_finite(tensors, weights_path)
     vision = config.vision_config
     preprocessing = Preprocessing(
         vision.image_size, (vision.image_size // vision.patch_size) ** 2 + 1, vision.hidden_size
     )
     tokenize = clip_tokenizer(config.text_config.vocab_size)
-    return ClipScore(TransformersClip(model), tokenize, preprocessing, name).to(device, dtype)
+    return ClipScore(TransformersClip(model), tokenize, preprocessing, name)
 
 
 def _read_config(folder: Path) -> Any:
     from transformers import CLIPConfig
 
     path = folder / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing; PickScore is a folder with config.json and {_WEIGHTS_NAMES[0]}."
+    values = read_json(path, f"PickScore is a folder with config.json and {_WEIGHTS_NAMES[0]}.")
+    if values.get("model_type") != "clip":
+        raise ValueError(
+            f"{path} describes a {values.get('model_type')!r} model, not a 'clip' model; PickScore is a CLIPModel."
         )
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not readable ({error}); download it again.") from error
-    if not isinstance(values, dict) or values.get("model_type") != "clip":
-        found = values.get("model_type") if isinstance(values, dict) else type(values).__name__
-        raise ValueError(f"{path} describes a {found!r} model, not a 'clip' model; PickScore is a CLIPModel.")
     return CLIPConfig.from_dict(values)
-
-
-def _weights_path(folder: Path) -> Path:
-    for candidate in (folder / name for name in _WEIGHTS_NAMES):
-        if candidate.is_file():
-            return candidate
-    raise FileNotFoundError(
-        f"{folder} holds neither {' nor '.join(_WEIGHTS_NAMES)}; download the folder again."
-    )

@@ -5,22 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from .sources import PublishedWeights, RewardPlaces, find_local_weights, find_weights, reward_files
+from .sources import PublishedWeights, RewardPlaces, find_local_weights, find_weights
 
 if TYPE_CHECKING:
     import torch
 
     from .base import Reward
 
-__all__ = [
-    "OVER_VIEWS", "QUALITIES", "REWARDS", "PublishedWeights", "RewardPlaces", "RewardSpec",
-    "check_rewards", "find_local_weights", "load_reward", "load_rewards", "no_such_part", "reward_dtype",
-    "reward_files", "reward_kind", "take_part",
-]  # fmt: skip
+    Load = Callable[[Path | None, torch.device | str, torch.dtype | None], Reward]
 
 
 @dataclass(frozen=True)
@@ -30,125 +26,86 @@ class RewardSpec:
     Attributes:
         kind: "view" (one score per picture) or "joint" (one score per set of views).
         load: (path of the weights, device, precision) -> the scorer; imports what it needs only when called.
-            Bundled rewards know their path and are given none.
+            Bundled rewards know their path and ignore the argument.
         summary: one line for lists and tooltips.
-        weights: where the weights of a published reward are found; none for bundled rewards.
+        weights: where the weights of a published reward are; none for bundled rewards.
         parts: names of its details, each a reward of its own as "<reward>.<part>".
-        has_half_precision: whether it runs in half precision on a GPU. HyperScore does not: it is small, and
-            its softmax over patches blows rounding up (docs/rewards.md).
     """
 
     kind: Literal["view", "joint"]
-    load: Callable[[Path | None, torch.device | str, torch.dtype | None], Reward]
+    load: Load
     summary: str
     weights: PublishedWeights | None = None
     parts: tuple[str, ...] = ()
-    has_half_precision: bool = False
 
 
-def _load_toybox_clip(_: Path | None, device: torch.device | str, dtype: torch.dtype | None) -> Reward:
-    from ..toybox import toybox_path
-    from .clip_score import load_clip_score
+def _lazily(function: str, bundled: str = "", **options: Any) -> Load:
+    """Return a loader that imports "<file of this folder>.<function>" when somebody calls it."""
 
-    return load_clip_score(toybox_path("rewards/clip.safetensors"), "toybox_clip").to(device, dtype)
+    def load(path: Path | None, device: torch.device | str, dtype: torch.dtype | None) -> Reward:
+        from ..toybox import toybox_path
 
+        module, _, attribute = function.partition(".")
+        load_scorer = getattr(import_module(f".{module}", __package__), attribute)
+        reward: Reward = load_scorer(toybox_path(bundled) if bundled else path, **options)
+        return reward.to(device, dtype)
 
-def _load_toybox_hyperscore(_: Path | None, device: torch.device | str, dtype: torch.dtype | None) -> Reward:
-    from ..toybox import toybox_path
-    from .hyperscore import load_hyperscore
-
-    path = toybox_path("rewards/hyperscore.safetensors")
-    return load_hyperscore(path, "toybox_hyperscore").to(device, dtype)
-
-
-def _load_pickscore(path: Path | None, device: torch.device | str, dtype: torch.dtype | None) -> Reward:
-    from .pickscore import load_pickscore
-
-    return load_pickscore(_given(path), "pickscore", device, dtype)
-
-
-def _load_hpsv2(
-    path: Path | None, device: torch.device | str, dtype: torch.dtype | None, name: str = "hpsv2"
-) -> Reward:
-    from .hpsv2 import load_hpsv2
-
-    return load_hpsv2(_given(path), name, device, dtype)
-
-
-def _load_image_reward(path: Path | None, device: torch.device | str, dtype: torch.dtype | None) -> Reward:
-    from .image_reward import load_image_reward
-
-    return load_image_reward(_given(path), "image_reward", device, dtype)
-
-
-def _load_clip(path: Path | None, device: torch.device | str, dtype: torch.dtype | None) -> Reward:
-    from .open_clip_score import find_open_clip_checkpoint, load_open_clip_score
-
-    architecture, file = find_open_clip_checkpoint(_given(path))
-    return load_open_clip_score(architecture, file, "clip_score", device, dtype)
-
-
-def _load_hyperscore(path: Path | None, device: torch.device | str, dtype: torch.dtype | None) -> Reward:
-    from .hyperscore import load_published_hyperscore
-
-    return load_published_hyperscore(_given(path), "hyperscore", device, dtype)
+    return load
 
 
 QUALITIES = ("alignment", "geometry", "texture", "overall")
 """HyperScore's heads."""
 OVER_VIEWS = ("min", "mean")
 """Parts that every view reward has: a set's worst view and its mean, as a joint reward."""
+_HPSV2 = {"architecture": "ViT-H-14", "fit": "pad"}
 
 REWARDS: dict[str, RewardSpec] = {
     "toybox_clip": RewardSpec(
-        "view", _load_toybox_clip, "Bundled CLIP: does one picture show what the prompt says?"
+        "view",
+        _lazily("clip_score.load_clip_score", "rewards/clip.safetensors"),
+        "Bundled CLIP: does one picture show what the prompt says?",
     ),
     "toybox_hyperscore": RewardSpec(
         "joint",
-        _load_toybox_hyperscore,
+        _lazily("hyperscore.load_hyperscore", "rewards/hyperscore.safetensors"),
         "Bundled HyperScore: alignment, geometry and texture of a set of six views.",
         parts=QUALITIES,
     ),
     "pickscore": RewardSpec(
         "view",
-        _load_pickscore,
+        _lazily("pickscore.load_pickscore"),
         "PickScore: which picture people would choose for the prompt.",
         PublishedWeights(
             ("PickScore_v1",),
             "https://huggingface.co/yuvalkirstain/PickScore_v1",
-            "yuvalkirstain/PickScore_v1",
+            ("config.json", "model.safetensors"),
             needs=(("config.json",), ("model.safetensors", "pytorch_model.bin")),
             remark="It is a folder with config.json and model.safetensors (3.9 GB).",
         ),
-        has_half_precision=True,
     ),
     "hpsv2": RewardSpec(
         "view",
-        _load_hpsv2,
+        _lazily("open_clip_score.load_open_clip_score", name="hpsv2", **_HPSV2),
         "HPSv2: how people would rank the picture for the prompt.",
         PublishedWeights(
             ("HPS_v2_compressed.pt", "HPS_v2_compressed.safetensors"),
             "https://huggingface.co/xswu/HPSv2",
-            "xswu/HPSv2",
-            "HPS_v2_compressed.pt",
+            ("HPS_v2_compressed.pt",),
         ),
-        has_half_precision=True,
     ),
     "hpsv2_1": RewardSpec(
         "view",
-        partial(_load_hpsv2, name="hpsv2_1"),
+        _lazily("open_clip_score.load_open_clip_score", name="hpsv2_1", **_HPSV2),
         "HPSv2.1: the same, trained on more recent pictures; not comparable with HPSv2.",
         PublishedWeights(
             ("HPS_v2.1_compressed.pt", "HPS_v2.1_compressed.safetensors"),
             "https://huggingface.co/xswu/HPSv2",
-            "xswu/HPSv2",
-            "HPS_v2.1_compressed.pt",
+            ("HPS_v2.1_compressed.pt",),
         ),
-        has_half_precision=True,
     ),
     "image_reward": RewardSpec(
         "view",
-        _load_image_reward,
+        _lazily("image_reward.load_image_reward"),
         "ImageReward: how people would rate picture and prompt together; below zero is common.",
         PublishedWeights(
             ("ImageReward/ImageReward.pt", "ImageReward/ImageReward.safetensors"),
@@ -157,11 +114,10 @@ REWARDS: dict[str, RewardSpec] = {
             remark="Beside it go med_config.json from the same page and vocab.txt from "
             "https://huggingface.co/google-bert/bert-base-uncased.",
         ),
-        has_half_precision=True,
     ),
     "clip_score": RewardSpec(
         "view",
-        _load_clip,
+        _lazily("open_clip_score.load_open_clip_score"),
         "CLIP score by any model of open_clip: does the picture show what the prompt says?",
         PublishedWeights(
             ("clip_score",),
@@ -169,11 +125,10 @@ REWARDS: dict[str, RewardSpec] = {
             remark="It is a folder with one checkpoint named after its architecture in open_clip, such as "
             "ViT-L-14.safetensors.",
         ),
-        has_half_precision=True,
     ),
     "hyperscore": RewardSpec(
         "joint",
-        _load_hyperscore,
+        _lazily("hyperscore.load_published_hyperscore"),
         "HyperScore: alignment, geometry, texture and overall quality of a set of views.",
         PublishedWeights(
             ("HyperScore/model.pth", "HyperScore/model.safetensors", "hyperscore.pth"),
@@ -186,22 +141,25 @@ REWARDS: dict[str, RewardSpec] = {
 
 
 def reward_dtype(name: str, device: torch.device | str) -> torch.dtype | None:
-    """Precision of a reward on a device where none is asked for; None leaves its weights as they are.
+    """Return the default precision of a reward on a device; None leaves its weights as they are.
+
+    HyperScore is in float32 everywhere: it is small, and its softmax over patches blows rounding up
+    (docs/rewards.md).
 
     Raises:
         ValueError: no reward has this name.
     """
     import torch
 
-    is_gpu = torch.device(device).type not in ("cpu", "mps")
     spec = _spec(name.partition(".")[0])
     if spec.weights is None:
         return None
-    return torch.float16 if is_gpu and spec.has_half_precision else torch.float32
+    is_gpu = torch.device(device).type not in ("cpu", "mps")
+    return torch.float16 if is_gpu and spec.kind == "view" else torch.float32
 
 
 def reward_kind(name: str) -> Literal["view", "joint"]:
-    """Whether a reward, or a part of one such as "pickscore.min", scores single views or sets.
+    """Return whether a reward, or a part of one such as "pickscore.min", scores single views or sets.
 
     Raises:
         ValueError: no reward has this name, or the reward no such part.
@@ -215,14 +173,12 @@ def reward_kind(name: str) -> Literal["view", "joint"]:
 
 
 def no_such_part(name: str, part: str, parts: Iterable[str]) -> str:
-    """The sentence about a part that a reward does not have."""
+    """Return the sentence about a part that a reward does not have."""
     return f"The reward {name} has no part {part!r}; it has {', '.join(parts) or 'none'}."
 
 
 def check_rewards(names: Iterable[str], places: RewardPlaces) -> None:
-    """Refuse rewards whose weights are not on this machine, before anything is loaded.
-
-    Weights on the Hub pass when downloading is allowed: whether they come shows when they are loaded.
+    """Raise unless all weights are on this machine, or on the Hub where downloading is allowed.
 
     Raises:
         ValueError: no reward has such a name.
@@ -234,7 +190,7 @@ def check_rewards(names: Iterable[str], places: RewardPlaces) -> None:
         try:
             if weights is None or find_local_weights(model, weights, places) is not None:
                 continue
-            if weights.hub_id is None or not places.allow_download:
+            if not weights.hub_files or not places.allow_download:
                 find_weights(model, weights, places)
         except FileNotFoundError as error:
             missing.append(str(error))
@@ -253,7 +209,7 @@ def load_reward(
     Args:
         name: of the reward.
         device: where to.
-        dtype: precision of its networks; None: half on a GPU, float32 elsewhere, bundled ones as they are.
+        dtype: precision of its networks; None: see `reward_dtype`.
         places: where its weights may be.
 
     Raises:
@@ -269,10 +225,7 @@ def load_rewards(
     dtype: torch.dtype | None = None,
     places: RewardPlaces | None = None,
 ) -> dict[str, Reward]:
-    """Load several rewards by name, each model once however many of its parts are asked for.
-
-    See `load_reward` for arguments and errors.
-    """
+    """Load several rewards, each model once however many of its parts are named; see `load_reward`."""
     from .composite import ScoredOnce
 
     names, places, models = list(dict.fromkeys(names)), places or RewardPlaces(), {}
@@ -288,22 +241,13 @@ def load_rewards(
 
 
 def take_part(reward: Reward, part: str) -> Reward:
-    """A part of a loaded reward as a reward of its own, over the same weights; the reward itself for "".
-
-    Raises:
-        ValueError: see `composite`.
-    """
+    """Return a part of a loaded reward as a reward over the same weights; the reward itself for ""."""
     from .composite import OverViews, PartOfReward
 
     if not part:
         return reward
     is_over_views = reward.kind == "view" and part in OVER_VIEWS
     return OverViews(reward, part) if is_over_views else PartOfReward(reward, part)
-
-
-def _given(path: Path | None) -> Path:
-    assert path is not None  # load_rewards finds the weights of every published reward first
-    return path
 
 
 def _spec(model: str) -> RewardSpec:

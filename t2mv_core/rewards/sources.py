@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..formats.hub import hub_file, hub_folder
+from ..formats.sources import hub_file
 
 FOLDER_NAME = "t2mv_rewards"
 """Name of the folder for reward weights among a program's models (ComfyUI: models/t2mv_rewards)."""
+
+
+HUB = "https://huggingface.co/"
 
 
 @dataclass(frozen=True)
@@ -17,18 +20,16 @@ class PublishedWeights:
     """Where the weights of one published reward are found.
 
     Attributes:
-        names: files or folders looked for in a rewards folder, the first one found is taken.
+        names: files or folders to look for in a rewards folder; the first one that exists is taken.
         address: the page a person downloads them from.
-        hub_id: repository on the Hugging Face Hub; none for weights that are elsewhere.
-        hub_file: the one file of the repository to fetch; none fetches its folder.
+        hub_files: what to fetch where `address` is a repository on the Hub: the file, or all of the folder's.
         needs: what must be there as well, each a choice of names: in the weights' folder, or beside the file.
         remark: what else the person needs to know, one sentence, or nothing.
     """
 
     names: tuple[str, ...]
     address: str
-    hub_id: str | None = None
-    hub_file: str | None = None
+    hub_files: tuple[str, ...] = ()
     needs: tuple[tuple[str, ...], ...] = ()
     remark: str = ""
 
@@ -49,47 +50,28 @@ class RewardPlaces:
 
 
 def find_local_weights(name: str, weights: PublishedWeights, places: RewardPlaces) -> Path | None:
-    """The weights of a reward in the named path or one of the folders; None when they are in neither.
+    """Find the weights of a reward in the named path or one of the folders; None when they are in neither.
 
     Raises:
-        FileNotFoundError: a path was named and is not there, or what was found is not complete.
+        FileNotFoundError: nothing is at the named path, or the weights are not complete.
     """
     if name in places.paths:
-        named = places.paths[name]
-        if not named.exists():
+        path: Path | None = places.paths[name]
+        if path is not None and not path.exists():
             raise FileNotFoundError(
-                f"The weights of the reward {name} were said to be at {named}, where nothing is; get them "
+                f"The weights of the reward {name} were said to be at {path}, where nothing is; get them "
                 f"from {weights.address}, or correct the path."
             )
-        found: Path | None = named
     else:
         candidates = (folder / part for folder in places.folders for part in weights.names)
-        found = next((path for path in candidates if path.exists()), None)
-    if found is not None:
-        _refuse_incomplete(name, weights, found)
-    return found
-
-
-def reward_files(weights: PublishedWeights, path: Path) -> list[Path]:
-    """A reward's weights as they lie here: the file or folder, and what it needs beside it."""
-    folder = path if path.is_dir() else path.parent
-    beside = [folder / name for choice in weights.needs for name in choice if not path.is_dir()]
-    return [path, *(other for other in beside if other.is_file() and other != path)]
-
-
-def _refuse_incomplete(name: str, weights: PublishedWeights, path: Path) -> None:
-    folder = path if path.is_dir() else path.parent
-    for choice in weights.needs:
-        if not any((folder / part).is_file() for part in choice):
-            remark = f" {weights.remark}" if weights.remark else ""
-            raise FileNotFoundError(
-                f"The weights of the reward {name} in {folder} are not complete: {' or '.join(choice)} is "
-                f"missing; get it from {weights.address}.{remark}"
-            )
+        path = next((candidate for candidate in candidates if candidate.exists()), None)
+    if path is not None:
+        _check_complete(name, weights, path)
+    return path
 
 
 def find_weights(name: str, weights: PublishedWeights, places: RewardPlaces) -> Path:
-    """The weights of a reward: local, or of the Hub's cache, or downloaded where that is allowed.
+    """Find the weights of a reward: here, in the Hub's cache, or on the Hub where downloading is allowed.
 
     Raises:
         FileNotFoundError: nowhere; with the address to get them from and the folder to put them into.
@@ -97,25 +79,37 @@ def find_weights(name: str, weights: PublishedWeights, places: RewardPlaces) -> 
     local = find_local_weights(name, weights, places)
     if local is not None:
         return local
-    if weights.hub_id is not None:
+    reason = ""
+    if weights.hub_files:
+        repo_id = weights.address.removeprefix(HUB)
         try:
-            if weights.hub_file is not None:
-                return hub_file(weights.hub_id, weights.hub_file, places.allow_download)
-            folder = hub_folder(weights.hub_id, ("*.json", "*.safetensors"), places.allow_download)
-            _refuse_incomplete(name, weights, folder)
-            return folder
+            files = [hub_file(repo_id, part, places.allow_download) for part in weights.hub_files]
+            return files[0] if len(files) == 1 else files[0].parent
         except FileNotFoundError as error:
-            if places.allow_download:
-                raise FileNotFoundError(f"{missing_sentence(name, weights, places)} ({error})") from error
-    raise FileNotFoundError(missing_sentence(name, weights, places))
-
-
-def missing_sentence(name: str, weights: PublishedWeights, places: RewardPlaces) -> str:
-    """What is missing, where to get it, and where to put it."""
+            reason = f" ({error})" if places.allow_download else ""
     what = " or ".join(weights.names)
-    target = str(places.folders[0]) if places.folders else f"a folder named {FOLDER_NAME}"
-    remark = f" {weights.remark}" if weights.remark else ""
-    return (
+    target = places.folders[0] if places.folders else f"a folder named {FOLDER_NAME}"
+    raise FileNotFoundError(
         f"The weights of the reward {name} are not on this machine: get {what} from {weights.address} and "
-        f"put it into {target}.{remark}"
+        f"put it into {target}.{_spaced(weights.remark)}{reason}"
     )
+
+
+def reward_files(weights: PublishedWeights, path: Path) -> list[Path]:
+    """Return a reward's weights as they lie here: the file or folder, and what it needs beside it."""
+    beside = [path.with_name(name) for choice in weights.needs for name in choice if not path.is_dir()]
+    return [path, *(other for other in beside if other.is_file() and other != path)]
+
+
+def _check_complete(name: str, weights: PublishedWeights, path: Path) -> None:
+    folder = path if path.is_dir() else path.parent
+    for choice in weights.needs:
+        if not any((folder / part).is_file() for part in choice):
+            raise FileNotFoundError(
+                f"The weights of the reward {name} in {folder} are not complete: {' or '.join(choice)} is "
+                f"missing; get it from {weights.address}.{_spaced(weights.remark)}"
+            )
+
+
+def _spaced(remark: str) -> str:
+    return f" {remark}" if remark else ""

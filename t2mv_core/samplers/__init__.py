@@ -1,16 +1,15 @@
 """The samplers by name.
 
-sample_<name>(bundle, condition, cameras, noise, settings, on_step, first) -> Trajectory
+sample_<name>(bundle, condition, cameras, noise, settings, on_step) -> Trajectory
 """
 
 from . import standard, zmv
-from .settings import FirstPrediction, OnStep, SamplingSettings, StepEvent
+from .settings import OnStep, SamplingSettings, StepEvent
 from .standard import sample_standard
 from .zmv import sample_zmv
 
 __all__ = [
     "SAMPLERS",
-    "FirstPrediction",
     "OnStep",
     "SamplingSettings",
     "StepEvent",
@@ -24,5 +23,5 @@ _COUNTS = {"standard": standard.count_evaluations, "zmv": zmv.count_evaluations}
 
 
 def count_evaluations(name: str, settings: SamplingSettings) -> int:
-    """UNet evaluations of a sampler with these settings."""
+    """Return the number of UNet evaluations of a sampler with these settings."""
     return _COUNTS[name](settings)

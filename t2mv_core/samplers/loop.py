@@ -1,13 +1,13 @@
-"""What samplers share: asking the model at a step, telling about it, recording state and action."""
+"""The parts that samplers share: zig, zag and act, which record states and actions and report progress."""
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ..bundle import ModelBundle
 from ..denoiser import CameraFeatures, predict_noise
 from ..policy import (
     Noise,
@@ -18,12 +18,9 @@ from ..policy import (
     log_prob,
     sample,
 )
+from ..text import TextCondition
 from ..trajectory import Trajectory
-from .settings import FirstPrediction, OnStep, SamplingSettings, StepEvent
-
-if TYPE_CHECKING:
-    from ..bundle import ModelBundle
-    from ..text import TextCondition
+from .settings import OnStep, SamplingSettings, StepEvent
 
 
 class StepLoop:
@@ -37,38 +34,35 @@ class StepLoop:
         settings: SamplingSettings,
         num_evaluations: int,
         on_step: OnStep | None,
-        first: FirstPrediction | None = None,
     ) -> None:
         """Look up the timesteps and prepare an empty record."""
         self._bundle, self._condition, self._cameras, self._settings = bundle, condition, cameras, settings
         self._timesteps = bundle.schedule.timesteps(settings.num_steps)
         self._next_timesteps = bundle.schedule.next_timesteps(settings.num_steps)
         self._num_evaluations, self._on_step, self._evaluations = num_evaluations, on_step, 0
-        self._first = first or FirstPrediction()
         self._states: list[Tensor] = []
         self._actions: list[Tensor] = []
         self._log_probs: list[Tensor] = []
-        self._denoised: Tensor | None = None
+        self._denoised: Tensor
 
     def initial_latents(self, noise: Noise) -> Tensor:
-        """x_T: standard normal, [B, V, C, H, W], float32 on the bundle's device."""
+        """Draw x_T: standard normal, [B, V, C, H, W], float32 on the bundle's device."""
         bundle = self._bundle
         size = (bundle.latent_channels, bundle.latent_px, bundle.latent_px)
-        drawn = noise(torch.Size((len(self._condition), self._cameras.num_views, *size)))
-        return self._rounded(drawn.to(bundle.device))
+        x = noise(torch.Size((len(self._condition), self._cameras.num_views, *size)))
+        return self._rounded(x.to(bundle.device))
 
     def zig(self, x: Tensor, step: int) -> StepDistribution:
-        """Denoise: the policy's distribution at a step, with the full guidance and view scale."""
+        """Denoise: return the policy's distribution at a step, with the full guidance and view scale."""
         settings, timestep = self._settings, int(self._timesteps[step])
-        predict = partial(self._predict, x, timestep, settings.guidance_scale, settings.view_scale)
-        noise_pred = predict() if self._evaluations else self._first.at(x, predict)
+        noise_pred = self._predict(x, timestep, settings.guidance_scale, settings.view_scale)
         next_timestep = int(self._next_timesteps[step])
         distribution = denoise_step(self._bundle.schedule, noise_pred, x, timestep, next_timestep)
-        self._tell("zig", timestep, distribution.denoised)
+        self._report("zig", timestep, distribution.denoised)
         return distribution
 
     def zag(self, x_next: Tensor, step: int) -> Tensor:
-        """Invert: from x_{t'} back to x̃_t, with the weaker guidance and view scale."""
+        """Invert: return x̃_t, from x_{t'} with the weaker guidance and view scale."""
         settings, schedule = self._settings, self._bundle.schedule
         timestep, next_timestep = int(self._timesteps[step]), int(self._next_timesteps[step])
         noise_pred = self._predict(
@@ -76,11 +70,11 @@ class StepLoop:
         )
         inverted = invert_step(schedule, noise_pred, x_next, timestep, next_timestep)
         denoised = consistency_output(schedule, noise_pred, x_next, max(next_timestep, 0))
-        self._tell("zag", timestep, denoised)
+        self._report("zag", timestep, denoised)
         return self._rounded(inverted)
 
     def act_and_record(self, x: Tensor, distribution: StepDistribution, noise: Noise) -> Tensor:
-        """Sample the action of a step and record it with its state; returns the action."""
+        """Sample the action of a step and record it with its state; return the action."""
         action = self._rounded(sample(distribution, noise))
         dtype = self._settings.state_dtype
         self._states.append(x.to(dtype))
@@ -91,9 +85,7 @@ class StepLoop:
         return action
 
     def trajectory(self) -> Trajectory:
-        """The finished record."""
-        if self._denoised is None:
-            raise ValueError("The trajectory has no step yet.")
+        """Return the record of all steps."""
         return Trajectory(
             states=torch.stack(self._states, dim=2),
             actions=torch.stack(self._actions, dim=2),
@@ -117,10 +109,10 @@ class StepLoop:
         return noise_pred.float()
 
     def _rounded(self, x: Tensor) -> Tensor:
-        """Float32 numbers that `state_dtype` can hold, so that what is recorded is what acted."""
+        """Return float32 numbers that `state_dtype` can hold, so that the record is what acted."""
         return x.to(self._settings.state_dtype).to(x.dtype)
 
-    def _tell(self, kind: Literal["zig", "zag"], timestep: int, denoised: Tensor) -> None:
+    def _report(self, kind: Literal["zig", "zag"], timestep: int, denoised: Tensor) -> None:
         self._evaluations += 1
         if self._on_step is not None:
             self._on_step(StepEvent(self._evaluations, self._num_evaluations, kind, timestep, denoised))

@@ -1,4 +1,4 @@
-"""What a sampler can be told, and what it tells while it runs."""
+"""The settings of the samplers, and the event they report after every UNet evaluation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SamplingSettings:
         zigzag_repeats: zag-zig pairs per zigzag step.
         inverse_guidance_scale: w_inv of the zag, weaker than w.
         inverse_view_scale: s_inv of the zag.
-        state_dtype: latents are rounded to it as they are made, and recorded in it; float32 or bfloat16.
+        state_dtype: the sampler rounds latents to it and records them in it; float32 or bfloat16.
     """
 
     num_steps: int = 8
@@ -36,7 +36,7 @@ class SamplingSettings:
     state_dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
-        """Refuse numbers no sampler could use, before any expensive work."""
+        """Refuse numbers that no sampler can use, before any expensive work."""
         if self.num_steps < 1:
             raise ValueError(f"num_steps={self.num_steps} must be at least 1.")
         if not 0 <= self.zigzag_steps <= self.num_steps:
@@ -57,14 +57,14 @@ class SamplingSettings:
 
 @dataclass(frozen=True)
 class StepEvent:
-    """Reported after every UNet evaluation.
+    """One UNet evaluation of a trajectory.
 
     Attributes:
-        index: evaluations done so far, from 1.
-        total: evaluations of the whole trajectory.
+        index: its number, from 1.
+        total: number of evaluations of the whole trajectory.
         kind: "zig" (denoising) or "zag" (inversion).
-        timestep: t at which the UNet was asked.
-        denoised: clean latents as believed now, [B, V, C, H, W]; decode for a preview.
+        timestep: t of the evaluation.
+        denoised: the clean latents it predicts, [B, V, C, H, W]; decode for a preview.
     """
 
     index: int
@@ -74,26 +74,5 @@ class StepEvent:
     denoised: Tensor
 
 
-@dataclass
-class FirstPrediction:
-    """The first prediction of samplers that start from the same latents with the same model and settings.
-
-    Given to several of them in turn, the first makes it and the others take it: a UNet evaluation less each.
-
-    Attributes:
-        latents: x_T it was made at, [B, V, C, H, W]; None before.
-        noise_pred: ε there, same shape.
-    """
-
-    latents: Tensor | None = None
-    noise_pred: Tensor | None = None
-
-    def at(self, x: Tensor, predict: Callable[[], Tensor]) -> Tensor:
-        """ε at x: what is known when x is the same, bit for bit; else predicted now and remembered."""
-        if self.noise_pred is None or self.latents is None or not torch.equal(self.latents, x):
-            self.latents, self.noise_pred = x, predict()
-        return self.noise_pred
-
-
 OnStep = Callable[[StepEvent], None]
-"""Told of every UNet evaluation; may raise to cancel."""
+"""Called after every UNet evaluation; may raise to cancel."""

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from ..bundle import ModelBundle
+from ..denoiser import CameraFeatures
+from ..policy import Noise
+from ..text import TextCondition
 from ..trajectory import Trajectory
 from .loop import StepLoop
-from .settings import FirstPrediction, OnStep, SamplingSettings
-
-if TYPE_CHECKING:
-    from ..bundle import ModelBundle
-    from ..denoiser import CameraFeatures
-    from ..policy import Noise
-    from ..text import TextCondition
+from .settings import OnStep, SamplingSettings
 
 
 def count_evaluations(settings: SamplingSettings) -> int:
-    """UNet evaluations of `sample_standard`: one per step."""
+    """Return the number of UNet evaluations of `sample_standard`: one per step."""
     return settings.num_steps
 
 
@@ -27,7 +23,6 @@ def sample_standard(
     noise: Noise,
     settings: SamplingSettings,
     on_step: OnStep | None = None,
-    first: FirstPrediction | None = None,
 ) -> Trajectory:
     """Sample all views of B prompts with the policy of the bundle's schedule.
 
@@ -35,10 +30,9 @@ def sample_standard(
         bundle: the model.
         condition: text of B prompts.
         cameras: features of V views.
-        noise: asked first for x_T, then once per step.
+        noise: gives x_T first, then each step's noise.
         settings: the zigzag ones are ignored.
-        on_step: told of every UNet evaluation.
-        first: shared with another sampler of the same batch, which saves one of the two the first evaluation.
+        on_step: called after every UNet evaluation.
 
     Returns:
         Trajectory of T = `num_steps` steps on the bundle's device.
@@ -46,7 +40,7 @@ def sample_standard(
     Raises:
         ValueError: settings the schedule cannot follow, or a prediction that is not finite.
     """
-    loop = StepLoop(bundle, condition, cameras, settings, count_evaluations(settings), on_step, first)
+    loop = StepLoop(bundle, condition, cameras, settings, count_evaluations(settings), on_step)
     x = loop.initial_latents(noise)
     for step in range(settings.num_steps):
         distribution = loop.zig(x, step)

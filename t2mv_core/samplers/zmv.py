@@ -11,22 +11,17 @@ The gap between (w, s) and (w_inv, s_inv) is what strengthens the condition.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..policy import sample
+from ..bundle import ModelBundle
+from ..denoiser import CameraFeatures
+from ..policy import Noise, sample
+from ..text import TextCondition
 from ..trajectory import Trajectory
 from .loop import StepLoop
-from .settings import FirstPrediction, OnStep, SamplingSettings
-
-if TYPE_CHECKING:
-    from ..bundle import ModelBundle
-    from ..denoiser import CameraFeatures
-    from ..policy import Noise
-    from ..text import TextCondition
+from .settings import OnStep, SamplingSettings
 
 
 def count_evaluations(settings: SamplingSettings) -> int:
-    """UNet evaluations of `sample_zmv`: one per step and two more per zigzag step and repeat."""
+    """Return the number of UNet evaluations: one per step and two more per zigzag step and repeat."""
     return settings.num_steps + 2 * settings.zigzag_steps * settings.zigzag_repeats
 
 
@@ -37,13 +32,12 @@ def sample_zmv(
     noise: Noise,
     settings: SamplingSettings,
     on_step: OnStep | None = None,
-    first: FirstPrediction | None = None,
 ) -> Trajectory:
     """Sample all views of B prompts, the first `zigzag_steps` steps with zigzag.
 
     Arguments, result and errors as of `sample_standard`; with `zigzag_steps=0` it is the same, bit for bit.
     """
-    loop = StepLoop(bundle, condition, cameras, settings, count_evaluations(settings), on_step, first)
+    loop = StepLoop(bundle, condition, cameras, settings, count_evaluations(settings), on_step)
     x = loop.initial_latents(noise)
     for step in range(settings.num_steps):
         distribution = loop.zig(x, step)

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..formats.safetensors_io import read_safetensors, write_safetensors
+from ..formats.safetensors_io import read_with_config, write_safetensors
+from ..formats.strict import load_strictly
 from . import toybox_path
 from .prompt_lists import PromptSpec
 
@@ -149,13 +150,7 @@ def load_judge(path: Path | None = None) -> Judge:
         ValueError: the file does not hold a judge.
     """
     path = toybox_path("judge/judge.safetensors") if path is None else path
-    tensors, metadata = read_safetensors(path)
-    if metadata.get("architecture") != ARCHITECTURE:
-        raise ValueError(f"{path} does not hold the toybox's judge; pass the file that `save_judge` wrote.")
-    config = json.loads(metadata["config"])
+    tensors, config = read_with_config(path, ARCHITECTURE)
     judge = Judge(config["families"], config["colours"], int(config["num_azimuths"]))
-    try:
-        judge.load_state_dict(tensors)
-    except RuntimeError as error:  # names every missing, foreign and misshapen weight
-        raise ValueError(f"{path} does not fit the judge; make it again.\n{error}") from error
+    load_strictly(judge, tensors, str(path))
     return judge.eval()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..formats.safetensors_io import write_safetensors
-from ..formats.strict import WeightsFile
+from ..formats.strict import WeightsFile, check_fit, shapes_of
 
 if TYPE_CHECKING:
     from diffusers import T2IAdapter, UNet2DConditionModel
@@ -66,40 +66,29 @@ def save_adapter(unet: UNet2DConditionModel, camera_encoder: T2IAdapter, path: P
 
 
 def load_adapter(
-    unet: UNet2DConditionModel, camera_encoder: T2IAdapter, path: Path, dtype: torch.dtype | None = None
+    unet: UNet2DConditionModel, camera_encoder: T2IAdapter, path: Path, dtype: torch.dtype = torch.float32
 ) -> None:
-    """Fill multiview attention and camera encoder from an MV-Adapter file, strictly.
+    """Give multiview attention and camera encoder the weights of an MV-Adapter file.
 
     Args:
         unet: with multiview attention installed.
         camera_encoder: its camera encoder.
         path: the file.
-        dtype: precision of weights that have no memory yet (`without_weights`); others keep their own.
+        dtype: precision of the loaded weights.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is damaged, lacks a weight, has a foreign one, or one of another shape.
+        ValueError: the file is damaged, or lacks a weight, has an unknown one, or one of another shape.
     """
     file = WeightsFile(path)
-    own = adapter_state_dict(unet, camera_encoder)
-    missing, foreign = sorted(own.keys() - file.shapes.keys()), sorted(file.shapes.keys() - own.keys())
-    if missing or foreign:
-        what = f"lacks {missing[0]!r}" if missing else f"has {foreign[0]!r}, which this model does not know"
-        raise ValueError(
-            f"{path} is not an MV-Adapter for this UNet: it {what} ({len(missing)} missing, {len(foreign)} "
-            "foreign). Use the adapter that was trained for this base model."
-        )
-    for name, shape in file.shapes.items():
-        if shape != tuple(own[name].shape):
-            raise ValueError(
-                f"{path}: {name!r} has shape {shape}, this UNet needs {tuple(own[name].shape)}; use the "
-                "adapter that was trained for this base model."
-            )
-    for name, tensor in own.items():
-        loaded = file.read(name, dtype or tensor.dtype)
-        if tensor.is_meta:
-            owner, _, leaf = name.rpartition(".")
-            module = unet if ".processor." in name else camera_encoder
-            setattr(module.get_submodule(owner), leaf, nn.Parameter(loaded, requires_grad=False))
-        else:
-            tensor.copy_(loaded)
+    check_fit(
+        shapes_of(adapter_state_dict(unet, camera_encoder)),
+        file.shapes,
+        path,
+        "this UNet as its MV-Adapter",
+        "Use the adapter that was trained for this base model.",
+    )
+    multiview = multiview_state_dict(unet).keys()
+    unet.load_state_dict({name: file.read(name, dtype) for name in multiview}, strict=False, assign=True)
+    rest = file.shapes.keys() - multiview
+    camera_encoder.load_state_dict({name: file.read(name, dtype) for name in rest}, assign=True)

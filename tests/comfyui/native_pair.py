@@ -32,8 +32,7 @@ def load_pack() -> None:
 
 load_pack()
 
-from pack.nodes.native.loading import load_native_adapter  # noqa: E402
-from pack.nodes.native.patch import AdapterSettings, apply_adapter  # noqa: E402
+from pack.nodes.native.patch import adapter_of, apply_adapter  # noqa: E402
 from pack.t2mv_core.bundle import ModelBundle  # noqa: E402
 from pack.t2mv_core.cameras import CameraRig  # noqa: E402
 from pack.t2mv_core.denoiser import compute_camera_features, predict_noise  # noqa: E402
@@ -69,9 +68,7 @@ class Pair:
 
     def patched(self, rig: CameraRig = RIG, **settings: float) -> ModelPatcher:
         """ComfyUI's model with the adapter."""
-        return apply_adapter(
-            self.model, load_native_adapter(self.model, self.adapter_file), rig, AdapterSettings(**settings)
-        )
+        return apply_adapter(self.model, self.adapter_file, rig, **settings)
 
     def condition(self, num_prompts: int, image_px: tuple[int, int]) -> TextCondition:
         """Random text features, with negatives."""
@@ -163,6 +160,6 @@ def relative_error(value: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 __all__ = [
-    "RIG", "SMALL", "CameraRig", "Pair", "Size", "comfy_conditions", "comfy_model", "create_pair", "evaluate",
-    "predict_noise", "relative_error", "sample",
+    "RIG", "SMALL", "CameraRig", "Pair", "Size", "adapter_of", "apply_adapter", "comfy_conditions",
+    "comfy_model", "create_pair", "evaluate", "predict_noise", "relative_error", "sample",
 ]  # fmt: skip

@@ -52,6 +52,12 @@ SHOWN_TEXT = """type => {
 }"""
 
 
+LABEL = """([type, name]) => {
+    const node = window.app.graph._nodes.find(node => node.type === type);
+    return node.widgets.find(widget => widget.name === name).label;
+}"""
+
+
 @pytest.fixture(scope="module")
 def browser(toybox: Path) -> Iterator[Any]:  # toybox first: without it, no server is needed
     """Headless Chromium, or a skip that says what to install."""
@@ -112,6 +118,12 @@ def test_examples_open_without_errors_and_say_what_the_script_versions_say(page:
         # The page adds what only it knows, such as the state of a 3D viewer.
         known = {field: value for field, value in sent[key]["inputs"].items() if field in node["inputs"]}
         assert known == node["inputs"]
+
+
+def test_load_model_shows_its_sampler_as_solver(page: Any) -> None:
+    drop(page, EXAMPLES[0])
+    assert page.evaluate(LABEL, ["T2MVLoadModel", "sampler"]) == "solver"
+    assert page.evaluate(LABEL, ["T2MVLoadModel", "precision"]) == "precision"
 
 
 def test_drop_queue_watch_cancel_and_queue_again(page: Any, server: ComfyServer) -> None:

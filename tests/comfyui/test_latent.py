@@ -21,7 +21,7 @@ spec = importlib.util.spec_from_file_location("pack", sys.argv[1] + "/__init__.p
 sys.modules["pack"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["pack"])
 from pack.nodes.common.memory import Residency
-from pack.nodes.sampling.set_sampler import comfy_latent, decode_set
+from pack.nodes.sampling.sample import comfy_latent, decode_set
 from pack.nodes.sockets import ModelHandle
 
 torch.manual_seed(0)

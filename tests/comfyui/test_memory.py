@@ -162,7 +162,7 @@ from pack.nodes.common.folders import register_folders
 from pack.nodes.loaders.load_model import T2MVLoadModel
 from pack.nodes.loaders.load_reward import T2MVLoadReward
 from pack.nodes.sampling.sample import sample_views
-from pack.nodes.scoring.score import score_sets, split_by_prompt
+from pack.nodes.scoring.score import score_set, split_by_prompt
 
 register_folders()  # as the entry point does
 
@@ -203,11 +203,11 @@ with torch.inference_mode():
     # A reward that needs the room that the model has.
     (reward,) = T2MVLoadReward.execute("toybox_clip").result[0]
     limit = int(1.02 * max(total, reward.residency.size_bytes("model")))
-    scored = score_sets((reward,), split_by_prompt(second, 1), ["a red mug"])
+    scored = score_set((reward,), split_by_prompt(second, 1)[0], "a red mug", lambda: None)
     facts["the reward came"] = states(reward.residency)["model"][0] == reward.residency.size_bytes("model")
     facts["the model made room"] = on_card() <= limit < total + reward.residency.size_bytes("model")
     facts["and left"] = any(size == 0 for size, _ in states(model.residency).values())
-    facts["scored"] = len(scored[0].view_scores["toybox_clip"]) == 6
+    facts["scored"] = len(scored.view_scores["toybox_clip"]) == 6
 
     # A card that never holds the whole model: its parts come as their work does, and go.
     model_management.unload_all_models()

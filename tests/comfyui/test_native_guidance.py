@@ -56,10 +56,7 @@ with torch.inference_mode():
         guided = embed_guidance(patched, folder / f"{file}.safetensors", 7.0)
         facts[name] = relative_error(theirs(guided), ours(7.0))
     before = embed_guidance(pair.model, folder / "lcm.safetensors", 3.0)
-    from pack.nodes.native.loading import load_native_adapter
-    from pack.nodes.native.patch import AdapterSettings, apply_adapter
-    adapter = load_native_adapter(before, pair.adapter_file)
-    guided = apply_adapter(before, adapter, RIG, AdapterSettings())
+    guided = apply_adapter(before, pair.adapter_file, RIG)
     facts["before the adapter"] = relative_error(theirs(guided), ours(3.0))
     facts["without"] = relative_error(theirs(patched), ours(7.0))
     for name in ("no lcm", "other lcm"):

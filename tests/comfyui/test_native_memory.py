@@ -25,8 +25,7 @@ management.vram_state = management.VRAMState.NORMAL_VRAM
 management.soft_empty_cache = lambda force=False: None
 
 from native_pair import *
-from pack.nodes.native.lora import add_native_lora
-from pack.nodes.native.patch import adapter_of
+from pack.nodes.native.load_lora import add_native_lora
 from pack.t2mv_core.lora.adapters import add_lora, remove_lora, trainable_parameters
 from pack.t2mv_core.lora.files import save_lora
 

@@ -21,9 +21,7 @@ folder, facts = Path(sys.argv[2]), {}
 from native_pair import *
 import comfy.lora, comfy.ops, comfy.supported_models, comfy.model_detection
 from comfy.model_patcher import ModelPatcher
-from pack.nodes.native.loading import load_native_adapter
-from pack.nodes.native.lora import add_native_lora
-from pack.nodes.native.patch import AdapterSettings, adapter_of, apply_adapter
+from pack.nodes.native.load_lora import add_native_lora
 from pack.t2mv_core.lora.adapters import add_lora, remove_lora, trainable_parameters
 from pack.t2mv_core.lora.files import load_lora, save_lora
 
@@ -98,8 +96,7 @@ with torch.inference_mode(False), torch.no_grad():
 
     stored = model.model.diffusion_model.middle_block[1].transformer_blocks[0].attn1.to_q.weight
     facts["stored"] = [str(stored.dtype), stored.ndim, stored.shape[0]]
-    adapter = load_native_adapter(model, pair.adapter_file)
-    patched = apply_adapter(model, adapter, RIG, AdapterSettings())
+    patched = apply_adapter(model, pair.adapter_file, RIG)
     facts["patcher"] = type(patched).__name__
     facts["adapter in"] = str(next(adapter_of(patched).model.parameters()).dtype)
     expected = ours(pair.bundle)

@@ -83,6 +83,16 @@ def test_translations_and_help_pages_name_every_input(object_info: dict[str, Any
     assert [name for name in _inputs(schema) if name not in page] == []
 
 
+def test_load_model_shows_its_sampler_as_solver(object_info: dict[str, Any]) -> None:
+    """The id stays, as saved workflows have it; the word sampler means standard or zmv elsewhere."""
+    kind, options = _inputs(object_info["T2MVLoadModel"])["sampler"]
+    assert (kind, options["display_name"]) == ("COMBO", "solver")
+    assert options["options"] == ["auto", "lcm", "ddim", "ddim-trailing"]
+    # ComfyUI's page 1.27 reads the name of an input from translations only.
+    named = json.loads((PACK_DIR / "locales/en/nodeDefs.json").read_text("utf-8"))
+    assert named["T2MVLoadModel"]["inputs"]["sampler"]["name"] == options["display_name"]
+
+
 def test_help_pages_are_served(server: ComfyServer) -> None:
     listed = json.loads(server.get("/workflow_templates"))
     assert sorted(listed["ComfyUI-T2MV"]) == EXAMPLES

@@ -17,8 +17,8 @@ import comfy.model_management as model_management
 spec = importlib.util.spec_from_file_location("pack", sys.argv[1] + "/__init__.py")
 sys.modules["pack"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["pack"])
-from pack.nodes.scoring.score_sheet import score_sheet, set_title, view_labels
-from pack.nodes.scoring.score import score_set, score_sets, split_by_prompt
+from pack.nodes.scoring.report import score_sheet, set_title, view_labels
+from pack.nodes.scoring.score import score_set, split_by_prompt
 from pack.nodes.sockets import RewardHandle
 from pack.t2mv_core.rewards.base import RewardResult
 
@@ -43,7 +43,10 @@ def sentence(*handles):
 
 pictures = split_by_prompt(torch.rand(6, 8, 8, 3), 2)
 clip, sharp, joint = handle("view", "clip", 0.25), handle("view", "sharp", 2.0), handle("joint", "joint", 7.0)
-sets = score_sets((clip, sharp, joint), pictures, ["a red mug", "x" * 200])
+sets = [
+    score_set((clip, sharp, joint), views, prompt, lambda: None)
+    for views, prompt in zip(pictures, ["a red mug", "x" * 200], strict=True)
+]
 facts = {
     "nan": sentence(clip, handle("view", "broken", float("nan"))),
     "inf": sentence(handle("joint", "broken", float("inf"))),
@@ -51,7 +54,7 @@ facts = {
     "labels": view_labels(sets[0]),
     "title": set_title(sets[0]),
     "long title": len(set_title(sets[1])),
-    "no view reward": [view_labels(score_sets((joint,), pictures[:1], ["a"])[0])],
+    "no view reward": [view_labels(score_set((joint,), pictures[0], "a", lambda: None))],
     "wide": list(score_sheet([torch.rand(300, 3, 8, 8)], ["300 pictures"], [[]]).shape),
 }
 

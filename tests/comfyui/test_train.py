@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from conftest import ComfyServer, Run
+    from conftest import ComfyInstall, ComfyServer, Run
 
 PROMPTS = "# a red mug = 1\n--preset toybox\na blue chair: tall"
 SETTINGS = {"name": "ü test", "preset": "demo", "prompts": PROMPTS,
@@ -164,16 +165,16 @@ def test_cancel_keeps_the_state_and_the_next_queue_goes_on(server: ComfyServer, 
     run = server.run({"1": train(name="cancelled", iterations=ENDLESS)}, on_progress=cancel)
     assert run.status == "interrupted"
     assert trainers("cancelled") == []
-    state = json.loads((run_dir(server, "cancelled") / "last" / "counters.json").read_text("utf-8"))
-    assert 1 <= state["iteration"] < ENDLESS
+    iteration = torch.load(run_dir(server, "cancelled") / "last.pt", weights_only=True)["iteration"]
+    assert 1 <= iteration < ENDLESS
     assert not (server.base_dir / "models/loras/t2mv/cancelled.safetensors").exists()
 
-    total = state["iteration"] + 1
+    total = iteration + 1
     again = server.run({"1": train(name="cancelled", iterations=total)})
     assert again.status == "success", again.error
     assert iterations(server, "cancelled") == list(range(1, total + 1))
     log = (run_dir(server, "cancelled") / "trainer.log").read_text("utf-8")
-    assert f"at iteration {state['iteration']}." in log  # Resumed ... at iteration
+    assert f"at iteration {iteration}." in log  # Resumed ... at iteration
 
 
 @pytest.mark.parametrize(
@@ -189,8 +190,7 @@ def test_cancel_keeps_the_state_and_the_next_queue_goes_on(server: ComfyServer, 
         ("preset", "../../evil.yaml", "is not available here"),
         ("objective", "os.system", "is not available here"),
         ("prompts", "x" * 3000, "3000 characters"),
-        ("learning_rate", float("nan"), "must be a number from 0 to 1"),
-        ("learning_rate", -1.0, "must be a number from 0 to 1"),
+        ("learning_rate", -1.0, "smaller than min"),
         ("iterations", 10**9, "bigger than max"),
         ("rank", -1, "smaller than min"),
         ("seed", "lucky", "Failed to convert"),
@@ -203,11 +203,14 @@ def test_bad_values_are_refused_before_the_run(
     assert words in server.refusal({"1": train(**{name: value})})
 
 
-def test_bad_linked_values_are_refused_when_they_arrive(server: ComfyServer) -> None:
+def test_bad_values_that_comfyui_lets_through_are_refused_when_they_arrive(server: ComfyServer) -> None:
     bad = {"class_type": "PrimitiveString", "inputs": {"value": "../escape"}}
     run = server.run({"1": train(name=["2", 0]), "2": bad})
     assert run.status == "error"
     assert "cannot name a LoRA" in run.error
+    run = server.run({"1": train(learning_rate=float("nan"))})  # passes ComfyUI's ranges
+    assert run.status == "error"
+    assert "learning_rate=nan must be a number from 0 to 1" in run.error
 
 
 def test_a_lora_of_somebody_else_is_not_overwritten(server: ComfyServer) -> None:
@@ -219,6 +222,59 @@ def test_a_lora_of_somebody_else_is_not_overwritten(server: ComfyServer) -> None
     assert "was not written by the run" in run.error
     assert lora.read_bytes() == b"precious"
     assert not run_dir(server, "precious").exists()
+
+
+CANCEL_A_SLOW_TRAINER = """
+import importlib.util, json, pathlib
+import comfy.model_management as model_management
+
+spec = importlib.util.spec_from_file_location("pack", sys.argv[1] + "/__init__.py")
+sys.modules["pack"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["pack"])
+from pack.nodes.common import progress as shown
+from pack.nodes.train import node, process, progress
+
+run_dir = pathlib.Path(sys.argv[2])
+TRAINER = '''
+import pathlib, sys, time
+record = '{"iteration": 1, "rollout_seconds": 1.0, "update_seconds": 5.0}'
+pathlib.Path(sys.argv[1], "metrics.jsonl").write_text(record + chr(10))
+sys.stdin.read()
+time.sleep(3)
+print("saved")
+'''
+process.build_command = lambda *_: [sys.executable, "-c", TRAINER, str(run_dir)]
+process.TrainerProcess.stop.__defaults__ = (0.5, *process.TrainerProcess.stop.__defaults__[1:])
+progress.MIN_STOP_SECONDS = progress.STOP_MARGIN_SECONDS = 0.5  # in place of half a minute: a short test
+texts = []
+
+def show_text_on(node_id, text):
+    texts.append(text)
+    if "iteration 1" in text:  # the trainer's first record has been seen
+        model_management.interrupt_current_processing(True)
+
+shown.show_text_on = show_text_on
+facts = {}
+try:
+    node._train({"preset": "demo", "resume": True}, [], run_dir, 5, "1")
+except model_management.InterruptProcessingException:
+    facts["interrupted"] = True
+print(json.dumps(facts | {"log": (run_dir / "trainer.log").read_text(), "texts": texts}))
+"""
+
+
+def test_a_cancel_waits_as_long_as_the_last_iteration_took(
+    comfy_install: ComfyInstall, tmp_path: Path
+) -> None:
+    pack_dir = str(Path(__file__).parents[2])
+    facts = json.loads(
+        comfy_install.run_code(CANCEL_A_SLOW_TRAINER, pack_dir, str(tmp_path)).splitlines()[-1]
+    )
+    assert facts["interrupted"]
+    assert facts["log"] == "saved\n"
+    stopping = [text for text in facts["texts"] if text.startswith("stopping: up to ")]
+    assert "up to 6 s until the update ends" in stopping[0]  # 1 + 5 and half a second
+    assert len(stopping) > 1
 
 
 @pytest.mark.slow
@@ -258,7 +314,7 @@ def test_killing_comfyui_ends_the_trainer_with_its_state_saved(
     with start_server(tmp_path) as comfy:
         status, _ = comfy.post("/prompt", {"prompt": {"1": train(name="orphan", iterations=ENDLESS)}})
         assert status == 200
-        assert wait_until(lambda: (run_dir(comfy, "orphan") / "last" / "counters.json").is_file(), 120)
+        assert wait_until(lambda: (run_dir(comfy, "orphan") / "last.pt").is_file(), 120)
         assert trainers("orphan")
         os.kill(comfy.process_id, signal.SIGKILL)
         assert wait_until(lambda: not trainers("orphan"), 30)

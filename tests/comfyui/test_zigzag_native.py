@@ -21,7 +21,8 @@ import comfy.sample
 from safetensors.torch import save_file
 from pack.nodes.native.guidance import embed_guidance
 from pack.nodes.native.schedule import T2MVShiftSNR
-from pack.nodes.native.zigzag.loop import ZigzagSampler, ZigzagSettings
+from pack.nodes.native.zigzag.loop import ZigzagSettings
+from pack.nodes.native.zigzag.node import ZigzagSampler
 from pack.t2mv_core.samplers import SamplingSettings, sample_standard, sample_zmv
 
 facts, B = {}, 2

@@ -28,7 +28,8 @@ from comfy.cli_args import LatentPreviewMethod, args
 from comfy_extras.nodes_custom_sampler import BasicScheduler, Guider_Basic, Guider_DualCFG
 from comfy_extras.nodes_model_advanced import LCM, ModelSamplingDiscrete, ModelSamplingDiscreteDistilled
 from pack.nodes.native.patch import VIEW_SCALE_OPTION
-from pack.nodes.native.zigzag.loop import ZigzagSampler, ZigzagSettings
+from pack.nodes.native.zigzag.loop import ZigzagSettings
+from pack.nodes.native.zigzag.node import ZigzagSampler
 from pack.t2mv_core import policy
 from pack.t2mv_core.samplers import SamplingSettings, sample_standard, sample_zmv
 from pack.t2mv_core.samplers import loop as rollout

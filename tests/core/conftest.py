@@ -160,6 +160,23 @@ def condition(bundle: ModelBundle, prompts: list[str]) -> TextCondition:
 
 
 @pytest.fixture
+def replay() -> Callable[[list[torch.Tensor]], Callable[[torch.Size], torch.Tensor]]:
+    """Makes a source of noise of recorded tensors, which gives them in order."""
+
+    def make(tensors: list[torch.Tensor]) -> Callable[[torch.Size], torch.Tensor]:
+        remaining = iter(tensors)
+
+        def noise(shape: torch.Size) -> torch.Tensor:
+            tensor = next(remaining)
+            assert tensor.shape == shape
+            return tensor
+
+        return noise
+
+    return make
+
+
+@pytest.fixture
 def settings() -> SamplingSettings:
     """Three steps, the first two with zigzag."""
     return SamplingSettings(num_steps=3, guidance_scale=4.0, zigzag_steps=2)

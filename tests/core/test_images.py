@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image, ImageChops
 
+from t2mv_core import images
 from t2mv_core.images import contact_sheet, decode_latents, encode_webp, from_comfy, to_comfy
 
 
@@ -49,6 +50,25 @@ def test_an_overflow_in_half_precision_is_decoded_again_in_float32(make_lcm_bund
     assert "decoding again" in caplog.text
     assert vae.dtype == torch.float16  # the shared model stays as it was
     assert torch.equal(images, decode_latents(copy.deepcopy(vae).float(), latents))
+
+
+def test_the_vae_is_copied_once_per_call_and_only_the_overflowing_view_is_decoded_twice(
+    make_lcm_bundle, latents, monkeypatch
+):
+    vae = make_lcm_bundle().vae.half()
+    vae.decoder.conv_in.weight.mul_(1e4)
+    latents = latents * 10
+    latents[0, :2] = 0.0  # two views that half precision can hold
+    copies, evaluations = [], []
+    deepcopy = copy.deepcopy
+    monkeypatch.setattr(copy, "deepcopy", lambda x: copies.append(x) or deepcopy(x))
+    decode = type(vae).decode
+    monkeypatch.setattr(type(vae), "decode", lambda *args, **kw: evaluations.append(0) or decode(*args, **kw))
+    images = decode_latents(vae, latents, chunk_size=1)
+    assert len(copies) == 1
+    assert len(evaluations) == 6 + 1
+    expected = decode_latents(deepcopy(vae).float(), latents)
+    torch.testing.assert_close(images, expected, atol=2e-3, rtol=0)  # the first two are half precision's
 
 
 def test_pictures_that_are_finite_nowhere_are_an_error_with_its_cure(make_lcm_bundle, latents):
@@ -113,6 +133,43 @@ def test_contact_sheet_takes_labels_in_any_script():
     sheet = contact_sheet(torch.zeros(1, 1, 3, 8, 8), ["红色的杯子 ☕"], ["спереди"], cell_px=16)
     for top in (0, 16):  # the column's label, then the row's
         assert sheet.crop((0, top, 16, top + 16)).getextrema()[0][0] < 255
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a red mug, 45° “…”", "a red mug, 45° “…”"),
+        ("红杯", "U+7EA2 U+676F"),
+        ("a 红 mug", "a U+7EA2 mug"),
+        ("Zürich", "Zurich"),
+    ],
+)
+def test_without_system_fonts_a_label_spells_what_the_font_lacks(monkeypatch, text, shown):
+    monkeypatch.setattr(images, "_FONT_FILES", ("no such font.ttf",))
+    assert images.label_font(text, 12)[0] == shown
+    views = torch.zeros(1, 1, 3, 8, 8)
+    box, spelled = (contact_sheet(views, [label], (), 160) for label in (text, shown))
+    assert ImageChops.difference(box, spelled).getbbox() is None
+
+
+def test_a_system_font_draws_what_the_default_one_lacks(monkeypatch):
+    from matplotlib import get_data_path  # brings a font that has Cyrillic and no Chinese
+
+    monkeypatch.setattr(images, "_FONT_FILES", ("none.ttf", f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf"))
+    assert images.label_font("a mug", 12)[1].getname()[0] == "Aileron"  # PIL's own, as before
+    shown, font = images.label_font("кружка 红", 12)
+    assert (shown, font.getname()[0]) == ("кружка U+7EA2", "DejaVu Sans")
+
+
+def test_chinese_labels_are_drawn_and_cut_at_characters():
+    shown, font = images.label_font("红色的杯子", 12)
+    if shown != "红色的杯子":
+        pytest.skip("no Chinese font on this machine")
+    assert font.getmask("红").getbbox() != font.getmask("\U0010ffff").getbbox()
+    views = torch.zeros(1, 1, 3, 8, 8)
+    long, short = (contact_sheet(views, ["红色的杯子" * times], (), 96) for times in (50, 1))
+    assert long.size == short.size
+    assert set(long.crop((94, 0, 96, 16)).getdata()) == {(255, 255, 255)}  # nothing runs out of the picture
 
 
 def test_contact_sheet_keeps_the_pictures_proportions():

@@ -192,10 +192,10 @@ def poison_one(tensors):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (drop_one, r"'conv_in.weight' is missing \(1 missing, 0 foreign, 0 of another shape\)"),
+        (drop_one, r"'conv_in.weight' is missing \(1 missing, 0 unknown, 0 of another shape\)"),
         (
             add_one,
-            r"'model.diffusion_model.input_blocks.0.0.weight' is not known to the model \(0 missing, 1 for",
+            r"'model.diffusion_model.input_blocks.0.0.weight' is not known to the model \(0 missing, 1 unk",
         ),
         (widen_one, "'conv_in.weight' has the wrong shape"),
         (poison_one, "'conv_in.weight' holds NaN or infinity"),

@@ -12,7 +12,7 @@ from t2mv_core.policy import (
     sample,
 )
 from t2mv_core.schedule import NoiseSchedule, scaled_linear_alpha_bar, shift_snr
-from t2mv_core.trajectory import RecordedNoise, SeededNoise
+from t2mv_core.trajectory import SeededNoise
 
 SHAPE = (2, 3, 4, 5, 6)  # B, V, C, H, W
 CLIP_RANGES = [None, 3.0, 1.0]
@@ -89,9 +89,9 @@ def test_gaussian_kl_by_hand():
     torch.testing.assert_close(gaussian_kl(theirs, ours), expected)
 
 
-def test_an_action_is_mean_plus_std_times_noise():
+def test_an_action_is_mean_plus_std_times_noise(replay):
     distribution, noise = make_distribution(), draw(7)
-    action = sample(distribution, RecordedNoise([noise]))
+    action = sample(distribution, replay([noise]))
     assert torch.equal(action, distribution.mean + distribution.std * noise)
 
 
@@ -199,11 +199,11 @@ def test_inversion_undoes_a_step_when_the_true_noise_is_given(solver, t, t_next)
     )
 
 
-def test_inversion_of_an_lcm_step_keeps_the_clean_latents_and_takes_the_injected_noise():
+def test_inversion_of_an_lcm_step_keeps_the_clean_latents_and_takes_the_injected_noise(replay):
     schedule = make_schedule("lcm")
     x, noise_pred, injected = draw(0), draw(1), draw(2)
     step = denoise_step(schedule, noise_pred, x, 759, 499)
-    x_next = sample(step, RecordedNoise([injected]))
+    x_next = sample(step, replay([injected]))
     # The step made x' = sqrt(a')·f + sqrt(1 - a')·z; told the true z, the zag puts f and z together at t.
     alpha_bar = schedule.alpha_bar[759].float()
     expected = alpha_bar.sqrt() * step.denoised + (1 - alpha_bar).sqrt() * injected

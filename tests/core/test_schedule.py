@@ -1,4 +1,7 @@
+import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from t2mv_core import schedule as schedule_module
 from t2mv_core.policy import denoise_step
 from t2mv_core.schedule import (
     SOLVERS,
@@ -147,7 +151,7 @@ def test_step_counts_nobody_can_follow_are_refused(alpha_bar, solver, num_steps)
         make_schedule(alpha_bar, solver).timesteps(num_steps)
 
 
-def test_unknown_sampler_and_spacing_are_refused(alpha_bar):
+def test_unknown_solver_and_spacing_are_refused(alpha_bar):
     with pytest.raises(ValueError, match="use 'lcm' or 'ddim'"):
         make_schedule(alpha_bar, "euler")
     with pytest.raises(ValueError, match="use 'leading' or 'trailing'"):
@@ -161,11 +165,16 @@ def test_sdxl_configuration_is_read(alpha_bar):
         "beta_schedule": "scaled_linear",
         "beta_start": 0.00085,
         "clip_sample": False,
+        "interpolation_type": "linear",
         "num_train_timesteps": 1000,
         "prediction_type": "epsilon",
+        "sample_max_value": 1.0,
         "set_alpha_to_one": False,
+        "skip_prk_steps": True,
         "steps_offset": 1,
         "timestep_spacing": "leading",
+        "trained_betas": None,
+        "use_karras_sigmas": False,
     }
     schedule = schedule_from_config(config)
     assert (schedule.solver, schedule.timestep_spacing, schedule.steps_offset) == ("ddim", "leading", 1)
@@ -174,7 +183,7 @@ def test_sdxl_configuration_is_read(alpha_bar):
     assert schedule.final_alpha_bar == float(schedule.alpha_bar[0])
 
 
-def test_configuration_chooses_sampler_clip_and_end():
+def test_configuration_chooses_solver_clip_and_end():
     config = {
         "_class_name": "LCMScheduler",
         "clip_sample": True,
@@ -188,11 +197,102 @@ def test_configuration_chooses_sampler_clip_and_end():
 
 @pytest.mark.parametrize(
     "config",
-    [{"prediction_type": "v_prediction"}, {"beta_schedule": "linear"}, {"timestep_spacing": "linspace"}],
+    [
+        {"prediction_type": "v_prediction"},
+        {"beta_schedule": "linear"},
+        {"rescale_betas_zero_snr": True},
+        {"timestep_spacing": "linspace"},
+        {"thresholding": True},
+        {"use_karras_sigmas": True},
+        {"use_exponential_sigmas": True},
+        {"use_beta_sigmas": True},
+        {"use_lu_lambdas": True},
+        {"use_flow_sigmas": True},
+        {"use_dynamic_shifting": True},
+        {"interpolation_type": "log_linear"},
+        {"timestep_type": "continuous"},
+        {"final_sigmas_type": "sigma_min"},
+        {"_class_name": "FlowMatchLCMScheduler"},
+        {"_class_name": "EDMEulerScheduler"},
+    ],
+    ids=lambda config: "=".join(map(str, *config.items())),
 )
-def test_foreign_configurations_are_refused(config):
-    with pytest.raises(ValueError, match=next(iter(config.values()))):
+def test_what_we_have_no_equations_for_is_refused_with_a_cure(config):
+    ((key, value),) = config.items()
+    said = value if key == "_class_name" else f"{key}={value!r}"
+    with pytest.raises(ValueError, match=f"{said} .*; (use|choose a solver, or set it to) "):
         schedule_from_config(config)
+
+
+@pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "LCMScheduler"])
+def test_a_scheduler_of_diffusers_with_sdxls_values_is_read_as_before(name):
+    import diffusers
+
+    config = getattr(diffusers, name).from_config({**SDXL, **BETAS, "steps_offset": 1}).config
+    assert {"prediction_type", "rescale_betas_zero_snr", "trained_betas"} <= config.keys()
+    schedule = schedule_from_config(config)
+    short = schedule_from_config(LCM if name == "LCMScheduler" else SDXL)
+    assert torch.equal(schedule.alpha_bar, short.alpha_bar)
+    assert replace(schedule, alpha_bar=short.alpha_bar) == short
+
+
+@pytest.mark.parametrize(("part", "solver"), [("model", "lcm"), ("teacher", "ddim-trailing")])
+def test_the_toyboxs_files_are_read(part, solver):
+    path = Path(schedule_module.__file__).parent / "toybox" / part / "scheduler" / "scheduler_config.json"
+    schedule = schedule_from_config(json.loads(path.read_text(encoding="utf-8")))
+    assert (schedule.solver_name, schedule.clip_range) == (solver, None)
+    assert torch.equal(schedule.alpha_bar, schedule_from_config(SDXL).alpha_bar)
+
+
+@pytest.mark.parametrize("key", ["thresholding", "trained_betas", "original_inference_steps", "clip_sample"])
+def test_a_key_that_is_null_is_as_if_missing(key):
+    assert schedule_from_config({key: None}).clip_range is None
+
+
+def test_trained_betas_are_the_noise():
+    from diffusers import LCMScheduler
+
+    betas = torch.linspace(0.001, 0.02, 500, dtype=torch.float64).tolist()
+    config = {**LCM, "trained_betas": betas, "num_train_timesteps": 500, "beta_schedule": "linear"}
+    schedule = schedule_from_config({**config, "t2mv_snr_shift": 1.0})
+    theirs = LCMScheduler(trained_betas=betas, num_train_timesteps=500)
+    torch.testing.assert_close(schedule.alpha_bar.float(), theirs.alphas_cumprod, atol=1e-6, rtol=1e-5)
+    theirs.set_timesteps(4)
+    assert schedule.timesteps(4).tolist() == theirs.timesteps.tolist()
+
+
+@pytest.mark.parametrize("betas", [[0.1, 0.2], [0.1, 0.2, 1.0], [0.1, 0.2, 0.3, 0.4], []])
+def test_unusable_trained_betas_are_refused(betas):
+    with pytest.raises(ValueError, match=f"has {len(betas)} numbers; it needs num_train_timesteps=3 of them"):
+        schedule_from_config({"trained_betas": betas, "num_train_timesteps": 3})
+
+
+@pytest.mark.parametrize("original_steps", [10, 20, 33, 100])
+def test_lcm_visits_timesteps_of_its_original_ones(original_steps):
+    from diffusers import LCMScheduler
+
+    schedule = schedule_from_config({**LCM, "original_inference_steps": original_steps})
+    theirs = LCMScheduler(original_inference_steps=original_steps)
+    for num_steps in range(1, original_steps + 1):
+        theirs.set_timesteps(num_steps)
+        assert schedule.timesteps(num_steps).tolist() == theirs.timesteps.tolist()
+    with pytest.raises(ValueError, match=f"must lie between 1 and {original_steps} for the lcm solver"):
+        schedule.timesteps(original_steps + 1)
+
+
+@pytest.mark.parametrize("original_steps", [0, 1001])
+def test_original_steps_that_are_not_among_the_trained_are_refused(original_steps):
+    with pytest.raises(ValueError, match=f"original_inference_steps={original_steps} must lie between 1 and"):
+        schedule_from_config({**LCM, "original_inference_steps": original_steps})
+
+
+@pytest.mark.parametrize("scaling", [0.05, 10.0])
+def test_lcm_scales_its_timesteps(scaling):
+    from diffusers import LCMScheduler
+
+    theirs = LCMScheduler(timestep_scaling=scaling).get_scalings_for_boundary_condition_discrete(19)
+    ours = schedule_from_config({**LCM, "timestep_scaling": scaling}).boundary_scalings(19)
+    assert [float(c) for c in ours] == pytest.approx(theirs, rel=1e-9)
 
 
 SDXL = {"_class_name": "EulerDiscreteScheduler", "set_alpha_to_one": False, "timestep_spacing": "leading"}
@@ -244,7 +344,7 @@ def diffusers_scheduler(solver):
 @pytest.mark.parametrize("config", [SDXL, LCM], ids=["sdxl", "lcm"])
 @pytest.mark.parametrize("num_steps", [1, 2, 4, 8])
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_a_chosen_sampler_is_diffusers_whatever_the_files_said(solver, num_steps, config):
+def test_a_chosen_solver_is_diffusers_whatever_the_files_said(solver, num_steps, config):
     schedule = with_solver(schedule_from_config(config), solver)
     assert schedule.solver_name == solver
     x = torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(9))
@@ -276,3 +376,14 @@ def test_sampling_as_before_changes_nothing_and_unknown_words_are_refused(alpha_
         assert with_solver(schedule, schedule.solver_name) == schedule
     with pytest.raises(ValueError, match="'euler' is unknown; use one of lcm, ddim, ddim-trailing"):
         with_solver(make_schedule(alpha_bar), "euler")
+
+
+def test_a_chosen_solver_overrides_what_the_file_says_of_sampling():
+    config = {**SDXL, "use_karras_sigmas": True, "timestep_type": "continuous"}
+    with pytest.raises(ValueError, match="choose a solver"):
+        schedule_from_config(config)
+    chosen, plain = schedule_from_config(config, "ddim-trailing"), schedule_from_config(SDXL, "ddim-trailing")
+    assert chosen.solver_name == "ddim-trailing"
+    assert torch.equal(chosen.alpha_bar, plain.alpha_bar)
+    with pytest.raises(ValueError, match="prediction_type='v_prediction'"):
+        schedule_from_config({**SDXL, "prediction_type": "v_prediction"}, "lcm")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from t2mv_core.trajectory import RecordedNoise, SeededNoise, Trajectory, concat
+from t2mv_core.trajectory import SeededNoise, Trajectory, concat
 
 SHAPE = torch.Size((2, 3, 4, 5, 6))  # B, V, C, H, W
 
@@ -19,23 +19,12 @@ def tensors_of(trajectory):
     return [trajectory.states, trajectory.actions, trajectory.log_probs, trajectory.denoised]
 
 
-def test_sizes():
-    trajectory = make_trajectory()
-    assert (len(trajectory), trajectory.num_steps) == (3, 2)
-
-
-@pytest.mark.parametrize("indices", [[2, 0], torch.tensor([2, 0])])
-def test_select_takes_prompts_in_order(indices):
-    trajectory = make_trajectory()
-    for whole, part in zip(tensors_of(trajectory), tensors_of(trajectory.select(indices)), strict=True):
-        assert torch.equal(part, whole[[2, 0]])
-
-
-def test_concat_undoes_select():
-    trajectory = make_trajectory()
-    joined = concat([trajectory.select([0]), trajectory.select([1, 2])])
-    assert all(map(torch.equal, tensors_of(joined), tensors_of(trajectory)))
-    assert torch.equal(joined.timesteps, trajectory.timesteps)
+def test_concat_joins_prompts_in_order():
+    parts = [make_trajectory(num_prompts=count, seed=count) for count in (1, 2)]
+    joined = concat(parts)
+    for whole, *pieces in zip(*map(tensors_of, [joined, *parts]), strict=True):
+        assert torch.equal(whole, torch.cat(pieces))
+    assert torch.equal(joined.timesteps, parts[0].timesteps)
 
 
 def test_concat_refuses_other_timesteps_and_nothing():
@@ -43,12 +32,6 @@ def test_concat_refuses_other_timesteps_and_nothing():
         concat([make_trajectory(), make_trajectory(timesteps=(999, 479))])
     with pytest.raises(ValueError, match="at least one"):
         concat([])
-
-
-def test_to_keeps_log_probabilities_in_float32():
-    moved = make_trajectory().to("cpu", torch.float16)
-    assert (moved.states.dtype, moved.actions.dtype, moved.denoised.dtype) == (torch.float16,) * 3
-    assert moved.log_probs.dtype == torch.float32
 
 
 def test_parts_that_do_not_belong_together_are_refused():
@@ -92,17 +75,3 @@ def test_any_seed_a_user_can_type_works(seed):
 def test_seeded_noise_refuses_another_number_of_prompts():
     with pytest.raises(ValueError, match="Noise for 2 prompts was asked of 3 seeds"):
         SeededNoise([1, 2, 3])(SHAPE)
-
-
-def test_recorded_noise_replays_in_order_and_ends():
-    tensors = [torch.full(SHAPE, float(i)) for i in range(2)]
-    noise = RecordedNoise(tensors)
-    assert torch.equal(noise(SHAPE), tensors[0])
-    assert torch.equal(noise(SHAPE), tensors[1])
-    with pytest.raises(ValueError, match="used up"):
-        noise(SHAPE)
-
-
-def test_recorded_noise_refuses_another_shape():
-    with pytest.raises(ValueError, match="Recorded noise has shape"):
-        RecordedNoise([torch.zeros(1)])(SHAPE)

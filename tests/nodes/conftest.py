@@ -39,5 +39,5 @@ def report(pack: ModuleType) -> ModuleType:
 
 @pytest.fixture(scope="session")
 def ranking(pack: ModuleType) -> ModuleType:
-    """`nodes/sampling/ranking.py` of the loaded pack."""
-    return importlib.import_module(f"{pack.__name__}.nodes.sampling.ranking")
+    """`nodes/sampling/candidates.py` of the loaded pack."""
+    return importlib.import_module(f"{pack.__name__}.nodes.sampling.candidates")

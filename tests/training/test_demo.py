@@ -13,7 +13,7 @@ def test_the_demo_writes_its_folder_and_continues_when_repeated(
     tiny_model_dir, plain_rewards, tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setattr(demo, "load_base_model", lambda *_: load_bundle(str(tiny_model_dir)))
-    monkeypatch.setattr(demo, "load_instruments", lambda *_args, **_kwargs: Instruments(plain_rewards))
+    monkeypatch.setattr(demo, "load_instruments", lambda *_: Instruments(plain_rewards))
     words = ["--out", str(tmp_path / "demo"), "--num-prompts", "2", "sampling.prompts_per_iteration=2"]
     words += [
         "optim.prompts_per_update=null",

@@ -20,7 +20,7 @@ from t2mv_core.samplers import SamplingSettings, sample_standard
 from t2mv_core.text import encode_text
 from t2mv_core.toybox import toybox_path
 from t2mv_core.trajectory import SeededNoise
-from training.evaluation import cli as evaluate
+from training import evaluate
 from training.mvczigal import main
 
 STUDENT = toybox_path("lcm_lora.safetensors")
@@ -70,6 +70,6 @@ def test_the_student_is_refined_resumed_measured_and_used(teacher: ModelBundle, 
     assert torch.equal(untrained, draw(student))
 
     words = ["--run", str(whole), "--lora", str(path), "--samplers", "standard", "--num-prompts", "2"]
-    report = evaluate.run(evaluate.parse([*words, "--seeds", "0", "--out", str(tmp_path / "measured")]))
+    report = evaluate.run(*evaluate.parse([*words, "--seeds", "0", "--out", str(tmp_path / "measured")]))
     base, refined = json.loads(report.with_suffix(".json").read_text())["variants"]
     assert base["measures"]["view_reward"]["mean"] != refined["measures"]["view_reward"]["mean"]

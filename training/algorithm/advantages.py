@@ -29,7 +29,7 @@ class RewardTable:
 
 
 def gather_rewards(rollout: Rollout, prompts: Sequence[str], accelerator: Accelerator) -> RewardTable:
-    """The rewards of all processes, each having sampled every n-th slot, in the order of the slots.
+    """Return the rewards of all processes, each of which samples every n-th slot, in the order of the slots.
 
     Args:
         rollout: this process's share.
@@ -37,13 +37,13 @@ def gather_rewards(rollout: Rollout, prompts: Sequence[str], accelerator: Accele
         accelerator: the processes.
     """
     count, processes = len(prompts), accelerator.num_processes
-    place = [slot for process in range(processes) for slot in range(process, count, processes)]
-    order = torch.tensor(place).argsort()
+    slots = [slot for process in range(processes) for slot in range(process, count, processes)]
+    order = torch.tensor(slots).argsort()
 
     def gather(kind: str) -> dict[str, Tensor]:
         scores = [getattr(scored.scores, kind) for scored in rollout.sets]
-        own = {name: torch.stack([one[name] for one in scores], dim=1) for name in scores[0]}
-        return {k: accelerator.gather(r.to(accelerator.device)).cpu()[order] for k, r in own.items()}
+        local = {name: torch.stack([score[name] for score in scores], dim=1) for name in scores[0]}
+        return {k: accelerator.gather(r.to(accelerator.device)).cpu()[order] for k, r in local.items()}
 
     return RewardTable(tuple(prompts), gather("view"), gather("joint"))
 
@@ -51,27 +51,30 @@ def gather_rewards(rollout: Rollout, prompts: Sequence[str], accelerator: Accele
 def reward_record(
     role: str, rewards: Mapping[str, Tensor], weights: Mapping[str, float], samplers: Sequence[str]
 ) -> dict[str, float]:
-    """Mean rewards of both trajectories for the metrics; of each reward by name where there are several.
+    """Return mean rewards of both trajectories for the metrics, with several rewards each one's as well.
 
     Args:
         role: "view" or "joint".
-        rewards: by name, [B, 2, ...] each; none gives no metrics.
+        rewards: by name, [B, 2, ...] each; an empty table gives no metrics.
         weights: of the rewards.
         samplers: of the two trajectories; a second standard one is called "again".
     """
     if not rewards:
         return {}
-    named = {"": weighted_mean(rewards, weights)}
-    named |= {f"/{name}": values for name, values in rewards.items()} if len(rewards) > 1 else {}
+    first, second = samplers
+    kinds = (first, second if second != first else "again")
+    by_suffix = {"": weighted_mean(rewards, weights)}
+    if len(rewards) > 1:
+        by_suffix |= {f"/{name}": values for name, values in rewards.items()}
     return {
         f"{role}_reward_{kind}{suffix}": float(values[:, number].double().mean())
-        for suffix, values in named.items()
-        for number, kind in enumerate((samplers[0], samplers[1] if samplers[1] != samplers[0] else "again"))
+        for suffix, values in by_suffix.items()
+        for number, kind in enumerate(kinds)
     }
 
 
 def weighted_mean(values: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Σ w_k·R_k / Σ w_k over the names of `weights`."""
+    """Return Σ w_k·R_k / Σ w_k over the names of `weights`."""
     total = sum(weights.values())
     return torch.stack([values[name] * (weight / total) for name, weight in weights.items()]).sum(dim=0)
 
@@ -83,32 +86,26 @@ def iteration_advantages(
     lambda_: float,
     is_per_prompt: bool = False,
 ) -> Tensor:
-    """The advantage of every view of every trajectory.
+    """Return the advantage of every view of every trajectory.
 
         A = (A_view + λ·A_joint)/(1 + λ),   A_view = Σ w_k·normalize(R_k) / Σ w_k, A_joint likewise
 
-    Source: method.md sections 5 and 6. Each reward is normalized on its own before it is summed, so that a
-    weight means the same whatever a reward's range is.
+    Source: docs/method.md, sections 5 and 6. Each reward is normalized before the sum, so that a weight means
+    the same whatever a reward's range is.
 
     Args:
         table: rewards of the iteration.
         view_weights: weight > 0 of each view reward.
-        joint_weights: of each joint reward; empty: there is none, and λ has nothing to weigh.
+        joint_weights: of each joint reward; without any, λ has nothing to weigh.
         lambda_: multiplier of the joint advantage, >= 0.
-        is_per_prompt: compare a trajectory with those of its own prompt, not with all.
+        is_per_prompt: compare a trajectory with those of the same prompt, not with all.
 
     Returns:
         [B, K, V], float32.
     """
-    groups = prompt_groups(table.prompts) if is_per_prompt else None
+    groups = table.prompts if is_per_prompt else None
     view = weighted_mean({k: normalize_advantages(r, groups) for k, r in table.view.items()}, view_weights)
     if not joint_weights:
         return view
     joint = weighted_mean({k: normalize_advantages(r, groups) for k, r in table.joint.items()}, joint_weights)
     return combine_advantages(view.flatten(0, 1), joint.flatten(), lambda_).unflatten(0, view.shape[:2])
-
-
-def prompt_groups(prompts: Sequence[str]) -> list[int]:
-    """A number per prompt, equal for equal prompts."""
-    numbers: dict[str, int] = {}
-    return [numbers.setdefault(prompt, len(numbers)) for prompt in prompts]

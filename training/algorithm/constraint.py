@@ -16,7 +16,7 @@ class DualVariable:
     joint reward of all trajectories of the iteration; the threshold moves before λ does.
 
     Invariant: 0 <= λ <= λ_max, and λ never falls while J < b. The threshold is None until the first step:
-    a number such as "zero means unset" would break with rewards below zero.
+    rewards may be negative, so no number can mean "unset".
 
     Args:
         violated_lr: η while J < b, > 0.
@@ -49,9 +49,7 @@ class DualVariable:
                 f"threshold_decay={threshold_decay} must lie in [0, 1] and lambda_init={initial_lambda} in "
                 f"[0, lambda_max={maximum}]."
             )
-        self.violated_lr = violated_lr
-        self.satisfied_lr = satisfied_lr
-        self.maximum = maximum
+        self.violated_lr, self.satisfied_lr, self.maximum = violated_lr, satisfied_lr, maximum
         self.threshold_decay = threshold_decay
         self.lambda_ = initial_lambda
         self.threshold = initial_threshold
@@ -69,15 +67,14 @@ class DualVariable:
         if self.threshold is None:
             self.threshold = joint_reward_mean
         else:
-            # J + d·(b - J), not d·b + (1-d)·J: exact when b = J, so that rounding never counts as a
-            # violation.
+            # J + d·(b - J), not d·b + (1-d)·J: exact when b = J, so that rounding is never a violation.
             self.threshold = joint_reward_mean + self.threshold_decay * (self.threshold - joint_reward_mean)
         slack = joint_reward_mean - self.threshold
         rate = self.violated_lr if slack < 0 else self.satisfied_lr
         self.lambda_ = min(max(self.lambda_ - rate * slack, 0.0), self.maximum)
 
     def state_dict(self) -> dict[str, Any]:
-        """λ and b, as JSON values."""
+        """Return λ and b, as JSON values."""
         return {"lambda": self.lambda_, "threshold": self.threshold}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -42,14 +42,16 @@ class LearnerSettings:
 
     Attributes:
         loss: of log ratios and advantages; see `objectives.Loss`.
+        sampling: guidance and view scale of the trajectories.
         clip_range: bound on the log ratio.
         max_grad_norm: bound on the gradient's norm.
-        kl_weight: factor of the KL to the policy without the LoRA; 0 does not compute it.
+        kl_weight: factor of the KL to the policy without the LoRA; at 0 it is not computed.
         splits_pairs: one trajectory of a prompt at a time: half the activations; one forward pass more,
             except in an iteration's first update.
     """
 
     loss: Loss
+    sampling: SamplingSettings
     clip_range: float
     max_grad_norm: float
     kl_weight: float = 0.0
@@ -64,7 +66,7 @@ class Learner:
 
     Args:
         policy: the policy whose LoRA is trained.
-        reference: the policy the KL is taken to.
+        reference: the policy to which the KL is measured.
         parameters: the LoRA's parameters.
         optimizer: over these parameters.
         accelerator: for sums over processes.
@@ -82,20 +84,15 @@ class Learner:
         settings: LearnerSettings,
         on_step: Callable[[], None] = lambda: None,
     ) -> None:
-        self.policy = policy
-        self.reference = reference
-        self.parameters = list(parameters)
-        self.optimizer = optimizer
-        self.accelerator = accelerator
-        self.settings = settings
-        self.on_step = on_step
+        self.policy, self.reference = policy, reference
+        self.parameters, self.optimizer = list(parameters), optimizer
+        self.accelerator, self.settings, self.on_step = accelerator, settings, on_step
 
     def apply(
         self,
         rollout: Rollout,
         advantages: Tensor,
         updates: Sequence[Update],
-        sampling: SamplingSettings,
         on_micro_step: Callable[[], None],
     ) -> UpdateStats:
         """Take one optimizer step per update.
@@ -104,101 +101,89 @@ class Learner:
             rollout: K scored sets per prompt.
             advantages: A, [B, K, V].
             updates: which pairs to use when.
-            sampling: guidance and view scale of the trajectories.
             on_micro_step: called after every backward pass.
 
         Raises:
             NonFiniteError: a loss or gradient is not finite; the weights are those of the last good step.
         """
-        sums = torch.zeros(NUM_SUMS, dtype=torch.float64)
-        norms = []
+        sums, norms = torch.zeros(NUM_SUMS, dtype=torch.float64), []
         for number, update in enumerate(updates):
             update_sums = torch.zeros(NUM_SUMS, dtype=torch.float64)
             for micro_step in update.micro_steps:
+                share = len(micro_step.steps) / update.num_terms
                 update_sums += self._accumulate(
-                    rollout, advantages, micro_step, update.num_terms, sampling, is_on_policy=number == 0
+                    rollout, advantages, micro_step, share, is_on_policy=not number
                 )
                 on_micro_step()
             norms.append(self._step(float(update_sums[0])))
             sums += update_sums
         totals = self.accelerator.reduce(sums.float().to(self.accelerator.device), "sum").cpu()
         means = (totals / sum(update.num_terms for update in updates)).tolist()
-        return UpdateStats(means[0], means[1], means[2], means[3], sum(norms) / len(norms))
+        return UpdateStats(*[*means, sum(norms) / len(norms)])
 
     def _accumulate(
         self,
         rollout: Rollout,
         advantages: Tensor,
         micro_step: MicroStep,
-        num_terms: int,
-        sampling: SamplingSettings,
+        share: float,
         is_on_policy: bool = False,
     ) -> Tensor:
         """Add one micro-step's gradient; return its summed loss, KLs and clip fraction, without graph.
 
-        `is_on_policy` says that the policy is the one that acted: all log ratios are 0 before any rounding.
+        `share` is the micro-step's of all pairs of its update. `is_on_policy` says that the policy is the one
+        that acted: all log ratios are 0 before any rounding.
         """
-        settings, count = self.settings, len(micro_step.steps)
+        settings = self.settings
         gain = advantages[micro_step.prompts].transpose(0, 1).to(self.policy.bundle.device)
-        share = count / num_terms
         if settings.splits_pairs:
-            log_ratios, kl = self._backward_split(rollout, gain, micro_step, sampling, share, is_on_policy)
+            log_ratios, kl = self._backward_split(rollout, gain, micro_step, share, is_on_policy)
         else:
-            log_ratios, kl = self._backward_together(rollout, gain, micro_step, sampling, share)
+            log_ratios, kl = self._backward_together(rollout, gain, micro_step, share)
         loss = settings.loss(log_ratios, gain, settings.clip_range)
         diagnostics = (loss, approximate_kl(log_ratios), clip_fraction(log_ratios, settings.clip_range), kl)
-        return torch.stack(diagnostics).double().cpu() * count
+        return torch.stack(diagnostics).double().cpu() * len(micro_step.steps)
 
     def _backward_together(
-        self, rollout: Rollout, gain: Tensor, micro_step: MicroStep, sampling: SamplingSettings, share: float
+        self, rollout: Rollout, gain: Tensor, micro_step: MicroStep, share: float
     ) -> tuple[Tensor, Tensor]:
-        """All trajectories of the prompts in one pass; log ratios [K, b, V] and mean KL, without graph."""
+        """Score all trajectories in one pass; return log ratios [K, b, V] and the mean KL, without graph."""
         settings = self.settings
-        log_ratios, kl = self._score(rollout, range(len(rollout.sets)), micro_step, sampling)
+        log_ratios, kl = self._score(rollout, range(len(rollout.sets)), micro_step)
         loss = settings.loss(log_ratios, gain, settings.clip_range)
         ((loss + settings.kl_weight * kl) * share).backward()
         return log_ratios.detach(), kl.detach()
 
     def _backward_split(
-        self,
-        rollout: Rollout,
-        gain: Tensor,
-        micro_step: MicroStep,
-        sampling: SamplingSettings,
-        share: float,
-        is_on_policy: bool,
+        self, rollout: Rollout, gain: Tensor, micro_step: MicroStep, share: float, is_on_policy: bool
     ) -> tuple[Tensor, Tensor]:
-        """The same gradient by the chain rule, ∂L/∂θ = Σ_k ∂L/∂ρ_k · ∂ρ_k/∂θ, one trajectory k at a time.
+        """Do the same one trajectory k at a time, by the chain rule ∂L/∂θ = Σ_k ∂L/∂ρ_k · ∂ρ_k/∂θ.
 
-        ∂L/∂ρ_k takes the ρ of all trajectories: on policy they are 0, else a pass without graph finds them.
+        ∂L/∂ρ_k needs the ρ of all trajectories: 0 on policy, else a pass without graph computes them.
         """
         settings, num_sets = self.settings, len(rollout.sets)
-        if is_on_policy:
-            log_ratios = torch.zeros_like(gain)
-        else:
+        log_ratios = torch.zeros_like(gain)
+        if not is_on_policy:
             with torch.no_grad():
-                scored = [self._score(rollout, [k], micro_step, sampling) for k in range(num_sets)]
-            log_ratios = torch.cat([log_ratio for log_ratio, _ in scored])
+                log_ratios = torch.cat([self._score(rollout, [k], micro_step)[0] for k in range(num_sets)])
         log_ratios.requires_grad_()
         (weights,) = torch.autograd.grad(settings.loss(log_ratios, gain, settings.clip_range), log_ratios)
-        found = []
+        scored = []
         for k in range(num_sets):
-            log_ratio, kl = self._score(rollout, [k], micro_step, sampling)
+            log_ratio, kl = self._score(rollout, [k], micro_step)
             surrogate = (weights[k] * log_ratio[0]).sum() + settings.kl_weight / num_sets * kl
             (surrogate * share).backward()
-            found.append((log_ratio.detach(), kl.detach()))
-        return torch.cat([log_ratio for log_ratio, _ in found]), torch.stack([kl for _, kl in found]).mean()
+            scored.append((log_ratio.detach(), kl.detach()))
+        return torch.cat([rho for rho, _ in scored]), torch.stack([kl for _, kl in scored]).mean()
 
-    def _score(
-        self, rollout: Rollout, sets: Sequence[int], micro_step: MicroStep, sampling: SamplingSettings
-    ) -> tuple[Tensor, Tensor]:
-        """Log ratios ρ of some of the trajectories, [K, b, V], and their mean KL to the reference."""
+    def _score(self, rollout: Rollout, sets: Sequence[int], micro_step: MicroStep) -> tuple[Tensor, Tensor]:
+        """Return log ratios ρ of some of the trajectories, [K, b, V], and their mean KL to the reference."""
         recorded = recorded_steps(rollout, [rollout.sets[k].trajectory for k in sets], micro_step)
         kl = torch.zeros((), device=self.policy.bundle.device)
         if self.settings.kl_weight:
             with torch.no_grad():  # before the policy: the LoRA must be on in its backward pass
-                reference = step_distribution(self.reference, recorded, sampling)
-        distribution = step_distribution(self.policy, recorded, sampling)
+                reference = step_distribution(self.reference, recorded, self.settings.sampling)
+        distribution = step_distribution(self.policy, recorded, self.settings.sampling)
         if self.settings.kl_weight:
             kl = gaussian_kl(distribution, reference).mean()
         log_ratio = log_prob(distribution, recorded.actions) - recorded.log_probs
@@ -211,9 +196,8 @@ class Learner:
         if not (math.isfinite(norm) and math.isfinite(loss_sum)):
             self.optimizer.zero_grad(set_to_none=True)
             raise NonFiniteError(
-                f"The loss ({loss_sum}) or its gradient (norm {norm}) is not a finite number; "
-                "the step was not taken. Resume from the last saved state with a lower optim.lr, or "
-                "without mixed precision."
+                f"The loss ({loss_sum}) or its gradient (norm {norm}) is not finite; the step was not taken. "
+                "Resume from the last saved state with a lower optim.lr, or without mixed precision."
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -228,15 +212,14 @@ class Learner:
             return
         gradients = [parameter.grad for parameter in self.parameters]
         flat = self.accelerator.reduce(torch.cat([g.flatten() for g in gradients if g is not None]), "sum")
-        for parameter, part in zip(
-            self.parameters, flat.split([p.numel() for p in self.parameters]), strict=True
-        ):
+        parts = flat.split([parameter.numel() for parameter in self.parameters])
+        for parameter, part in zip(self.parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter)
 
 
 @dataclass(frozen=True)
 class RecordedSteps:
-    """n steps of trajectories on the policy's device, with what the denoiser needs to judge them again.
+    """n steps of trajectories on the policy's device, complete enough to score them again.
 
     Attributes:
         states: [n, V, C, H, W].
@@ -258,13 +241,11 @@ class RecordedSteps:
 def recorded_steps(
     rollout: Rollout, trajectories: Sequence[Trajectory], micro_step: MicroStep
 ) -> RecordedSteps:
-    """The micro-step's rows and steps of K trajectories, trajectory by trajectory: n = K·b."""
-    rows, steps, first = micro_step.prompts, micro_step.steps, trajectories[0]
-    condition = rollout.condition.select(rows.repeat(len(trajectories)))
+    """Gather the micro-step's rows and steps of K trajectories, trajectory by trajectory: n = K·b."""
+    rows, steps, first, count = micro_step.prompts, micro_step.steps, trajectories[0], len(trajectories)
+    condition = rollout.condition.select(rows.repeat(count))
     device = condition.prompt_embeds.device
-    timesteps, next_timesteps = (
-        x[steps].repeat(len(trajectories)) for x in (first.timesteps, first.next_timesteps)
-    )
+    timesteps, next_timesteps = (x[steps].repeat(count) for x in (first.timesteps, first.next_timesteps))
     # Advanced indices around a slice: [B, V, T, ...][rows, :, steps] is [b, V, ...].
     states, actions, old = (
         torch.cat([getattr(t, name)[rows, :, steps] for t in trajectories]).to(device)
@@ -276,18 +257,9 @@ def recorded_steps(
 def step_distribution(
     policy: Policy, recorded: RecordedSteps, sampling: SamplingSettings
 ) -> StepDistribution:
-    """What a policy would do in recorded states."""
-    bundle = policy.bundle
+    """Return a policy's distribution in recorded states."""
+    bundle, x, t = policy.bundle, recorded.states, recorded.timesteps
+    scales = sampling.guidance_scale, sampling.view_scale
     with policy.autocast():
-        noise_pred = predict_noise(
-            bundle,
-            recorded.states,
-            recorded.timesteps,
-            recorded.condition,
-            policy.cameras,
-            sampling.guidance_scale,
-            sampling.view_scale,
-        )
-        return denoise_step(
-            bundle.schedule, noise_pred, recorded.states, recorded.timesteps, recorded.next_timesteps
-        )
+        noise_pred = predict_noise(bundle, x, t, recorded.condition, policy.cameras, *scales)
+        return denoise_step(bundle.schedule, noise_pred, x, t, recorded.next_timesteps)

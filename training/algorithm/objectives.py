@@ -1,4 +1,4 @@
-"""What a policy update optimises: pure functions of rewards and log-probabilities; the objectives.
+"""Objectives: advantages from rewards, losses from log-probabilities, and the table that combines them.
 
 ρ = log π_θ(action | state) - log π_old(action | state), one number per view and step, where log π is the
 *mean* of the Gaussian log-density over the latent's channels and pixels (docs/method.md, section 3).
@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,19 +19,18 @@ Loss = Callable[[Tensor, Tensor, float], Tensor]
 """(log ratios [K, B, V], advantages [K, B, V], clip range) -> scalar; K trajectories per prompt."""
 
 
-def normalize_advantages(rewards: Tensor, groups: Sequence[int] | None = None) -> Tensor:
-    """Advantages of rewards against all trajectories of the iteration, or against their own prompt's.
+def normalize_advantages(rewards: Tensor, groups: Sequence[Hashable] | None = None) -> Tensor:
+    """Return the advantages of rewards over all trajectories of the iteration, or over those of one prompt.
 
         A = (R - mean) / (std + 1e-8)
 
     Source: docs/method.md, section 5. With `groups` the mean is the group's, and the deviation is that of all
-    R - mean(group) together: the trajectories of one prompt are too few for a deviation of their own.
-    In float64: with nearly equal rewards, float32 rounding of the mean would be blown up to advantages of
-    order one.
+    R - mean(group) together: one prompt has too few trajectories for a deviation.
+    In float64: with nearly equal rewards, rounding the mean to float32 would give advantages of order one.
 
     Args:
         rewards: [B, ...], *all* trajectories of the iteration: all samplers, all processes.
-        groups: which prompt each of the B rows belongs to; None compares all rows with each other.
+        groups: the prompt of each of the B rows; None compares all rows with each other.
 
     Returns:
         Float32, shape of `rewards`. The standard deviation is the population's (divides by n).
@@ -40,15 +39,15 @@ def normalize_advantages(rewards: Tensor, groups: Sequence[int] | None = None) -
     if groups is None:
         centred = exact - exact.mean()
     else:
-        member = torch.tensor(groups, device=rewards.device)
-        means = {group: exact[member == group].mean() for group in set(groups)}
-        centred = exact - torch.stack([means[group] for group in groups]).reshape(-1, *[1] * (exact.ndim - 1))
+        rows = {group: [row for row, other in enumerate(groups) if other == group] for group in set(groups)}
+        means = torch.stack([exact[rows[group]].mean() for group in groups])
+        centred = exact - means.reshape(-1, *[1] * (exact.ndim - 1))
     deviation = centred.square().mean().sqrt()
     return (centred / (deviation + ADVANTAGE_EPSILON)).to(torch.float32)
 
 
 def combine_advantages(view_advantage: Tensor, joint_advantage: Tensor, lambda_: float) -> Tensor:
-    """The Lagrangian's advantage per view.
+    """Return the Lagrangian's advantage per view.
 
         A = (A_view + λ·A_joint) / (1 + λ)
 
@@ -63,7 +62,7 @@ def combine_advantages(view_advantage: Tensor, joint_advantage: Tensor, lambda_:
         [B, V].
 
     Raises:
-        ValueError: shapes that do not belong together, or a negative or undefined multiplier.
+        ValueError: the shapes do not belong together, or the multiplier is negative or undefined.
     """
     if view_advantage.ndim != 2 or joint_advantage.shape != view_advantage.shape[:1]:
         raise ValueError(
@@ -72,67 +71,58 @@ def combine_advantages(view_advantage: Tensor, joint_advantage: Tensor, lambda_:
         )
     if not lambda_ >= 0:
         raise ValueError(f"lambda={lambda_} must be zero or positive.")
-    joint_share = 1.0 if math.isinf(lambda_) else lambda_ / (1.0 + lambda_)
-    return (1.0 - joint_share) * view_advantage + joint_share * joint_advantage[:, None]
+    share = joint_share(lambda_)
+    return (1.0 - share) * view_advantage + share * joint_advantage[:, None]
 
 
-def zigal_loss(log_ratio: Tensor, zmv_log_ratio: Tensor, advantage_gap: Tensor, clip_range: float) -> Tensor:
-    """Clipped MV-ZigAL regression loss of one denoising step.
+def joint_share(lambda_: float) -> float:
+    """Return λ/(1 + λ), the share of the joint advantage, in [0, 1]."""
+    return 1.0 if math.isinf(lambda_) else lambda_ / (1.0 + lambda_)
 
-        L = mean max((ρ - ρ_zmv - A)², (clip(ρ) - clip(ρ_zmv) - A)²),   clip(ρ) = min(max(ρ, -c), c)
 
-    Source: docs/method.md, section 5. log π is a mean over C, H, W, not a sum.
+def zigal_loss(log_ratios: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
+    """Return the clipped MV-ZigAL regression loss of one denoising step.
+
+        L = mean max((ρ_1 - ρ_2 - A)², (clip ρ_1 - clip ρ_2 - A)²)
+        A = A_1 - A_2,   clip ρ = min(max(ρ, -c), c)
+
+    Source: docs/method.md, section 5. 1 is a prompt's standard trajectory, 2 its ZMV one (or another standard
+    one).
 
     Args:
-        log_ratio: ρ on the standard trajectories, [B, V], nats per latent element.
-        zmv_log_ratio: ρ on the ZMV trajectories, [B, V].
-        advantage_gap: A, standard minus ZMV, [B, V], normalized; constant for the gradient.
-        clip_range: c, bound on |ρ|, > 0.
+        log_ratios: ρ_1 and ρ_2, [2, B, V], nats per latent element.
+        advantages: A_1 and A_2, same shape, normalized; constant for the gradient.
+        clip_range: c, > 0.
 
     Returns:
         Scalar mean over B and V; lower is better.
 
     Raises:
-        ValueError: the three tensors differ in shape, or the clip range is not positive.
+        ValueError: the tensors differ in shape, or the clip range is not positive.
     """
-    if not log_ratio.shape == zmv_log_ratio.shape == advantage_gap.shape:
-        raise ValueError(
-            f"log ratios {list(log_ratio.shape)}, {list(zmv_log_ratio.shape)} and advantage gaps "
-            f"{list(advantage_gap.shape)} differ in shape; all three are [B, V]."
-        )
-    if not clip_range > 0:
-        raise ValueError(f"clip_range={clip_range} must be positive; the published value is 1e-4.")
-    target = advantage_gap.detach()
-    error = log_ratio - zmv_log_ratio - target
-    clipped = log_ratio.clamp(-clip_range, clip_range) - zmv_log_ratio.clamp(-clip_range, clip_range) - target
+    _check_loss(log_ratios, advantages, clip_range)
+    first, second = log_ratios
+    gap = (advantages[0] - advantages[1]).detach()
+    error = first - second - gap
+    clipped = first.clamp(-clip_range, clip_range) - second.clamp(-clip_range, clip_range) - gap
     return torch.maximum(error.square(), clipped.square()).mean()
 
 
-def zigal_pair_loss(log_ratios: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
-    """`zigal_loss` of the pair of trajectories of each prompt: log ratios and advantages [2, B, V]."""
-    first, second = log_ratios
-    return zigal_loss(first, second, advantages[0] - advantages[1], clip_range)
-
-
 def ppo_clip_loss(log_ratios: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
-    """Clipped policy gradient of one denoising step.
+    """Return the clipped policy-gradient loss of one denoising step.
 
         L = -mean min(A·exp(ρ), A·clip(exp(ρ), 1 - c, 1 + c))
 
     Source: PPO, arXiv:1707.06347, Eq. (7); on denoising steps: DDPO, arXiv:2305.13301, Eq. (8).
     ρ is a mean over C, H, W as everywhere here, so c bounds the change per latent element.
-
-    Args:
-        log_ratios: ρ, any shape, such as [K, B, V]; nats per latent element.
-        advantages: A, same shape, normalized; constant for the gradient.
-        clip_range: c, > 0.
-
-    Returns:
-        Scalar mean; lower is better.
-
-    Raises:
-        ValueError: the two tensors differ in shape, or the clip range is not positive.
+    Arguments, result and errors as of `zigal_loss`, for any number of trajectories.
     """
+    _check_loss(log_ratios, advantages, clip_range)
+    ratio, gain = log_ratios.exp(), advantages.detach()
+    return -torch.minimum(gain * ratio, gain * ratio.clamp(1.0 - clip_range, 1.0 + clip_range)).mean()
+
+
+def _check_loss(log_ratios: Tensor, advantages: Tensor, clip_range: float) -> None:
     if log_ratios.shape != advantages.shape:
         raise ValueError(
             f"log ratios {list(log_ratios.shape)} and advantages {list(advantages.shape)} differ in shape; "
@@ -140,60 +130,50 @@ def ppo_clip_loss(log_ratios: Tensor, advantages: Tensor, clip_range: float) -> 
         )
     if not clip_range > 0:
         raise ValueError(f"clip_range={clip_range} must be positive; the published value is 1e-4.")
-    ratio, gain = log_ratios.exp(), advantages.detach()
-    return -torch.minimum(gain * ratio, gain * ratio.clamp(1.0 - clip_range, 1.0 + clip_range)).mean()
 
 
 def approximate_kl(log_ratio: Tensor) -> Tensor:
-    """Second-order estimate of KL(old, new) per latent element: mean ρ²/2; scalar without graph."""
+    """Return the second-order estimate of KL(old, new), mean ρ²/2 per latent element; no graph."""
     return 0.5 * log_ratio.detach().square().mean()
 
 
 def clip_fraction(log_ratio: Tensor, clip_range: float) -> Tensor:
-    """Share of log ratios beyond the clip range, in [0, 1]; scalar without graph."""
+    """Return the share of log ratios beyond the clip range, in [0, 1]; no graph."""
     return (log_ratio.detach().abs() > clip_range).to(torch.float32).mean()
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Which two trajectories a prompt gets, how rewards become one advantage, and what is minimised.
+    """A prompt's two trajectories, the weight of their joint reward, and the loss.
 
     Attributes:
         samplers: names of the two samplers of `t2mv_core.samplers`.
         loss: of log ratios and advantages of the trajectories.
-        fixed_lambda: multiplier of the joint advantage; None takes the dual variable's, `math.inf` means the
-            joint reward alone.
-        summary: one line for people.
+        fixed_lambda: multiplier of the joint advantage, `math.inf` for the joint reward alone; None takes the
+            dual variable's.
         has_fixed_threshold: the constraint's threshold stays where it starts instead of following the reward.
     """
 
     samplers: tuple[str, str]
     loss: Loss
-    fixed_lambda: float | None
-    summary: str
+    fixed_lambda: float | None = None
     has_fixed_threshold: bool = False
+
+    @property
+    def uses_dual(self) -> bool:
+        """Whether the dual variable gives the multiplier; else nothing may step or report it."""
+        return self.fixed_lambda is None
 
 
 _ZIGZAG, _STANDARD = ("standard", "zmv"), ("standard", "standard")
 
 OBJECTIVES: dict[str, Objective] = {
-    "mvc_zigal": Objective(
-        _ZIGZAG, zigal_pair_loss, None, "fidelity subject to the self-paced joint-view constraint"
-    ),
-    "mvc_zigal_fixed_threshold": Objective(
-        _ZIGZAG, zigal_pair_loss, None, "the same with a threshold that stays where it starts", True
-    ),
-    "zigal_view": Objective(
-        _ZIGZAG, zigal_pair_loss, 0.0, "zigzag advantage in the single-view reward alone"
-    ),
-    "zigal_joint": Objective(
-        _ZIGZAG, zigal_pair_loss, math.inf, "zigzag advantage in the joint-view reward alone"
-    ),
-    "zigal_weighted": Objective(
-        _ZIGZAG, zigal_pair_loss, 1.0, "zigzag advantage in the mean of both, fixed weights"
-    ),
-    "reward_difference": Objective(
-        _STANDARD, zigal_pair_loss, None, "mvc_zigal's loss on two standard samples"
-    ),
-    "ppo": Objective(_STANDARD, ppo_clip_loss, None, "clipped policy gradient on two standard samples"),
+    "mvc_zigal": Objective(_ZIGZAG, zigal_loss),
+    "mvc_zigal_fixed_threshold": Objective(_ZIGZAG, zigal_loss, has_fixed_threshold=True),
+    "zigal_view": Objective(_ZIGZAG, zigal_loss, fixed_lambda=0.0),
+    "zigal_joint": Objective(_ZIGZAG, zigal_loss, fixed_lambda=math.inf),
+    "zigal_weighted": Objective(_ZIGZAG, zigal_loss, fixed_lambda=1.0),
+    "reward_difference": Objective(_STANDARD, zigal_loss),
+    "ppo": Objective(_STANDARD, ppo_clip_loss),
 }
+"""The method, docs/method.md, section 6, and its ablations."""

@@ -1,4 +1,4 @@
-"""Rollouts: prompts in, paired trajectories by the current policy with their rewards out."""
+"""Rollouts: from prompts to paired trajectories of the current policy with their rewards."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ from t2mv_core.denoiser import CameraFeatures
 from t2mv_core.images import decode_latents
 from t2mv_core.policy import Noise
 from t2mv_core.rewards.base import RewardResult
-from t2mv_core.samplers import SAMPLERS, FirstPrediction, OnStep, SamplingSettings
+from t2mv_core.samplers import SAMPLERS, OnStep, SamplingSettings
 from t2mv_core.text import TextCondition
-from t2mv_core.trajectory import SeededNoise, Trajectory
+from t2mv_core.trajectory import SeededNoise, Trajectory, derive_seed
 from t2mv_core.trajectory import concat as concat_trajectories
 
-from .seeds import derive_seed
-
 Scorer = Callable[[Tensor, Sequence[str]], RewardResult]
-SCORE_KINDS = ("view", "joint", "details")
+"""Takes pictures [n, 3, H, W] and prompts; see `t2mv_core.rewards.base.Reward`."""
 
 
 class NonFiniteError(FloatingPointError):
-    """A reward, a loss or a gradient is not a finite number; training must not go on from it."""
+    """A reward, a loss or a gradient is not a finite number; training must stop."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +46,15 @@ class Rewards:
     """The reward models of a run, by name.
 
     Attributes:
-        view: each takes pictures [n, 3, H, W] and n prompts and gives n scores (fidelity).
-        joint: each takes pictures [B·V, 3, H, W] and B prompts and gives B scores (consistency of the set);
-            empty for runs without a joint reward.
+        view: each gives n scores of n pictures and n prompts (fidelity).
+        joint: each gives B scores of B·V pictures and B prompts (consistency of the set); may be empty.
     """
 
     view: Mapping[str, Scorer]
     joint: Mapping[str, Scorer]
 
     def select(self, view: Iterable[str], joint: Iterable[str]) -> Rewards:
-        """Those of the given names."""
+        """Return the reward models of these names."""
         return Rewards({name: self.view[name] for name in view}, {name: self.joint[name] for name in joint})
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Scores:
@@ -70,26 +67,17 @@ class Rewards:
         Raises:
             NonFiniteError: a reward is NaN or infinite.
         """
-        num_views = images.shape[1]
-        flat = images.flatten(0, 1)
+        num_views, flat = images.shape[1], images.flatten(0, 1)
         per_view = [prompt for prompt in prompts for _ in range(num_views)]
-        view = {name: scorer(flat, per_view).scores for name, scorer in self.view.items()}
-        results = {name: scorer(flat, list(prompts)) for name, scorer in self.joint.items()}
-        for name, scores in (*view.items(), *((name, result.scores) for name, result in results.items())):
-            bad = ~scores.isfinite().reshape(len(prompts), -1).all(dim=1)
-            if bad.any():
-                prompt = prompts[int(bad.nonzero()[0])]
-                raise NonFiniteError(
-                    f"The reward {name} of {prompt!r} is not a finite number; look at its pictures."
-                )
+        view = {name: scorer(flat, per_view) for name, scorer in self.view.items()}
+        joint = {name: scorer(flat, list(prompts)) for name, scorer in self.joint.items()}
+        for name, result in (*view.items(), *joint.items()):
+            _check_finite(name, result.scores, prompts)
+        parts = {f"{name}.{part}": x for name, result in joint.items() for part, x in result.details.items()}
         return Scores(
-            {name: scores.float().cpu().reshape(-1, num_views) for name, scores in view.items()},
-            {name: result.scores.float().cpu() for name, result in results.items()},
-            {
-                f"{name}.{part}": values.float().cpu()
-                for name, result in results.items()
-                for part, values in result.details.items()
-            },
+            {name: _on_cpu(result.scores).reshape(-1, num_views) for name, result in view.items()},
+            {name: _on_cpu(result.scores) for name, result in joint.items()},
+            {name: _on_cpu(values) for name, values in parts.items()},
         )
 
 
@@ -108,7 +96,7 @@ class Policy:
     has_bf16_autocast: bool = False
 
     def autocast(self) -> torch.autocast:
-        """The precision context every UNet evaluation of the policy runs in, sampling and learning alike."""
+        """Return the precision context of every UNet evaluation, in sampling and learning alike."""
         return torch.autocast(self.bundle.device.type, torch.bfloat16, enabled=self.has_bf16_autocast)
 
 
@@ -118,7 +106,7 @@ class ScoredSets:
 
     Attributes:
         sampler: its name.
-        trajectory: states, actions, behaviour log-probabilities; on the CPU, where they wait for the update.
+        trajectory: states, actions and log-probabilities; on the CPU, where they wait for the update.
         images: [B, V, 3, H, W], uint8, on the CPU.
         scores: their rewards.
     """
@@ -131,7 +119,7 @@ class ScoredSets:
 
 @dataclass(frozen=True)
 class RolloutSettings:
-    """What does not change from iteration to iteration.
+    """The settings of all rollouts of a run.
 
     Attributes:
         samplers: one sampler name per trajectory of a prompt.
@@ -162,10 +150,10 @@ class Rollout:
 
 
 def paired_noise(seed: int, iteration: int, slots: Sequence[int], number: int) -> Noise:
-    """Noise of the trajectories number `number` of some prompts: the first draw is shared by all numbers.
+    """Return the noise of the trajectories number `number` of some prompts.
 
-    The first draw is a sampler's initial noise, which method.md, section 5 wants equal for the trajectories
-    of a prompt; later draws (the steps' noise) are each trajectory's own.
+    The first draw, the initial noise, is the same for all trajectories of a prompt (docs/method.md, section
+    5); later draws, the noise of the steps, differ from trajectory to trajectory.
 
     Args:
         seed: the run's seed.
@@ -187,15 +175,12 @@ def sample_and_score(
     noise: Noise,
     settings: SamplingSettings,
     on_step: OnStep | None = None,
-    first: FirstPrediction | None = None,
 ) -> ScoredSets:
-    """Sample one batch of prompts with one sampler, decode and score it; no graph is kept."""
+    """Sample one batch of prompts with one sampler, decode and score it, without a graph."""
     prompts, condition = batch
     with torch.no_grad():
         with policy.autocast():
-            trajectory = SAMPLERS[sampler](
-                policy.bundle, condition, policy.cameras, noise, settings, on_step, first
-            )
+            trajectory = SAMPLERS[sampler](policy.bundle, condition, policy.cameras, noise, settings, on_step)
         # One view fills a device at SDXL's size, and six take more memory than a checkpointed micro-step.
         images = decode_latents(policy.bundle.vae, trajectory.denoised, chunk_size=1)
         scores = rewards.score(images, prompts)
@@ -212,7 +197,7 @@ def collect(
     condition: TextCondition,
     on_step: OnStep | None = None,
 ) -> Rollout:
-    """Sample every prompt once per entry of `settings.samplers`, all from the prompt's one initial noise.
+    """Sample every prompt once per entry of `settings.samplers`, each time from the same initial noise.
 
     Args:
         policy: the current policy.
@@ -224,29 +209,35 @@ def collect(
         on_step: called after every UNet evaluation; may raise to cancel.
     """
     sets: list[list[ScoredSets]] = [[] for _ in settings.samplers]
-    prompts = [prompt for _, prompt in requests]
     for start in range(0, len(requests), settings.batch_size):
-        rows = range(start, min(start + settings.batch_size, len(requests)))
-        batch = ([prompts[row] for row in rows], condition.select(list(rows)))
-        slots = [requests[row][0] for row in rows]
-        first = FirstPrediction()  # of the one initial noise, for all samplers
+        slots, prompts = zip(*requests[start : start + settings.batch_size], strict=True)
+        batch = (prompts, condition.select(list(range(start, start + len(slots)))))
         for number, sampler in enumerate(settings.samplers):
             noise = paired_noise(settings.seed, iteration, slots, number)
-            scored = sample_and_score(
-                policy, rewards, sampler, batch, noise, settings.sampling, on_step, first
-            )
+            scored = sample_and_score(policy, rewards, sampler, batch, noise, settings.sampling, on_step)
             sets[number].append(scored)
-    return Rollout(tuple(prompts), condition, tuple(_concat(parts) for parts in sets))
+    return Rollout(tuple(prompt for _, prompt in requests), condition, tuple(map(_concat, sets)))
 
 
 def _concat(parts: Sequence[ScoredSets]) -> ScoredSets:
+    def join(kind: str) -> dict[str, Tensor]:
+        tables = [getattr(part.scores, kind) for part in parts]
+        return {name: torch.cat([table[name] for table in tables]) for name in tables[0]}
+
     return ScoredSets(
         parts[0].sampler,
         concat_trajectories([part.trajectory for part in parts]),
         torch.cat([part.images for part in parts]),
-        Scores(*(_concat_named([getattr(part.scores, kind) for part in parts]) for kind in SCORE_KINDS)),
+        Scores(join("view"), join("joint"), join("details")),
     )
 
 
-def _concat_named(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+def _check_finite(name: str, scores: Tensor, prompts: Sequence[str]) -> None:
+    is_finite = scores.isfinite().reshape(len(prompts), -1).all(dim=1).tolist()
+    if not all(is_finite):
+        prompt = prompts[is_finite.index(False)]
+        raise NonFiniteError(f"The reward {name} of {prompt!r} is not a finite number; look at its pictures.")
+
+
+def _on_cpu(values: Tensor) -> Tensor:
+    return values.float().cpu()

@@ -1,4 +1,4 @@
-"""Which (prompt, step) pairs each optimizer step uses, and in which micro-batches it computes them."""
+"""The plan of an update: the (prompt, step) pairs of each optimizer step, cut into micro-batches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .seeds import derive_seed
+from t2mv_core.trajectory import derive_seed
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,8 @@ class Update:
     """One optimizer step.
 
     Attributes:
-        micro_steps: the passes of this process whose gradients accumulate; may be empty where others have
-            work.
-        num_terms: (prompt, step) pairs of the update over all processes: what the summed loss is divided by.
+        micro_steps: the passes of this process whose gradients accumulate; empty where only others have work.
+        num_terms: (prompt, step) pairs of the update over all processes, which divide the summed loss.
     """
 
     micro_steps: tuple[MicroStep, ...]
@@ -39,7 +38,7 @@ class Update:
 
 
 def step_order(seed: int, slot: int, num_steps: int) -> list[int]:
-    """The random order of one prompt's denoising steps, the same for both of its trajectories."""
+    """Return the random order of one prompt's denoising steps, the same for both of its trajectories."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "steps", slot))
     return torch.randperm(num_steps, generator=generator).tolist()
 
@@ -56,8 +55,7 @@ def plan_updates(
 ) -> list[Update]:
     """Cut one pass over an iteration's trajectories into optimizer steps, remainders included.
 
-    The cut is made over all processes together and every update's loss is a plain mean over its pairs, so
-    neither the micro-batch nor the number of processes changes what is optimised.
+    An update is a plain mean over its pairs, whatever the micro-batch and the number of processes.
 
     Args:
         num_prompts: prompts of the iteration over all processes; slots 0 .. num_prompts-1.
@@ -79,11 +77,9 @@ def plan_updates(
         for start in range(0, trained_steps, steps_per_update):
             positions = range(start, min(start + steps_per_update, trained_steps))
             micro_steps = tuple(
-                MicroStep(
-                    torch.tensor([rows[s] for s in chunk]), torch.tensor([orders[s][position] for s in chunk])
-                )
+                MicroStep(torch.tensor([rows[s] for s in chunk]), torch.tensor([orders[s][p] for s in chunk]))
                 for chunk in chunks
-                for position in positions
+                for p in positions
             )
             updates.append(Update(micro_steps, len(group) * len(positions)))
     return updates

@@ -3,96 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .model import BaseLoraConfig, ModelConfig
 from .parsing import apply_override, build_record, plain_values
-from .rewards import OwnRewardConfig, RewardConfig
 from .sections import (
+    OBJECTIVE_NAMES,
+    BaseLoraConfig,
     ConstraintConfig,
     EvaluationConfig,
+    ModelConfig,
     OptimConfig,
+    OwnRewardConfig,
+    RewardConfig,
     RunConfig,
     SamplingConfig,
+    TrainConfig,
     require,
-    require_choice,
 )
 
 __all__ = [
     "OBJECTIVE_NAMES", "PRESET_DIR", "BaseLoraConfig", "ConstraintConfig", "EvaluationConfig",
     "ModelConfig", "OptimConfig", "OwnRewardConfig", "RewardConfig", "RunConfig", "SamplingConfig",
-    "TrainConfig", "changed_values", "config_from_dict", "config_to_dict", "load_config", "preset_names",
+    "TrainConfig", "changed_values", "config_from_dict", "config_to_dict", "flat_settings", "load_config",
+    "preset_names",
 ]  # fmt: skip
 
 PRESET_DIR = Path(__file__).parent / "presets"
-OBJECTIVE_NAMES = (
-    "mvc_zigal",
-    "mvc_zigal_fixed_threshold",
-    "zigal_view",
-    "zigal_joint",
-    "zigal_weighted",
-    "reward_difference",
-    "ppo",
-)
-NEED_JOINT_REWARD = ("mvc_zigal", "mvc_zigal_fixed_threshold", "zigal_joint", "zigal_weighted")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything a run depends on."""
-
-    objective: str = "mvc_zigal"
-    """What is optimised: a name of training.algorithm.objectives.OBJECTIVES."""
-    preset: str = "custom"
-    """Name of the preset this configuration began with; recorded in the LoRA files."""
-    model: ModelConfig = field(default_factory=ModelConfig)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    reward: RewardConfig = field(default_factory=RewardConfig)
-    constraint: ConstraintConfig = field(default_factory=ConstraintConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    run: RunConfig = field(default_factory=RunConfig)
-
-    def __post_init__(self) -> None:
-        """Check what concerns several sections."""
-        require_choice("objective", self.objective, OBJECTIVE_NAMES)
-        per_update, per_iteration = self.optim.prompts_per_update, self.sampling.prompts_per_iteration
-        require(
-            per_update is None or per_update <= per_iteration,
-            f"optim.prompts_per_update={per_update} exceeds sampling.prompts_per_iteration={per_iteration}; "
-            "an update cannot use more prompts than were sampled.",
-        )
-        num_steps = self.sampling.num_steps
-        for name in ("steps_per_update", "trained_steps"):
-            steps = getattr(self.optim, name)
-            require(
-                steps is None or steps <= num_steps,
-                f"optim.{name}={steps} exceeds sampling.num_steps={num_steps}.",
-            )
-        require(
-            bool(self.reward.joint) or self.objective not in NEED_JOINT_REWARD,
-            f"objective={self.objective} needs a joint reward; set reward.joint, or use zigal_view, "
-            "reward_difference or ppo.",
-        )
-        evaluation = self.evaluation
-        require(
-            evaluation.stop_measure is None or evaluation.every > 0,
-            f"evaluation.stop_measure={evaluation.stop_measure} is never measured; set evaluation.every.",
-        )
-        require(
-            not evaluation.every
-            or evaluation.prompts is not None
-            or self.sampling.held_out_share > 0
-            or self.sampling.prompts.endswith(".jsonl"),
-            f"evaluation.every={evaluation.every} needs prompts: set evaluation.prompts (such as dev), or "
-            "sampling.held_out_share.",
-        )
 
 
 def preset_names() -> list[str]:
-    """Names of the presets in training/config/presets."""
+    """Return the names of the presets in training/config/presets."""
     return sorted(path.stem for path in PRESET_DIR.glob("*.yaml"))
 
 
@@ -133,18 +74,27 @@ def config_from_dict(values: Mapping[str, Any]) -> TrainConfig:
     return build_record(TrainConfig, values)
 
 
-def changed_values(config: TrainConfig) -> dict[str, Any]:
-    """The settings that differ from their defaults, nested; sections without any are left out."""
-    defaults, changed = config_to_dict(TrainConfig()), {}
-    for section, values in config_to_dict(config).items():
-        if not isinstance(values, dict):
-            if values != defaults[section]:
-                changed[section] = values
-        elif own := {key: value for key, value in values.items() if value != defaults[section][key]}:
-            changed[section] = own
-    return changed
-
-
 def config_to_dict(config: TrainConfig) -> dict[str, Any]:
-    """Nested plain values, as `config_from_dict` and YAML take them."""
+    """Return nested plain values, as `config_from_dict` and YAML take them."""
     return plain_values(config)
+
+
+def flat_settings(config: TrainConfig) -> dict[str, Any]:
+    """Return the plain value of every setting by "section.key"."""
+    return {
+        f"{section}.{key}" if key else section: value
+        for section, values in config_to_dict(config).items()
+        for key, value in (values.items() if isinstance(values, dict) else [("", values)])
+    }
+
+
+def changed_values(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings that differ from their defaults, nested; sections without any are left out."""
+    changed: dict[str, Any] = {}
+    defaults = flat_settings(TrainConfig())
+    for name, value in flat_settings(config).items():
+        if value != defaults[name]:
+            *section, key = name.split(".")
+            block = changed.setdefault(section[0], {}) if section else changed
+            block[key] = value
+    return changed

@@ -1,13 +1,18 @@
-"""Plain YAML values into nested frozen dataclasses and back, with every mistake reported in a sentence."""
+"""Plain YAML values into nested frozen dataclasses and back, with every mistake reported in a sentence.
+
+The annotations of a dataclass say which values its fields take: `Annotated[float, "(0, 1]"]` is a number of
+this interval, `Literal["a", "b"]` one of these words.
+"""
 
 from __future__ import annotations
 
 import difflib
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, is_dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 Record = TypeVar("Record")
 TYPE_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
@@ -40,8 +45,19 @@ def build_record(kind: type[Record], values: Any, prefix: str = "") -> Record:
     return kind(**{key: _convert(hints[key], value, f"{prefix}{key}") for key, value in values.items()})
 
 
+def check_record(record: Any, prefix: str) -> None:
+    """Raise ValueError for a field whose value is none that its annotation allows; types are not looked at.
+
+    Args:
+        record: a dataclass.
+        prefix: stands before the fields' names in messages, such as "optim.".
+    """
+    for name, hint in typing.get_type_hints(type(record), include_extras=True).items():
+        _check(hint, getattr(record, name), f"{prefix}{name}")
+
+
 def plain_values(record: Any) -> dict[str, Any]:
-    """Nested dicts and lists, as YAML writes and `build_record` reads them."""
+    """Return nested dicts and lists, as YAML writes and `build_record` reads them."""
     return {key: _plain(value) for key, value in asdict(record).items()}
 
 
@@ -67,18 +83,52 @@ def apply_override(values: dict[str, Any], word: str, parse: Callable[[str], Any
     values[name] = parse(text)
 
 
+def range_words(interval: str) -> str:
+    """Return an interval such as "[0, 1)" in words: "at least 0 and less than 1"."""
+    low, high = interval[1:-1].split(", ")
+    words = [f"{'greater than' if interval[0] == '(' else 'at least'} {low}"] if low != "-inf" else []
+    words += [f"{'less than' if interval[-1] == ')' else 'at most'} {high}"] if high != "inf" else []
+    return " and ".join(words)
+
+
+def _check(hint: Any, value: Any, key: str, or_null: str = "") -> None:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated and not _is_within(value, arguments[1]):
+        words = range_words(arguments[1])
+        if not math.isfinite(value):
+            words = f"{words} and finite" if words else "a finite number"
+        raise ValueError(f"{key}={value} must be {words}{or_null}.")
+    if origin is Literal and value not in arguments:
+        raise ValueError(f"{key}={value!r} is not known; use one of {', '.join(arguments)}{or_null}.")
+    if origin in (typing.Union, types.UnionType) and value is not None:
+        _check(_not_none(arguments), value, key, ", or null")
+    for item in value if origin is tuple else ():
+        _check(arguments[0], item, key)
+    for name, item in value.items() if origin is dict else ():
+        _check(arguments[1], item, f"{key}.{name}")
+
+
+def _is_within(value: float, interval: str) -> bool:
+    low, high = map(float, interval[1:-1].split(","))
+    is_above = value > low if interval[0] == "(" else value >= low
+    return is_above and (value < high if interval[-1] == ")" else value <= high)
+
+
+def _not_none(arguments: tuple[Any, ...]) -> Any:
+    return next(a for a in arguments if a is not type(None))
+
+
 def _convert(hint: Any, value: Any, key: str) -> Any:
-    origin = typing.get_origin(hint)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if is_dataclass(hint):
         return build_record(typing.cast(type, hint), value, f"{key}.")
     if origin in (typing.Union, types.UnionType):
-        inner = next(a for a in typing.get_args(hint) if a is not type(None))
-        return None if value is None else _convert(inner, value, key)
+        return None if value is None else _convert(_not_none(arguments), value, key)
     if origin is tuple:
-        return _convert_tuple(typing.get_args(hint), value, key)
+        return _convert_tuple(arguments, value, key)
     if origin is dict:
-        return _convert_dict(typing.get_args(hint)[1], value, key)
-    return _convert_scalar(hint, value, key)
+        return _convert_dict(arguments[1], value, key)
+    return _convert_scalar(str if origin is Literal else hint, value, key)
 
 
 def _convert_tuple(arguments: tuple[Any, ...], value: Any, key: str) -> tuple[Any, ...]:
@@ -90,7 +140,7 @@ def _convert_tuple(arguments: tuple[Any, ...], value: Any, key: str) -> tuple[An
 
 
 def _convert_dict(hint: Any, value: Any, key: str) -> dict[str, Any]:
-    """Names with values of one type; where these are weights, a single word is that name with weight 1."""
+    """Convert names with values of one type; where these are weights, one word is that name with weight 1."""
     if value is None or value == "":
         return {}
     if hint is float and isinstance(value, str):

@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, get_args
+
+from .parsing import check_record
+
+Count = Annotated[int, "[1, inf)"]
+CountOrZero = Annotated[int, "[0, inf)"]
+Finite = Annotated[float, "(-inf, inf)"]
+NotNegative = Annotated[float, "[0, inf)"]
+Positive = Annotated[float, "(0, inf)"]
+Share = Annotated[float, "[0, 1)"]
+Objective = Literal[
+    "mvc_zigal",
+    "mvc_zigal_fixed_threshold",
+    "zigal_view",
+    "zigal_joint",
+    "zigal_weighted",
+    "reward_difference",
+    "ppo",
+]
+OBJECTIVE_NAMES: tuple[str, ...] = get_args(Objective)
+NEED_NO_JOINT_REWARD = ("zigal_view", "reward_difference", "ppo")
 
 
 def require(condition: bool, sentence: str) -> None:
@@ -13,16 +33,59 @@ def require(condition: bool, sentence: str) -> None:
         raise ValueError(sentence)
 
 
-def require_choice(key: str, value: str, allowed: Sequence[str]) -> None:
-    """Raise ValueError unless the value is one of the allowed words."""
-    require(value in allowed, f"{key}={value!r} is not known; use one of {', '.join(allowed)}.")
+@dataclass(frozen=True)
+class BaseLoraConfig:
+    """A LoRA that belongs to the base: it acts in training as without, and is not changed."""
+
+    path: str = ""
+    """Its file (.safetensors), in any layout that Load LoRA takes, from where the trainer is started."""
+    strength: Finite = 1.0
+    """Factor on its effect."""
+
+    def __post_init__(self) -> None:
+        check_record(self, "model.base_loras.")
+        require(
+            self.path.endswith(".safetensors"),
+            f"model.base_loras: path={self.path!r} must be a LoRA file (.safetensors).",
+        )
 
 
-def require_positive(section: str, **values: float) -> None:
-    """Raise ValueError unless all values are greater than zero."""
-    for name, value in values.items():
-        require(value > 0, f"{section}.{name}={value} must be greater than zero.")
-        require(value < math.inf, f"{section}.{name}={value} must be a finite number.")
+@dataclass(frozen=True)
+class ModelConfig:
+    """The base model and the LoRA that is trained on it."""
+
+    name: str = "toybox"
+    """"toybox", "toybox-teacher", "lcm-sdxl", "sdxl", a local diffusers folder or a Hub id."""
+    unet: str | None = None
+    """UNet of another folder or Hub id in place of the model's own, such as LCM-SDXL's; null: its own."""
+    scheduler: str | None = None
+    """Scheduler configuration of another folder or Hub id, likewise."""
+    solver: Literal["lcm", "ddim", "ddim-trailing"] | None = None
+    """How the model is sampled: "lcm" (LCM-LoRA), "ddim-trailing" (Turbo, Lightning, Hyper-SD) or "ddim";
+    null: as its files say. A few-step LoRA needs one: its file says nothing of it."""
+    base_loras: tuple[BaseLoraConfig, ...] = ()
+    """LoRAs under the trained one, frozen: a few-step LoRA makes SDXL the student that is trained."""
+    adapter: str | None = None
+    """MV-Adapter file or Hub id; null when the model brings its own (the toybox does)."""
+    allow_download: bool = False
+    """Whether a Hub id may be fetched over the network."""
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the frozen base weights. The LoRA is always fp32."""
+    device: str = "auto"
+    """"auto" takes a GPU when there is one; otherwise "cpu", "cuda", "cuda:1", ..."""
+    lora_rank: Count = 16
+    """Rank of every LoRA pair."""
+    lora_alpha: Positive = 16.0
+    """The LoRA is scaled by alpha / rank."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time per update."""
+
+    def __post_init__(self) -> None:
+        check_record(self, "model.")
+        require(
+            re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device) is not None,
+            f"model.device={self.device!r} is not known; use auto, cpu, mps, cuda or cuda:1.",
+        )
 
 
 @dataclass(frozen=True)
@@ -31,109 +94,124 @@ class SamplingConfig:
 
     prompts: str = "toybox"
     """A built-in prompt set (see training/data/prompts.py) or the path of a .txt or .jsonl file."""
-    held_out_share: float = 0.0
-    """Share of the prompts that is never trained on, in [0, 1): evaluation uses them; chosen by hash."""
-    prompts_per_iteration: int = 16
+    held_out_share: Share = 0.0
+    """Share of the prompts that is never trained on: evaluation uses them; chosen by hash."""
+    prompts_per_iteration: Count = 16
     """Prompts of one iteration over all processes; each gives two trajectories."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """Prompts in one forward pass while sampling, per process; a matter of memory only."""
-    azimuths_deg: tuple[float, ...] = (0.0, 45.0, 90.0, 180.0, 270.0, 315.0)
+    azimuths_deg: tuple[Finite, ...] = (0.0, 45.0, 90.0, 180.0, 270.0, 315.0)
     """Camera azimuths in degrees, one per view; elevation 0. A single one trains plain text-to-image."""
-    num_views: int | None = None
-    """Only the first so many of azimuths_deg; none: all. 1 trains plain text-to-image."""
-    state_dtype: str = "fp32"
-    """fp32, or bf16: latents are rounded as they are made and kept in half the memory."""
+    num_views: Count | None = None
+    """Only the first so many of azimuths_deg; null: all. 1 trains plain text-to-image."""
+    state_dtype: Literal["fp32", "bf16"] = "fp32"
+    """bf16 rounds latents as they are made and keeps them in half the memory."""
     negative_prompt: str | None = None
-    """For models with classifier-free guidance; none is the empty prompt."""
-    num_steps: int = 4
+    """For models with classifier-free guidance; null is the empty prompt."""
+    num_steps: Count = 4
     """Denoising steps."""
-    guidance_scale: float = 7.0
+    guidance_scale: NotNegative = 7.0
     """Text guidance w."""
-    view_scale: float = 1.0
+    view_scale: NotNegative = 1.0
     """Factor s of the camera features."""
-    zigzag_steps: int = 1
+    zigzag_steps: CountOrZero = 1
     """ZMV: how many of the first steps zigzag."""
-    zigzag_repeats: int = 1
-    """ZMV: zigzags per zigzag step, 1 or 2."""
-    inverse_guidance_scale: float = 1.0
+    zigzag_repeats: Annotated[int, "[1, 2]"] = 1
+    """ZMV: zigzags per zigzag step."""
+    inverse_guidance_scale: NotNegative = 1.0
     """ZMV: guidance of the zag."""
-    inverse_view_scale: float = 1.0
+    inverse_view_scale: NotNegative = 1.0
     """ZMV: view scale of the zag."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
-        require_positive(
-            "sampling",
-            prompts_per_iteration=self.prompts_per_iteration,
-            batch_size=self.batch_size,
-            num_steps=self.num_steps,
-            zigzag_repeats=self.zigzag_repeats,
+        check_record(self, "sampling.")
+        num_angles = len(self.azimuths_deg)
+        require(num_angles > 0, "sampling.azimuths_deg is empty; give at least one angle in degrees.")
+        require(
+            (self.num_views or 1) <= num_angles,
+            f"sampling.num_views={self.num_views} exceeds the {num_angles} angles of sampling.azimuths_deg.",
         )
         require(
-            len(self.azimuths_deg) > 0, "sampling.azimuths_deg is empty; give at least one angle in degrees."
+            self.zigzag_steps <= self.num_steps,
+            f"sampling.zigzag_steps={self.zigzag_steps} exceeds sampling.num_steps={self.num_steps}.",
         )
-        require(self.zigzag_repeats <= 2, f"sampling.zigzag_repeats={self.zigzag_repeats} must be 1 or 2.")
-        for name in ("guidance_scale", "view_scale", "inverse_guidance_scale", "inverse_view_scale"):
-            value = getattr(self, name)
+
+
+@dataclass(frozen=True)
+class OwnRewardConfig:
+    """A reward that is a Python function of the user's; the file is run, so it must be one to trust."""
+
+    file: str = ""
+    """Path of the Python file, from where the trainer is started."""
+    function: str = "reward"
+    """Name of the function: (images [n, 3, H, W] in [0, 1], prompts) -> scores."""
+    kind: Literal["view", "joint"] = "view"
+    """"view": one prompt and one score per picture; "joint": one prompt and one score per set of views."""
+
+    def __post_init__(self) -> None:
+        check_record(self, "reward.own.")
+        require(self.file.endswith(".py"), f"reward.own: file={self.file!r} must be a Python file (.py).")
+        require(
+            self.function.isidentifier(),
+            f"reward.own: function={self.function!r} is not the name of a Python function.",
+        )
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """The reward models."""
+
+    view: dict[str, Positive] = field(default_factory=lambda: {"toybox_clip": 1.0})
+    """Scorers of single views (fidelity): names of t2mv_core.rewards.registry with weights, or one name."""
+    joint: dict[str, Positive] = field(default_factory=lambda: {"toybox_hyperscore": 1.0})
+    """Scorers of a set of views (consistency), likewise; null: no joint reward, so no constraint."""
+    own: dict[str, OwnRewardConfig] = field(default_factory=dict)
+    """Python functions as rewards, by the name under which view and joint use them."""
+    normalization: Literal["iteration", "prompt"] = "iteration"
+    """What a trajectory's reward is compared with: all of the "iteration" (the paper) or its "prompt"'s."""
+    device: str = "auto"
+    """Where the reward models run: "auto" is the model's device; "cpu" or "cuda:1" leaves it to the UNet."""
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Precision of the reward models; "auto": the big ones fp16 on a GPU, else fp32."""
+    folder: str | None = None
+    """Folder with the published rewards' weights; null: models/t2mv_rewards (docs/rewards.md)."""
+    paths: dict[str, str] = field(default_factory=dict)
+    """Weights of single rewards that lie elsewhere: reward name -> file or folder."""
+    allow_download: bool = False
+    """Whether weights that are on the Hugging Face Hub may be downloaded."""
+
+    def __post_init__(self) -> None:
+        check_record(self, "reward.")
+        require(len(self.view) > 0, "reward.view names no reward; give at least one, such as toybox_clip.")
+        for name in self.own:
             require(
-                0 <= value < math.inf, f"sampling.{name}={value} must be a finite number of at least zero."
+                re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", name) is not None,
+                f"reward.own.{name} must be named by letters, digits, - and _ alone.",
             )
-        require(
-            all(map(math.isfinite, self.azimuths_deg)),
-            f"sampling.azimuths_deg={list(self.azimuths_deg)} must be finite angles in degrees.",
-        )
-        require_choice("sampling.state_dtype", self.state_dtype, ("fp32", "bf16"))
-        require(
-            self.num_views is None or 1 <= self.num_views <= len(self.azimuths_deg),
-            f"sampling.num_views={self.num_views} must lie between 1 and the "
-            f"{len(self.azimuths_deg)} angles of sampling.azimuths_deg.",
-        )
-        require(
-            0 <= self.held_out_share < 1,
-            f"sampling.held_out_share={self.held_out_share} must be at least 0 and less than 1.",
-        )
-        require(
-            0 <= self.zigzag_steps <= self.num_steps,
-            f"sampling.zigzag_steps={self.zigzag_steps} must lie between 0 and "
-            f"sampling.num_steps={self.num_steps}.",
-        )
 
 
 @dataclass(frozen=True)
 class ConstraintConfig:
     """The dual variable of the joint-view constraint (docs/method.md, section 6)."""
 
-    lambda_init: float = 0.0
+    lambda_init: NotNegative = 0.0
     """Multiplier before the first iteration."""
-    lambda_max: float = 5.0
+    lambda_max: Positive = 5.0
     """Upper bound of the multiplier."""
-    violated_lr: float = 0.1
+    violated_lr: Positive = 0.1
     """Step size of the multiplier while the joint reward is under its threshold."""
-    satisfied_lr: float = 0.01
+    satisfied_lr: NotNegative = 0.01
     """Step size while the constraint holds."""
-    threshold_decay: float = 0.99
-    """Decay of the threshold's exponential mean per iteration, in [0, 1]; 1 keeps it fixed."""
-    threshold_init: float | None = None
-    """Threshold before the first iteration, in joint reward; none: the first mean joint reward."""
+    threshold_decay: Annotated[float, "[0, 1]"] = 0.99
+    """Decay of the threshold's exponential mean per iteration; 1 keeps it fixed."""
+    threshold_init: Finite | None = None
+    """Threshold before the first iteration, in joint reward; null: the first mean joint reward."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
-        require_positive("constraint", lambda_max=self.lambda_max, violated_lr=self.violated_lr)
+        check_record(self, "constraint.")
         require(
-            0 <= self.satisfied_lr < math.inf,
-            f"constraint.satisfied_lr={self.satisfied_lr} must be a finite number of at least zero.",
-        )
-        require(
-            self.threshold_init is None or math.isfinite(self.threshold_init),
-            f"constraint.threshold_init={self.threshold_init} must be a finite number, or null.",
-        )
-        require(
-            0 <= self.lambda_init <= self.lambda_max,
-            f"constraint.lambda_init={self.lambda_init} must lie between 0 and lambda_max={self.lambda_max}.",
-        )
-        require(
-            0 <= self.threshold_decay <= 1,
-            f"constraint.threshold_decay={self.threshold_decay} must lie between 0 and 1.",
+            self.lambda_init <= self.lambda_max,
+            f"constraint.lambda_init={self.lambda_init} exceeds constraint.lambda_max={self.lambda_max}.",
         )
 
 
@@ -141,85 +219,52 @@ class ConstraintConfig:
 class OptimConfig:
     """The policy update."""
 
-    lr: float = 1e-4
+    lr: Positive = 1e-4
     """Learning rate of AdamW."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Share, Share] = (0.9, 0.999)
     """AdamW's decay rates."""
-    eps: float = 1e-8
+    eps: Positive = 1e-8
     """AdamW's epsilon."""
-    weight_decay: float = 1e-4
+    weight_decay: NotNegative = 1e-4
     """AdamW's weight decay."""
-    max_grad_norm: float = 5.0
+    max_grad_norm: Positive = 5.0
     """The gradient is scaled down to at most this norm."""
-    clip_range: float = 1e-4
+    clip_range: Positive = 1e-4
     """Bound on the log ratio of a step, nats per latent element."""
-    prompts_per_update: int | None = None
-    """Prompts of one optimizer step over all processes; none: all of the iteration."""
-    micro_batch: int = 1
+    prompts_per_update: Count | None = None
+    """Prompts of one optimizer step over all processes; null: all of the iteration."""
+    micro_batch: Count = 1
     """Prompts (two trajectories each) in one forward and backward pass, per process; a matter of memory only.
     Gradients accumulate over prompts_per_update / (processes x micro_batch) of them."""
-    steps_per_update: int | None = None
-    """Denoising steps of each prompt in one optimizer step, in random order; none: all."""
-    trained_steps: int | None = None
-    """How many of a prompt's denoising steps are learned from at all, drawn anew each pass; none: all."""
+    steps_per_update: Count | None = None
+    """Denoising steps of each prompt in one optimizer step, in random order; null: all."""
+    trained_steps: Count | None = None
+    """How many of a prompt's denoising steps are learned from at all, drawn anew each pass; null: all."""
     splits_pairs: bool = False
     """One trajectory of a prompt at a time: half the activations; one forward pass more, except in the first
     update of an iteration."""
-    kl_weight: float = 0.0
+    kl_weight: NotNegative = 0.0
     """Factor of the KL to the model without the LoRA, nats per latent element; 0 does not compute it."""
-    ema_decay: float | None = None
+    ema_decay: Annotated[float, "(0, 1)"] | None = None
     """Decay of the LoRA's moving average per optimizer step; with it LoRA files hold the average."""
-    inner_epochs: int = 1
+    inner_epochs: Count = 1
     """How often the trajectories of an iteration are gone through."""
-    mixed_precision: str = "no"
+    mixed_precision: Literal["no", "bf16"] = "no"
     """"bf16" runs the networks under autocast; log-probabilities and the LoRA stay fp32."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
-        require_positive(
-            "optim",
-            lr=self.lr,
-            eps=self.eps,
-            max_grad_norm=self.max_grad_norm,
-            clip_range=self.clip_range,
-            micro_batch=self.micro_batch,
-            inner_epochs=self.inner_epochs,
-            prompts_per_update=self.prompts_per_update or 1,
-            steps_per_update=self.steps_per_update or 1,
-            trained_steps=self.trained_steps or 1,
-        )
-        require(self.trained_steps != 0, "optim.trained_steps=0; give a number of steps, or null for all.")
-        require(
-            math.isfinite(self.kl_weight) and self.kl_weight >= 0,
-            f"optim.kl_weight={self.kl_weight} must be zero or positive.",
-        )
-        require(
-            self.ema_decay is None or 0 < self.ema_decay < 1,
-            f"optim.ema_decay={self.ema_decay} must lie between 0 and 1; null keeps no average.",
-        )
-        require(
-            self.prompts_per_update != 0,
-            "optim.prompts_per_update=0; give a number of prompts, or null for all.",
-        )
-        require(
-            self.steps_per_update != 0, "optim.steps_per_update=0; give a number of steps, or null for all."
-        )
-        require(
-            0 <= self.weight_decay < math.inf, f"optim.weight_decay={self.weight_decay} must not be negative."
-        )
-        require(all(0 <= b < 1 for b in self.betas), f"optim.betas={self.betas} must lie in [0, 1).")
-        require_choice("optim.mixed_precision", self.mixed_precision, ("no", "bf16"))
+        check_record(self, "optim.")
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
     """Held-out evaluation while training, and when it ends the run."""
 
-    every: int = 0
+    every: CountOrZero = 0
     """Iterations between two evaluations; 0 never evaluates."""
     prompts: str | None = None
-    """Prompt set or file; none: the held-out part of sampling.prompts."""
-    num_prompts: int = 16
+    """Prompt set or file; null: the held-out part of sampling.prompts."""
+    num_prompts: Count = 16
     """How many of them, at even distances."""
     view: tuple[str, ...] = ()
     """Scorers of single views that measure beside reward.view and that nothing learns from."""
@@ -227,17 +272,17 @@ class EvaluationConfig:
     """Scorers of sets that measure beside reward.joint and that nothing learns from."""
     stop_measure: str | None = None
     """Measure whose best LoRA is kept as lora/best.safetensors, such as view_reward or judge_colour."""
-    patience: int = 0
+    patience: CountOrZero = 0
     """Evaluations in a row without a new best that end the run; 0 never ends it."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
-        require_positive("evaluation", num_prompts=self.num_prompts)
-        for name in ("every", "patience"):
-            value = getattr(self, name)
-            require(value >= 0, f"evaluation.{name}={value} must not be negative.")
+        check_record(self, "evaluation.")
         require(
-            not self.patience or (self.every > 0 and self.stop_measure is not None),
+            self.stop_measure is None or self.every > 0,
+            f"evaluation.stop_measure={self.stop_measure} is never measured; set evaluation.every.",
+        )
+        require(
+            not self.patience or self.stop_measure is not None,
             f"evaluation.patience={self.patience} needs evaluation.every and evaluation.stop_measure.",
         )
 
@@ -250,31 +295,63 @@ class RunConfig:
     """Run folder."""
     seed: int = 0
     """Every random draw derives from it."""
-    epochs: int = 5
+    epochs: Count = 5
     """Length of the run; every epoch leaves a LoRA file."""
-    iterations_per_epoch: int = 10
+    iterations_per_epoch: Count = 10
     """Iterations (rollout and update) of an epoch."""
-    save_every: int = 1
+    save_every: Count = 1
     """Iterations between two saves of the full state."""
-    sheet_prompts: int = 4
+    sheet_prompts: CountOrZero = 4
     """Rows of the sample sheet written at every epoch; 0 writes none."""
-    keep_loras: int | None = None
-    """How many of the newest lora/epoch_*.safetensors to keep; none: all. lora/best stays."""
+    keep_loras: Count | None = None
+    """How many of the newest lora/epoch_*.safetensors to keep; null: all. lora/best stays."""
     trackers: tuple[str, ...] = ("tensorboard",)
     """Where metrics go beside metrics.jsonl: accelerate's trackers, such as tensorboard or wandb."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
-        require_positive(
-            "run",
-            epochs=self.epochs,
-            iterations_per_epoch=self.iterations_per_epoch,
-            save_every=self.save_every,
-        )
+        check_record(self, "run.")
         require(bool(self.out_dir.strip()), "run.out_dir is empty; name a folder.")
-        require(self.keep_loras != 0, "run.keep_loras=0 would keep no LoRA; give 1 or more, or null for all.")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything a run depends on."""
+
+    objective: Objective = "mvc_zigal"
+    """What is optimised: a name of training.algorithm.objectives.OBJECTIVES."""
+    preset: str = "custom"
+    """Name of the preset this configuration began with; recorded in the LoRA files."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    constraint: ConstraintConfig = field(default_factory=ConstraintConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        check_record(self, "")
+        optim, sampling, evaluation = self.optim, self.sampling, self.evaluation
+        per_update, per_iteration = optim.prompts_per_update or 1, sampling.prompts_per_iteration
         require(
-            self.keep_loras is None or self.keep_loras > 0,
-            f"run.keep_loras={self.keep_loras} must not be negative.",
+            per_update <= per_iteration,
+            f"optim.prompts_per_update={per_update} exceeds sampling.prompts_per_iteration={per_iteration}; "
+            "an update cannot use more prompts than were sampled.",
         )
-        require(self.sheet_prompts >= 0, f"run.sheet_prompts={self.sheet_prompts} must not be negative.")
+        for name in ("steps_per_update", "trained_steps"):
+            steps = getattr(optim, name) or 1
+            require(
+                steps <= sampling.num_steps,
+                f"optim.{name}={steps} exceeds sampling.num_steps={sampling.num_steps}.",
+            )
+        require(
+            bool(self.reward.joint) or self.objective in NEED_NO_JOINT_REWARD,
+            f"objective={self.objective} needs a joint reward; set reward.joint, or use one of "
+            f"{', '.join(NEED_NO_JOINT_REWARD)}.",
+        )
+        has_held_out = sampling.held_out_share > 0 or sampling.prompts.endswith(".jsonl")
+        require(
+            not evaluation.every or evaluation.prompts is not None or has_held_out,
+            f"evaluation.every={evaluation.every} needs prompts: set evaluation.prompts (such as dev), or "
+            "sampling.held_out_share.",
+        )

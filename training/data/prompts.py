@@ -1,8 +1,10 @@
-"""What the policy is trained on: prompt sets, what is held out of them, and the order of drawing."""
+"""The prompts of a run: built-in sets and files, their division in two, and the order of drawing."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,23 +12,45 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from t2mv_core.text import check_prompts
 from t2mv_core.toybox.prompt_lists import load_prompt_list
+from t2mv_core.trajectory import derive_seed
 
-from ..algorithm.seeds import derive_seed
-from .prompt_files import SPLITS, PromptLine, read_prompt_file
+log = logging.getLogger(__name__)
 
 PROMPT_SET_DIR = Path(__file__).parent / "prompt_sets"
-
-ANIMALS = (
-    "ant bat bear bee beetle bird butterfly camel cat chicken cow deer dog dolphin duck fish fly fox "
-    "frog goat goose gorilla hedgehog horse kangaroo lion lizard llama monkey mouse pig rabbit raccoon "
-    "rat shark sheep snake spider squirrel tiger turkey turtle whale wolf zebra"
-).split()
+SPLITS = ("train", "heldout")
 
 
-def animal_prompts() -> list[str]:
-    """The 45 common animals of the published recipe, in the template "a photo of a(n) <animal>"."""
-    return [f"a photo of {'an' if animal[0] in 'aeiou' else 'a'} {animal}" for animal in ANIMALS]
+@dataclass(frozen=True)
+class PromptLine:
+    """One prompt of a file.
+
+    Attributes:
+        prompt: its text, without white space around it.
+        split: "train" or "heldout" where the file says so, else None.
+    """
+
+    prompt: str
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class PromptSplit:
+    """Prompts in two disjoint parts, each in the order of its source.
+
+    Attributes:
+        train: those to train on.
+        held_out: those only to measure on.
+    """
+
+    train: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+def shipped_prompts(name: str) -> list[str]:
+    """Return the prompts of a file in `prompt_sets/`."""
+    return [line.prompt for line in read_prompt_file(PROMPT_SET_DIR / f"{name}.txt")]
 
 
 def toybox_prompts(*lists: str) -> list[str]:
@@ -40,37 +64,19 @@ def toybox_train_prompts(*lists: str) -> list[str]:
     return [prompt for prompt in toybox_prompts(*lists) if prompt not in reserved]
 
 
-def object_prompts() -> list[str]:
-    """Our own 160 objects, from simple to compositional: see the headings in prompt_sets/objects.txt."""
-    return [line.prompt for line in read_prompt_file(PROMPT_SET_DIR / "objects.txt")]
-
-
 PROMPT_SETS: dict[str, Callable[[], list[str]]] = {
-    "animals": animal_prompts,
+    "animals": partial(shipped_prompts, "animals"),
     "toybox": partial(toybox_train_prompts, "train"),
     "toybox_parts": partial(toybox_train_prompts, "train", "train_parts"),
-    "objects": object_prompts,
+    "objects": partial(shipped_prompts, "objects"),
     "dev": partial(toybox_prompts, "dev"),
     "heldout": partial(toybox_prompts, "held_out"),
     "heldout200": partial(toybox_prompts, "held_out", "more_held_out"),
 }
 
 
-@dataclass(frozen=True)
-class PromptSplit:
-    """Prompts in two parts that share none, each in the order of its source.
-
-    Attributes:
-        train: those to train on.
-        held_out: those only to measure on.
-    """
-
-    train: tuple[str, ...]
-    held_out: tuple[str, ...]
-
-
 def load_prompts(source: str) -> list[str]:
-    """All prompts of a built-in set, or of a `.txt` or `.jsonl` file (see `read_prompt_file`).
+    """Return all prompts of a built-in set, or of a `.txt` or `.jsonl` file (see `read_prompt_file`).
 
     Raises:
         FileNotFoundError: neither a set nor a file.
@@ -80,11 +86,11 @@ def load_prompts(source: str) -> list[str]:
 
 
 def load_split(source: str, held_out_share: float) -> PromptSplit:
-    """Like `load_prompts`, in two parts: what a file's lines say themselves, the rest as in `split_prompts`.
+    """Load prompts in two parts: lines of a file that name theirs, the rest as `split_prompts` divides them.
 
     Args:
         source: a built-in set or a file.
-        held_out_share: share of the prompts without an own "split" to hold out, in [0, 1).
+        held_out_share: share of the prompts without a "split" to hold out, in [0, 1).
 
     Raises:
         FileNotFoundError: neither a set nor a file.
@@ -93,12 +99,12 @@ def load_split(source: str, held_out_share: float) -> PromptSplit:
     lines = _load_lines(source)
     declared = {line.prompt: line.split for line in lines if line.split is not None}
     split = split_prompts([line.prompt for line in lines], held_out_share, declared)
-    given = f"{source} has {len(lines)} prompts, and with held_out_share={held_out_share}"
+    fact = f"{source} has {len(lines)} prompts, and with held_out_share={held_out_share}"
     if not split.train:
-        raise ValueError(f"{given} none is left to train on; lower the share, or give more to train on.")
+        raise ValueError(f"{fact} none is left to train on; lower the share, or add prompts to train on.")
     if held_out_share > 0 and not split.held_out:
         advice = _advise_share([line.prompt for line in lines if line.split is None])
-        raise ValueError(f"{given} none is held out; {advice}, or set the share to 0.")
+        raise ValueError(f"{fact} none is held out; {advice}, or set the share to 0.")
     return split
 
 
@@ -112,10 +118,10 @@ def split_prompts(
     Args:
         prompts: distinct prompts.
         held_out_share: in [0, 1).
-        declared: "train" or "heldout" for prompts whose place is given; it wins over the share.
+        declared: "train" or "heldout" for some prompts; it wins over the share.
 
     Raises:
-        ValueError: the share is outside [0, 1), or a declared place is unknown.
+        ValueError: the share is outside [0, 1), or a declared part is unknown.
     """
     if not 0 <= held_out_share < 1:
         raise ValueError(f"held_out_share={held_out_share} must be at least 0 and below 1, such as 0.1.")
@@ -130,39 +136,47 @@ def split_prompts(
     )
 
 
-def _load_lines(source: str) -> list[PromptLine]:
-    if source in PROMPT_SETS:
-        return [PromptLine(prompt) for prompt in PROMPT_SETS[source]()]
-    path = Path(source)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no prompt set or file {source!r}; use one of {', '.join(PROMPT_SETS)}, "
-            "or a .txt or .jsonl file."
-        )
-    return read_prompt_file(path)
+def read_prompt_file(path: Path) -> list[PromptLine]:
+    """Return the prompts of a file in its order, each once; a repeated one is dropped with a warning.
 
+    `.txt`: one prompt a line; empty lines and those beginning with `#` are skipped. `.jsonl`: a JSON object a
+    line with "prompt" and, if wished, "split" ("train" or "heldout"); other keys are ignored.
 
-def _hold_out_rank(prompt: str) -> float:
-    """A number in [0, 1] from the text alone, which a share is compared with; a change moves every split.
-
-    Capitals and runs of white space do not count: to CLIP such prompts are one, which one part must hold.
+    Raises:
+        ValueError: another ending, not UTF-8 text, no prompt, or a bad line (with file and line number).
     """
-    return derive_seed(0, "held_out", " ".join(prompt.lower().split())) / 2**63
-
-
-def _advise_share(undecided: Sequence[str]) -> str:
-    """How to hold out one of these prompts at least, when the share given holds out none."""
-    if not undecided:
-        return 'mark some lines with "split": "heldout"'
-    enough = math.floor(1000 * min(map(_hold_out_rank, undecided)) + 1) / 1000  # strictly above the lowest
-    return f"give a larger share, such as {min(enough, 0.999)}"
+    parse = {".txt": _parse_text, ".jsonl": _parse_json}.get(path.suffix.lower())
+    if parse is None:
+        raise ValueError(
+            f"{path} ends neither in .txt nor in .jsonl; write one prompt a line into one of these."
+        )
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors put a byte-order mark in front
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8 with one prompt a line.") from error
+    lines: dict[str, PromptLine] = {}
+    num_repeated = 0
+    # Not splitlines(): that also splits at U+2028 and the like, which may stand inside a JSON string.
+    for number, content in enumerate(text.split("\n"), start=1):
+        try:
+            line = parse(content.strip())
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+        if line is not None:
+            num_repeated += line.prompt in lines
+            lines.setdefault(line.prompt, line)
+    if not lines:
+        raise ValueError(f"{path} holds no prompt; write one a line.")
+    if num_repeated:
+        log.warning("%s repeats %d prompts; the first of each is kept.", path, num_repeated)
+    return list(lines.values())
 
 
 class PromptSampler:
     """Draws prompts pass by pass: each shuffles the whole list, so that every prompt comes equally often.
 
-    The order of a pass derives from the seed and the number of the pass; two counters are the whole state.
-    All processes of a run draw the same prompts and keep their own share.
+    The order of a pass derives from the seed and the number of the pass; the count of draws is the whole
+    state. All processes of a run draw the same prompts and keep their share.
 
     Args:
         prompts: at least one.
@@ -175,15 +189,20 @@ class PromptSampler:
         self.prompts = tuple(prompts)
         self.seed = seed
         self.num_drawn = 0
+        self._pass, self._order = -1, list[int]()
 
     def draw(self, count: int) -> list[str]:
-        """The next `count` prompts."""
-        drawn = [self._at(self.num_drawn + i) for i in range(count)]
-        self.num_drawn += count
+        """Return the next `count` prompts."""
+        drawn: list[str] = []
+        while len(drawn) < count:
+            number, start = divmod(self.num_drawn, len(self.prompts))
+            indices = self._shuffled(number)[start : start + count - len(drawn)]
+            drawn += [self.prompts[index] for index in indices]
+            self.num_drawn += len(indices)
         return drawn
 
     def state_dict(self) -> dict[str, Any]:
-        """How far it is, and which list it belongs to, as JSON values."""
+        """Return the number of draws and a fingerprint of the list, as JSON values."""
         return {"num_drawn": self.num_drawn, "fingerprint": self._fingerprint()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -194,19 +213,77 @@ class PromptSampler:
         """
         if state["fingerprint"] != self._fingerprint():
             raise ValueError(
-                f"The saved run was trained on other prompts than the {len(self.prompts)} given now; "
+                f"The saved run was trained on other prompts than these {len(self.prompts)}; "
                 "resume with the same sampling.prompts and run.seed, or start a new run.out_dir."
             )
         self.num_drawn = int(state["num_drawn"])
 
-    def _at(self, position: int) -> str:
-        number, offset = divmod(position, len(self.prompts))
-        return self.prompts[self._order(number)[offset]]
-
-    def _order(self, number: int) -> list[int]:
-        """Sorting by hash is a shuffle that needs no generator state."""
-        return sorted(range(len(self.prompts)), key=lambda i: derive_seed(self.seed, "prompts", number, i))
+    def _shuffled(self, number: int) -> list[int]:
+        """Return the order of a pass, sorted by hash: a shuffle that needs no generator's state."""
+        if number != self._pass:
+            indices = range(len(self.prompts))
+            self._order = sorted(indices, key=lambda i: derive_seed(self.seed, "prompts", number, i))
+            self._pass = number
+        return self._order
 
     def _fingerprint(self) -> str:
         text = "\n".join([str(self.seed), *self.prompts])
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _load_lines(source: str) -> list[PromptLine]:
+    if source in PROMPT_SETS:
+        return [PromptLine(prompt) for prompt in PROMPT_SETS[source]()]
+    path = Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no prompt set or file {source!r}; use one of {', '.join(PROMPT_SETS)}, "
+            "or a .txt or .jsonl file."
+        )
+    return read_prompt_file(path)
+
+
+def _parse_text(content: str) -> PromptLine | None:
+    """Read a line of a `.txt` file; None for an empty line or a comment."""
+    if not content or content.startswith("#"):
+        return None
+    check_prompts([content])
+    return PromptLine(content)
+
+
+def _parse_json(content: str) -> PromptLine | None:
+    """Read a line of a `.jsonl` file; None for an empty line."""
+    if not content:
+        return None
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError('This is not valid JSON; write a line such as {"prompt": "a red mug"}.') from error
+    if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
+        raise ValueError(
+            'This is no object with a "prompt" in words; write a line such as {"prompt": "a red mug"}.'
+        )
+    split = record.get("split")
+    if split is not None and split not in SPLITS:
+        raise ValueError(f'"split" is {split!r}; write "train" or "heldout", or leave it out.')
+    prompt = record["prompt"].strip()
+    check_prompts([prompt])
+    if any("\ud800" <= character <= "\udfff" for character in prompt):
+        raise ValueError("The prompt holds half a character (an unpaired surrogate); write the whole one.")
+    return PromptLine(prompt, split)
+
+
+def _hold_out_rank(prompt: str) -> float:
+    """Return a number in [0, 1] from the text alone, to compare with a share; a change moves every split.
+
+    Capitals and runs of white space do not count: to CLIP such prompts are one, which one part must hold.
+    """
+    return derive_seed(0, "held_out", " ".join(prompt.lower().split())) / 2**63
+
+
+def _advise_share(undecided: Sequence[str]) -> str:
+    """Say how to hold out at least one of these prompts, when a share holds out none."""
+    if not undecided:
+        return 'mark some lines with "split": "heldout"'
+    enough = math.floor(1000 * min(map(_hold_out_rank, undecided)) + 1) / 1000  # strictly above the lowest
+    return f"give a larger share, such as {min(enough, 0.999)}"

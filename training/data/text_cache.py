@@ -14,13 +14,13 @@ MAX_PROMPTS = 4096  # 1.3 GB in half precision at SDXL's 77 x 2048
 
 
 class ConditionCache:
-    """Text conditions by prompt, on the CPU; the oldest are forgotten beyond `MAX_PROMPTS`.
+    """Text conditions by prompt, on the CPU; beyond `MAX_PROMPTS` the oldest are dropped.
 
-    Every prompt is encoded on its own, so that its numbers do not depend on which prompts came with it, nor
-    on whether the run was interrupted before. The negative prompt's condition is kept once.
+    Every prompt is encoded alone, so that its numbers depend neither on the prompts beside it nor on an
+    interruption of the run.
 
     Args:
-        bundle: whose text encoders are asked.
+        bundle: the model with the text encoders.
         negative_prompt: of all prompts, for classifier-free guidance.
     """
 
@@ -31,10 +31,10 @@ class ConditionCache:
         self._negative: tuple[Tensor | None, Tensor | None] = (None, None)
 
     def lookup(self, prompts: Sequence[str]) -> TextCondition:
-        """The condition of some prompts, in their order, on the bundle's device.
+        """Return the condition of some prompts, in their order, on the bundle's device.
 
         Raises:
-            ValueError: a prompt no text encoder could use.
+            ValueError: a prompt that no text encoder can use.
         """
         for prompt in dict.fromkeys(prompts):
             if prompt not in self._known:
@@ -47,5 +47,5 @@ class ConditionCache:
 
     def _encode(self, prompt: str) -> TextCondition:
         condition = encode_text(self.bundle, [prompt], self.negative_prompt).to("cpu")
-        self._negative = (condition.negative_embeds, condition.negative_pooled)  # of every prompt the same
+        self._negative = (condition.negative_embeds, condition.negative_pooled)  # the same for every prompt
         return replace(condition, negative_embeds=None, negative_pooled=None)

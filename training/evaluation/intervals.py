@@ -31,9 +31,13 @@ class Interval:
         """Whether zero lies outside; for a difference: it is there."""
         return self.low > 0 or self.high < 0
 
+    def in_words(self, sign: str = "") -> str:
+        """Return "mean [low, high]", all with a sign where `sign` is "+"."""
+        return f"{self.mean:{sign}.4f} [{self.low:{sign}.4f}, {self.high:{sign}.4f}]"
+
 
 def bootstrap(values: Tensor, seed: int = 0) -> Interval:
-    """Mean over prompts and its 95 % interval.
+    """Return the mean over prompts with its 95 % interval.
 
     Prompts are resampled, not pictures: pictures of one prompt are not independent of each other.
 
@@ -45,22 +49,14 @@ def bootstrap(values: Tensor, seed: int = 0) -> Interval:
     Raises:
         ValueError: not a table, or no prompt is left.
     """
-    if values.ndim != 2:
-        raise ValueError(f"values have shape {list(values.shape)}; pass [prompts, seeds].")
-    means = values.double().mean(dim=1)
-    means = means[~means.isnan()]
-    if not len(means):
-        raise ValueError("No prompt has a value for this measure; there is nothing to average.")
+    means = _applicable(values).mean(dim=1)
     generator = torch.Generator().manual_seed(seed)
     picks = torch.randint(len(means), (NUM_RESAMPLES, len(means)), generator=generator)
-    low, high = torch.quantile(
-        means[picks].mean(dim=1), torch.tensor([0.025, 0.975], dtype=torch.float64)
-    ).tolist()
-    return Interval(float(means.mean()), low, high, len(means))
+    return _interval(means, means[picks].mean(dim=1))
 
 
 def bootstrap_two_way(values: Tensor, seed: int = 0) -> Interval:
-    """Mean and its 95 % interval when the columns are trainings: prompts and trainings are both resampled.
+    """Return the mean with its 95 % interval when columns are trainings: both are resampled.
 
     With a few trainings only, resampling them tells about their spread, not enough about its tails: an
     interval of 3 seeds is somewhat too narrow.
@@ -72,18 +68,27 @@ def bootstrap_two_way(values: Tensor, seed: int = 0) -> Interval:
     Raises:
         ValueError: not a table, or no prompt is left.
     """
-    if values.ndim != 2:
-        raise ValueError(f"values have shape {list(values.shape)}; pass [prompts, seeds].")
-    table = values.double()
-    table = table[~table.isnan().any(dim=1)]
-    if not len(table):
-        raise ValueError("No prompt has a value for this measure; there is nothing to average.")
+    table = _applicable(values)
     generator = torch.Generator().manual_seed(seed)
     num_prompts, num_seeds = table.shape
     rows = torch.randint(num_prompts, (NUM_RESAMPLES, num_prompts), generator=generator)
     columns = torch.randint(num_seeds, (NUM_RESAMPLES, num_seeds), generator=generator)
     # mean over the picked rows for every column first: [resamples, S], then over the picked columns
     means = torch.stack([table[picks].mean(dim=0) for picks in rows])
-    picked = means.gather(1, columns).mean(dim=1)
-    low, high = torch.quantile(picked, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Interval(float(table.mean()), low, high, num_prompts)
+    return _interval(table, means.gather(1, columns).mean(dim=1))
+
+
+def _applicable(values: Tensor) -> Tensor:
+    """Return the rows without NaN, in double precision."""
+    if values.ndim != 2:
+        raise ValueError(f"values have shape {list(values.shape)}; pass [prompts, seeds].")
+    table = values.double()
+    table = table[~table.isnan().any(dim=1)]
+    if not len(table):
+        raise ValueError("No prompt has a value for this measure; there is nothing to average.")
+    return table
+
+
+def _interval(table: Tensor, resampled: Tensor) -> Interval:
+    low, high = torch.quantile(resampled, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Interval(float(table.mean()), low, high, len(table))

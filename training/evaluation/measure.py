@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from t2mv_core.bundle import ModelBundle
+from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.denoiser import encode_cameras
 from t2mv_core.lora.files import load_lora
-from t2mv_core.samplers import OnStep, SamplingSettings, count_evaluations
-from t2mv_core.toybox.judge import Judge
-from t2mv_core.toybox.prompt_lists import PromptSpec, asymmetric_families
+from t2mv_core.samplers import OnStep, SamplingSettings, StepEvent, count_evaluations
+from t2mv_core.toybox.judge import Judge, load_judge
+from t2mv_core.toybox.prompt_lists import PromptSpec, asymmetric_families, find_specs
 from t2mv_core.toybox.silhouettes import view_consistency
 
 from ..algorithm.rollout import Policy, Rewards, ScoredSets, Scores, paired_noise, sample_and_score
+from ..config import RewardConfig
 from ..data.text_cache import ConditionCache
 from ..models.policy import camera_rig
+from ..models.rewards import load_rewards, measure_names
 
 
 @dataclass(frozen=True)
@@ -30,13 +35,11 @@ class Instruments:
     Attributes:
         rewards: the scorers.
         judge: the independent judge; none when prompts have no specs.
-        azimuths_deg: cameras of the pictures, filled in when measuring.
         only_measuring: rewards that a training does not learn from; their measures carry their names.
     """
 
     rewards: Rewards
     judge: Judge | None = None
-    azimuths_deg: tuple[float, ...] = ()
     only_measuring: frozenset[str] = frozenset()
 
 
@@ -67,6 +70,7 @@ class Questions:
         batch_size: prompts in one forward pass.
         specs: what each prompt asks for, for the judge; none where the judge has no classes for it.
         negative_prompt: for classifier-free guidance.
+        azimuths_deg: the cameras, degrees.
     """
 
     prompts: tuple[str, ...]
@@ -74,6 +78,12 @@ class Questions:
     batch_size: int = 10
     specs: tuple[PromptSpec, ...] | None = None
     negative_prompt: str | None = None
+    azimuths_deg: tuple[float, ...] = DEFAULT_RIG.azimuths_deg
+
+    @property
+    def num_batches(self) -> int:
+        """Forward passes per UNet evaluation of all sets."""
+        return len(self.seeds) * -(-len(self.prompts) // self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -95,46 +105,71 @@ class Measurement:
     evaluations_per_set: int
 
 
+def judged_specs(prompts: Sequence[str], azimuths_deg: Sequence[float]) -> tuple[PromptSpec, ...] | None:
+    """Return what prompts ask for where the judge can tell: it knows the toybox and the default cameras."""
+    return find_specs(prompts) if tuple(azimuths_deg) == DEFAULT_RIG.azimuths_deg else None
+
+
+def spread(items: Sequence[str], count: int) -> tuple[str, ...]:
+    """Return `count` items at even distances, so that few prompts are still of every kind."""
+    count = min(count, len(items))
+    return tuple(items[i * len(items) // count] for i in range(count))
+
+
+def load_instruments(
+    view_rewards: Iterable[str],
+    joint_rewards: Iterable[str],
+    device: torch.device | str,
+    has_judge: bool,
+    config: RewardConfig | None = None,
+) -> Instruments:
+    """Load rewards by name, and the bundled judge when prompts have specs for it.
+
+    Raises:
+        ValueError: an unknown reward, or a damaged file.
+        FileNotFoundError: weights that are not on this machine.
+    """
+    rewards = load_rewards(view_rewards, joint_rewards, device, config)
+    return Instruments(rewards, load_judge().to(device) if has_judge else None)
+
+
 def measure(
-    bundle: ModelBundle,
-    azimuths_deg: Sequence[float],
-    instruments: Instruments,
-    variant: Variant,
-    questions: Questions,
-    on_step: OnStep | None = None,
+    bundle: ModelBundle, instruments: Instruments, variant: Variant, questions: Questions
 ) -> Measurement:
-    """Sample, score and judge every prompt with every seed.
+    """Sample, score and judge every prompt with every seed, behind a progress bar on a terminal.
 
     Args:
         bundle: the base model; the variant's LoRA is attached to its UNet and silent there afterwards.
-        azimuths_deg: the cameras.
         instruments: rewards and judge.
         variant: what is measured.
-        questions: prompts and seeds.
-        on_step: called after every UNet evaluation.
+        questions: prompts, seeds and cameras.
     """
     if variant.lora is not None:
         bundle = load_lora(bundle, variant.lora, 1.0)
     with torch.no_grad():
-        policy = Policy(bundle, encode_cameras(bundle, camera_rig(azimuths_deg)))
+        policy = Policy(bundle, encode_cameras(bundle, camera_rig(questions.azimuths_deg)))
     conditions = ConditionCache(bundle, questions.negative_prompt)
-    return measure_policy(policy, azimuths_deg, instruments, variant, questions, conditions, on_step)
+    total = questions.num_batches * count_evaluations(variant.sampler, variant.settings)
+    with tqdm(total=total, desc=variant.name, disable=not sys.stderr.isatty(), leave=False) as progress:
+
+        def on_step(_: StepEvent) -> None:
+            progress.update()
+
+        return measure_policy(policy, instruments, variant, questions, conditions, on_step)
 
 
 def measure_policy(
     policy: Policy,
-    azimuths_deg: Sequence[float],
     instruments: Instruments,
     variant: Variant,
     questions: Questions,
     conditions: ConditionCache,
     on_step: OnStep | None = None,
 ) -> Measurement:
-    """`measure` of a policy as it is, the LoRA in training included; a LoRA file of the variant is ignored.
+    """Do what `measure` does with a policy as it is, the LoRA in training included.
 
-    Its cameras must be those of `azimuths_deg`.
+    A LoRA file of the variant is ignored; the policy's cameras must be those of the questions.
     """
-    instruments = replace(instruments, azimuths_deg=tuple(azimuths_deg))
     started = time.monotonic()
     columns: list[dict[str, Tensor]] = []
     pictures: list[Tensor] = []
@@ -165,7 +200,7 @@ def _measure_batch(
     place: tuple[int, int],
     on_step: OnStep | None,
 ) -> tuple[ScoredSets, dict[str, Tensor]]:
-    """One batch of prompts with one seed: the sets, and measure -> [b]."""
+    """Return one batch of prompts with one seed: the sets, and measure -> [b]."""
     seed, start = place
     rows = range(start, min(start + questions.batch_size, len(questions.prompts)))
     prompts = [questions.prompts[row] for row in rows]
@@ -178,13 +213,13 @@ def _measure_batch(
     if instruments.judge is not None and questions.specs is not None:
         specs, pictures = [questions.specs[row] for row in rows], scored.images / 255
         values |= judge_sets(instruments.judge, pictures, specs)
-        if len(instruments.azimuths_deg) > 1:
-            values["hull_consistency"] = view_consistency(pictures, instruments.azimuths_deg)
+        if len(questions.azimuths_deg) > 1:
+            values["hull_consistency"] = view_consistency(pictures, questions.azimuths_deg)
     return scored, values
 
 
 def reward_values(scores: Scores, only_measuring: frozenset[str] = frozenset()) -> dict[str, Tensor]:
-    """Rewards and their parts per set, [B] each.
+    """Return rewards and their parts per set, [B] each.
 
     "view_reward", "joint_reward" and "joint_<part>" of the one reward a role has; where it has several, and
     for those that only measure, the name stands behind: "view_reward/pickscore".
@@ -199,15 +234,8 @@ def reward_values(scores: Scores, only_measuring: frozenset[str] = frozenset()) 
     return named
 
 
-def measure_names(role: str, names: Iterable[str], only_measuring: frozenset[str]) -> dict[str, str]:
-    """Reward -> the name of its measure; see `reward_values`."""
-    names = list(names)
-    learned = [name for name in names if name not in only_measuring]
-    return {name: f"{role}_reward" + ("" if learned == [name] else f"/{name}") for name in names}
-
-
 def judge_sets(judge: Judge, images: Tensor, specs: Sequence[PromptSpec]) -> dict[str, Tensor]:
-    """The judge's verdicts per set, as shares in [0, 1], [B] each; azimuth is NaN for symmetric families."""
+    """Return the judge's verdicts as shares in [0, 1], [B]; azimuth is NaN for symmetric families."""
     verdict = judge.judge_views(images, specs)
     is_asymmetric = torch.tensor([spec.family in asymmetric_families() for spec in specs])
     azimuth = verdict.azimuth.float().mean(dim=1)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from t2mv_core.images import contact_sheet
 
 from .intervals import Interval, bootstrap
 from .measure import Measurement, Questions
@@ -18,7 +20,7 @@ SHEET_PROMPTS = 10
 
 
 def summarize(measurements: Sequence[Measurement]) -> dict[str, dict[str, Interval]]:
-    """Variant -> measure -> mean with interval over prompts."""
+    """Return variant -> measure -> mean with interval over prompts."""
     return {
         m.variant.name: {name: bootstrap(values) for name, values in applicable(m.values).items()}
         for m in measurements
@@ -26,12 +28,12 @@ def summarize(measurements: Sequence[Measurement]) -> dict[str, dict[str, Interv
 
 
 def applicable(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without measures that apply to no prompt at all, such as the azimuth of symmetric objects."""
+    """Return the values without measures that apply to no prompt (the azimuth of symmetric objects)."""
     return {name: table for name, table in values.items() if not table.isnan().all()}
 
 
 def differences(measurement: Measurement, reference: Measurement) -> dict[str, Interval]:
-    """Paired differences, prompt by prompt and seed by seed: both variants were given the same noise.
+    """Return paired differences, prompt by prompt and seed by seed: both variants had the same noise.
 
     Raises:
         ValueError: the two were asked different questions.
@@ -85,23 +87,26 @@ def write_report(
 
 
 def write_sheet(measurements: Sequence[Measurement], questions: Questions, path: Path) -> None:
-    """Pictures of the first prompts and the first seed: for each prompt one row per variant."""
-    from t2mv_core.images import contact_sheet
-
+    """Write pictures of the first prompts and the first seed: for each prompt one row per variant."""
     count = min(SHEET_PROMPTS, len(questions.prompts))
     images = torch.stack([m.images[:count] for m in measurements], dim=1).flatten(0, 1)
     labels = [f"{prompt} | {m.variant.name}" for prompt in questions.prompts[:count] for m in measurements]
     contact_sheet(images / 255, row_labels=labels).save(path)
 
 
-def markdown_table(rows: Mapping[str, Mapping[str, Interval]], first: str) -> str:
-    """A row per name and a column per measure, "mean [low, high]"."""
+def markdown_rows(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table of cells."""
+    lines = ["| " + " | ".join(header) + " |", "|---|" + "---|" * (len(header) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def markdown_table(rows: Mapping[str, Mapping[str, Interval]], first: str, sign: str = "") -> str:
+    """Return a row per name and a column per measure, "mean [low, high]"; sign "+" is for differences."""
     columns = list(dict.fromkeys(name for values in rows.values() for name in values))
-    lines = [f"| {first} | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
-    for name, values in rows.items():
-        cells = [f"{i.mean:.4f} [{i.low:.4f}, {i.high:.4f}]" for i in (values[column] for column in columns)]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return markdown_rows(
+        [first, *columns],
+        ([name, *(values[column].in_words(sign) for column in columns)] for name, values in rows.items()),
+    )
 
 
 def _variant_record(measurement: Measurement, reference: Measurement) -> dict[str, Any]:
@@ -123,7 +128,7 @@ def _markdown(
 ) -> str:
     reference = measurements[0]
     gaps = {m.variant.name: differences(m, reference) for m in measurements[1:]}
-    cost = [f"| {m.variant.name} | {m.evaluations_per_set} | {m.seconds_per_set:.3f} |" for m in measurements]
+    cost = [[m.variant.name, f"{m.evaluations_per_set}", f"{m.seconds_per_set:.3f}"] for m in measurements]
     parts = [
         "# Evaluation",
         f"Command: `{command}`",
@@ -137,5 +142,5 @@ def _markdown(
             f"Differences to **{reference.variant.name}**, paired; without 0 in its interval one is real.",
             markdown_table(gaps, "difference"),
         ]
-    parts += ["\n".join(["| variant | UNet evaluations per set | seconds per set |", "|---|---|---|", *cost])]
+    parts += [markdown_rows(["variant", "UNet evaluations per set", "seconds per set"], cost)]
     return "\n\n".join([*parts, "![samples](sheet.png)"]) + "\n"

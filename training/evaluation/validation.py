@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.samplers import StepEvent, count_evaluations
 from t2mv_core.toybox.judge import Judge, load_judge
-from t2mv_core.toybox.prompt_lists import find_specs
 
 from ..algorithm.rollout import Policy, Rewards
 from ..config import TrainConfig
 from ..data.prompts import load_prompts
 from ..data.text_cache import ConditionCache
 from ..models.policy import sampling_settings
-from .cli import spread
+from ..models.rewards import measure_names
 from .early_stop import EarlyStop
-from .measure import Instruments, Questions, Variant, measure_policy
+from .measure import Instruments, Questions, Variant, judged_specs, measure_policy, spread
 
 SEED = 7_000_000
 """Of the evaluation's noise; equal in every evaluation, so that differences are the LoRA's."""
+
+
+def check_stop_measure(config: TrainConfig) -> None:
+    """Refuse a watched reward that the evaluation will not measure; the judge's measures always pass.
+
+    Raises:
+        ValueError: names what will be measured.
+    """
+    measure = config.evaluation.stop_measure
+    if measure is None or not measure.startswith(("view_reward", "joint_reward")):
+        return
+    known: list[str] = []
+    for role in ("view", "joint"):
+        learned, measuring = getattr(config.reward, role), getattr(config.evaluation, role)
+        only = frozenset(measuring) - frozenset(learned)
+        known += measure_names(role, dict.fromkeys((*learned, *measuring)), only).values()
+    if measure not in known:
+        raise ValueError(
+            f"evaluation.stop_measure={measure} will not be measured; the rewards' measures are "
+            f"{', '.join(known)}."
+        )
 
 
 class Display(Protocol):
@@ -35,13 +54,6 @@ class Display(Protocol):
 
     def advance(self) -> None:
         """Count one step."""
-
-
-class Average(Protocol):
-    """A moving average of the LoRA."""
-
-    def applied(self) -> AbstractContextManager[None]:
-        """Put the average in the LoRA's place for a while."""
 
 
 class Monitor:
@@ -80,15 +92,19 @@ class Monitor:
                     "There are no held-out prompts to evaluate on; set evaluation.prompts or "
                     "sampling.held_out_share."
                 )
-            self.questions = self._questions(tuple(spread(prompts, self.config.num_prompts)))
+            self.questions = self._questions(spread(prompts, self.config.num_prompts))
             learned = {*config.reward.view, *config.reward.joint}
             only_measuring = frozenset({*rewards.view, *rewards.joint} - learned)
             self.instruments = Instruments(rewards, self._judge(), only_measuring=only_measuring)
 
     def measure_when_due(
-        self, iteration: int, ema: Average | None, accelerator: Accelerator, display: Display
+        self,
+        iteration: int,
+        averaged: AbstractContextManager[None],
+        accelerator: Accelerator,
+        display: Display,
     ) -> dict[str, float] | None:
-        """Means over the held-out prompts, of the LoRA's average where there is one; None when not due.
+        """Return the means over the held-out prompts, measured within `averaged`; None when not due.
 
         The main process measures, all take note: they must agree when to stop.
 
@@ -100,7 +116,7 @@ class Monitor:
             return None
         found: list[dict[str, float] | None] = [None]
         if accelerator.is_main_process:
-            with ema.applied() if ema is not None else nullcontext():
+            with averaged:
                 found = [self._measure(display)]
         if accelerator.num_processes > 1:
             broadcast_object_list(found)
@@ -110,16 +126,14 @@ class Monitor:
         return means
 
     def _measure(self, display: Display) -> dict[str, float]:
-        num_batches = -(-len(self.questions.prompts) // self.questions.batch_size)
         evaluations = count_evaluations(self.variant.sampler, self.variant.settings)
-        display.phase("evaluation", num_batches * evaluations)
+        display.phase("evaluation", self.questions.num_batches * evaluations)
 
         def on_step(_: StepEvent) -> None:
             display.advance()
 
         found = measure_policy(
             self.policy,
-            self.azimuths_deg,
             self.instruments,
             self.variant,
             self.questions,
@@ -129,9 +143,8 @@ class Monitor:
         return {name: float(values.nanmean()) for name, values in found.values.items()}
 
     def _questions(self, prompts: tuple[str, ...]) -> Questions:
-        # The judge knows the default cameras only.
-        specs = find_specs(prompts) if self.azimuths_deg == DEFAULT_RIG.azimuths_deg else None
-        return Questions(prompts, (SEED,), self.batch_size, specs)
+        specs = judged_specs(prompts, self.azimuths_deg)
+        return Questions(prompts, (SEED,), self.batch_size, specs, azimuths_deg=self.azimuths_deg)
 
     def _judge(self) -> Judge | None:
         if self.questions.specs is None:

@@ -22,17 +22,22 @@ from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.formats.atomic import replaced
 from t2mv_core.samplers import SamplingSettings, count_evaluations
 from t2mv_core.toybox import toybox_path
-from t2mv_core.toybox.prompt_lists import find_specs
 
 from ..algorithm.objectives import OBJECTIVES
 from ..config import ModelConfig, TrainConfig, changed_values, config_to_dict
-from ..evaluation.cli import load_instruments
-from ..evaluation.measure import Measurement, Questions, Variant, measure
+from ..evaluation.measure import (
+    Measurement,
+    Questions,
+    Variant,
+    judged_specs,
+    load_instruments,
+    measure,
+)
 from ..models.base_loras import hash_file, load_base_model
 from ..models.policy import iteration_updates, sampling_settings
-from ..mvczigal import stopping_on_signals
 from ..run.environment import describe_environment
 from ..run.metrics import read_metrics
+from ..run.stop import stopping_on_signals
 from ..run.trainer import Trainer
 
 TEACHER_SETTINGS = SamplingSettings(num_steps=25, guidance_scale=2.5)
@@ -101,11 +106,16 @@ class Task:
         return self.results_dir / f"{self.name}.json"
 
     @property
+    def pictures_path(self) -> Path:
+        """The first measured pictures."""
+        return self.work_dir / f"{self.name}.pictures.pt"
+
+    @property
     def own_config(self) -> TrainConfig:
         """The configuration of this method's training run."""
         objective = METHODS[self.method].objective or self.config.objective
         run = replace(self.config.run, seed=self.seed, out_dir="unnamed")
-        config = replace(self.config, objective=objective, run=run)
+        config = replace(self.config, objective=objective, run=run)  # type: ignore[arg-type]
         # A folder per configuration: a run of another one must not be taken for this one's.
         run = replace(run, out_dir=str(self.work_dir / f"{self.name}_{self._key(config)[:8]}"))
         return replace(config, run=run)
@@ -137,14 +147,13 @@ def make_tasks(
     results_dir: Path,
     work_dir: Path,
 ) -> list[Task]:
-    """All tasks, seed by seed, so that a comparison broken off has whole seeds.
+    """Return all tasks, seed by seed, so that a comparison broken off has whole seeds.
 
     Raises:
         ValueError: a method that is not in METHODS.
     """
-    for method in methods:
-        if method not in METHODS:
-            raise ValueError(f"There is no method {method!r}; choose from {', '.join(METHODS)}.")
+    if unknown := [method for method in methods if method not in METHODS]:
+        raise ValueError(f"There is no method {unknown[0]!r}; choose from {', '.join(METHODS)}.")
     return [
         Task(method, seed, config, tuple(prompts), results_dir, work_dir)
         for number, seed in enumerate(seeds)
@@ -154,16 +163,12 @@ def make_tasks(
 
 
 def run_task(task: Task) -> bool:
-    """Train, measure and write the result file; what was done before is not done again.
-
-    Returns:
-        False when it was interrupted; the same call goes on.
-    """
+    """Train, measure and write the result file; return False when interrupted (the same call goes on)."""
     if task.read_result() is not None:
         return True
     method, config = METHODS[task.method], task.own_config
     model = config.model if method.model is None else ModelConfig(method.model)
-    bundle = load_base_model(model, "cpu")
+    bundle = load_base_model(model)
     instruments = load_instruments(config.reward.view, config.reward.joint, bundle.device, has_judge=True)
     lora, training = None, None
     if method.objective is not None:
@@ -173,17 +178,21 @@ def run_task(task: Task) -> bool:
                 return False
         lora = trainer.folder.lora_path(config.run.epochs)
         training = training_record(config, read_metrics(trainer.folder.metrics_path))
-        bundle = load_base_model(model, "cpu")
+        bundle = load_base_model(model)
     settings = sampling_settings(config.sampling) if method.model is None else TEACHER_SETTINGS
-    questions = Questions(task.prompts, (FIRST_NOISE_SEED + task.seed,), specs=find_specs(task.prompts))
+    questions = Questions(
+        task.prompts,
+        (FIRST_NOISE_SEED + task.seed,),
+        specs=judged_specs(task.prompts, DEFAULT_RIG.azimuths_deg),
+    )
     variant = Variant(task.name, method.sampler, settings, lora)
-    found = measure(bundle, DEFAULT_RIG.azimuths_deg, instruments, variant, questions)
+    found = measure(bundle, instruments, variant, questions)
     write_result(task, found, training)
     return True
 
 
 def training_record(config: TrainConfig, records: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """What the training cost and how it went."""
+    """Return what the training cost and how it went."""
     settings, sampling = sampling_settings(config.sampling), config.sampling
     evaluations = [count_evaluations(name, settings) for name in OBJECTIVES[config.objective].samplers]
     num_prompts = len(records) * sampling.prompts_per_iteration
@@ -199,6 +208,7 @@ def training_record(config: TrainConfig, records: Sequence[dict[str, float]]) ->
         "curves": {
             name: [record[name] for record in records]
             for name in ("view_reward_standard", "joint_reward_standard", "lambda", "clip_fraction")
+            if name in records[0]
         },
     }
 
@@ -225,7 +235,7 @@ def write_result(task: Task, found: Measurement, training: dict[str, Any] | None
         },
     }
     task.work_dir.mkdir(parents=True, exist_ok=True)
-    torch.save(found.images[:NUM_PICTURES].clone(), task.work_dir / f"{task.name}.pictures.pt")
+    torch.save(found.images[:NUM_PICTURES].clone(), task.pictures_path)
     with replaced(task.result_path) as temporary:
         temporary.write_text(json.dumps(result), encoding="utf-8")
 

@@ -166,7 +166,7 @@ def table(found: dict[str, tuple[float, float]]) -> str:
 
 
 def main() -> int:
-    """Measure, print, and write README.md and report.json."""
+    """Measure, print, and write report.md and report.json."""
     parser = argparse.ArgumentParser(
         prog="python -m training.experiments.trainer_options", description=__doc__.splitlines()[0]
     )
@@ -197,7 +197,7 @@ def main() -> int:
         ]
     )
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "README.md").write_text(text + "\n", encoding="utf-8")
+    (arguments.out / "report.md").write_text(text + "\n", encoding="utf-8")
     record = {"environment": environment, "levers": found, "remarks": remarks}
     (arguments.out / "report.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     print(text)  # noqa: T201 - a command line

@@ -26,7 +26,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,15 +46,16 @@ from t2mv_core.samplers import SamplingSettings, sample_standard
 from t2mv_core.text import TextCondition, encode_text
 from t2mv_core.toybox.prompt_lists import find_specs
 from t2mv_core.toybox.silhouettes import view_consistency
-from training.algorithm.rollout import paired_noise
-from training.data.prompts import load_prompts
-from training.evaluation.cli import load_instruments, spread
-from training.evaluation.intervals import bootstrap
-from training.evaluation.measure import Instruments, judge_sets, reward_values
-from training.run.environment import describe_environment
+
+from ..algorithm.rollout import paired_noise
+from ..data.prompts import load_prompts
+from ..evaluation.intervals import bootstrap
+from ..evaluation.measure import Instruments, judge_sets, load_instruments, reward_values, spread
+from ..evaluation.report import markdown_rows
+from ..run.environment import describe_environment
 
 DEV_SEED, HELD_OUT_SEED = 2000, 3000
-NUM_DEV, NUM_HELD_OUT = 60, 120
+NUM_DEV, NUM_HELD_OUT, NUM_GAPS = 60, 120, 24
 PAPERS = "zmv (first step)"
 STILL = 0.1
 BATCH_SIZE = 10
@@ -77,59 +78,58 @@ class Walk:
     num_evaluations: int = 0
 
     def predict(self, x: Tensor, step: int, guidance: float, view_scale: float) -> Tensor:
-        """ε at a step's timestep."""
+        """Return ε at a step's timestep."""
         self.num_evaluations += len(x)
-        timestep = self.timesteps(step)[0]
-        return predict_noise(
-            self.bundle, x, timestep, self.condition, self.cameras, guidance, view_scale
-        ).float()
+        t, scales = self.timesteps(step)[0], (guidance, view_scale)
+        return predict_noise(self.bundle, x, t, self.condition, self.cameras, *scales).float()
 
     def zig(self, x: Tensor, step: int) -> tuple[StepDistribution, Tensor]:
-        """The policy's distribution, and the ε it came from."""
+        """Return the policy's distribution, and the ε it came from."""
         noise_pred = self.predict(x, step, self.settings.guidance_scale, self.settings.view_scale)
         return denoise_step(self.bundle.schedule, noise_pred, x, *self.timesteps(step)), noise_pred
 
+    def zag_from(self, x_next: Tensor, step: int) -> Tensor:
+        """Return x̃_t: x_{t'} inverted with the ε of the weaker condition."""
+        settings = self.settings
+        weak = self.predict(x_next, step, settings.inverse_guidance_scale, settings.inverse_view_scale)
+        return invert_step(self.bundle.schedule, weak, x_next, *self.timesteps(step))
+
     def timesteps(self, step: int) -> tuple[int, int]:
-        """t and t'."""
+        """Return t and t'."""
         schedule, count = self.bundle.schedule, self.settings.num_steps
         return int(schedule.timesteps(count)[step]), int(schedule.next_timesteps(count)[step])
 
 
-Zag = Callable[[Walk, Tensor, int, StepDistribution, Tensor], Tensor]
-"""(walk, x_t, step, zig's distribution, zig's ε) -> x̃_t."""
+Zag = Callable[[Walk, int, StepDistribution, Tensor], Tensor]
+"""(walk, step, the zig's distribution, the zig's ε) -> x̃_t."""
 
 
-def zag(walk: Walk, x: Tensor, step: int, distribution: StepDistribution, noise_pred: Tensor) -> Tensor:
-    """docs/method.md, section 4."""
-    x_next = sample_action(distribution, walk.noise)
-    settings = walk.settings
-    weak = walk.predict(x_next, step, settings.inverse_guidance_scale, settings.inverse_view_scale)
-    return invert_step(walk.bundle.schedule, weak, x_next, *walk.timesteps(step))
+def zag(walk: Walk, step: int, distribution: StepDistribution, noise_pred: Tensor) -> Tensor:
+    """Go back as docs/method.md, section 4 has it."""
+    return walk.zag_from(sample_action(distribution, walk.noise), step)
 
 
-def quiet(walk: Walk, x: Tensor, step: int, distribution: StepDistribution, noise_pred: Tensor) -> Tensor:
-    """The zag from x_{t'} = √ᾱ_{t'}·f + √(1-ᾱ_{t'})·ε, the mean of the action with the zig's own noise."""
-    x_next = distribution.mean + distribution.std * noise_pred
-    settings = walk.settings
-    weak = walk.predict(x_next, step, settings.inverse_guidance_scale, settings.inverse_view_scale)
-    return invert_step(walk.bundle.schedule, weak, x_next, *walk.timesteps(step))
+def quiet(walk: Walk, step: int, distribution: StepDistribution, noise_pred: Tensor) -> Tensor:
+    """Go back from x_{t'} = √ᾱ_{t'}·f + √(1-ᾱ_{t'})·ε, the mean of the action with the zig's own noise."""
+    return walk.zag_from(distribution.mean + distribution.std * noise_pred, step)
 
 
-def reuse(walk: Walk, x: Tensor, step: int, distribution: StepDistribution, noise_pred: Tensor) -> Tensor:
-    """The inversion with the zig's ε."""
+def reuse(walk: Walk, step: int, distribution: StepDistribution, noise_pred: Tensor) -> Tensor:
+    """Invert with the zig's ε."""
     x_next = sample_action(distribution, walk.noise)
     return invert_step(walk.bundle.schedule, noise_pred, x_next, *walk.timesteps(step))
 
 
-def direct(walk: Walk, x: Tensor, step: int, distribution: StepDistribution, noise_pred: Tensor) -> Tensor:
-    """x_{t'} itself."""
+def direct(walk: Walk, step: int, distribution: StepDistribution, noise_pred: Tensor) -> Tensor:
+    """Take x_{t'} itself."""
     return sample_action(distribution, walk.noise)
 
 
-def renoise(walk: Walk, x: Tensor, step: int, distribution: StepDistribution, noise_pred: Tensor) -> Tensor:
-    """√ᾱ_t·f + √(1-ᾱ_t)·fresh noise."""
+def renoise(walk: Walk, step: int, distribution: StepDistribution, noise_pred: Tensor) -> Tensor:
+    """Make √ᾱ_t·f + √(1-ᾱ_t)·fresh noise."""
     alpha_bar = walk.bundle.schedule.alpha_bar_at(walk.timesteps(step)[0])
-    return alpha_bar.sqrt() * distribution.denoised + (1 - alpha_bar).sqrt() * walk.noise(x.shape)
+    denoised = distribution.denoised
+    return alpha_bar.sqrt() * denoised + (1 - alpha_bar).sqrt() * walk.noise(denoised.shape)
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Way:
 
 
 def sample(walk: Walk, way: Way) -> Tensor:
-    """Clean latents of a batch, [B, V, C, H, W]."""
+    """Return clean latents of a batch, [B, V, C, H, W]."""
     bundle, cameras = walk.bundle, walk.cameras
     size = (bundle.latent_channels, bundle.latent_px, bundle.latent_px)
     x = walk.noise(torch.Size((len(walk.condition), cameras.num_views, *size)))
@@ -163,26 +163,25 @@ def sample(walk: Walk, way: Way) -> Tensor:
     for step in range(way.settings.num_steps):
         distribution, noise_pred = walk.zig(x, step)
         if step in way.at and bool(is_moving.any()):
-            before, inverted = distribution.denoised, way.zag(walk, x, step, distribution, noise_pred)
-            again, _ = walk.zig(inverted, step)
+            first, again = distribution, walk.zig(way.zag(walk, step, distribution, noise_pred), step)[0]
             # Sets that stand still keep their first zig; what was computed for them is not counted.
             walk.num_evaluations -= 2 * int((~is_moving).sum())
             pick = is_moving.reshape(-1, 1, 1, 1, 1)
-            distribution = StepDistribution(
-                torch.where(pick, again.mean, distribution.mean),
-                again.std,
-                torch.where(pick, again.denoised, before),
+            mean, denoised = (
+                torch.where(pick, new, old)
+                for new, old in ((again.mean, first.mean), (again.denoised, first.denoised))
             )
+            distribution = StepDistribution(mean, again.std, denoised)
             if way.is_until_still:
-                moved = (again.denoised - before).flatten(1).norm(dim=1) / before.flatten(1).norm(dim=1)
-                is_moving &= moved > STILL
+                moved = (again.denoised - first.denoised).flatten(1).norm(dim=1)
+                is_moving &= moved > STILL * first.denoised.flatten(1).norm(dim=1)
         denoised = distribution.denoised
         x = sample_action(distribution, walk.noise)
     return denoised
 
 
 def ways_of(guidance: float) -> list[Way]:
-    """All ways at one guidance on the student; the first is the reference."""
+    """Return all ways at one guidance on the student; the first is the reference."""
     four = SamplingSettings(num_steps=4, guidance_scale=guidance)
     return [
         Way("standard, 4 steps", four),
@@ -205,7 +204,7 @@ def ways_of(guidance: float) -> list[Way]:
 
 
 def teacher_ways() -> list[Way]:
-    """The teacher with 8 DDIM steps: real guidance, the zigzag on the first 4."""
+    """Return the teacher's ways, 8 DDIM steps: real guidance, the zigzag on the first 4."""
     eight = SamplingSettings(num_steps=8, guidance_scale=2.0)
     weak = replace(eight, guidance_scale=1.0, inverse_guidance_scale=0.0)
     first = (0, 1, 2, 3)
@@ -219,37 +218,37 @@ def teacher_ways() -> list[Way]:
 
 
 @torch.no_grad()
-def measure(
-    way: Way, bundle: ModelBundle, instruments: Instruments, prompts: Sequence[str], seeds: Sequence[int]
-) -> dict[str, Any]:
-    """Values [P, S] by measure, evaluations and seconds per set."""
+def draw(
+    way: Way, bundle: ModelBundle, prompts: Sequence[str], seed: int, trajectory: int = 0
+) -> Iterator[tuple[list[str], Tensor, int]]:
+    """Yield prompts, pictures [b, V, 3, H, W] and UNet evaluations of every batch."""
     cameras = encode_cameras(bundle, DEFAULT_RIG)
-    specs = find_specs(prompts)
-    columns: list[dict[str, Tensor]] = []
-    evaluations, sampling_seconds = 0, 0.0
-    for seed in seeds:
-        parts: list[dict[str, Tensor]] = []
-        for start in range(0, len(prompts), BATCH_SIZE):
-            rows = range(start, min(start + BATCH_SIZE, len(prompts)))
-            batch = [prompts[row] for row in rows]
-            noise = paired_noise(seed, 0, rows, 0)
-            walk = Walk(bundle, encode_text(bundle, batch), cameras, way.settings, noise)
-            started = time.monotonic()
-            images = decode_latents(bundle.vae, sample(walk, way))
-            sampling_seconds += time.monotonic() - started
-            evaluations += walk.num_evaluations
-            images = (images * 255).round() / 255
-            values = reward_values(instruments.rewards.score(images, batch))
-            if specs is not None and instruments.judge is not None:
-                values |= judge_sets(instruments.judge, images, [specs[row] for row in rows])
-                values["hull_consistency"] = view_consistency(images, DEFAULT_RIG.azimuths_deg)
-            parts.append(values)
-        columns.append({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
-    count = len(prompts) * len(seeds)
+    for start in range(0, len(prompts), BATCH_SIZE):
+        rows = range(start, min(start + BATCH_SIZE, len(prompts)))
+        batch, noise = [prompts[row] for row in rows], paired_noise(seed, 0, rows, trajectory)
+        walk = Walk(bundle, encode_text(bundle, batch), cameras, way.settings, noise)
+        yield batch, decode_latents(bundle.vae, sample(walk, way)), walk.num_evaluations
+
+
+def measure(
+    way: Way, bundle: ModelBundle, instruments: Instruments, prompts: Sequence[str], seed: int
+) -> dict[str, Any]:
+    """Return values [P, 1] by measure, evaluations and seconds per set."""
+    parts: list[dict[str, Tensor]] = []
+    evaluations, seconds, started = 0, 0.0, time.monotonic()
+    for batch, drawn, count in draw(way, bundle, prompts, seed):
+        seconds, evaluations = seconds + time.monotonic() - started, evaluations + count
+        images = (drawn * 255).round() / 255
+        values, specs = reward_values(instruments.rewards.score(images, batch)), find_specs(batch)
+        if specs is not None and instruments.judge is not None:
+            values |= judge_sets(instruments.judge, images, specs)
+            values["hull_consistency"] = view_consistency(images, DEFAULT_RIG.azimuths_deg)
+        parts.append(values)
+        started = time.monotonic()
     return {
-        "values": {name: torch.stack([column[name] for column in columns], dim=1) for name in columns[0]},
-        "evaluations": evaluations / count,
-        "seconds": sampling_seconds / count,
+        "values": {name: torch.cat([part[name] for part in parts])[:, None] for name in parts[0]},
+        "evaluations": evaluations / len(prompts),
+        "seconds": seconds / len(prompts),
     }
 
 
@@ -257,7 +256,7 @@ def measure(
 def gap_rows(
     bundle: ModelBundle, prompts: Sequence[str], settings: SamplingSettings
 ) -> list[dict[str, float]]:
-    """What the zag does at every step of standard trajectories: does its weaker condition matter?
+    """Return what the zag does at every step of standard trajectories: does its weaker condition matter?
 
     `weak`, `no_view`: how far x̃_t moves, relative to its size, when the zag's (w_inv, s_inv) goes from (w, s)
     to (1, 1) and to (1, 0). `with_state`, `with_noise`: correlation of x̃_t with the x_t the zig started from,
@@ -266,16 +265,16 @@ def gap_rows(
     cameras, condition = encode_cameras(bundle, DEFAULT_RIG), encode_text(bundle, prompts)
     noise = paired_noise(0, 0, range(len(prompts)), 0)
     trajectory = sample_standard(bundle, condition, cameras, noise, settings)
-    walk = Walk(bundle, condition, cameras, settings, noise)
+    scales = ((settings.guidance_scale, settings.view_scale), (1.0, 1.0), (1.0, 0.0))
+    conditions = [replace(settings, inverse_guidance_scale=w, inverse_view_scale=s) for w, s in scales]
     rows = []
     for step, timestep in enumerate(trajectory.timesteps.tolist()):
         x, x_next = trajectory.states[:, :, step], trajectory.actions[:, :, step]
-        distribution, _ = walk.zig(x, step)
-        fresh = (x_next - distribution.mean) / distribution.std
         same, weak, no_view = (
-            invert_step(bundle.schedule, walk.predict(x_next, step, w, s), x_next, *walk.timesteps(step))
-            for w, s in ((settings.guidance_scale, settings.view_scale), (1.0, 1.0), (1.0, 0.0))
+            Walk(bundle, condition, cameras, weaker, noise).zag_from(x_next, step) for weaker in conditions
         )
+        distribution, _ = Walk(bundle, condition, cameras, settings, noise).zig(x, step)
+        fresh = (x_next - distribution.mean) / distribution.std
         rows.append(
             {
                 "timestep": timestep,
@@ -288,26 +287,22 @@ def gap_rows(
     return rows
 
 
-@torch.no_grad()
 def pair_spread(
     bundle: ModelBundle, instruments: Instruments, prompts: Sequence[str], ways: Sequence[Way]
 ) -> dict[str, tuple[float, float]]:
-    """What training learns from: the spread of the reward differences of a prompt's two trajectories.
+    """Return what training learns from: the spread of the reward differences of a prompt's two trajectories.
 
     Both start from one initial noise, as in training.algorithm.rollout.collect. The first way is the first
     trajectory, every way in turn the second; name -> standard deviation of the differences in view and in
     joint reward.
     """
-    cameras, scores = encode_cameras(bundle, DEFAULT_RIG), []
+    scores = []
     for number, way in enumerate([ways[0], *ways]):
-        parts = []
-        for start in range(0, len(prompts), BATCH_SIZE):
-            rows = range(start, min(start + BATCH_SIZE, len(prompts)))
-            batch, noise = [prompts[row] for row in rows], paired_noise(DEV_SEED, 0, rows, min(number, 1))
-            walk = Walk(bundle, encode_text(bundle, batch), cameras, way.settings, noise)
-            parts.append(instruments.rewards.score(decode_latents(bundle.vae, sample(walk, way)), batch))
-        view, joint = ([next(iter(getattr(p, kind).values())) for p in parts] for kind in ("view", "joint"))
-        scores.append((torch.cat(view), torch.cat(joint)))
+        drawn = draw(way, bundle, prompts, DEV_SEED, min(number, 1))
+        parts = [instruments.rewards.score(images, batch) for batch, images, _ in drawn]
+        scores.append(
+            [torch.cat([next(iter(getattr(p, kind).values())) for p in parts]) for kind in ("view", "joint")]
+        )
     first, *seconds = scores
     return {
         way.name: (float((first[0] - view).std()), float((first[1] - joint).std()))
@@ -315,135 +310,102 @@ def pair_spread(
     }
 
 
-def spread_table(spreads: Mapping[str, tuple[float, float]]) -> str:
-    """Markdown of `pair_spread`."""
-    lines = [
-        "| second trajectory | spread of the view reward's difference | joint reward's |",
-        "|---|---|---|",
-    ]
-    return "\n".join([*lines, *(f"| {name} | {v:.4f} | {j:.4f} |" for name, (v, j) in spreads.items())])
-
-
 def correlation(a: Tensor, b: Tensor) -> float:
-    """Pearson's, over all elements."""
+    """Return Pearson's correlation over all elements."""
     return float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])
 
 
+def spread_table(spreads: Mapping[str, tuple[float, float]]) -> str:
+    """Return `pair_spread` as Markdown."""
+    header = ["second trajectory", "spread of the view reward's difference", "joint reward's"]
+    return markdown_rows(header, ([name, f"{v:.4f}", f"{j:.4f}"] for name, (v, j) in spreads.items()))
+
+
 def gap_table(rows: Sequence[dict[str, float]]) -> str:
-    """Markdown of `gap_rows`."""
-    lines = [
-        "| t | x̃ moves by w_inv = 1 | and by s_inv = 0 | correlation with x_t | with the fresh noise |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row['timestep']:.0f} | {row['weak']:.4f} | {row['no_view']:.4f} | {row['with_state']:.3f} "
-        f"| {row['with_noise']:.3f} |"
-        for row in rows
-    ]
-    return "\n".join(lines)
+    """Return `gap_rows` as Markdown."""
+    header = ["t", "x̃ moves by w_inv = 1", "and by s_inv = 0", "correlation with x_t", "with the fresh noise"]
+    digits = {"timestep": 0, "weak": 4, "no_view": 4, "with_state": 3, "with_noise": 3}
+    return markdown_rows(header, ([f"{row[name]:.{n}f}" for name, n in digits.items()] for row in rows))
 
 
-def table(found: dict[str, dict[str, Any]], reference: str) -> str:
-    """Markdown: a row per way, differences to the reference in brackets."""
-    lines = [
-        "| way | evaluations | seconds | " + " | ".join(SHOWN) + " |",
-        "|---|---|---|" + "---|" * len(SHOWN),
-    ]
+def table(found: Mapping[str, Mapping[str, Any]], reference: str) -> str:
+    """Return Markdown with a row per way, differences to the reference in brackets."""
+    rows = []
     for name, one in found.items():
         cells = [name, f"{one['evaluations']:.2f}", f"{one['seconds']:.3f}"]
-        for measure_name in SHOWN:
-            mean = bootstrap(one["values"][measure_name]).mean
-            gap = bootstrap(one["values"][measure_name] - found[reference]["values"][measure_name])
-            cells.append(
-                f"{mean:.4f}"
-                + ("" if name == reference else f" ({gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}])")
-            )
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        for shown in SHOWN:
+            mean = f"{bootstrap(one['values'][shown]).mean:.4f}"
+            gap = bootstrap(one["values"][shown] - found[reference]["values"][shown])
+            cells.append(mean if name == reference else f"{mean} ({gap.in_words('+')})")
+        rows.append(cells)
+    return markdown_rows(["way", "evaluations", "seconds", *SHOWN], rows)
 
 
 def choose(ways: Sequence[Way], found: Mapping[str, Mapping[str, Any]]) -> list[Way]:
-    """What to measure on held-out prompts: the references, and the best two zigzags by view reward."""
+    """Return what to measure on held-out prompts: the references, and the best two zigzags by view reward."""
     zigzags = [way for way in ways[1:] if way.at and way.name != PAPERS]
     best = sorted(zigzags, key=lambda way: -float(found[way.name]["values"]["view_reward"].mean()))[:2]
     return [way for way in ways if not way.at or way.name == PAPERS or way in best]
 
 
 def record_of(found: Mapping[str, Mapping[str, Any]], reference: str) -> dict[str, Any]:
-    """JSON of a group's measurements, with differences to the reference."""
+    """Return a group's measurements for JSON, with differences to the reference."""
+    base = found[reference]["values"]
     return {
         name: {
-            "evaluations": one["evaluations"],
-            "seconds": one["seconds"],
-            **{m: asdict(bootstrap(v)) for m, v in one["values"].items()},
-            "difference": {
-                m: asdict(bootstrap(v - found[reference]["values"][m])) for m, v in one["values"].items()
-            },
+            **{key: one[key] for key in ("evaluations", "seconds")},
+            **{m: asdict(bootstrap(values)) for m, values in one["values"].items()},
+            "difference": {m: asdict(bootstrap(v - base[m])) for m, v in one["values"].items()},
         }
         for name, one in found.items()
     }
 
 
 def measure_group(
-    group: str, ways: Sequence[Way], bundle: ModelBundle, instruments: Instruments, has_confirmation: bool
+    group: str, ways: Sequence[Way], bundle: ModelBundle, instruments: Instruments
 ) -> tuple[list[str], dict[str, Any]]:
-    """All ways on development prompts, the chosen ones on held-out prompts; Markdown parts and JSON."""
+    """Measure all ways on development prompts, a student's best on held-out ones; return text and JSON."""
     dev, held_out = spread(load_prompts("dev"), NUM_DEV), spread(load_prompts("heldout200"), NUM_HELD_OUT)
     reference = ways[0].name
-    found = {way.name: measure(way, bundle, instruments, dev, [DEV_SEED]) for way in tqdm(ways, desc=group)}
-    gaps = gap_rows(bundle, dev[:24], ways[0].settings)
-    parts = [
-        f"## {group}",
-        f"All ways on {len(dev)} development prompts, one seed:",
-        table(found, reference),
-        "What the zag does at every step (24 prompts):",
-        gap_table(gaps),
-    ]
-    record = {"dev": record_of(found, reference), "gaps": gaps}
-    if has_confirmation:
-        second = [way for way in ways if way.name in (reference, PAPERS, "renoise")]
-        spreads = pair_spread(bundle, instruments, dev, second)
-        parts += [
-            "What a pair of trajectories differs by, when the first one is standard:",
-            spread_table(spreads),
-        ]
-        record["spreads"] = spreads
-        chosen = choose(ways, found)
-        found = {
-            way.name: measure(way, bundle, instruments, held_out, [HELD_OUT_SEED])
-            for way in tqdm(chosen, desc=f"{group}, held out")
-        }
-        parts += [f"The references and the best two on {len(held_out)} held-out prompts, another seed:"]
-        parts += [table(found, reference)]
-        record["held_out"] = record_of(found, reference)
-    return parts, record
+    found = {way.name: measure(way, bundle, instruments, dev, DEV_SEED) for way in tqdm(ways, group)}
+    gaps = gap_rows(bundle, dev[:NUM_GAPS], ways[0].settings)
+    parts = [f"## {group}", f"All ways on {len(dev)} development prompts, one seed:", table(found, reference)]
+    parts += [f"What the zag does at every step ({NUM_GAPS} prompts):", gap_table(gaps)]
+    record: dict[str, Any] = {"dev": record_of(found, reference), "gaps": gaps}
+    if ways[0].model != "toybox":
+        return parts, record
+    second = [way for way in ways if way.name in (reference, PAPERS, "renoise")]
+    record["spreads"] = pair_spread(bundle, instruments, dev, second)
+    parts += ["What a pair of trajectories differs by, when the first one is standard:"]
+    parts += [spread_table(record["spreads"])]
+    chosen = tqdm(choose(ways, found), f"{group}, held out")
+    found = {way.name: measure(way, bundle, instruments, held_out, HELD_OUT_SEED) for way in chosen}
+    parts += [f"The references and the best two on {len(held_out)} held-out prompts, another seed:"]
+    record["held_out"] = record_of(found, reference)
+    return [*parts, table(found, reference)], record
 
 
 def main() -> int:
-    """Entry point: measure every group, write README.md and report.json."""
+    """Measure every group, write report.md and report.json."""
     parser = argparse.ArgumentParser(
         prog="python -m training.experiments.zigzag", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--out", type=Path, default=Path("docs/results/zigzag"))
     parser.add_argument("--guidance", type=float, nargs="+", default=[2.0, 7.0])
-    parser.add_argument("--no-teacher", action="store_true")
     arguments = parser.parse_args()
     instruments = load_instruments(["toybox_clip"], ["toybox_hyperscore"], "cpu", has_judge=True)
     groups = {f"student, w = {w:g}": ways_of(w) for w in arguments.guidance}
-    if not arguments.no_teacher:
-        groups["teacher, 8 steps"] = teacher_ways()
-    command = "python -m training.experiments.zigzag " + " ".join(sys.argv[1:])
-    about = (__doc__ or "").split("\n\n", 2)[2].strip()
+    groups["teacher, 8 steps"] = teacher_ways()
+    command = " ".join(["python -m training.experiments.zigzag", *sys.argv[1:]])
+    about = __doc__.split("\n\n", 2)[2].strip()
     parts = ["# Zigzags on the bundled model", f"Command: `{command}`", f"```\n{about}\n```"]
     record: dict[str, Any] = {"command": command, "environment": describe_environment()}
     for group, ways in groups.items():
-        bundle = load_bundle(ways[0].model)
-        has_confirmation = ways[0].model == "toybox"
-        more, record[group] = measure_group(group, ways, bundle, instruments, has_confirmation)
+        more, record[group] = measure_group(group, ways, load_bundle(ways[0].model), instruments)
         parts += more
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "report.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    (arguments.out / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    (arguments.out / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     print("\n\n".join(parts))  # noqa: T201 - a command line
     return 0
 

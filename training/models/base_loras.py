@@ -46,13 +46,18 @@ def check_base_loras(loras: Iterable[BaseLoraConfig]) -> None:
             )
 
 
-def load_base_model(config: ModelConfig, device: torch.device | str) -> ModelBundle:
-    """Load the model of a run with its base LoRAs.
+def load_base_model(config: ModelConfig, device: torch.device | str | None = None) -> ModelBundle:
+    """Load the model of a run with its base LoRAs, onto a device; None: where `config.device` says.
 
     Raises:
         ValueError, FileNotFoundError: as `check_base_loras`, `load_bundle` and `load_lora`.
     """
     check_base_loras(config.base_loras)
+    device = config.device if device is None else device
+    if device == "auto":
+        device = (
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
     bundle = load_bundle(model_sources(config), device, TORCH_DTYPES[config.dtype])
     return add_base_loras(bundle, config.base_loras)
 
@@ -111,7 +116,7 @@ def warn_of_another_base(paths: Iterable[Path], handles: Sequence[LoraHandle]) -
         before, after = json.loads(metadata.get(FACT, "[]")), json.loads(now)
         if _identities(before) != _identities(after):
             logger.warning(
-                "%s was trained on base LoRAs %s and is measured on %s; --base-loras names them.",
+                "%s was trained on base LoRAs %s and is measured on %s; set model.base_loras.",
                 path, _words(before), _words(after),
             )  # fmt: skip
 

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from t2mv_core.bundle import LoraHandle, ModelBundle
 from t2mv_core.cameras import CameraRig
 from t2mv_core.denoiser import encode_cameras
 from t2mv_core.formats.sources import ModelSources
+from t2mv_core.formats.strict import check_fit, shapes_of
 from t2mv_core.lora.adapters import add_lora, trainable_parameters
 from t2mv_core.lora.files import lora_state_dict
 from t2mv_core.samplers import SamplingSettings
+from t2mv_core.trajectory import derive_seed
 
 from ..algorithm.constraint import DualVariable
+from ..algorithm.learner import Learner, LearnerSettings
+from ..algorithm.objectives import OBJECTIVES
 from ..algorithm.rollout import Policy
-from ..algorithm.seeds import derive_seed
 from ..algorithm.updates import Update, plan_updates
-from ..config import ConstraintConfig, ModelConfig, OptimConfig, SamplingConfig, TrainConfig
+from ..config import ModelConfig, OptimConfig, SamplingConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from diffusers.training_utils import EMAModel
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +80,8 @@ def make_policy(config: TrainConfig, bundle: ModelBundle) -> Policy:
         torch.manual_seed(derive_seed(config.run.seed, "lora"))
         num_modules = add_lora(bundle.unet, config.model.lora_rank, config.model.lora_alpha, LORA_NAME)
     for parameter in trainable_parameters(bundle.unet, LORA_NAME):
-        parameter.data = (
-            parameter.data.float()
-        )  # docs/method.md, section 7: LoRA in fp32 over a half-precision base
+        # docs/method.md, section 7: the LoRA is fp32 over a half-precision base
+        parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
     policy_bundle = replace(bundle, loras=(*bundle.loras, LoraHandle(LORA_NAME, num_matched=num_modules)))
     if config.model.gradient_checkpointing:
@@ -97,12 +105,8 @@ def restore_lora(policy: Policy, tensors: Mapping[str, Tensor]) -> None:
         ValueError: they are of another model, or of a LoRA of another rank.
     """
     own = lora_state_dict(policy.bundle.unet, LORA_NAME)
-    wrong = sorted(own.keys() ^ tensors.keys()) or [k for k in own if own[k].shape != tensors[k].shape]
-    if wrong:
-        raise ValueError(
-            f"The saved LoRA does not fit: {wrong[0]!r} differs in name or shape; resume with the "
-            "model.name and model.lora_rank the run was started with."
-        )
+    cure = "Resume with the model.name and model.lora_rank the run was started with."
+    check_fit(shapes_of(own), shapes_of(tensors), "The saved LoRA", "this model", cure)
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(tensors[name])
@@ -113,6 +117,32 @@ def make_optimizer(config: OptimConfig, parameters: Sequence[nn.Parameter]) -> t
     return torch.optim.AdamW(
         parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
     )
+
+
+def make_average(decay: float, parameters: Sequence[nn.Parameter]) -> EMAModel:
+    """Return the moving average s of the parameters p; call its `step` after each optimizer step.
+
+        s ← d·s + (1 - d)·p,   d = 0 in step 1, min(decay, n / (9 + n)) in step n
+
+    d grows from 0, so that the average soon forgets where training began.
+    """
+    from diffusers.training_utils import EMAModel  # takes a second, which a run without it need not wait
+
+    return EMAModel(parameters, decay, foreach=True)
+
+
+@contextmanager
+def averaged(average: EMAModel | None, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Put the average into the parameters, and the trained values back at the end, bit for bit."""
+    if average is None:
+        yield
+        return
+    average.store(parameters)
+    average.copy_to(parameters)
+    try:
+        yield
+    finally:
+        average.restore(parameters)
 
 
 def available_trackers(names: Sequence[str]) -> list[str]:
@@ -139,16 +169,45 @@ def available_trackers(names: Sequence[str]) -> list[str]:
     return [name for name in names if name in installed]
 
 
-def make_dual(config: ConstraintConfig, has_fixed_threshold: bool = False) -> DualVariable:
-    """The dual variable before the first iteration; a fixed threshold is one that never decays."""
+def make_dual(config: TrainConfig) -> DualVariable | None:
+    """Return the dual variable before the first iteration; None where nothing constrains the view reward.
+
+    That is so without a joint reward, and for objectives that weigh it by a fixed number.
+    """
+    objective, constraint = OBJECTIVES[config.objective], config.constraint
+    if not (objective.uses_dual and config.reward.joint):
+        return None
     return DualVariable(
-        violated_lr=config.violated_lr,
-        satisfied_lr=config.satisfied_lr,
-        maximum=config.lambda_max,
-        threshold_decay=1.0 if has_fixed_threshold else config.threshold_decay,
-        initial_lambda=config.lambda_init,
-        initial_threshold=config.threshold_init,
+        violated_lr=constraint.violated_lr,
+        satisfied_lr=constraint.satisfied_lr,
+        maximum=constraint.lambda_max,
+        threshold_decay=1.0 if objective.has_fixed_threshold else constraint.threshold_decay,
+        initial_lambda=constraint.lambda_init,
+        initial_threshold=constraint.threshold_init,
     )
+
+
+def make_learner(
+    config: TrainConfig,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+    average: EMAModel | None,
+) -> Learner:
+    """Return the learner of a policy's LoRA, which the average follows."""
+    optim, loss = config.optim, OBJECTIVES[config.objective].loss
+    settings = LearnerSettings(
+        loss,
+        sampling_settings(config.sampling),
+        optim.clip_range,
+        optim.max_grad_norm,
+        optim.kl_weight,
+        optim.splits_pairs,
+    )
+    parameters = trainable_parameters(policy.bundle.unet, LORA_NAME)
+    on_step = (lambda: None) if average is None else (lambda: average.step(parameters))
+    reference = reference_policy(policy)
+    return Learner(policy, reference, parameters, optimizer, accelerator, settings, on_step)
 
 
 def iteration_updates(config: TrainConfig, slots: Sequence[int], iteration: int) -> list[Update]:

@@ -1,44 +1,52 @@
-"""The reward models of a run: found before anything is loaded, then loaded by name."""
+"""The reward models of a run, published ones and functions of the user's, loaded by name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import Tensor, nn
 
+from t2mv_core.rewards.base import RewardKind, RewardResult, check_request
 from t2mv_core.rewards.registry import (
     OVER_VIEWS,
     REWARDS,
-    RewardPlaces,
     check_rewards,
     no_such_part,
     reward_kind,
     take_part,
 )
 from t2mv_core.rewards.registry import load_rewards as load_by_name
-from t2mv_core.rewards.sources import FOLDER_NAME
+from t2mv_core.rewards.sources import FOLDER_NAME, RewardPlaces
 
 from ..algorithm.rollout import Rewards, Scorer
-from ..config import TrainConfig
-from ..config.rewards import OwnRewardConfig, RewardConfig
-from ..evaluation.measure import measure_names
-from .own_rewards import OwnReward, load_own_reward
+from ..config import OwnRewardConfig, RewardConfig
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 REWARD_DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Words of `reward.dtype`."""
+RewardFunction = Callable[[Tensor, list[str]], Any]
+"""(images [n, 3, H, W] in [0, 1], prompts) -> scores: a tensor or a list of numbers, higher is better."""
 _ROOT = Path(__file__).parents[2]
 
 
 def default_folder() -> Path:
-    """models/t2mv_rewards of the ComfyUI in whose custom_nodes this project lies, else of this project."""
-    parents = _ROOT.parents
-    base = parents[1] if _ROOT.parent.name == "custom_nodes" else _ROOT
+    """Return models/t2mv_rewards of the ComfyUI in whose custom_nodes we lie, else of this project."""
+    base = _ROOT.parents[1] if _ROOT.parent.name == "custom_nodes" else _ROOT
     return base / "models" / FOLDER_NAME
 
 
 def reward_places(config: RewardConfig) -> RewardPlaces:
-    """Where a run looks for the weights of published rewards."""
+    """Return where a run looks for the weights of published rewards."""
     folder = Path(config.folder) if config.folder is not None else default_folder()
     paths = {name: Path(path) for name, path in config.paths.items()}
     return RewardPlaces(paths, (folder,), config.allow_download)
@@ -48,49 +56,33 @@ def check_reward_models(view: Iterable[str], joint: Iterable[str], config: Rewar
     """Refuse rewards that do not exist, are in the wrong role, or whose weights are missing; loads nothing.
 
     Raises:
-        ValueError: an unknown name, a reward in the wrong role, or an own reward that cannot be used.
+        ValueError: an unknown name, a reward in the wrong role, or an unusable function of the user's.
         FileNotFoundError: weights or files are missing, with where to get them and where to put them.
     """
     for name in config.own:
         if name in REWARDS:
             raise ValueError(f"reward.own.{name}: there is a reward of that name already; choose another.")
-    unknown = [name for name in config.paths if name not in REWARDS]
-    if unknown:
-        raise ValueError(
-            f"reward.paths.{unknown[0]}: there is no reward of that name; use one of {', '.join(REWARDS)}."
-        )
-    names = {"view": list(view), "joint": list(joint)}
-    for role, in_role in names.items():
-        for name in in_role:
-            kind = _kind(name, config.own)
-            if kind != role:
-                raise ValueError(f"{name} is a {kind} reward; it cannot be used as {role} reward.")
-    asked = [name for in_role in names.values() for name in in_role]
-    for name in asked:
-        if _is_own(name, config.own):  # only what is asked for: the file is run
+    for name in config.paths:
+        if name not in REWARDS:
+            raise ValueError(
+                f"reward.paths.{name}: there is no reward of that name; use one of {', '.join(REWARDS)}."
+            )
+    roles = [("view", name) for name in view] + [("joint", name) for name in joint]
+    for role, name in roles:
+        kind = _kind(name, config.own)
+        if kind != role:
+            raise ValueError(f"{name} is a {kind} reward; it cannot be used as {role} reward.")
+    for _, name in roles:
+        if _is_own(name, config.own):  # the file is run: only those that are asked for
             load_own_reward(config.own[name.partition(".")[0]])
-    check_rewards([name for name in asked if not _is_own(name, config.own)], reward_places(config))
+    check_rewards([name for _, name in roles if not _is_own(name, config.own)], reward_places(config))
 
 
-def check_stop_measure(config: TrainConfig) -> None:
-    """Refuse a watched reward that the evaluation will not measure; the judge's measures are not looked at.
-
-    Raises:
-        ValueError: names what will be measured.
-    """
-    measure = config.evaluation.stop_measure
-    if measure is None or not measure.startswith(("view_reward", "joint_reward")):
-        return
-    known: list[str] = []
-    for role in ("view", "joint"):
-        learned, measuring = getattr(config.reward, role), getattr(config.evaluation, role)
-        only = frozenset(measuring) - frozenset(learned)
-        known += measure_names(role, dict.fromkeys((*learned, *measuring)), only).values()
-    if measure not in known:
-        raise ValueError(
-            f"evaluation.stop_measure={measure} will not be measured; the rewards' measures are "
-            f"{', '.join(known)}."
-        )
+def measure_names(role: str, names: Iterable[str], only_measuring: frozenset[str]) -> dict[str, str]:
+    """Return the name of each reward's measure; see `reward_values` of training/evaluation/measure.py."""
+    names = list(names)
+    learned = [name for name in names if name not in only_measuring]
+    return {name: f"{role}_reward" + ("" if learned == [name] else f"/{name}") for name in names}
 
 
 def load_rewards(
@@ -105,7 +97,7 @@ def load_rewards(
         view: names, "pickscore" or "image_reward" for example.
         joint: names, parts among them: "hyperscore.geometry", "pickscore.min".
         device: where to.
-        config: precision, places of weights and own rewards; the names in it are not looked at.
+        config: precision, places of weights and functions of the user's; its `view` and `joint` are ignored.
 
     Raises:
         ValueError, FileNotFoundError: see `check_reward_models`; or a weights file is not what it should be.
@@ -113,13 +105,15 @@ def load_rewards(
     config = config or RewardConfig()
     view, joint = list(view), list(joint)
     check_reward_models(view, joint, config)
-    names = [name for name in dict.fromkeys((*view, *joint)) if not _is_own(name, config.own)]
+    names = dict.fromkeys((*view, *joint))
+    published = [name for name in names if not _is_own(name, config.own)]
     scorers: dict[str, Scorer] = dict(
-        load_by_name(names, device, REWARD_DTYPES[config.dtype], reward_places(config))
+        load_by_name(published, device, REWARD_DTYPES[config.dtype], reward_places(config))
     )
-    for name in dict.fromkeys((*view, *joint)):
+    for name in names:
         if _is_own(name, config.own):
-            scorers[name] = _own_scorer(name, config.own)
+            model, _, part = name.partition(".")
+            scorers[name] = take_part(OwnReward(model, config.own[model]), part)
     return Rewards({name: scorers[name] for name in view}, {name: scorers[name] for name in joint})
 
 
@@ -137,6 +131,75 @@ def _kind(name: str, own: Mapping[str, OwnRewardConfig]) -> str:
     return "joint" if part else own[model].kind
 
 
-def _own_scorer(name: str, own: Mapping[str, OwnRewardConfig]) -> Scorer:
-    model, _, part = name.partition(".")
-    return take_part(OwnReward(model, own[model]), part)
+def load_own_reward(config: OwnRewardConfig) -> RewardFunction:
+    """Take the function out of the user's file, which is run once per process.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file cannot be run, or has no such function.
+    """
+    path = Path(config.file)
+    if not path.is_file():
+        raise FileNotFoundError(f"reward.own: there is no file {path.absolute()}; correct the path.")
+    function = getattr(_run_file(path.resolve()), config.function, None)
+    if not callable(function):
+        raise ValueError(f"reward.own: {path} has no function {config.function!r}.")
+    return cast(RewardFunction, function)
+
+
+@cache
+def _run_file(path: Path) -> ModuleType:
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    spec = importlib.util.spec_from_file_location(f"t2mv_own_reward_{path.stem}_{digest}", path)
+    assert spec is not None  # a .py file always has a spec
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look their module up by its name
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's code may raise anything
+        del sys.modules[spec.name]
+        raise ValueError(f"reward.own: {path} cannot be run: {type(error).__name__}: {error}") from error
+    return module
+
+
+class OwnReward:
+    """A function of the user's behind the contract of every reward; checks what it gets and returns."""
+
+    def __init__(self, name: str, config: OwnRewardConfig) -> None:
+        """Load the function; see `load_own_reward` for what raises."""
+        self.name, self.function = name, load_own_reward(config)
+        self.kind: RewardKind = config.kind
+        self.model = nn.Module()  # the function keeps its weights, if any, to itself
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
+        """Move nothing: the function gets the pictures where they are."""
+        return self
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> RewardResult:
+        """Score pictures [n, 3, H, W].
+
+        Raises:
+            ValueError: pictures or prompts are not what such a reward takes, or the function raises, or does
+                not return one number per picture ("view") or per set ("joint").
+        """
+        check_request(images, prompts, self.kind)
+        try:
+            with torch.no_grad():
+                # A copy: a function that changes it in place must not change what others score and store.
+                returned = self.function(images.clone(), list(prompts))
+        except Exception as error:  # the user's code may raise anything
+            raise ValueError(f"The reward {self.name} failed: {type(error).__name__}: {error}") from error
+        try:
+            scores = torch.as_tensor(returned, dtype=torch.float32, device=images.device).detach()
+        except (TypeError, ValueError, RuntimeError) as error:
+            kind = type(returned).__name__
+            raise ValueError(
+                f"The reward {self.name} returned {kind}, not a list of numbers or a tensor."
+            ) from error
+        if scores.shape != (len(prompts),):
+            raise ValueError(
+                f"The reward {self.name} returned numbers of shape {list(scores.shape)} for {len(prompts)} "
+                f"{'pictures' if self.kind == 'view' else 'sets of views'}; it must return [{len(prompts)}]."
+            )
+        return RewardResult(scores)

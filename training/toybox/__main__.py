@@ -10,18 +10,8 @@ from pathlib import Path
 
 from .stages.stage import StageConfig
 
-STAGES = {
-    "render": "render_stage",
-    "vae": "vae_stage",
-    "unet": "unet_stage",
-    "distil": "distil_stage",
-    "rewards": "reward_stage",
-    "judge": "judge_stage",
-    "export": "export_stage",
-    "lcm_lora": "lcm_lora_stage",
-    "evaluate": "evaluate_stage",
-}
-"""Stage name -> module with a `run(config)`; the order is the order of the recipe."""
+STAGES = ("render", "vae", "unet", "distil", "rewards", "judge", "export", "lcm_lora", "evaluate")
+"""Modules in `stages/` with a `run(config)`, in the order of the recipe."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     config = StageConfig(args.out, args.quick, args.seed, args.device)
     try:
         for stage in STAGES if args.stage == "all" else [args.stage]:
-            importlib.import_module(f"training.toybox.{STAGES[stage]}").run(config)
+            importlib.import_module(f"{__package__}.stages.{stage}").run(config)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2

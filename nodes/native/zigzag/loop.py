@@ -1,28 +1,33 @@
 """The zigzag around ComfyUI's own samplers: every zig is one step of theirs, unchanged.
 
-Order of method.md, section 4, as in `t2mv_core.samplers.zmv`: zig, then `zigzag_repeats` times zag and zig.
+The order is that of docs/method.md, section 4, as in `t2mv_core.samplers.zmv`: zig, then `zigzag_repeats`
+times zag and zig. A zag asks a shallow copy of the guider, which shares model and conditions; nothing that
+the graph holds changes.
 """
 
 from __future__ import annotations
 
+import copy
+import logging
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import comfy.k_diffusion.sampling as k_diffusion
-import comfy.samplers
 import torch
+from torch import Tensor
 from tqdm.auto import trange
 
-from .model import check_cache, check_sigmas, read_family, read_level, weaken
-from .sigma_space import invert, network_output, shown_latents
+from ..comfyui import WrappersMP, k_diffusion
+from ..guidance import EMBEDDED_GUIDANCE_OPTION, GUIDANCE_KEY, MIN_GUIDANCE
+from ..patch import VIEW_SCALE_OPTION
+from ..schedule import read_family
+from .sigma_space import invert, network_output, read_level, shown_latents
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+logger = logging.getLogger(__name__)
 
-    from torch import Tensor
-
-# Samplers that take one step from one evaluation and remember nothing -> whether they draw noise.
 SAMPLERS = {"lcm": True, "euler": False, "euler_ancestral": True}
+"""Samplers that take one step from one evaluation and keep no state -> whether they draw noise."""
 
 
 @dataclass(frozen=True)
@@ -43,35 +48,6 @@ class ZigzagSettings:
     inverse_guidance: float
     inverse_view_scale: float
 
-    def count_evaluations(self, num_steps: int) -> int:
-        """Evaluations of a run (two passes under guidance count as one)."""
-        return num_steps + 2 * min(self.zigzag_steps, num_steps) * self.zigzag_repeats
-
-
-class ZigzagSampler(comfy.samplers.KSAMPLER):
-    """A SAMPLER whose progress counts evaluations, zags included."""
-
-    def __init__(self, settings: ZigzagSettings) -> None:
-        super().__init__(sample_zigzag, {"settings": settings})
-
-    def sample(
-        self,
-        model_wrap: Any,
-        sigmas: Tensor,
-        extra_args: dict[str, Any],
-        callback: Callable[..., None] | None,
-        *others: Any,
-        **named: Any,
-    ) -> Tensor:
-        """As ComfyUI's; its callback is told the number of evaluations in place of the number of steps."""
-        total = self.extra_options["settings"].count_evaluations(len(sigmas) - 1)
-
-        def tell(index: int, denoised: Tensor, x: Tensor, num_steps: int) -> None:
-            callback(index, denoised, x, total)
-
-        told = None if callback is None else tell
-        return super().sample(model_wrap, sigmas, extra_args, told, *others, **named)
-
 
 @torch.no_grad()
 def sample_zigzag(
@@ -84,14 +60,14 @@ def sample_zigzag(
     *,
     settings: ZigzagSettings,
 ) -> Tensor:
-    """A sampler function as ComfyUI's `sample_lcm`: from noise at sigmas[0] to latents at sigmas[-1].
+    """Sample as ComfyUI's `sample_lcm` and the like: from noise at sigmas[0] to latents at sigmas[-1].
 
     Args:
         model: clean latents from (latents, σ per latent), with guidance and inpainting inside.
         x: latents at sigmas[0], in ComfyUI's space.
         sigmas: falling noise levels, [steps + 1].
-        extra_args: handed to every evaluation; its "seed" seeds the noise.
-        callback: told of every evaluation; "i" counts evaluations.
+        extra_args: for every evaluation; its "seed" seeds the noise.
+        callback: called after every evaluation; "i" counts evaluations.
         disable: whether the console shows no bar.
         settings: of the zigzag.
 
@@ -123,47 +99,121 @@ class _Loop:
     ) -> None:
         self._model, self._extra_args, self._callback = model, extra_args, callback
         self._sampler, self._draws_noise = settings.sampler, SAMPLERS[settings.sampler]
-        self._evaluations = 0
+        self._num_evaluations = 0
         # One for the whole run: a sampler that made its own would draw the same noise at every step.
         self._noise_sampler = k_diffusion.default_noise_sampler(x, seed=extra_args.get("seed"))
         if settings.zigzag_steps:
-            check_sigmas(sigmas, settings.zigzag_steps)
-            check_cache(extra_args, sigmas, settings.zigzag_steps)
+            _check_sigmas(sigmas, settings.zigzag_steps)
+            _check_cache(extra_args, float(sigmas[settings.zigzag_steps - 1]))
             self._model_sampling = model.inner_model.inner_model.model_sampling
             self._family = read_family(self._model_sampling)
-            self._weak_model, self._weak_args = weaken(
+            self._weak_model, self._weak_args = _weaken(
                 model, extra_args, settings.inverse_guidance, settings.inverse_view_scale
             )
 
     def turning_point(self, sigma: Tensor, sigma_next: Tensor) -> Tensor:
-        """The level a zag goes back from: the next one; at LCM's last step its own (method.md, section 3)."""
+        """Return σ' of a zag: the next level; at LCM's last step its own (docs/method.md, section 3)."""
         return sigma if self._sampler == "lcm" and sigma_next == 0 else sigma_next
 
     def zig(self, x: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
-        """One step of ComfyUI's sampler."""
+        """Take one step of ComfyUI's sampler."""
         options = {"noise_sampler": self._noise_sampler} if self._draws_noise else {}
         return getattr(k_diffusion, f"sample_{self._sampler}")(
-            self._model,
-            x,
-            torch.stack([sigma, sigma_next]),
-            extra_args=self._extra_args,
-            callback=lambda event: self._tell(event["x"], sigma, event["denoised"]),
-            disable=True,
-            **options,
-        )
+            self._model, x, torch.stack([sigma, sigma_next]), extra_args=self._extra_args, disable=True,
+            callback=lambda event: self._report(event["x"], sigma, event["denoised"]), **options,
+        )  # fmt: skip
 
     def zag(self, x_next: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
-        """Back from σ' to σ, with the weaker guidance and the other view scale."""
+        """Go back from σ' to σ, with the weaker guidance and the other view scale."""
         own, back_to = (read_level(self._model_sampling, level) for level in (sigma_next, sigma))
         shown = shown_latents(x_next, own, back_to)
         denoised = self._weak_model(shown, sigma * shown.new_ones([len(shown)]), **self._weak_args)
         output = network_output(denoised, shown, back_to)
         x, clean = invert(self._family, output, x_next, own, back_to)
-        self._tell(x_next, sigma, clean)
+        self._report(x_next, sigma, clean)
         return x
 
-    def _tell(self, x: Tensor, sigma: Tensor, denoised: Tensor) -> None:
-        index, self._evaluations = self._evaluations, self._evaluations + 1
+    def _report(self, x: Tensor, sigma: Tensor, denoised: Tensor) -> None:
+        index, self._num_evaluations = self._num_evaluations, self._num_evaluations + 1
         if self._callback is not None:
             event = {"x": x, "i": index, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised}
             self._callback(event)
+
+
+def _weaken(
+    model: Any, extra_args: dict[str, Any], guidance: float, view_scale: float
+) -> tuple[Any, dict[str, Any]]:
+    """Return the model (inpainting around a guider) and the arguments of a zag's evaluation.
+
+    Behind Embed Guidance the embedded guidance changes and the guider's cfg stays.
+    """
+    options = extra_args.get("model_options", {})
+    transformer_options = {**options.get("transformer_options", {}), VIEW_SCALE_OPTION: view_scale}
+    if GUIDANCE_KEY in transformer_options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {}):
+        if guidance < MIN_GUIDANCE:
+            raise ValueError(
+                f"inverse_guidance={guidance:g} is too low for a model with embedded guidance, which starts "
+                f"at {MIN_GUIDANCE:g} (none). Use {MIN_GUIDANCE:g} or more."
+            )
+        transformer_options[EMBEDDED_GUIDANCE_OPTION] = guidance
+        weaker = model
+    else:
+        weaker = copy.copy(model)
+        weaker.inner_model = _weaker_guider(model.inner_model, guidance)
+    options = {**options, "transformer_options": transformer_options}
+    return weaker, {**extra_args, "model_options": options}
+
+
+def _weaker_guider(guider: Any, guidance: float) -> Any:
+    weaker, kind = copy.copy(guider), type(guider).__name__
+    try:
+        cfg = float(guider.cfg)
+        weaker.set_cfg(guidance)
+    except (AttributeError, TypeError) as error:  # DualCFGGuider, PerpNegGuider and the like have two numbers
+        raise ValueError(
+            f"The guider ({kind}) has no single guidance that could be weaker on the way back. Use "
+            "CFGGuider, or zigzag_steps=0."
+        ) from error
+    if math.isclose(cfg, guidance):
+        logger.warning(
+            "The zigzag has the same guidance (%g) forward and back: unless the view scale differs, it adds "
+            "nothing. Set inverse_guidance below the guider's cfg; below 1 for models sampled with cfg 1.",
+            guidance,
+        )
+        return guider
+    if not guider.conds.get("negative"):
+        raise ValueError(
+            f"inverse_guidance={guidance:g} needs a guider with a negative conditioning, and {kind} has "
+            f"none: its guidance is always {cfg:g}. Use CFGGuider, or inverse_guidance={cfg:g}."
+        )
+    return weaker
+
+
+def _check_sigmas(sigmas: Tensor, zigzag_steps: int) -> None:
+    num_steps, first = len(sigmas) - 1, sigmas[: zigzag_steps + 1]
+    if zigzag_steps > num_steps:
+        raise ValueError(
+            f"zigzag_steps={zigzag_steps} must lie between 0 and the number of steps, here {num_steps} (the "
+            f"sigmas are {num_steps + 1} numbers). Use fewer zigzags or more steps."
+        )
+    if not torch.isfinite(first).all() or bool((first[1:] >= first[:-1]).any()):
+        numbers = ", ".join(f"{float(sigma):.4g}" for sigma in first[:8])
+        raise ValueError(
+            f"The sigmas of the zigzag steps are {numbers}; they must fall, from more noise to less. Do not "
+            "flip them for this sampler."
+        )
+
+
+def _check_cache(extra_args: dict[str, Any], last_sigma: float) -> None:
+    """Refuse ComfyUI's caches (EasyCache, LazyCache) that may skip an evaluation down to the last zigzag's σ.
+
+    They compare an evaluation with the one before; a zag is not the next step, and has another guidance.
+    """
+    cache = extra_args.get("model_options", {}).get("transformer_options", {}).get("easycache")
+    # ComfyUI sets `start_t` when it samples; a cache without it may skip anywhere.
+    if cache is not None and last_sigma <= float(getattr(cache, "start_t", math.inf)):
+        name = getattr(cache, "name", type(cache).__name__)
+        raise ValueError(
+            f"{name} may skip evaluations of the zigzag steps, but the way back is no next step. Raise its "
+            "start_percent until it begins behind them, remove it, or use zigzag_steps=0."
+        )

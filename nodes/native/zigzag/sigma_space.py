@@ -1,4 +1,4 @@
-"""The zag in ComfyUI's sigma space: what docs/method.md, section 4 says, without ComfyUI.
+"""The zag in ComfyUI's sigma space: docs/method.md, section 4, in ComfyUI's coordinates.
 
 The method writes latents variance-preserving, ComfyUI (noise and v models) variance-exploding. With
 
@@ -10,18 +10,18 @@ x + (σ'-σ)·ε (`sample_euler`), and DDIM's variance with η = 1, over ᾱ', i
 σ'²·(σ²-σ'²)/σ² (`sample_euler_ancestral`), because (σ²-σ'²)/σ² = (1-ᾱ/ᾱ')/(1-ᾱ).
 
 The zag asks the network at the *later* latent but the *earlier* time: (x_{t'}, t). ComfyUI derives both from
-one σ: the network gets c_in(σ)·x. So x_{t'} is first brought to where σ_t's c_in shows it unchanged:
+one σ: the network gets c_in(σ)·x. So x_{t'} is first scaled such that c_in at σ_t leaves it unchanged:
 
     shown = x_{t'}·c_in(σ')/c_in(σ),   D = model(shown, σ)
 
-For every kind of model D is affine in the network's output, D = keep(σ)·shown + take(σ)·output: that gives
-the output back (the guided one, too: guidance is a sum with weights that add up to 1). The output is then
-read at the latent's own level t':
+For every kind of model D is affine in the network's output, D = keep(σ)·shown + take(σ)·output, which gives
+the output (the guided one, too: guidance is a sum with weights that add up to 1). It is then read at the
+latent's own level t':
 
     f = keep(σ')·x_{t'} + take(σ')·output,   ε from the output,   x̃_t = f + σ·ε
 
 A noise model has keep = 1, take = -σ; an LCM model keep = c_out + c_skip, take = -c_out·σ; ε is the output.
-(ComfyUI's LCM weighs x_ve, the method x_vp, by c_skip: at most 7e-6 from t = 19 on.)
+(ComfyUI's LCM weighs x_ve, the method x_vp, by c_skip: a difference of at most 7e-6 from t = 19 on.)
 A v model has v = √ᾱ·ε - √(1-ᾱ)·x_0, hence ε = √ᾱ·v + √(1-ᾱ)·x_vp at t': a rotation back. An ε read at t would
 not depend on the prediction where ᾱ_t = 0; this one does.
 A flow model has x = (1-σ)·x_0 + σ·ε, c_in = 1, output = ε - x_0, hence ε = x + (1-σ')·output, and
@@ -31,7 +31,7 @@ x̃_t = (1-σ)·f + σ·ε, which is x + (σ-σ')·output: Euler's step backward
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,14 +42,14 @@ Family = Literal["noise", "velocity", "flow"]
 
 @dataclass(frozen=True)
 class NoiseLevel:
-    """One σ, and what a model makes of it.
+    """One σ and a model's weights there.
 
     Attributes:
         sigma: σ ≥ 0; ≤ 1 for flow models.
         input_scale: c_in(σ): the network is shown input_scale·x.
         keep: weight of the latents in the model's clean latents.
         take: weight of the network's output there.
-        sigma_data: of v models: the standard deviation their v was defined with; 1 in practice.
+        sigma_data: of v models, the standard deviation in the definition of v; 1 in practice.
     """
 
     sigma: float
@@ -59,29 +59,36 @@ class NoiseLevel:
     sigma_data: float = 1.0
 
 
+def read_level(model_sampling: Any, sigma: Tensor) -> NoiseLevel:
+    """Return a noise level of a model; zeros and ones as latents and output give its weights.
+
+    Args:
+        model_sampling: the model's "model_sampling", of a kind that `read_family` knows.
+        sigma: one number.
+    """
+    at = sigma.reshape(1).float()
+    one, zero = at.new_ones(1, 1, 1, 1), at.new_zeros(1, 1, 1, 1)
+    return NoiseLevel(
+        sigma=float(at),
+        input_scale=float(model_sampling.calculate_input(at, one)),
+        keep=float(model_sampling.calculate_denoised(at, zero, one)),
+        take=float(model_sampling.calculate_denoised(at, one, zero)),
+        sigma_data=float(getattr(model_sampling, "sigma_data", 1.0)),
+    )
+
+
 def shown_latents(x: Tensor, own: NoiseLevel, asked: NoiseLevel) -> Tensor:
-    """Latents of level `own`, scaled so that a model asked at `asked` shows its network the same numbers."""
+    """Scale latents of level `own` so that a model asked at `asked` shows its network the same numbers."""
     return x * (own.input_scale / asked.input_scale)
 
 
 def network_output(denoised: Tensor, shown: Tensor, asked: NoiseLevel) -> Tensor:
-    """The (guided) network's output from the clean latents that ComfyUI made of it.
-
-    Args:
-        denoised: D = model(shown, σ).
-        shown: what the model was asked with, same shape.
-        asked: the level it was asked at, σ > 0.
-    """
+    """Return the (guided) network's output, given the model's clean latents D = model(shown, σ) at σ > 0."""
     return (denoised - asked.keep * shown) / asked.take
 
 
-def clean_latents(output: Tensor, x: Tensor, own: NoiseLevel) -> Tensor:
-    """f of docs/method.md, section 3: the clean latents by this output, read at the latents' own level."""
-    return own.keep * x + own.take * output
-
-
 def predicted_noise(family: Family, output: Tensor, x: Tensor, own: NoiseLevel) -> Tensor:
-    """ε by this output, read at the latents' own level; finite at σ = 0, too."""
+    """Return ε by this output at the latents' own level; finite at σ = 0, too."""
     if family == "noise":
         return output
     if family == "flow":
@@ -93,7 +100,7 @@ def predicted_noise(family: Family, output: Tensor, x: Tensor, own: NoiseLevel) 
 def invert(
     family: Family, output: Tensor, x_next: Tensor, own: NoiseLevel, back_to: NoiseLevel
 ) -> tuple[Tensor, Tensor]:
-    """The zag: go back deterministically from x_{t'} to x̃_t.
+    """Go back deterministically from x_{t'} to x̃_t: the zag.
 
     Args:
         family: what the network predicts.
@@ -103,9 +110,9 @@ def invert(
         back_to: level of t.
 
     Returns:
-        x̃_t, and the clean latents on the way, for a preview.
+        x̃_t, and the clean latents, for a preview.
     """
-    clean = clean_latents(output, x_next, own)
+    clean = own.keep * x_next + own.take * output  # f of docs/method.md, section 3
     noise = predicted_noise(family, output, x_next, own)
     kept = 1.0 - back_to.sigma if family == "flow" else 1.0
     return kept * clean + back_to.sigma * noise, clean

@@ -220,7 +220,7 @@ def test_a_missing_weight_is_named(load, places, states, key):
 
 @pytest.mark.parametrize("key", [key.replace("weight", "scale").replace("bias", "scale") for key in PARTS])
 def test_an_unknown_weight_of_a_part_is_named(load, places, states, key):
-    with pytest.raises(ValueError, match=rf"'{key}' is not known to the model \(0 missing, 1 foreign"):
+    with pytest.raises(ValueError, match=rf"'{key}' is not known to the model \(0 missing, 1 unknown"):
         load(edited(places, states, lambda x: x.update({key: torch.ones(1)})))
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from t2mv_core.formats.strict import Weight, WeightsFile, fill_module, without_weights
+from t2mv_core.formats.strict import Weight, WeightsFile, fill_module, load_strictly, without_weights
 
 
 @pytest.fixture
@@ -75,6 +75,44 @@ def test_everything_is_compared_before_anything_is_read(file, monkeypatch):
         match=r"w\.safetensors does not fit its place: 'weight' has the wrong shape, \(3, 2\) inst",
     ):
         fill_module(linear, {name: Weight(file, name) for name in file.shapes}, torch.float32, "its place")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda w: w.pop("1.bias"), "some.file does not fit this model: '1.bias' is missing"),
+        (lambda w: w.update(extra=torch.zeros(1)), "'extra' is not known to the model"),
+        (
+            lambda w: w.update({"0.weight": torch.zeros(2, 3)}),
+            r"'0.weight' has the wrong shape, \(2, 3\) instead of \(3, 2\)",
+        ),
+    ],
+)
+def test_the_first_wrong_weight_is_named(change, words):
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    weights = dict(model.state_dict())
+    change(weights)
+    with pytest.raises(ValueError, match=words):
+        load_strictly(model, weights, "some.file")
+
+
+def test_a_weight_is_named_as_in_the_file():
+    model = nn.Sequential(nn.Linear(2, 3))
+    weights = {f"body.{name}": tensor for name, tensor in model.state_dict().items()}
+    load_strictly(model, weights, "some.file", lambda name: f"body.{name}")
+    del weights["body.0.bias"]
+    with pytest.raises(ValueError, match="'body.0.bias' is missing"):
+        load_strictly(model, weights, "some.file", lambda name: f"body.{name}")
+
+
+def test_a_module_without_weights_takes_the_tensors_themselves():
+    with without_weights():
+        model = nn.Linear(2, 3)
+    assert model.weight.is_meta
+    weights = {"weight": torch.rand(3, 2, dtype=torch.float16), "bias": torch.rand(3, dtype=torch.float16)}
+    load_strictly(model, weights, "some.file")
+    assert model.weight.data_ptr() == weights["weight"].data_ptr()
+    assert model.weight.dtype == torch.float16
 
 
 def test_a_number_too_large_for_the_wanted_type_is_refused(tmp_path):

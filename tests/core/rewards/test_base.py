@@ -21,7 +21,7 @@ PICTURES = torch.full((6, 3, 8, 8), 0.5)
         (PICTURES, ["a mug"], "view", "1 prompts for 6 images; a view reward takes one prompt per image"),
         (PICTURES, ["a mug"] * 4, "joint", "4 prompts for 6 images; a joint reward takes B prompts"),
         (PICTURES, [], "joint", "0 prompts for 6 images"),
-        (PICTURES, "a mug", "joint", "one string"),
+        (PICTURES, "a mug", "joint", "prompts is str; pass a list"),
         (PICTURES, ["a mug", "  "], "joint", "prompt 1 is empty"),
         (PICTURES, None, "joint", "prompts is NoneType; pass a list"),
         (PICTURES, ["a mug", 3], "joint", "prompt 1 is int, not text"),

@@ -10,13 +10,13 @@ import torch
 from t2mv_core.rewards.hyperscore_network import HEADS
 from t2mv_core.rewards.registry import (
     REWARDS,
-    RewardPlaces,
     check_rewards,
     load_reward,
     load_rewards,
     reward_dtype,
     reward_kind,
 )
+from t2mv_core.rewards.sources import RewardPlaces
 
 VIEW = {"toybox_clip", "pickscore", "hpsv2", "hpsv2_1", "image_reward", "clip_score"}
 

@@ -10,7 +10,7 @@ import torch
 
 from t2mv_core.formats.safetensors_io import write_safetensors
 from t2mv_core.rewards.clip_score import ARCHITECTURE, ClipScore, ClipSize, load_clip_score
-from t2mv_core.rewards.preprocess import OPENAI_MEAN, OPENAI_STD
+from t2mv_core.rewards.inputs import OPENAI_MEAN, OPENAI_STD
 from t2mv_core.text import clip_tokenizer
 
 SIZE = ClipSize(
@@ -37,10 +37,10 @@ def test_the_score_is_the_cosine_of_open_clips_features(scorer):
     assert result.details == {}
 
 
-def test_scores_do_not_depend_on_the_chunks(scorer):
+def test_scores_do_not_depend_on_the_chunks(scorer, monkeypatch):
     images = torch.rand(3, 3, 24, 20)
     together = scorer(images, PROMPTS).scores
-    scorer.chunk_size = 1
+    monkeypatch.setattr("t2mv_core.rewards.inputs.CHUNK_BYTES", 1)
     assert torch.allclose(scorer(images, PROMPTS).scores, together, atol=1e-6)
 
 

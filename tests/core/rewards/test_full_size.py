@@ -12,8 +12,7 @@ import open_clip
 import pytest
 import torch
 
-from t2mv_core.rewards.checkpoints import without_memory
-from t2mv_core.rewards.hpsv2 import load_hpsv2
+from t2mv_core.formats.strict import without_weights
 from t2mv_core.rewards.hyperscore import load_published_hyperscore
 from t2mv_core.rewards.hyperscore_network import HyperScore, HyperScoreSize
 from t2mv_core.rewards.image_reward import load_image_reward
@@ -58,19 +57,19 @@ def shapes_of(module):
 def clip_h_shapes():
     from open_clip.model import CLIP
 
-    with without_memory():
+    with without_weights():
         return shapes_of(CLIP(**open_clip.get_model_config("ViT-H-14")))
 
 
 def pickscore_model():
     from transformers import CLIPConfig, CLIPModel
 
-    with without_memory():
+    with without_weights():
         return CLIPModel(CLIPConfig.from_dict(PICKSCORE))
 
 
 def image_reward_shapes():
-    with without_memory():
+    with without_weights():
         network = ImageRewardNetwork(BlipSize(MED_CONFIG))
     return {published_name(name): shape for name, shape in shapes_of(network).items()}
 
@@ -88,7 +87,7 @@ def test_full_sizes_are_those_of_the_published_models():
     assert count({n: s for n, s in shapes.items() if n.startswith("blip.visual_encoder")}) == 303_301_632
     assert shapes["blip.text_encoder.encoder.layer.11.crossattention.self.key.weight"] == (768, 1024)
     assert shapes["mlp.layers.7.weight"] == (1, 16)
-    with without_memory():
+    with without_weights():
         clip = HyperScoreSize().clip.build()
     assert count(shapes_of(clip)) == 149_620_737  # OpenAI's CLIP ViT-B/16
 
@@ -107,14 +106,16 @@ def test_pickscore(tmp_path):
 
     (tmp_path / "config.json").write_text(json.dumps(PICKSCORE))
     save_file(random_weights(shapes_of(pickscore_model())), tmp_path / "model.safetensors")
-    assert_scores_are_finite(load_pickscore(tmp_path, dtype=torch.bfloat16))
+    assert_scores_are_finite(load_pickscore(tmp_path).to("cpu", torch.bfloat16))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["HPS_v2_compressed.pt", "HPS_v2.1_compressed.pt"])
 def test_hpsv2(tmp_path, name):
     torch.save({"state_dict": random_weights(clip_h_shapes())}, tmp_path / name)
-    assert_scores_are_finite(load_hpsv2(tmp_path / name, dtype=torch.bfloat16))
+    assert_scores_are_finite(
+        load_open_clip_score(tmp_path / name, "hpsv2", "ViT-H-14", "pad").to("cpu", torch.bfloat16)
+    )
 
 
 @pytest.mark.slow
@@ -132,17 +133,17 @@ def test_image_reward(tmp_path):
     words = ["[PAD]", *(f"[unused{i}]" for i in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words += [f"w{i}" for i in range(30522 - len(words))]
     (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
-    assert_scores_are_finite(load_image_reward(tmp_path, dtype=torch.bfloat16))
+    assert_scores_are_finite(load_image_reward(tmp_path).to("cpu", torch.bfloat16))
 
 
 @pytest.mark.slow
 def test_clip_score(tmp_path):
     from open_clip.model import CLIP
 
-    with without_memory():
+    with without_weights():
         shapes = shapes_of(CLIP(**open_clip.get_model_config("ViT-L-14")))
     torch.save(random_weights(shapes), tmp_path / "ViT-L-14.pt")
-    assert_scores_are_finite(load_open_clip_score("ViT-L-14", tmp_path / "ViT-L-14.pt", dtype=torch.bfloat16))
+    assert_scores_are_finite(load_open_clip_score(tmp_path / "ViT-L-14.pt").to("cpu", torch.bfloat16))
 
 
 @pytest.mark.slow

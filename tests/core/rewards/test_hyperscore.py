@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from t2mv_core.formats.safetensors_io import write_safetensors
-from t2mv_core.rewards.checkpoints import without_memory
+from t2mv_core.formats.strict import without_weights
 from t2mv_core.rewards.clip_score import ClipSize
 from t2mv_core.rewards.hyperscore import (
     ARCHITECTURE,
@@ -27,7 +27,7 @@ from t2mv_core.rewards.hyperscore_network import (
     load_hyperscore_weights,
     weights_to_save,
 )
-from t2mv_core.rewards.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from t2mv_core.rewards.inputs import IMAGENET_MEAN, IMAGENET_STD
 from t2mv_core.text import clip_tokenizer
 
 CLIP_SIZE = ClipSize(
@@ -166,12 +166,13 @@ def test_without_view_embeddings_the_views_are_a_set_and_with_them_they_are_not(
         assert torch.allclose(first, swapped, atol=1e-5) == is_same
 
 
-def test_a_batch_of_sets_equals_the_sets_one_by_one():
+def test_a_batch_of_sets_equals_the_sets_one_by_one(monkeypatch):
     reward = HyperScoreReward(build(replace(SIZE, num_views=3)), clip_tokenizer(600))
-    reward.chunk_size = 2
-    images = torch.rand(9, 3, 16, 16)
-    together = reward(images, [*PROMPTS, "a tree"]).scores
-    alone = [reward(images[3 * b : 3 * b + 3], [[*PROMPTS, "a tree"][b]]).scores for b in range(3)]
+    images, prompts = torch.rand(9, 3, 16, 16), [*PROMPTS, "a tree"]
+    together = reward(images, prompts).scores
+    monkeypatch.setattr("t2mv_core.rewards.inputs.CHUNK_BYTES", 1)
+    assert torch.allclose(reward(images, prompts).scores, together, atol=1e-5)
+    alone = [reward(images[3 * b : 3 * b + 3], [prompts[b]]).scores for b in range(3)]
     assert torch.allclose(together, torch.cat(alone), atol=1e-5)
 
 
@@ -194,11 +195,6 @@ def test_scores_can_take_part_in_a_loss():
     reward = HyperScoreReward(build(), clip_tokenizer(600))
     (reward(torch.rand(4, 3, 16, 16), PROMPTS).scores * weight).sum().backward()
     assert weight.grad is not None
-
-
-def test_a_chunk_counts_the_views_of_its_sets():
-    reward = HyperScoreReward(build(), clip_tokenizer(600))
-    assert reward._sets_per_chunk(6, torch.float32) == reward._sets_per_chunk(1, torch.float32) // 6
 
 
 def test_another_number_of_views_than_learned_is_refused():
@@ -236,7 +232,7 @@ def test_the_state_dict_has_the_published_names():
 
 def test_the_published_prompts_have_the_stated_shapes():
     """method.md, section 8: for each of 4 classes 12 context vectors, 1 start token, and the rest of 77."""
-    with without_memory():
+    with without_weights():
         learner = HyperScore(HyperScoreSize(), clip_tokenizer()).prompt_learner
     shapes = {name: tuple(tensor.shape) for name, tensor in learner.state_dict().items()}
     assert shapes == {"ctx": (4, 12, 512), "token_prefix": (4, 1, 512), "token_suffix": (4, 64, 512)}
@@ -287,7 +283,7 @@ def test_two_names_with_different_values_are_refused():
 def test_a_missing_weight_is_named():
     weights = weights_to_save(build())
     del weights["hypernet.fc4b_fc.bias"]
-    with pytest.raises(ValueError, match=r"'hypernet.fc4b_fc.bias' is missing: model\.pth"):
+    with pytest.raises(ValueError, match=r"model\.pth does not fit .*'hypernet.fc4b_fc.bias' is missing"):
         load_hyperscore_weights(build(), weights, "model.pth")
 
 
@@ -314,7 +310,7 @@ def test_half_precision_is_the_clips_alone(tmp_path):
     images = torch.rand(6, 3, 16, 16)
     exact = load_published_hyperscore(tmp_path / "model.pth", size=SIZE)(images, PROMPTS).scores
     for dtype in (torch.bfloat16, torch.float16):
-        loaded = load_published_hyperscore(tmp_path / "model.pth", dtype=dtype, size=SIZE)
+        loaded = load_published_hyperscore(tmp_path / "model.pth", size=SIZE).to("cpu", dtype)
         assert loaded.model.clip_model.visual.proj.dtype == dtype
         assert loaded.model.hypernet.fc1w_conv.weight.dtype == torch.float32
         scores = loaded(images, PROMPTS).scores
@@ -329,8 +325,8 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     with pytest.raises(ValueError, match="weight 'fc_quality.bias' holds NaN"):
         load_published_hyperscore(tmp_path / "model.pth", size=SIZE)
     torch.save({**build().state_dict(), "thop.total_ops": torch.zeros(1)}, tmp_path / "model.pth")
-    with pytest.raises(ValueError, match=r"'thop.total_ops' is not part of the model: .*model.pth"):
+    with pytest.raises(ValueError, match=r"model.pth does not fit this model: 'thop.total_ops' is not known"):
         load_published_hyperscore(tmp_path / "model.pth", size=SIZE)
     torch.save(build().state_dict(), tmp_path / "model.pth")
-    with pytest.raises(ValueError, match=r"'clip_model.positional_embedding' has shape \[32, 16\]"):
+    with pytest.raises(ValueError, match=r"does not fit this model: .* of another shape"):
         load_published_hyperscore(tmp_path / "model.pth")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from t2mv_core.formats import hub
+from t2mv_core.formats.sources import hub_file
 from t2mv_core.rewards.sources import PublishedWeights, RewardPlaces, find_weights, reward_files
 
 WEIGHTS = PublishedWeights(
-    ("model.pt", "model.safetensors"), "https://example.org/model", "someone/model", "model.pt", remark="Big."
+    ("model.pt", "model.safetensors"), "https://huggingface.co/someone/model", ("model.pt",), remark="Big."
 )
 
 
@@ -34,7 +34,9 @@ def test_a_named_path_comes_before_the_folders(tmp_path):
     places = RewardPlaces({"reward": own}, (tmp_path,))
     assert find_weights("reward", WEIGHTS, places) == own
     assert find_weights("another", WEIGHTS, places) == tmp_path / "model.pt"
-    with pytest.raises(FileNotFoundError, match=r"said to be at .*gone.pt.*https://example.org/model"):
+    with pytest.raises(
+        FileNotFoundError, match=r"said to be at .*gone.pt.*https://huggingface.co/someone/model"
+    ):
         find_weights("reward", WEIGHTS, RewardPlaces({"reward": tmp_path / "gone.pt"}, (tmp_path,)))
 
 
@@ -53,7 +55,7 @@ def test_without_permission_only_the_cache_is_asked(calls, tmp_path):
     assert calls == [("someone/model", "model.pt", True)]
     assert str(refusal.value) == (
         "The weights of the reward reward are not on this machine: get model.pt or model.safetensors from "
-        f"https://example.org/model and put it into {tmp_path}. Big."
+        f"https://huggingface.co/someone/model and put it into {tmp_path}. Big."
     )
 
 
@@ -74,11 +76,12 @@ def test_weights_that_are_not_on_the_hub_ask_nobody(calls):
 def test_folders_ask_the_network_only_with_permission(monkeypatch, tmp_path, allowed):
     asked = []
     monkeypatch.setattr(
-        "huggingface_hub.snapshot_download", lambda *_, **options: asked.append(options) or str(tmp_path)
+        "huggingface_hub.hf_hub_download",
+        lambda _, name, local_files_only: asked.append((name, local_files_only)) or str(tmp_path / name),
     )
-    folder = PublishedWeights(("folder",), "https://example.org", "someone/model")
+    folder = PublishedWeights(("folder",), "https://huggingface.co/someone/model", ("a.json", "b.bin"))
     assert find_weights("reward", folder, RewardPlaces(allow_download=allowed)) == tmp_path
-    assert [options["local_files_only"] for options in asked] == [not allowed]
+    assert asked == [("a.json", not allowed), ("b.bin", not allowed)]
 
 
 def test_what_lies_there_must_be_complete(tmp_path):
@@ -109,4 +112,4 @@ def test_what_lies_there_must_be_complete(tmp_path):
 
 def test_a_hub_id_that_is_none_is_said(monkeypatch):
     with pytest.raises(FileNotFoundError, match="is not a Hub id"):
-        hub.hub_folder("a/b/c/d", ["*"], allow_download=False)
+        hub_file("a/b/c/d", "x", allow_download=False)

@@ -6,7 +6,7 @@ import torch
 from t2mv_core.denoiser import predict_noise
 from t2mv_core.policy import denoise_step, invert_step
 from t2mv_core.samplers import SamplingSettings, count_evaluations, sample_standard, sample_zmv
-from t2mv_core.trajectory import RecordedNoise, SeededNoise
+from t2mv_core.trajectory import SeededNoise
 
 SHAPE = torch.Size((2, 3, 4, 8, 8))
 
@@ -24,7 +24,7 @@ def test_without_zigzag_steps_it_is_standard_sampling_bit_for_bit(bundle, condit
 
 
 @pytest.mark.parametrize("repeats", [1, 2])
-def test_zigzag_step_by_hand(bundle, condition, cameras, repeats):
+def test_zigzag_step_by_hand(bundle, condition, cameras, repeats, replay):
     settings = SamplingSettings(
         num_steps=2,
         guidance_scale=5.0,
@@ -34,7 +34,7 @@ def test_zigzag_step_by_hand(bundle, condition, cameras, repeats):
         inverse_view_scale=0.5,
     )
     noise = draw_noise(3 + repeats)
-    trajectory = sample_zmv(bundle, condition, cameras, RecordedNoise(noise), settings)
+    trajectory = sample_zmv(bundle, condition, cameras, replay(noise), settings)
     x, inner = noise[0], iter(noise[1:])
     t, t_next = int(trajectory.timesteps[0]), int(trajectory.next_timesteps[0])
 
@@ -55,10 +55,10 @@ def test_zigzag_step_by_hand(bundle, condition, cameras, repeats):
     assert torch.equal(trajectory.states[:, :, 1], trajectory.actions[:, :, 0])
 
 
-def test_steps_after_the_zigzag_are_ordinary(bundle, condition, cameras):
+def test_steps_after_the_zigzag_are_ordinary(bundle, condition, cameras, replay):
     settings = SamplingSettings(num_steps=3, guidance_scale=4.0, zigzag_steps=1)
     noise = draw_noise(5)
-    zmv = sample_zmv(bundle, condition, cameras, RecordedNoise(noise), settings)
+    zmv = sample_zmv(bundle, condition, cameras, replay(noise), settings)
     x = zmv.actions[:, :, 0]
     for step in (1, 2):
         t, t_next = int(zmv.timesteps[step]), int(zmv.next_timesteps[step])

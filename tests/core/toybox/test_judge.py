@@ -84,5 +84,5 @@ def test_another_file_is_refused(judge, tmp_path):
     from t2mv_core.formats.safetensors_io import write_safetensors
 
     write_safetensors({"x": torch.zeros(1)}, tmp_path / "x.safetensors", {"architecture": "hyperscore"})
-    with pytest.raises(ValueError, match="does not hold the toybox's judge"):
+    with pytest.raises(ValueError, match="holds hyperscore, not toybox-judge"):
         load_judge(tmp_path / "x.safetensors")

@@ -82,9 +82,12 @@ def poison_one(tensors):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (drop_one, r"is not an MV-Adapter for this UNet: it lacks 'adapter\..* \(1 missing, 0 foreign\)"),
-        (add_one, r"it has 'image_encoder.weight', which this model does not know \(0 missing, 1 foreign\)"),
-        (shrink_one, r"has shape \(32, 5\), this UNet needs \(32, 32\)"),
+        (
+            drop_one,
+            r"does not fit this UNet as its MV-Adapter: 'adapter\..* \(1 missing, 0 unk",
+        ),
+        (add_one, r"'image_encoder.weight' is not known to the model \(0 missing, 1 unknown"),
+        (shrink_one, r"has the wrong shape, \(32, 5\) instead of \(32, 32\)"),
         (poison_one, "holds NaN or infinity"),
     ],
 )

@@ -13,7 +13,6 @@ def test_each_line_is_a_prompt(checks: ModuleType) -> None:
 
 def test_linked_inputs_pass_before_the_run(checks: ModuleType) -> None:
     assert checks.read_prompts(None) == []
-    assert checks.read_rig_angles(None, "0") == ((), ())
     checks.check_number("guidance", None, 0, 1)
     checks.check_choice("model", None, [], "")
 
@@ -62,25 +61,25 @@ def test_choices_outside_the_list_are_refused(checks: ModuleType) -> None:
         checks.check_choice("model", "../secret", ["a"], "Do this.")
 
 
-def test_one_elevation_serves_all_views(checks: ModuleType) -> None:
-    assert checks.read_rig_angles("0, 90;180 -45", "10") == ((0.0, 90.0, 180.0, -45.0), (10.0,) * 4)
-
-
-@pytest.mark.parametrize(
-    ("azimuths", "elevations", "words"),
-    [
-        ("", "0", "holds 0 angles"),
-        ("0 " * 25, "0", "holds 25 angles"),
-        ("0, front", "0", "'front' is not a number"),
-        ("nan", "0", "must be a number from -360 to 360"),
-        ("1e9", "0", "must be a number from -360 to 360"),
-        ("0, 90", "91", "must be a number from -90 to 90"),
-        ("0, 90, 180", "0, 0", "3 azimuths but 2 elevations"),
-    ],
-)
-def test_impossible_rigs_are_refused(checks: ModuleType, azimuths: str, elevations: str, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        checks.read_rig_angles(azimuths, elevations)
+def test_a_field_checks_what_its_widget_shows(checks: ModuleType) -> None:
+    fields = [
+        checks.Field("steps", 4, "", 1, 100),
+        checks.Field("guidance", 7.0, "", high=30),
+        checks.Field("resume", True, ""),
+        checks.Field("name", "a", ""),
+        checks.Field("file", None, "", choices=lambda: ["a", "b"], remedy="Put it there."),
+    ]
+    checks.check_fields(fields, {"steps": 100, "guidance": 0.0, "resume": False, "name": "b", "file": "b"})
+    checks.check_fields(fields, dict.fromkeys(("steps", "guidance", "resume", "name", "file")))  # linked
+    for name, value, words in (
+        ("steps", 0, "steps=0 must be a whole number from 1 to 100"),
+        ("guidance", 30.1, "guidance=30.1 must be a number from 0 to 30"),
+        ("resume", 1, "resume=1 must be true or false"),
+        ("name", 5, "name=5 must be a text"),
+        ("file", "c", r"file='c' is not available here \(available: 'a', 'b'\). Put it there."),
+    ):
+        with pytest.raises(ValueError, match=words):
+            checks.check_fields(fields, {name: value})
 
 
 def test_first_problem_gives_the_sentence_and_nothing_else(checks: ModuleType) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from types import ModuleType
 
 import pytest
+import torch
 
 
 def test_report_and_json_hold_every_score(report: ModuleType) -> None:
@@ -29,21 +31,17 @@ def test_json_refuses_nan(report: ModuleType) -> None:
         report.to_json([report.ScoredSet("a mug", {"clip": [float("nan")]})])
 
 
-def test_a_ranking_names_place_seed_scores_and_who_is_kept(report: ModuleType) -> None:
-    first = report.ScoredSet("a mug", {"clip": [0.1, 0.3]}, {"hyper": 2.5})
-    second = report.ScoredSet("a mug", {"clip": [0.0, 0.2]}, {"hyper": 1.5})
-    head, *lines = report.ranking_to_text(
-        [(7, 2.0, first), (5, -2.0, second)], "joint reward", 1
-    ).splitlines()
-    assert head == "“a mug”: 2 sets by joint reward, 1 kept"
-    assert lines == [
-        "#1   kept  seed 7  score 2.000   [clip 0.200  hyper 2.500]",
-        "#2         seed 5  score -2.000   [clip 0.100  hyper 1.500]",
-    ]
-
-
 def test_the_short_line_holds_means_over_views_and_sets(report: ModuleType) -> None:
     first = report.ScoredSet("a mug", {"clip": [0.1, 0.3]}, {"hyper": 2.5})
     second = report.ScoredSet("a car", {"clip": [0.4, 0.8]}, {"hyper": 1.5})
     assert report.to_line([first]) == "clip 0.200  hyper 2.500"
     assert report.to_line([first, second]) == "clip 0.400  hyper 2.000  (means of 2 sets)"
+
+
+def test_a_sheet_spells_what_no_font_has(
+    pack: ModuleType, report: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = importlib.import_module(f"{pack.__name__}.t2mv_core.images")
+    monkeypatch.setattr(images, "_FONT_FILES", ())
+    sheets = [report.score_sheet([torch.zeros(2, 3, 8, 8)], [title], [[]]) for title in ("红", "U+7EA2")]
+    assert torch.equal(*sheets)

@@ -12,6 +12,13 @@ from types import ModuleType
 import pytest
 
 WAITING = "import sys; print('at work', flush=True); sys.stdin.read(); print('saved')"
+SLOW = """
+import sys, time
+print("at work", flush=True)
+sys.stdin.read()
+time.sleep(1.5)
+print("saved")
+"""
 DEAF = "import time; print('at work', flush=True); time.sleep(600)"
 # A program that starts a process through train_process.py and then hangs.
 PARENT = """
@@ -85,6 +92,16 @@ def test_a_process_that_does_not_heed_is_ended(process: ModuleType, log: Path) -
     assert trainer.wait(0) != 0
 
 
+def test_a_slow_stop_is_waited_for_and_counted_down(process: ModuleType, log: Path) -> None:
+    trainer, left = process.TrainerProcess([sys.executable, "-c", SLOW], log), []
+    assert wait_for(log, "at work")
+    trainer.stop(60, left.append)
+    assert trainer.log_tail().splitlines() == ["at work", "saved"]
+    assert len(left) >= 2  # at once, and after each second
+    assert left == sorted(left, reverse=True)
+    assert 59 < left[0] <= 60
+
+
 def test_an_exception_in_the_block_stops_the_trainer_and_goes_on(process: ModuleType, log: Path) -> None:
     def cancel() -> None:
         with process.running_trainer([sys.executable, "-c", WAITING], log):
@@ -121,4 +138,4 @@ def test_being_interrupted_from_outside_is_no_crash(process: ModuleType, log: Pa
     with process.running_trainer([sys.executable, "-c", ""], log) as trainer:
         trainer.wait(60)
     assert "queue again to go on" in trainer.failure(130)
-    assert "killed by signal 9 (often the system, for want of memory)" in trainer.failure(-9)
+    assert "killed by signal 9 (often by the system, when memory runs out)" in trainer.failure(-9)

@@ -11,6 +11,8 @@ from types import ModuleType
 import pytest
 from PIL import Image
 
+from training.run.stop import GRACE_SECONDS
+
 
 @pytest.fixture(scope="module")
 def progress(pack: ModuleType) -> ModuleType:
@@ -83,13 +85,37 @@ def test_a_half_written_picture_comes_later(progress: ModuleType, tmp_path: Path
 
 
 def test_the_line_on_the_node(progress: ModuleType) -> None:
-    assert progress.status_text([], 5, None) == "starting the trainer…"
+    assert progress.status_text([], 5) == "starting the trainer…"
     record = {"iteration": 3, "view_reward_standard": 0.87654, "lambda": 0.25}
-    assert progress.status_text([record], 5, 42.4) == (
-        "iteration 3/5 · view 0.8765 · lambda 0.250 · 42 s left"
+    record |= {"rollout_seconds": 20.0, "update_seconds": 1.2}
+    assert progress.status_text([record], 5) == (
+        "iteration 3/5 · view 0.8765 · lambda 0.250 · 42 s left"  # two more of 21.2 s
     )
-    assert progress.status_text([record], 5, 600).endswith("10 min left")
-    assert "left" not in progress.status_text([record], 3, 0.0)
+    assert progress.status_text([record], 20).endswith("6 min left")  # 17 * 21.2 s
+    assert "left" not in progress.status_text([record], 3)
+
+
+@pytest.mark.parametrize(
+    ("rollout", "update", "seconds"),
+    [
+        (0.5, 0.5, 31),  # a second for the iteration, thirty to save
+        (60.0, 150.0, 240),
+        (0.0, 5000.0, GRACE_SECONDS),  # the trainer ends by itself then
+    ],
+)
+def test_a_stop_may_take_as_long_as_the_last_iteration(
+    progress: ModuleType, rollout: float, update: float, seconds: float
+) -> None:
+    records = [
+        {"iteration": 1, "rollout_seconds": 400.0, "update_seconds": 400.0},
+        {"iteration": 2, "rollout_seconds": rollout, "update_seconds": update},
+    ]
+    assert progress.stop_seconds(records, running_seconds=7) == seconds
+
+
+def test_before_the_first_iteration_a_stop_may_take_as_long_as_the_run_so_far(progress: ModuleType) -> None:
+    assert progress.stop_seconds([], running_seconds=0) == 30
+    assert progress.stop_seconds([], running_seconds=100) == 130
 
 
 def test_rewards_are_compared_between_both_ends(progress: ModuleType) -> None:

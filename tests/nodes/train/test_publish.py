@@ -34,14 +34,14 @@ def loras(tmp_path: Path) -> Path:
 
 def test_a_run_replaces_its_own_file(publishing: ModuleType, run_dir: Path, loras: Path) -> None:
     place = publishing.find_place("mine", run_dir, [loras])
-    assert place.path == loras / place.listed_name == loras / "t2mv" / "mine.safetensors"
+    assert place == loras / publishing.listed_name("mine") == loras / "t2mv" / "mine.safetensors"
     assert publishing.publish(run_dir, place).name == "epoch_0010.safetensors"
-    assert place.path.read_bytes() == b"tenth"
+    assert place.read_bytes() == b"tenth"
     (run_dir / "lora" / "epoch_10000.safetensors").write_bytes(b"later")
     again = publishing.find_place("mine", run_dir, [loras])
     publishing.publish(run_dir, again)
-    assert place.path.read_bytes() == b"later"
-    assert [path.name for path in place.path.parent.iterdir()] == ["mine.safetensors"]  # nothing left over
+    assert place.read_bytes() == b"later"
+    assert [path.name for path in place.parent.iterdir()] == ["mine.safetensors"]  # nothing left over
 
 
 def test_the_best_comes_before_the_last(publishing: ModuleType, run_dir: Path) -> None:
@@ -64,10 +64,10 @@ def test_a_file_that_appears_while_training_is_kept(
     publishing: ModuleType, run_dir: Path, loras: Path
 ) -> None:
     place = publishing.find_place("mine", run_dir, [loras])
-    place.path.write_bytes(b"precious")
+    place.write_bytes(b"precious")
     with pytest.raises(FileExistsError, match="by another program"):
         publishing.publish(run_dir, place)
-    assert place.path.read_bytes() == b"precious"
+    assert place.read_bytes() == b"precious"
 
 
 def test_an_own_file_that_was_changed_counts_as_somebody_elses(
@@ -75,7 +75,7 @@ def test_an_own_file_that_was_changed_counts_as_somebody_elses(
 ) -> None:
     place = publishing.find_place("mine", run_dir, [loras])
     publishing.publish(run_dir, place)
-    place.path.write_bytes(b"merged with another")
+    place.write_bytes(b"merged with another")
     with pytest.raises(FileExistsError, match="was not written by the run"):
         publishing.find_place("mine", run_dir, [loras])
 
@@ -87,7 +87,7 @@ def test_the_first_writable_folder_is_taken(
     closed.mkdir()
     (closed / "t2mv").write_bytes(b"")
     place = publishing.find_place("mine", run_dir, [tmp_path / "missing", closed, loras])
-    assert place.path.is_relative_to(loras)
+    assert place.is_relative_to(loras)
     with pytest.raises(PermissionError, match="can be written"):
         publishing.find_place("mine", run_dir, [closed])
 
@@ -97,7 +97,7 @@ def test_a_missing_folder_is_made_when_there_is_no_other(
 ) -> None:
     place = publishing.find_place("mine", run_dir, [tmp_path / "models" / "loras"])
     publishing.publish(run_dir, place)
-    assert place.path.is_file()
+    assert place.is_file()
 
 
 def test_a_lora_that_was_removed_is_missed(publishing: ModuleType, run_dir: Path, loras: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_lora_that_was_removed_is_missed(publishing: ModuleType, run_dir: Path
     place = publishing.find_place("mine", run_dir, [loras])
     publishing.publish(run_dir, place)
     assert not publishing.is_lost("mine", run_dir, [loras])
-    place.path.unlink()
+    place.unlink()
     assert publishing.is_lost("mine", run_dir, [loras])
     publishing.publish(run_dir, place)  # and can be put back
     assert not publishing.is_lost("mine", run_dir, [loras])

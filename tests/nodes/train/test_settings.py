@@ -13,11 +13,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.config import OBJECTIVE_NAMES, load_config
-from training.data.prompt_files import read_prompt_file
+from training.config import load_config
+from training.data.prompts import read_prompt_file
 from training.mvczigal import build_parser
 
-PRESETS = ["demo", "toybox"]
 GOOD: dict[str, Any] = {
     "name": "my lora", "preset": "demo", "prompts": "a red mug", "iterations": 7, "learning_rate": 1e-5,
     "rank": 4, "seed": 3, "objective": "ppo", "prompts_per_iteration": 2, "resume": True, "download": False,
@@ -71,13 +70,13 @@ def test_hostile_values_are_refused_or_stay_values(
 ) -> None:
     inputs = {**GOOD, **changes}
     try:
-        settings.check_inputs(inputs, PRESETS, OBJECTIVE_NAMES)
+        settings.check_inputs(inputs)
     except ValueError:
         return
     run_dir = Path("/runs") / folder.replace("\0", "").strip("/") / inputs["name"]
     preset = load_config(inputs["preset"])
-    around = settings.Surroundings(run_dir, run_dir.parent / "rewards", on_cpu=True)
-    words = settings.build_overrides(inputs, preset, around, run_dir / "prompts.jsonl")
+    around = (run_dir, run_dir.parent / "rewards", True)
+    words = settings.build_overrides(inputs, preset, *around, run_dir / "prompts.jsonl")
     assert {word.partition("=")[0] for word in words} <= KEYS
     command = process.build_command(inputs["preset"], inputs["resume"], words)
     read = build_parser().parse_intermixed_args(command[command.index(process.CODE) + 2 :])
@@ -126,23 +125,23 @@ def test_other_names_are_refused(settings: ModuleType, name: Any) -> None:
         ("objective", "mvc", "is not available here"),
         ("iterations", 1.5, "must be a whole number"),
         ("iterations", True, "must be a whole number"),
-        ("rank", 257, "must be a number from 0 to 256"),
-        ("seed", -1, "must be a number from 0"),
+        ("rank", 257, "must be a whole number from 0 to 256"),
+        ("seed", -1, "must be a whole number from 0"),
         ("learning_rate", math.nan, "must be a number from 0 to 1"),
         ("learning_rate", "fast", "must be a number from 0 to 1"),
         ("download", "yes", "must be true or false"),
-        ("prompts", 5, "must be text"),
+        ("prompts", 5, "must be a text"),
         ("prompts", "\ud83d", "half a character"),
         ("prompts", "\n".join(map(str, range(5001))), "5001 prompts"),
     ],
 )
 def test_bad_values_are_refused_in_words(settings: ModuleType, name: str, value: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        settings.check_inputs({**GOOD, name: value}, PRESETS, OBJECTIVE_NAMES)
+        settings.check_inputs({**GOOD, name: value})
 
 
 def test_linked_values_pass_before_the_run(settings: ModuleType) -> None:
-    settings.check_inputs(dict.fromkeys(GOOD), PRESETS, OBJECTIVE_NAMES)
+    settings.check_inputs(dict.fromkeys(GOOD))
 
 
 @given(prompts=st.lists(st.text(max_size=30), max_size=5))
@@ -160,8 +159,8 @@ def test_zero_means_the_presets_value(settings: ModuleType) -> None:
     zeros = {**GOOD, "prompts": "", "objective": settings.PRESETS_OWN}
     zeros |= dict.fromkeys(("iterations", "learning_rate", "rank", "prompts_per_iteration"), 0)
     preset = load_config("demo")
-    around = settings.Surroundings(Path("/r/x"), Path("/models/t2mv_rewards"), on_cpu=False)
-    config = load_config("demo", settings.build_overrides(zeros, preset, around, None))
+    around = (Path("/r/x"), Path("/models/t2mv_rewards"), False)
+    config = load_config("demo", settings.build_overrides(zeros, preset, *around, None))
     assert (config.model, config.sampling, config.optim) == (preset.model, preset.sampling, preset.optim)
     assert config.objective == preset.objective
     # the same length, but a LoRA and a sheet after every iteration
@@ -169,8 +168,8 @@ def test_zero_means_the_presets_value(settings: ModuleType) -> None:
 
 
 def test_overrides_do_what_their_names_say(settings: ModuleType) -> None:
-    around = settings.Surroundings(Path("/r/x"), Path("/models/t2mv_rewards"), on_cpu=True)
-    words = settings.build_overrides(GOOD, load_config("demo"), around, Path("/r/p.jsonl"))
+    around = (Path("/r/x"), Path("/models/t2mv_rewards"), True)
+    words = settings.build_overrides(GOOD, load_config("demo"), *around, Path("/r/p.jsonl"))
     config = load_config("demo", words)
     assert config.run.epochs == 7
     assert config.optim.lr == 1e-5

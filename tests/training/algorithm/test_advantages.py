@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from training.algorithm.advantages import RewardTable, iteration_advantages, prompt_groups, weighted_mean
+from training.algorithm.advantages import RewardTable, iteration_advantages, weighted_mean
 from training.algorithm.objectives import normalize_advantages
 
 PROMPTS = ("a cat", "a dog", "a cat")
@@ -89,7 +89,3 @@ def test_without_a_joint_reward_the_multiplier_has_nothing_to_weigh(table, lambd
     found = iteration_advantages(alone, {"one": 1.0, "two": 1.0}, {}, lambda_)
     expected = (normalize_advantages(table.view["one"]) + normalize_advantages(table.view["two"])) / 2
     torch.testing.assert_close(found, expected)
-
-
-def test_equal_prompts_have_equal_numbers():
-    assert prompt_groups(["a", "b", "a", "c", "b"]) == [0, 1, 0, 2, 1]

@@ -8,9 +8,9 @@ from torch.distributions import Normal, kl_divergence
 
 from t2mv_core.loading import load_bundle
 from t2mv_core.policy import log_prob
+from t2mv_core.trajectory import derive_seed
 from training.algorithm.learner import recorded_steps, step_distribution
 from training.algorithm.rollout import NonFiniteError
-from training.algorithm.seeds import derive_seed
 from training.algorithm.updates import MicroStep, plan_updates
 from training.models.policy import iteration_updates
 from training.run.trainer import Trainer
@@ -62,7 +62,7 @@ def gradient_of(trainer, rollout, advantages, micro_batch=2, **settings):
     learner.settings = replace(learner.settings, **settings)
     (update,) = plan_updates(4, 2, 2, 4, 2, micro_batch, range(4), derive_seed(0, "test"))
     sums = sum(
-        learner._accumulate(rollout, advantages, micro_step, update.num_terms, trainer.sampling)
+        learner._accumulate(rollout, advantages, micro_step, len(micro_step.steps) / 8)
         for micro_step in update.micro_steps
     )
     gradient = torch.cat([p.grad.flatten() for p in learner.parameters])
@@ -113,7 +113,7 @@ def test_log_ratios_are_zero_for_states_kept_in_half_the_memory(make_trainer, se
         assert scored.trajectory.log_probs.dtype == torch.float32
     for step in range(3):
         micro_step = MicroStep(torch.arange(4), torch.full((4,), step))
-        log_ratios, _ = trainer.learner._score(rollout, sets, micro_step, trainer.sampling)
+        log_ratios, _ = trainer.learner._score(rollout, sets, micro_step)
         assert log_ratios.shape == (len(sets), 4, 2)
         assert log_ratios.abs().max() < 1e-5
 
@@ -221,7 +221,7 @@ def test_without_a_lora_there_is_no_kl(make_trainer):
     trainer = make_trainer(optim={"kl_weight": 1.0})
     rollout = collect(trainer)
     for micro_step in pairs():
-        assert trainer.learner._score(rollout, [0, 1], micro_step, trainer.sampling)[1].item() == 0.0
+        assert trainer.learner._score(rollout, [0, 1], micro_step)[1].item() == 0.0
 
 
 def test_the_kl_is_torchs_and_pulls_towards_the_model_without_the_lora(
@@ -254,7 +254,7 @@ def test_the_kl_is_reported_per_pair(make_trainer, advantages):
     rollout = collect(trainer)
     move_lora(trainer)
     expected = torch.stack(
-        [trainer.learner._score(rollout, [0, 1], pair, trainer.sampling)[1].detach() for pair in pairs()]
+        [trainer.learner._score(rollout, [0, 1], pair)[1].detach() for pair in pairs()]
     ).mean()
     trainer.optimizer.param_groups[0]["lr"] = 0.0  # several updates, all on this LoRA
     stats = trainer._update(1, rollout, advantages)
@@ -305,14 +305,14 @@ def test_the_average_follows_every_optimizer_step(make_trainer, advantages):
 
     trainer.optimizer.step = step_and_look
     trainer._update(1, rollout, advantages)
-    assert len(after_step) == trainer.ema.num_updates == 4  # 4 prompts, one per update
+    assert len(after_step) == trainer.ema.optimization_step == 4  # 4 prompts, one per update
     averages = start
     for number, values in enumerate(after_step):
-        decay = min(0.9, (1 + number) / (10 + number))
+        decay = min(0.9, (1 + number) / (10 + number)) if number else 0.0
         averages = [decay * s + (1 - decay) * p for s, p in zip(averages, values, strict=True)]
-    for shadow, expected in zip(trainer.ema.shadows, averages, strict=True):
+    for shadow, expected in zip(trainer.ema.shadow_params, averages, strict=True):
         torch.testing.assert_close(shadow, expected, atol=1e-6, rtol=1e-5)
-    assert not torch.equal(trainer.ema.shadows[1], trainer.learner.parameters[1])
+    assert not torch.equal(trainer.ema.shadow_params[1], trainer.learner.parameters[1])
 
 
 def test_a_loss_that_is_no_number_takes_no_step(make_trainer, advantages):
@@ -325,13 +325,13 @@ def test_a_loss_that_is_no_number_takes_no_step(make_trainer, advantages):
         trainer._update(1, rollout, broken)
     assert all(map(torch.equal, before, trainer.learner.parameters))
     assert all(parameter.grad is None for parameter in trainer.learner.parameters)
-    assert trainer.ema.num_updates == 0
+    assert trainer.ema.optimization_step == 0
 
 
 @pytest.mark.parametrize("settings", [{}, {"splits_pairs": True, "kl_weight": 1.0}])
 def test_nothing_returned_keeps_a_graph(trainer, rollout, advantages, settings):
     trainer.learner.settings = replace(trainer.learner.settings, **settings)
     update = plan_updates(4, 2, 2, 4, 2, 4, range(4), 5)[0]
-    means = trainer.learner._accumulate(rollout, advantages, update.micro_steps[0], 8, trainer.sampling)
+    means = trainer.learner._accumulate(rollout, advantages, update.micro_steps[0], share=0.5)
     assert not means.requires_grad
     assert not rollout.sets[0].trajectory.states.requires_grad

@@ -13,7 +13,6 @@ from training.algorithm.objectives import (
     normalize_advantages,
     ppo_clip_loss,
     zigal_loss,
-    zigal_pair_loss,
 )
 from training.config import OBJECTIVE_NAMES
 
@@ -22,9 +21,15 @@ def leaf(*values: float) -> torch.Tensor:
     return torch.tensor([values], dtype=torch.float64, requires_grad=True)
 
 
+def loss_of(standard, zmv, gap, clip_range):
+    """The loss of a pair whose advantages differ by `gap`."""
+    gap = torch.tensor([gap], dtype=torch.float64)
+    return zigal_loss(torch.stack([standard, zmv]), torch.stack([gap + 0.5, 0 * gap + 0.5]), clip_range)
+
+
 def test_loss_inside_the_clip_range_is_the_squared_regression_error():
     standard, zmv = leaf(0.03, -0.02), leaf(-0.01, 0.05)
-    loss = zigal_loss(standard, zmv, torch.tensor([[0.5, -0.25]], dtype=torch.float64), clip_range=0.1)
+    loss = loss_of(standard, zmv, [0.5, -0.25], clip_range=0.1)
     # view 1: 0.03 + 0.01 - 0.5 = -0.46; view 2: -0.02 - 0.05 + 0.25 = 0.18; mean of squares
     assert loss.item() == pytest.approx((0.46**2 + 0.18**2) / 2, abs=1e-12)
     loss.backward()
@@ -39,7 +44,7 @@ def test_loss_beyond_the_clip_range_takes_the_worse_branch():
     # gradient. View 2: rho = -0.3 runs away; its own error (-0.3 - 1)² is worse than the clipped (-0.1 -
     # 1)², so it is pulled back.
     standard, zmv = leaf(0.3, -0.3), leaf(0.0, 0.0)
-    loss = zigal_loss(standard, zmv, torch.ones(1, 2, dtype=torch.float64), clip_range=0.1)
+    loss = loss_of(standard, zmv, [1.0, 1.0], clip_range=0.1)
     assert loss.item() == pytest.approx((0.9**2 + 1.3**2) / 2, abs=1e-12)
     loss.backward()
     torch.testing.assert_close(standard.grad, torch.tensor([[0.0, -1.3]], dtype=torch.float64))
@@ -50,35 +55,33 @@ def test_loss_beyond_the_clip_range_takes_the_worse_branch():
 
 def test_first_step_descends_towards_the_better_trajectory():
     standard, zmv = leaf(0.0), leaf(0.0)
-    zigal_loss(standard, zmv, torch.tensor([[-2.0]], dtype=torch.float64), clip_range=1e-4).backward()
+    loss_of(standard, zmv, [-2.0], clip_range=1e-4).backward()
     # ZMV is better by 2: descending the loss lowers the standard action's density and raises ZMV's.
     assert standard.grad.item() == pytest.approx(4.0)
     assert zmv.grad.item() == pytest.approx(-4.0)
 
 
-def test_advantage_gap_gets_no_gradient():
-    gap = torch.ones(1, 2, requires_grad=True)
-    zigal_loss(torch.zeros(1, 2, requires_grad=True), torch.zeros(1, 2), gap, 1e-4).backward()
-    assert gap.grad is None
+@pytest.mark.parametrize("loss", [zigal_loss, ppo_clip_loss])
+def test_losses_give_advantages_no_gradient(loss):
+    advantages = torch.ones(2, 1, 2, requires_grad=True)
+    loss(torch.zeros(2, 1, 2, requires_grad=True), advantages, 1e-4).backward()
+    assert advantages.grad is None
 
 
-@pytest.mark.parametrize("shapes", [((2, 3), (2, 3), (2, 1)), ((2, 3), (2, 2), (2, 3))])
-def test_loss_refuses_shapes_that_would_broadcast(shapes):
-    with pytest.raises(ValueError, match=r"differ in shape"):
-        zigal_loss(*(torch.zeros(shape) for shape in shapes), clip_range=1e-4)
-
-
-def test_loss_refuses_a_clip_range_of_zero():
+@pytest.mark.parametrize("loss", [zigal_loss, ppo_clip_loss])
+def test_losses_refuse_what_does_not_fit(loss):
+    with pytest.raises(ValueError, match="differ in shape"):
+        loss(torch.zeros(2, 3, 6), torch.zeros(2, 3, 1), 1e-4)
     with pytest.raises(ValueError, match="clip_range=0"):
-        zigal_loss(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1, 1), 0.0)
+        loss(torch.zeros(2, 1, 1), torch.zeros(2, 1, 1), 0)
 
 
-def test_the_pair_loss_is_the_loss_of_the_advantages_gap():
+def test_loss_of_a_pair_takes_the_first_advantage_minus_the_second():
     log_ratios = torch.tensor([[[0.03, -0.3]], [[-0.01, 0.05]]], dtype=torch.float64)
     advantages = torch.tensor([[[0.5, -1.0]], [[0.25, 0.75]]], dtype=torch.float64)
-    # gaps, first minus second: 0.25 and -1.75
-    expected = zigal_loss(log_ratios[0], log_ratios[1], torch.tensor([[0.25, -1.75]]).double(), 0.1)
-    assert zigal_pair_loss(log_ratios, advantages, 0.1).item() == pytest.approx(expected.item(), abs=1e-12)
+    # Gaps 0.25 and -1.75. View 1: 0.04 - 0.25 = -0.21, nothing clipped. View 2: -0.35 + 1.75 = 1.4, clipped
+    # -0.15 + 1.75 = 1.6, the larger.
+    assert zigal_loss(log_ratios, advantages, 0.1).item() == pytest.approx((0.21**2 + 1.6**2) / 2, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -126,19 +129,6 @@ def test_ppo_loss_is_ddpos():
     ratio = (0.1 * rho).exp()
     expected = torch.maximum(-gain * ratio, -gain * ratio.clamp(1 - 0.05, 1 + 0.05)).mean()
     torch.testing.assert_close(ppo_clip_loss(0.1 * rho, gain, 0.05), expected)
-
-
-def test_ppo_loss_gives_advantages_no_gradient():
-    gain = torch.ones(2, 1, 1, requires_grad=True)
-    ppo_clip_loss(torch.zeros(2, 1, 1, requires_grad=True), gain, 1e-4).backward()
-    assert gain.grad is None
-
-
-def test_ppo_loss_refuses_what_does_not_fit():
-    with pytest.raises(ValueError, match="differ in shape"):
-        ppo_clip_loss(torch.zeros(2, 3, 6), torch.zeros(2, 3, 1), 1e-4)
-    with pytest.raises(ValueError, match="clip_range=0"):
-        ppo_clip_loss(torch.zeros(2, 1, 1), torch.zeros(2, 1, 1), 0)
 
 
 def test_advantages_use_the_whole_population():
@@ -203,3 +193,8 @@ def test_diagnostics_have_no_graph():
 
 def test_every_objective_has_a_config_word():
     assert tuple(OBJECTIVES) == OBJECTIVE_NAMES
+
+
+def test_only_objectives_without_a_fixed_multiplier_use_the_dual_variable():
+    fixed = {"zigal_view": 0.0, "zigal_joint": math.inf, "zigal_weighted": 1.0}
+    assert {name: o.fixed_lambda for name, o in OBJECTIVES.items() if not o.uses_dual} == fixed

@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.algorithm.seeds import derive_seed
+from t2mv_core.trajectory import derive_seed
 from training.algorithm.updates import plan_updates, step_order
 
 

@@ -12,12 +12,14 @@ import yaml
 import training.config as config_module
 from training.config import (
     OBJECTIVE_NAMES,
+    OptimConfig,
     TrainConfig,
     config_from_dict,
     config_to_dict,
     load_config,
     preset_names,
 )
+from training.config.__main__ import reference_markdown
 
 TRAINING_DIR = Path(config_module.__file__).parents[1]
 
@@ -60,37 +62,44 @@ def test_overrides_replace_single_values():
         ("optim.cliprange=1", "optim.cliprange is not a setting; did you mean optim.clip_range"),
         ("optm.lr=1", "optm is not a setting; did you mean optim"),
         ("optim.lr=fast", "optim.lr='fast' must be a number"),
-        ("optim.lr=0", "optim.lr=0.0 must be greater than zero"),
-        ("optim.lr=.nan", "optim.lr=nan must be greater than zero"),
+        ("optim.lr=0", "optim.lr=0.0 must be greater than 0."),
+        ("optim.lr=.nan", "optim.lr=nan must be greater than 0 and finite."),
         ("optim.micro_batch=1.5", "optim.micro_batch=1.5 must be a whole number"),
         ("optim.micro_batch=true", "optim.micro_batch=True must be a whole number"),
         ("model.allow_download=maybe", "model.allow_download='maybe' must be true or false"),
         ("objective=zigal", "objective='zigal' is not known; use one of mvc_zigal"),
         ("optim.prompts_per_update=1000", "exceeds sampling.prompts_per_iteration"),
-        ("optim.steps_per_update=0", "steps_per_update=0"),
-        ("sampling.num_steps=0", "sampling.num_steps=0 must be greater than zero"),
-        ("sampling.zigzag_steps=9", "must lie between 0 and sampling.num_steps"),
+        ("optim.steps_per_update=0", "optim.steps_per_update=0 must be at least 1, or null."),
+        ("sampling.num_steps=0", "sampling.num_steps=0 must be at least 1."),
+        ("sampling.zigzag_steps=9", "sampling.zigzag_steps=9 exceeds sampling.num_steps=4"),
         ("sampling.azimuths_deg=3", "must be a list"),
         ("optim.betas=[0.9]", "must have 2 entries"),
         ("optim=3", "optim. must be a block"),
         ("optim.lr", "is not an override"),
         ("optim.lr=[", "not valid YAML"),
         ("optim.mixed_precision=fp8", "use one of no, bf16"),
-        ("optim.trained_steps=0", "optim.trained_steps=0; give a number of steps"),
-        ("optim.trained_steps=-1", "optim.trained_steps=-1 must be greater than zero"),
+        ("optim.trained_steps=0", "optim.trained_steps=0 must be at least 1, or null."),
+        ("optim.trained_steps=-1", "optim.trained_steps=-1 must be at least 1, or null."),
         ("optim.trained_steps=5", "optim.trained_steps=5 exceeds sampling.num_steps=4"),
-        ("optim.kl_weight=-1", "optim.kl_weight=-1.0 must be zero or positive"),
-        ("optim.kl_weight=.nan", "optim.kl_weight=nan must be zero or positive"),
-        ("optim.ema_decay=1", "optim.ema_decay=1.0 must lie between 0 and 1"),
-        ("sampling.num_views=0", "sampling.num_views=0 must lie between 1 and the 6 angles"),
-        ("sampling.num_views=7", "sampling.num_views=7 must lie between 1 and the 6 angles"),
+        ("optim.kl_weight=-1", "optim.kl_weight=-1.0 must be at least 0."),
+        ("optim.kl_weight=.nan", "optim.kl_weight=nan must be at least 0 and finite."),
+        ("optim.ema_decay=1", "optim.ema_decay=1.0 must be greater than 0 and less than 1, or null."),
+        ("sampling.num_views=0", "sampling.num_views=0 must be at least 1, or null."),
+        ("sampling.num_views=7", "sampling.num_views=7 exceeds the 6 angles"),
         ("sampling.azimuths_deg=[]", "sampling.azimuths_deg is empty"),
+        ("sampling.azimuths_deg=[0, .inf]", "sampling.azimuths_deg=inf must be a finite number."),
+        ("sampling.zigzag_repeats=3", "sampling.zigzag_repeats=3 must be at least 1 and at most 2."),
+        ("optim.betas=[0.9, 1]", "optim.betas=1.0 must be at least 0 and less than 1."),
+        ("constraint.threshold_init=.nan", "constraint.threshold_init=nan must be a finite number, or null."),
+        ("constraint.lambda_init=9", "constraint.lambda_init=9.0 exceeds constraint.lambda_max=5.0"),
+        ("model.solver=euler", "'euler' is not known; use one of lcm, ddim, ddim-trailing, or null."),
+        ("model.base_loras=[{path: a.bin}]", "path='a.bin' must be a LoRA file"),
         ("sampling.state_dtype=fp16", "sampling.state_dtype='fp16' is not known; use one of fp32, bf16"),
-        ("sampling.held_out_share=1", "sampling.held_out_share=1.0 must be at least 0 and less than 1"),
+        ("sampling.held_out_share=1", "sampling.held_out_share=1.0 must be at least 0 and less than 1."),
         ("reward.view={}", "reward.view names no reward"),
         ("reward.view=null", "reward.view names no reward"),
-        ("reward.view={toybox_clip: 0}", "reward.view.toybox_clip=0.0 must be a weight greater than zero"),
-        ("reward.joint={a: .inf}", "reward.joint.a=inf must be a weight greater than zero"),
+        ("reward.view={toybox_clip: 0}", "reward.view.toybox_clip=0.0 must be greater than 0."),
+        ("reward.joint={a: .inf}", "reward.joint.a=inf must be greater than 0 and finite."),
         ("reward.joint={a: much}", "reward.joint.a='much' must be a number"),
         ("reward.view=[toybox_clip]", "must be a name, or names with weights"),
         ("reward.normalization=batch", "use one of iteration, prompt"),
@@ -107,13 +116,16 @@ def test_overrides_replace_single_values():
         ("reward.own={mine: {path: my.py}}", "reward.own.mine.path is not a setting; did you mean"),
         ("reward.own={my.own: {file: my.py}}", "reward.own.my.own must be named by letters"),
         ("evaluation.view=hpsv2", "evaluation.view='hpsv2' must be a list"),
-        ("reward.joint={}", "objective=mvc_zigal needs a joint reward; set reward.joint, or use zigal_view"),
+        (
+            "reward.joint={}",
+            "needs a joint reward; set reward.joint, or use one of zigal_view",
+        ),
         ("evaluation.every=5", "evaluation.every=5 needs prompts: set evaluation.prompts"),
-        ("evaluation.every=-1", "evaluation.every=-1 must not be negative"),
-        ("evaluation.num_prompts=0", "evaluation.num_prompts=0 must be greater than zero"),
+        ("evaluation.every=-1", "evaluation.every=-1 must be at least 0."),
+        ("evaluation.num_prompts=0", "evaluation.num_prompts=0 must be at least 1."),
         ("evaluation.patience=1", "evaluation.patience=1 needs evaluation.every and evaluation.stop_measure"),
-        ("run.keep_loras=0", "run.keep_loras=0 would keep no LoRA"),
-        ("run.keep_loras=-2", "run.keep_loras=-2 must not be negative"),
+        ("run.keep_loras=0", "run.keep_loras=0 must be at least 1, or null."),
+        ("run.keep_loras=-2", "run.keep_loras=-2 must be at least 1, or null."),
     ],
 )
 def test_a_wrong_override_gets_a_sentence(word, sentence):
@@ -160,6 +172,18 @@ def test_reading_the_configuration_imports_only_the_standard_library():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=TRAINING_DIR.parent
     )
     assert found.stdout.strip() == "[]"
+
+
+def test_every_place_that_builds_a_record_has_its_values_checked():
+    with pytest.raises(ValueError, match="optim.lr=-1 must be greater than 0"):
+        OptimConfig(lr=-1)
+
+
+def test_the_reference_page_is_what_the_code_says():
+    page = TRAINING_DIR.parent / "docs" / "configuration.md"
+    assert page.read_text(encoding="utf-8") == reference_markdown(), (
+        "python -m training.config > docs/configuration.md"
+    )
 
 
 def leaf_fields(kind, prefix=""):

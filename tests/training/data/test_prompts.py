@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2mv_core.text import clip_tokenizer
+from t2mv_core.trajectory import derive_seed
+from training.data import prompts as prompts_module
 from training.data.prompts import (
     PROMPT_SET_DIR,
     PROMPT_SETS,
@@ -170,7 +172,7 @@ def test_the_first_of_equal_prompts_is_kept_with_a_warning(write, caplog):
         {"prompt": "a mug ", "split": "train"},
     ]
     path = write("twice.jsonl", "\n".join(map(json.dumps, lines)))
-    with caplog.at_level(logging.WARNING, logger="training.data.prompt_files"):
+    with caplog.at_level(logging.WARNING, logger="training.data.prompts"):
         assert load_split(path, 0) == PromptSplit(train=("a car",), held_out=("a mug",))
     assert "repeats 1 prompts; the first of each is kept" in caplog.text
 
@@ -259,6 +261,38 @@ def test_every_pass_draws_every_prompt_once_in_another_order():
     assert Counter(drawn[:10]) == Counter(drawn[10:]) == Counter(sampler.prompts)
     assert drawn[:10] != drawn[10:]
     assert PromptSampler(sampler.prompts, seed=4).draw(10) != drawn[:10]
+
+
+@pytest.mark.parametrize("size", [1, 7, 45])
+def test_draws_are_those_of_a_sort_by_hash_for_each_one(size):
+    prompts = [f"p{i}" for i in range(size)]
+
+    def naive(position):
+        number, offset = divmod(position, size)
+        return prompts[sorted(range(size), key=lambda i: derive_seed(11, "prompts", number, i))[offset]]
+
+    sampler = PromptSampler(prompts, seed=11)
+    drawn = [prompt for count in (1, 0, 3, size, 2 * size + 1) for prompt in sampler.draw(count)]
+    assert drawn == [naive(position) for position in range(3 * size + 5)]
+
+
+def test_draws_are_the_same_in_every_release():
+    assert "".join(PromptSampler("abcdefgh", seed=1).draw(20)) == "eabfhdgcgfahcdebefba"
+
+
+def test_a_pass_is_shuffled_once(monkeypatch):
+    num_hashes = 0
+
+    def count(*purpose):
+        nonlocal num_hashes
+        num_hashes += 1
+        return derive_seed(*purpose)
+
+    monkeypatch.setattr(prompts_module, "derive_seed", count)
+    sampler = PromptSampler([f"p{i}" for i in range(100)], seed=0)
+    for _ in range(3):
+        sampler.draw(16)
+    assert num_hashes == 100
 
 
 def test_a_restored_sampler_continues():

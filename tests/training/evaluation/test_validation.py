@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -11,11 +12,13 @@ from safetensors.torch import load_file
 from t2mv_core.loading import load_bundle
 from t2mv_core.samplers import SamplingSettings
 from t2mv_core.toybox.judge import Judge
+from training.config import config_from_dict
 from training.data.prompts import load_prompts, load_split
 from training.evaluation import validation
 from training.evaluation.measure import Instruments, Questions, Variant, measure
-from training.evaluation.validation import SEED
+from training.evaluation.validation import SEED, check_stop_measure
 from training.models.policy import LORA_NAME
+from training.run.checkpoint import load_checkpoint
 from training.run.metrics import read_metrics
 from training.run.trainer import Trainer
 
@@ -72,7 +75,8 @@ def test_it_measures_the_lora_that_an_epochs_file_holds(
         lora = trainer.folder.lora_path(epoch) if epoch else None
         variant = Variant("alone", "standard", settings, lora)
         bundle = load_bundle(str(tiny_model_dir))
-        found = measure(bundle, (0.0, 90.0), Instruments(plain_rewards), variant, Questions(asked, (SEED,)))
+        questions = Questions(asked, (SEED,), azimuths_deg=(0.0, 90.0))
+        found = measure(bundle, Instruments(plain_rewards), variant, questions)
         expected = {name: float(values.mean()) for name, values in found.values.items()}
         assert {"view_reward", "joint_reward", "joint_overall"} == expected.keys()
         assert record == pytest.approx({"iteration": epoch, **expected}, abs=1e-5)
@@ -88,7 +92,7 @@ def test_training_goes_on_as_if_nothing_had_been_measured(make_trainer):
             run={"out_dir": str(make_trainer().folder.root / name), "epochs": 2},
         )
         trainer.run()
-        found.append(load_file(trainer.folder.root / "last" / "lora.safetensors"))
+        found.append(load_checkpoint(trainer.folder.state_path).lora)
     assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
 
 
@@ -128,7 +132,7 @@ def test_patience_ends_the_run_and_it_stays_ended(make_trainer):
     script(trainer, [0.1, 0.5, 0.4, 0.5])
     assert trainer.run()
     assert trainer.iteration == 3
-    assert (trainer.folder.root / "last" / "counters.json").exists()
+    assert trainer.folder.state_path.exists()
     resumed = make_trainer(resume=True, **stopping)
     script(resumed, [])
     assert resumed.run()
@@ -176,7 +180,7 @@ def test_evaluations_after_the_saved_state_are_made_again(make_trainer, save_eve
         trainer.run()
     assert [record["iteration"] for record in evaluations(trainer)] == list(range(killed_in))
     resumed = make_trainer(resume=True, run=run, evaluation=evaluation)
-    assert [record["iteration"] for record in resumed.recorder.evaluations] == kept
+    assert [record["iteration"] for record in evaluations(resumed)] == kept
     resumed.run()
     assert [record["iteration"] for record in evaluations(resumed)] == list(range(killed_in + 1))
 
@@ -214,7 +218,7 @@ def test_the_judge_sees_its_own_cameras_only(make_trainer, monkeypatch):
     monkeypatch.setattr(validation, "load_judge", lambda: Judge(tuple(FAMILIES), tuple(COLOURS), 6))
     rig = {"azimuths_deg": [0, 45, 90, 180, 270, 315]}
     trainer = make_trainer(sampling=rig, evaluation={"num_prompts": 2, "stop_measure": "judge_colour"})
-    trainer.monitor.measure_when_due(0, None, trainer.accelerator, trainer.display)
+    trainer.monitor.measure_when_due(0, nullcontext(), trainer.accelerator, trainer.display)
     assert trainer.monitor.early_stop.best_value is not None
     two = make_trainer(run={"out_dir": str(trainer.folder.root / "two")})
     assert two.monitor.questions.specs is None
@@ -223,7 +227,7 @@ def test_the_judge_sees_its_own_cameras_only(make_trainer, monkeypatch):
 def test_the_average_is_only_lent(make_trainer):
     trainer = make_trainer(optim={"ema_decay": 0.9})
     with torch.no_grad():
-        for shadow in trainer.ema.shadows:
+        for shadow in trainer.ema.shadow_params:
             shadow.add_(0.5)
     before = [parameter.detach().clone() for parameter in trainer.learner.parameters]
     seen = []
@@ -233,7 +237,33 @@ def test_the_average_is_only_lent(make_trainer):
         return {"view_reward": 0.0}
 
     trainer.monitor._measure = look
-    trainer.monitor.measure_when_due(1, trainer.ema, trainer.accelerator, trainer.display)
-    assert all(map(torch.equal, seen, trainer.ema.shadows))
+    trainer.monitor.measure_when_due(1, trainer._averaged(), trainer.accelerator, trainer.display)
+    assert all(map(torch.equal, seen, trainer.ema.shadow_params))
     assert all(map(torch.equal, before, trainer.learner.parameters))
     assert trainer.policy.bundle.loras[-1].name == LORA_NAME
+
+
+@pytest.mark.parametrize(
+    ("reward", "evaluation", "measure", "known"),
+    [
+        ({}, {}, "view_reward", None),
+        ({"view": "pickscore"}, {"view": ["hpsv2"]}, "view_reward", None),
+        ({"view": "pickscore"}, {"view": ["hpsv2"]}, "view_reward/hpsv2", None),
+        (
+            {"view": {"pickscore": 1, "hpsv2": 1}},
+            {},
+            "view_reward",
+            "view_reward/pickscore, view_reward/hpsv2",
+        ),
+        ({"view": "pickscore"}, {}, "view_reward/pickscore", "view_reward, joint_reward"),
+        ({}, {}, "judge_colour", None),
+    ],
+)
+def test_the_watched_reward_must_be_measured(reward, evaluation, measure, known):
+    evaluation = {"every": 1, "prompts": "dev", "stop_measure": measure, **evaluation}
+    config = config_from_dict({"reward": reward, "evaluation": evaluation})
+    if known is None:
+        check_stop_measure(config)
+    else:
+        with pytest.raises(ValueError, match=f"stop_measure={measure} will not be measured.*{known}"):
+            check_stop_measure(config)

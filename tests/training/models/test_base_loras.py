@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from t2mv_core.denoiser import encode_cameras
 from t2mv_core.formats.safetensors_io import read_safetensors
@@ -15,11 +15,12 @@ from t2mv_core.lora.files import load_lora, lora_state_dict, save_lora
 from t2mv_core.samplers import SamplingSettings, sample_standard
 from t2mv_core.text import encode_text
 from t2mv_core.trajectory import SeededNoise
+from training import evaluate
 from training.config import BaseLoraConfig, ModelConfig, load_config
-from training.evaluation import cli as evaluate
-from training.evaluation.cli import parse
+from training.evaluate import parse
 from training.models.base_loras import add_base_loras, check_base_loras, load_base_model, warn_of_another_base
 from training.models.policy import LORA_NAME, camera_rig, reference_policy
+from training.run.checkpoint import load_checkpoint
 from training.run.trainer import Trainer
 
 TARGETS = ("to_q", "to_k", "ff.net.2", "conv1", "time_emb_proj")
@@ -130,11 +131,8 @@ def test_two_loras_loaded_in_a_row_draw_what_training_drew(
     trainer.run()
     plain = load_bundle(str(tiny_model_dir)).with_solver("ddim-trailing")
     both = load_lora(load_lora(plain, base_lora, STRENGTH), trainer.folder.lora_path(1))
-    if trainer.ema is None:
+    with trainer._averaged():
         expected = sample(trainer.policy.bundle)
-    else:
-        with trainer.ema.applied():
-            expected = sample(trainer.policy.bundle)
     assert torch.equal(sample(both), expected)
     # In the other order the sums are rounded differently, and nothing else.
     swapped = load_lora(load_lora(plain, trainer.folder.lora_path(1)), base_lora, STRENGTH)
@@ -152,7 +150,7 @@ def test_a_run_on_a_base_lora_resumes_bit_for_bit(make_trainer, base_lora, secti
     parts = make_trainer(moved, name="parts", resume=True, **sections)
     assert parts.iteration == 2
     parts.run()
-    first, second = (load_file(t.folder.root / "last" / "lora.safetensors") for t in (whole, parts))
+    first, second = (load_checkpoint(t.folder.state_path).lora for t in (whole, parts))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
 
@@ -179,35 +177,27 @@ def test_a_run_without_base_loras_may_not_get_one_later(make_trainer, base_lora)
 
 
 def test_evaluate_measures_on_top_of_the_base_loras(make_trainer, base_lora, tmp_path, monkeypatch):
-    """`--run` brings base LoRAs and sampler along, `--base-loras` names them; either way the same numbers."""
+    """`--run` brings base LoRAs and solver along, settings name them; either way the same numbers."""
     trainer = make_trainer(base_lora, run=SHORT)
     trainer.run()
     seen = []
 
-    def load_and_keep(config, device):
-        seen.append(load_base_model(config, device))
+    def load_and_keep(config):
+        seen.append(load_base_model(config))
         return seen[-1]
 
     monkeypatch.setattr(evaluate, "load_base_model", load_and_keep)
     monkeypatch.setattr(evaluate, "check_reward_models", lambda *given: None)
     monkeypatch.setattr(evaluate, "load_instruments", lambda *given: Instruments_of(trainer))
-    lora = str(trainer.folder.lora_path(1))
-    short = [
-        "--num-prompts",
-        "1",
-        "--seeds",
-        "0",
-        "--samplers",
-        "standard",
-        "--prompts",
-        "dev",
-        "--lora",
-        lora,
-    ]
-    by_run = evaluate.run(parse(["--run", str(trainer.folder.root), *short, "--out", str(tmp_path / "a")]))
-    model = ["--model", str(trainer.config.model.name), "--model-solver", "ddim-trailing"]
-    model += ["--base-loras", f"{base_lora}={STRENGTH}", "--steps", "2", "--azimuths", "0", "90"]
-    by_name = evaluate.run(parse([*model, *short, "--out", str(tmp_path / "b")]))
+    short = ["--num-prompts", "1", "--seeds", "0", "--samplers", "standard", "--prompts", "dev"]
+    short += ["--lora", str(trainer.folder.lora_path(1))]
+    by_run = evaluate.run(*parse(["--run", str(trainer.folder.root), *short, "--out", str(tmp_path / "a")]))
+    settings = [f"model.name={trainer.config.model.name}", "model.solver=ddim-trailing"]
+    settings += [f"model.base_loras=[{{path: {base_lora}, strength: {STRENGTH}}}]"]
+    settings += ["sampling.azimuths_deg=[0, 90]", "sampling.guidance_scale=7", "reward.view=redness"]
+    by_name = evaluate.run(
+        *parse(["--preset", "demo", *short, "--steps", "2", "--out", str(tmp_path / "b"), *settings])
+    )
     for bundle in seen:
         assert [handle.strength for handle in bundle.loras] == [STRENGTH]
         assert bundle.schedule.solver_name == "ddim-trailing"
@@ -226,30 +216,13 @@ def Instruments_of(trainer):  # noqa: N802 - reads like the class it makes
 
 
 @pytest.mark.parametrize(
-    ("word", "expected"),
-    [
-        ("a.safetensors", BaseLoraConfig("a.safetensors", 1.0)),
-        ("runs/lr=1e-4/a.safetensors", BaseLoraConfig("runs/lr=1e-4/a.safetensors", 1.0)),
-        ("a=b.safetensors=0.5", BaseLoraConfig("a=b.safetensors", 0.5)),
-        ("a.safetensors=-2", BaseLoraConfig("a.safetensors", -2.0)),
-    ],
-)
-def test_a_base_lora_on_the_command_line(word, expected):
-    assert evaluate.base_lora(word) == expected
-
-
-@pytest.mark.parametrize("word", ["a.pt", "a.safetensors=nan", "a.safetensors=much", ""])
-def test_a_wrong_base_lora_on_the_command_line_ends_it(word, capsys):
-    with pytest.raises(SystemExit):
-        parse(["--base-loras", word, "--out", "x"])
-    assert "is not FILE or FILE=STRENGTH" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
     ("word", "sentence"),
     [
         ("model.base_loras=[{path: a.ckpt}]", "path='a.ckpt' must be a LoRA file"),
-        ("model.base_loras=[{path: a.safetensors, strength: .nan}]", "strength=nan of a.safetensors must be"),
+        (
+            "model.base_loras=[{path: a.safetensors, strength: .nan}]",
+            "model.base_loras.strength=nan must be a finite number",
+        ),
         ("model.base_loras=[{path: a.safetensors, strength: .inf}]", "must be a finite number"),
         ("model.base_loras=[{pth: a.safetensors}]", "is not a setting; did you mean model.base_loras.path"),
         ("model.base_loras=[a.safetensors]", "must be a block of `key: value` lines"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from training.config import OwnRewardConfig
-from training.models.own_rewards import OwnReward, load_own_reward
+from training.models.rewards import OwnReward, load_own_reward
 
 IMAGES = torch.arange(6.0).div(10).view(6, 1, 1, 1).expand(6, 3, 4, 4)
 

@@ -11,7 +11,6 @@ from training.config import RewardConfig, config_from_dict
 from training.models import rewards as reward_models
 from training.models.rewards import (
     check_reward_models,
-    check_stop_measure,
     default_folder,
     load_rewards,
     reward_places,
@@ -120,32 +119,6 @@ def test_precision_reaches_the_models():
     rewards = load_rewards(["toybox_clip"], ["toybox_hyperscore"], "cpu", config)
     assert rewards.view["toybox_clip"].model.visual.proj.dtype == torch.bfloat16
     assert rewards.joint["toybox_hyperscore"].model.clip_model.visual.proj.dtype == torch.bfloat16
-
-
-@pytest.mark.parametrize(
-    ("reward", "evaluation", "measure", "known"),
-    [
-        ({}, {}, "view_reward", None),
-        ({"view": "pickscore"}, {"view": ["hpsv2"]}, "view_reward", None),
-        ({"view": "pickscore"}, {"view": ["hpsv2"]}, "view_reward/hpsv2", None),
-        (
-            {"view": {"pickscore": 1, "hpsv2": 1}},
-            {},
-            "view_reward",
-            "view_reward/pickscore, view_reward/hpsv2",
-        ),
-        ({"view": "pickscore"}, {}, "view_reward/pickscore", "view_reward, joint_reward"),
-        ({}, {}, "judge_colour", None),
-    ],
-)
-def test_the_watched_reward_must_be_measured(reward, evaluation, measure, known):
-    evaluation = {"every": 1, "prompts": "dev", "stop_measure": measure, **evaluation}
-    config = config_from_dict({"reward": reward, "evaluation": evaluation})
-    if known is None:
-        check_stop_measure(config)
-    else:
-        with pytest.raises(ValueError, match=f"stop_measure={measure} will not be measured.*{known}"):
-            check_stop_measure(config)
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_a_failing_write_keeps_the_starts_before(tmp_path, monkeypatch):
 def test_a_program_is_named_without_the_machines_folders(tmp_path):
     assert (
         environment.program_name(str(environment.REPOSITORY / "training" / "compare.py"))
-        == "training/experiments/compare.py"
+        == "training/compare.py"
     )
     assert environment.program_name(str(tmp_path / "bin" / "pytest")) == "pytest"
     assert not Path(environment.describe_environment()["command"][0]).is_absolute()

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2mv_core.rewards.clip_score import ClipSize
-from t2mv_core.rewards.preprocess import OPENAI_MEAN, OPENAI_STD, prepare_images
+from t2mv_core.rewards.inputs import OPENAI_MEAN, OPENAI_STD, prepare_images
 from t2mv_core.text import clip_tokenizer
 
 from ..data.augmentation import augment

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2mv_core.rewards.hyperscore_network import HyperScore, HyperScoreSize
-from t2mv_core.rewards.preprocess import IMAGENET_MEAN, IMAGENET_STD, prepare_images
+from t2mv_core.rewards.inputs import IMAGENET_MEAN, IMAGENET_STD, prepare_images
 from t2mv_core.text import clip_tokenizer
 
 from ..data.augmentation import move

@@ -8,76 +8,68 @@ from typing import Any
 
 from .stage import StageConfig
 
+SHOWN_GUIDANCE = ("1", "2", "3", "5", "7")
 _TEXT = """# Model card: the toybox
 
-A text-to-multiview latent diffusion model of SDXL's and MV-Adapter's architecture, small enough for a CPU.
-This project trained it from scratch on pictures it renders itself: 22 families of objects, 10 colours,
-64 x 64 pixels, six orthographic views. It draws those objects and nothing else. No picture or text of anybody
-else is in it; the byte-pair vocabulary is CLIP's, read from the installed open_clip package. Licence:
-Apache-2.0.
+A text-to-multiview latent diffusion model with the architecture of SDXL and MV-Adapter, small enough for a
+CPU. This project trained it from scratch on pictures that it renders itself: 22 families of objects, 10
+colours, 64 x 64 pixels, six orthographic views. It draws those objects and nothing else. It contains no
+picture or text of anybody else; the byte-pair vocabulary is CLIP's, read from the installed open_clip
+package. Licence: Apache-2.0.
 
 ## Recipe
 
-`python -m training.toybox all && cp -r runs/toybox/export/. t2mv_core/toybox/` (seed {seed}; each stage
-resumes after a kill; on another machine the floating-point sums, and so the weights, differ slightly).
+`python -m training.toybox all && cp -r runs/toybox/export/. t2mv_core/toybox/` (seed {seed}; every stage
+resumes after a kill; on another machine rounding, and so the weights, differ slightly).
 
-| part | what it is | parameters |
-|---|---|---|
+Files and numbers of parameters:
+
 {parts}
 
 ## Measured
 
-Judge: a convolutional classifier with other seeds and another architecture than the rewards, never a reward.
-Held-out prompts: {num_prompts} whose (family, colour) pair or part colour never occurs in training,
-{num_seeds} seeds each. In brackets the 95 % interval (bootstrap over prompts). Guidance was chosen on
-development prompts; that predicted latents are not clipped when sampling, on those and on 54 prompts with the
-held-out pairs in other words and with other part colours.
+{num_prompts} held-out prompts, whose (family, colour) pair or part colour never occurs in training,
+{num_seeds} seeds each. The judge is a convolutional classifier of another architecture than the rewards,
+and never a reward. Brackets are 95 % intervals (bootstrap over prompts). Guidance was chosen on development
+prompts.
 
-| model | steps | guidance | family | colour | azimuth (asymmetric families) | view reward | joint reward |
-|---|---|---|---|---|---|---|---|
+| model | steps | guidance | colour | azimuth | view reward | joint reward |
+|---|---|---|---|---|---|---|
 {models}
 {differences}
 
-The shortfall, teacher minus student with standard sampling on the same prompts, is what reinforcement
-learning is for.
-
-The judge itself, on {judge_scenes} held-out rendered scenes: family {judge_family:.1%}, colour
-{judge_colour:.1%}, azimuth {judge_azimuth:.1%} on asymmetric families.
-
-VAE: {psnr:.1f} dB on held-out renders.
+The shortfall, teacher minus student, is what reinforcement learning is for. Azimuth is judged on asymmetric
+families. On {judge_scenes} held-out renders the judge itself is right in {judge_family:.1%} (family),
+{judge_colour:.1%} (colour) and {judge_azimuth:.1%} (azimuth). VAE: {psnr:.1f} dB.
 
 ### The student's use of guidance
 
-On {num_dev} development prompts, 4 steps, by guidance w:
+On {num_dev} development prompts, 4 steps:
 
-| w | family | colour | azimuth | view reward | joint reward |
-|---|---|---|---|---|---|
+| w | colour | azimuth | view reward | joint reward |
+|---|---|---|---|---|
 {sweep}
 
-How far the clean prediction moves from w = 1 to w = 7, relative to its size, at each visited timestep:
+From w = 1 to w = 7 the clean prediction moves by this share of its size:
 {shift}.
 
 {student_lora}### Rewards
 
-Agreement with known damage on held-out scenes (see `rewards/metrics.json`):
-
-```json
-{rewards}
-```
-
-Colours and families the judge finds hardest: `judge/metrics.json`.
+On held-out renders, *clip* scores the true caption above a false one in this share of cases: {clip}. Each
+head of *hyperscore* orders two damaged versions of a scene rightly in this share: {hyperscore}. It does not
+see other proportions (another object of the same family and colour): {proportion:.3f}, chance. All figures:
+`rewards/metrics.json`; what the judge finds hardest: `judge/metrics.json`.
 """
 
 _STUDENT_LORA = """### The distillation LoRA
 
-`lcm_lora.safetensors` on the teacher, sampled as LCM without guidance: an LCM-LoRA in small
-(`python -m training.toybox lcm_lora`, a quarter of an hour on one core), to be used below a trained LoRA
-(`model.base_loras`). Against the teacher's own sampler at guidance {guidance:g}, which evaluates the UNet
-twice a step, and against the teacher sampled as LCM without it; the same prompts, seeds and noise. It is
-for one or two steps: this teacher is small and its data are simple, at four steps it needs no distillation.
+`lcm_lora.safetensors` is a small LCM-LoRA for the teacher (`python -m training.toybox lcm_lora`, 15 minutes
+on one core), to be used below a trained LoRA (`model.base_loras`). The same prompts, seeds and noise; the
+teacher's own sampler uses guidance {guidance:g}, which doubles its UNet evaluations. The LoRA is for one or
+two steps: at four this teacher needs none. Intervals: `lcm_lora.json`.
 
-| way | steps | family | colour | azimuth | view reward | joint reward |
-|---|---|---|---|---|---|---|
+| way | steps | colour | azimuth | view reward | joint reward |
+|---|---|---|---|---|---|
 {rows}
 
 """
@@ -100,7 +92,11 @@ def write_card(config: StageConfig) -> None:
         for name in ("teacher", "student", "student, ZMV")
     ]
     by_guidance = report["student_by_guidance"]
-    sweep = [f"| {w} | {_cells(figures, has_interval=False)} |" for w, figures in by_guidance.items()]
+    sweep = [
+        f"| {w} | {_cells(figures, has_interval=False)} |"
+        for w, figures in by_guidance.items()
+        if w in SHOWN_GUIDANCE
+    ]
     shift = ", ".join(
         f"{value:.3f} at t = {step}" for step, value in report["student_shift_w1_to_w7"].items()
     )
@@ -123,9 +119,11 @@ def write_card(config: StageConfig) -> None:
         sweep="\n".join(sweep),
         shift=shift,
         student_lora=_student_lora(folder / "lcm_lora.json"),
-        rewards=json.dumps(_rounded(rewards), indent=1),
+        clip=_pairwise(rewards["clip"]),
+        hyperscore=_pairwise(rewards["hyperscore"]),
+        proportion=rewards["hyperscore"]["seen_geometry_proportion"],
     )
-    (folder / "MODEL_CARD.md").write_text(card)
+    (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
 
 
 def _student_lora(path: Path) -> str:
@@ -135,20 +133,24 @@ def _student_lora(path: Path) -> str:
     report = json.loads(path.read_text())
     names = [name.rpartition(", ") for name in report]
     rows = [
-        f"| {way} | {steps.split()[0]} | {_cells(report[f'{way}, {steps}'])} |" for way, _, steps in names
+        f"| {way} | {steps.split()[0]} | {_cells(report[f'{way}, {steps}'], has_interval=False)} |"
+        for way, _, steps in names
+        if not way.startswith("gain")
     ]
     guidance = max(figures.get("guidance", 0) for figures in report.values())
     return _STUDENT_LORA.format(guidance=guidance, rows="\n".join(rows))
 
 
-def _rounded(figures: dict[str, Any]) -> dict[str, Any]:
-    return {name: {key: round(value, 3) for key, value in group.items()} for name, group in figures.items()}
+def _pairwise(figures: dict[str, float]) -> str:
+    """Return "name 0.998" for each share of pairs that a reward orders rightly."""
+    shares = {k.removeprefix("pairwise_"): v for k, v in figures.items() if k.startswith("pairwise_")}
+    return ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
 
 
 def _cells(figures: dict[str, Any], has_interval: bool = True) -> str:
     """Judge's shares in percent and rewards, as cells of a table row."""
     cells = []
-    for name in ("judge_family", "judge_colour", "judge_azimuth", "view_reward", "joint_reward"):
+    for name in ("judge_colour", "judge_azimuth", "view_reward", "joint_reward"):
         form = ".1%" if name.startswith("judge") else ".3f"
         mean, low, high = (format(figures[name][key], form) for key in ("mean", "low", "high"))
         cells.append(f"{mean} [{low}, {high}]" if has_interval else mean)
@@ -160,7 +162,7 @@ def _part_rows(folder: Path) -> list[str]:
 
     parts = {
         "model/unet": "student UNet, few-step, guidance embedding",
-        "teacher/unet": "teacher UNet, classifier-free guidance: the weights that are not the student's too",
+        "teacher/unet": "teacher UNet with classifier-free guidance, where it differs from the student",
         "mvadapter.safetensors": "multiview attention and camera encoder, shared",
         "model/text_encoder": "first text encoder, shared",
         "model/text_encoder_2": "second text encoder, shared",
@@ -178,7 +180,7 @@ def _part_rows(folder: Path) -> list[str]:
         file = path if path.is_file() else next(path.glob("*.safetensors"))
         with safe_open(file, framework="np") as opened:
             size = sum(_product(opened.get_slice(key).get_shape()) for key in opened.keys())
-        rows.append(f"| `{part}` | {what} | {size:,} |")
+        rows.append(f"* `{part}`: {what}; {size:,}")
     return rows
 
 

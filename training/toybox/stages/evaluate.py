@@ -25,7 +25,7 @@ from t2mv_core.loading import load_bundle
 from t2mv_core.policy import consistency_output
 from t2mv_core.rewards.clip_score import load_clip_score
 from t2mv_core.rewards.hyperscore import load_hyperscore
-from t2mv_core.samplers import SamplingSettings, count_evaluations, sample_standard
+from t2mv_core.samplers import SamplingSettings, sample_standard
 from t2mv_core.text import encode_text
 from t2mv_core.toybox.judge import load_judge
 from t2mv_core.toybox.prompt_lists import PromptSpec
@@ -121,20 +121,12 @@ def measure_model(
     memory: Memory,
 ) -> Measurement:
     """Rewards and verdicts of a model on some prompts, all seeds; what was measured before is remembered."""
-    from tqdm import tqdm
-
     questions = Questions(tuple(spec.prompt for spec in specs), SEEDS, specs=tuple(specs))
     path = memory.folder / f"{re.sub('[^A-Za-z0-9]+', '_', variant.name)}.pt"
     key = repr((memory.fingerprint, variant, questions))
     if path.is_file() and (kept := torch.load(path, weights_only=True))["key"] == key:
         return Measurement(variant, **kept["record"])
-    calls = count_evaluations(variant.sampler, variant.settings) * len(SEEDS)
-    with tqdm(
-        total=calls * -(-len(specs) // questions.batch_size), desc=variant.name, mininterval=5.0
-    ) as progress:
-        found = measure(
-            bundle, DEFAULT_RIG.azimuths_deg, instruments, variant, questions, lambda _: progress.update()
-        )
+    found = measure(bundle, instruments, variant, questions)
     figures = {key: f"{entry.mean:.3f}" for key, entry in _intervals(found.values).items()}
     logger.info("%s: %s", variant.name, figures)
     record = {part.name: getattr(found, part.name) for part in fields(found) if part.name != "variant"}
@@ -177,8 +169,8 @@ def load_exported_rewards(folder: Path, device: str) -> Rewards:
     """The export folder's own scorers, which need not be the shipped ones."""
     clip, hyperscore = (folder / "rewards" / f"{name}.safetensors" for name in ("clip", "hyperscore"))
     return Rewards(
-        {"toybox_clip": load_clip_score(clip, "toybox_clip", device)},
-        {"toybox_hyperscore": load_hyperscore(hyperscore, "toybox_hyperscore", device)},
+        {"toybox_clip": load_clip_score(clip).to(device)},
+        {"toybox_hyperscore": load_hyperscore(hyperscore).to(device)},
     )
 
 

@@ -34,7 +34,7 @@ from t2mv_core.policy import consistency_output
 from t2mv_core.schedule import NoiseSchedule
 from t2mv_core.text import encode_text
 
-from ...run.ema import LoraEma
+from ...models.policy import make_average
 from ..data.captions import caption
 from ..data.scenes import sample_scene
 from .distil import HUBER_SCALE, flow_step, jittered_timesteps
@@ -148,7 +148,7 @@ def train_lora(config: StageConfig, teacher: ModelBundle, shards: Sequence[Path]
     student = replace(teacher, loras=(LoraHandle(NAME),), schedule=lcm_schedule(teacher.schedule))
     cameras = encode_cameras(teacher, DEFAULT_RIG)
     optimizer = torch.optim.AdamW(learned, lr=PEAK_LR, betas=(0.9, 0.99), weight_decay=0.0)
-    average = LoraEma(list(learned), EMA_DECAY)
+    average = make_average(EMA_DECAY, list(learned))
     parts: dict[str, Stateful] = {"lora": learned, "optimizer": optimizer, "average": average}
     checkpointer = Checkpointer(config.out_dir / "lcm_lora" / "state.pt", parts)
     loaded = [dict(np.load(path)) for path in shards]
@@ -163,12 +163,13 @@ def train_lora(config: StageConfig, teacher: ModelBundle, shards: Sequence[Path]
         loss.backward()
         nn.utils.clip_grad_norm_(learned, 1.0)
         optimizer.step()
-        average.update()
+        average.to(teacher.device)  # a saved average lies on the CPU
+        average.step(learned)
         losses.append(loss.item())
         if update % 50 == 49:
             logger.info("update %d: loss %.4f", update + 1, float(np.mean(losses[-50:])))
-    with average.applied():
-        write_lora(teacher, config.export_dir / "lcm_lora.safetensors")
+    average.copy_to(learned)
+    write_lora(teacher, config.export_dir / "lcm_lora.safetensors")
 
 
 def draw_pairs(

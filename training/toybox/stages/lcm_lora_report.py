@@ -7,11 +7,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from t2mv_core.bundle import ModelBundle
-from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.toybox.judge import load_judge
 
-from ...evaluation.cli import load_instruments
-from ...evaluation.measure import Instruments, Measurement, Questions, Variant, measure
+from ...evaluation.measure import Instruments, Measurement, Questions, Variant, load_instruments, measure
 from ...evaluation.report import differences
 from ..data.captions import HELD_OUT_PROMPTS
 from .evaluate import SEEDS, TEACHER_SETTINGS, load_exported_rewards, summary, write_sheet
@@ -39,7 +37,7 @@ def measure_lora(config: StageConfig, teacher: ModelBundle, lora: Path) -> None:
         for name, settings, path in ((OWN, guided, None), (LCM, plain, None), (DISTILLED, plain, lora)):
             bundle = teacher if name == OWN else teacher.with_solver("lcm")
             variant = Variant(f"{name}, {num_steps} steps", "standard", settings, path)
-            found[name] = measure(bundle, DEFAULT_RIG.azimuths_deg, instruments, variant, questions)
+            found[name] = measure(bundle, instruments, variant, questions)
             report[variant.name] = summary(found[name])
             means = {
                 measure: f"{float(values.nanmean()):.3f}" for measure, values in found[name].values.items()

@@ -52,11 +52,9 @@ def report(config: StageConfig, clip_path: Path, hyperscore_path: Path) -> None:
     num_scenes = 3 if config.quick else NUM_TEST_SCENES
     test = load_dataset(config.test_data_dir, limit=num_scenes)
     figures = {
-        "clip": clip_figures(
-            clip_score.load_clip_score(clip_path, "toybox_clip", config.device), test, num_scenes
-        ),
+        "clip": clip_figures(clip_score.load_clip_score(clip_path).to(config.device), test, num_scenes),
         "hyperscore": hyperscore_figures(
-            hyperscore.load_hyperscore(hyperscore_path, "toybox_hyperscore", config.device), test, num_scenes
+            hyperscore.load_hyperscore(hyperscore_path).to(config.device), test, num_scenes
         ),
     }
     logger.info("held-out figures: %s", figures)

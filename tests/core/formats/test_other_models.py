@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.sdxl_files import TINY, create_modules, original_checkpoint, original_unet
-from t2mv_core.formats.recognise import refuse_other_models
+from t2mv_core.formats.single_file import refuse_other_models
 from t2mv_core.formats.strict import WeightsFile
 
 PREFIX = "model.diffusion_model."

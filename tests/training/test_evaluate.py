@@ -7,15 +7,14 @@ import pytest
 import torch
 import yaml
 
-from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.samplers import SamplingSettings
 from t2mv_core.toybox.judge import Judge
 from t2mv_core.toybox.prompt_lists import find_specs
+from training import demo, evaluate
 from training.config import config_to_dict, load_config
 from training.data.prompts import load_prompts, load_split
-from training.evaluation import cli as evaluate
-from training.evaluation.cli import build_parser, make_variants, name_variants, spread
-from training.evaluation.measure import Instruments, Questions, Variant, judge_sets, measure
+from training.evaluate import find_questions, make_variants, name_variants
+from training.evaluation.measure import Instruments, Questions, Variant, judge_sets, measure, spread
 from training.evaluation.report import applicable, differences, write_report
 from training.run.trainer import Trainer
 from training.toybox.data.scenes import COLOURS, FAMILIES
@@ -26,7 +25,7 @@ ZMV = Variant("zmv", "zmv", SamplingSettings(num_steps=2))
 
 @pytest.fixture(scope="module")
 def questions():
-    prompts = tuple(spread(load_prompts("heldout"), 3))
+    prompts = spread(load_prompts("heldout"), 3)
     return Questions(prompts, (0, 1), batch_size=2, specs=find_specs(prompts))
 
 
@@ -38,8 +37,7 @@ def instruments(plain_rewards):
 
 def test_a_variant_measured_twice_differs_by_nothing(tiny_bundle, instruments, questions, tmp_path):
     first, again, zmv = (
-        measure(tiny_bundle, DEFAULT_RIG.azimuths_deg, instruments, variant, questions)
-        for variant in (STANDARD, STANDARD, ZMV)
+        measure(tiny_bundle, instruments, variant, questions) for variant in (STANDARD, STANDARD, ZMV)
     )
     assert first.images.shape == (3, 6, 3, 16, 16)
     assert {"view_reward", "joint_reward", "joint_overall", "judge_family", "judge_colour"} <= set(
@@ -60,24 +58,24 @@ def test_a_variant_measured_twice_differs_by_nothing(tiny_bundle, instruments, q
     assert (tmp_path / "out" / "sheet.png").exists()
 
 
-def test_a_trained_lora_changes_only_its_own_variant(
-    tiny_bundle, plain_rewards, tiny_config, questions, instruments
-):
-    before = measure(tiny_bundle, (0.0, 90.0), Instruments(plain_rewards), STANDARD, questions)
+def test_a_trained_lora_changes_only_its_own_variant(tiny_bundle, plain_rewards, tiny_config, questions):
+    questions = Questions(questions.prompts, (0, 1), azimuths_deg=(0.0, 90.0))
+    before = measure(tiny_bundle, Instruments(plain_rewards), STANDARD, questions)
     trainer = Trainer(tiny_config(run={"epochs": 1, "sheet_prompts": 0}), tiny_bundle, plain_rewards)
     trainer.run()
     lora = Variant("lora", "standard", SamplingSettings(num_steps=2), trainer.folder.lora_path(1))
-    after = measure(tiny_bundle, (0.0, 90.0), Instruments(plain_rewards), lora, questions)
-    base = measure(tiny_bundle, (0.0, 90.0), Instruments(plain_rewards), STANDARD, questions)
+    after = measure(tiny_bundle, Instruments(plain_rewards), lora, questions)
+    base = measure(tiny_bundle, Instruments(plain_rewards), STANDARD, questions)
     assert torch.equal(base.values["view_reward"], before.values["view_reward"])
     assert not torch.equal(after.values["view_reward"], before.values["view_reward"])
 
 
 def test_variants_of_different_questions_are_not_compared(tiny_bundle, plain_rewards, questions):
-    fewer = Questions(questions.prompts[:2], questions.seeds)
     ours, theirs = (
-        measure(tiny_bundle, (0.0,), Instruments(plain_rewards), STANDARD, asked)
-        for asked in (questions, fewer)
+        measure(
+            tiny_bundle, Instruments(plain_rewards), STANDARD, Questions(prompts, (0,), azimuths_deg=(0.0,))
+        )
+        for prompts in (questions.prompts, questions.prompts[:2])
     )
     with pytest.raises(ValueError, match="measure them in one run"):
         differences(ours, theirs)
@@ -96,17 +94,17 @@ def test_prompts_the_judge_does_not_know_have_no_specs():
 
 
 def test_a_short_evaluation_is_spread_over_the_prompts():
-    assert spread([str(i) for i in range(100)], 4) == ["0", "25", "50", "75"]
+    assert spread([str(i) for i in range(100)], 4) == ("0", "25", "50", "75")
     assert len(spread(["a", "b"], 100)) == 2
 
 
 def test_variants_are_base_and_loras_with_every_sampler_and_step_count():
-    words = ["--lora", "x/a.safetensors", "--steps", "2", "4", "--out", "o", "--zigzag-steps", "2"]
-    variants = make_variants(build_parser().parse_args(words))
+    settings = SamplingSettings(num_steps=4, zigzag_steps=2)
+    variants = make_variants(settings, [Path("x/a.safetensors")], ["standard", "zmv"], [2, 4])
     assert len(variants) == 2 * 2 * 2
     assert variants[0].name == "standard, 2 steps, base"
     assert variants[-1].lora == Path("x/a.safetensors")
-    assert variants[-1].settings == SamplingSettings(num_steps=4, zigzag_steps=2)
+    assert variants[-1].settings == settings
 
 
 @pytest.mark.parametrize(
@@ -114,29 +112,31 @@ def test_variants_are_base_and_loras_with_every_sampler_and_step_count():
     [
         (["--num-prompts", "0"], "--num-prompts=0 must be at least 1"),
         (["--prompts", "nowhere.txt"], "no prompt set or file 'nowhere.txt'"),
-        (["--model", "nowhere"], "no model folder 'nowhere'"),
+        (["model.name=nowhere"], "no model folder 'nowhere'"),
         (["--steps", "0"], "num_steps=0 must be at least 1"),
         (["--lora", "nowhere.safetensors"], "no weights file"),
-        (["--view-rewards", "beauty"], "no reward named 'beauty'"),
-        (
-            ["--joint-rewards", "toybox_clip"],
-            "toybox_clip is a view reward; it cannot be used as joint reward",
-        ),
+        (["reward.view=beauty"], "no reward named 'beauty'"),
+        (["reward.joint=toybox_clip"], "toybox_clip is a view reward; it cannot be used as joint reward"),
+        (["sampling.num_step=2"], "did you mean sampling.num_steps?"),
+        (["--samplers", "zmv", "smpling.num_steps=2"], "did you mean sampling?"),
+        (["--preset", "nowhere"], "no preset 'nowhere'"),
+        (["word"], "'word' is not an override"),
+        (["--device", "tpu"], "model.device='tpu' is not known"),
     ],
 )
 def test_bad_input_gets_a_sentence(
     words, sentence, tiny_model_dir, tmp_path, monkeypatch, capsys, instruments
 ):
-    if not words[0].endswith("-rewards"):
+    if not words[0].startswith("reward"):
         monkeypatch.setattr(evaluate, "load_instruments", lambda *_: instruments)
-    model = [] if "--model" in words else ["--model", str(tiny_model_dir)]
-    assert evaluate.main([*model, "--num-prompts", "1", "--out", str(tmp_path / "out"), *words]) == 1
+    model = [f"model.name={tiny_model_dir}", "--num-prompts", "1", "--out", str(tmp_path / "out")]
+    assert evaluate.main([*model, *words]) == 1
     assert sentence in capsys.readouterr().err
 
 
 def test_the_command_line_writes_a_report(tiny_model_dir, tmp_path, monkeypatch, capsys, instruments):
     monkeypatch.setattr(evaluate, "load_instruments", lambda *_: instruments)
-    words = ["--model", str(tiny_model_dir), "--num-prompts", "2", "--seeds", "3", "--steps", "1"]
+    words = [f"model.name={tiny_model_dir}", "--num-prompts", "2", "--seeds", "3", "--steps", "1"]
     assert evaluate.main([*words, "--out", str(tmp_path / "out")]) == 0
     assert "standard, 1 steps, base" in capsys.readouterr().out
 
@@ -151,18 +151,66 @@ def test_loras_of_several_runs_are_told_apart(tmp_path):
 
 
 def test_a_run_gives_its_settings_and_held_out_prompts(tmp_path):
-    config = load_config(
-        "demo", ["sampling.num_steps=3", "sampling.held_out_share=0.2", "sampling.view_scale=1.5"]
-    )
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config_to_dict(config)))
-    arguments = evaluate.parse(["--run", str(tmp_path), "--guidance-scale", "4", "--out", "x"])
-    assert (arguments.steps, arguments.view_scale, arguments.guidance_scale) == ([3], 1.5, 4.0)
-    assert arguments.held_out == load_split("toybox", 0.2).held_out
-    assert arguments.prompts is None
-    assert make_variants(arguments)[0].settings.view_scale == 1.5
-    assert evaluate.parse(["--out", "x"]).prompts == "heldout"
+    changes = ["sampling.num_steps=3", "sampling.held_out_share=0.2", "sampling.view_scale=1.5"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config_to_dict(load_config("demo", changes))))
+    words = ["--run", str(tmp_path), "--out", "x", "--lora", "a=1.safetensors", "sampling.guidance_scale=4"]
+    arguments, config = evaluate.parse([*words, "--device", "cuda:1"])
+    assert (config.sampling.num_steps, config.sampling.view_scale) == (3, 1.5)
+    assert (config.sampling.guidance_scale, config.model.device) == (4.0, "cuda:1")
+    assert arguments.lora == [Path("a=1.safetensors")]
+    assert find_questions(arguments, config).prompts == load_split("toybox", 0.2).held_out
+    arguments, config = evaluate.parse(["--out", "x", "--num-prompts", "100"])
+    assert find_questions(arguments, config).prompts == tuple(load_prompts("heldout"))
+    arguments, config = evaluate.parse(["--out", "x", "evaluation.prompts=dev"])
+    assert find_questions(arguments, config).prompts == tuple(load_prompts("dev"))
 
 
 def test_measures_that_apply_to_nothing_are_left_out():
     values = {"a": torch.ones(2, 1), "b": torch.full((2, 1), torch.nan)}
     assert list(applicable(values)) == ["a"]
+
+
+class StopError(ValueError):
+    """Ends a command where a test has seen enough."""
+
+
+@pytest.mark.parametrize(("setting", "has_gpu", "expected"), [
+    ("auto", True, "cuda"), ("auto", False, "cpu"), ("cpu", True, "cpu"),
+])  # fmt: skip
+@pytest.mark.parametrize("command", ["evaluate", "demo"])
+def test_a_graphics_card_is_used_unless_the_configuration_says_otherwise(
+    command, setting, has_gpu, expected, tmp_path, monkeypatch, capsys
+):
+    devices = []
+
+    def load_bundle(_sources, device, _dtype):
+        devices.append(str(device))
+        raise StopError("seen enough")
+
+    monkeypatch.setattr("training.models.base_loras.load_bundle", load_bundle)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    config = load_config("demo", [f"model.device={setting}", "sampling.batch_size=3"])
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config_to_dict(config)))
+    out = ["--out", str(tmp_path / "out")]
+    if command == "evaluate":
+        assert evaluate.main(["--run", str(tmp_path), *out]) == 1
+    else:
+        assert demo.main(["--preset", str(tmp_path / "config.yaml"), *out]) == 1
+    assert "seen enough" in capsys.readouterr().err
+    assert devices == [expected]
+
+
+def test_the_batch_size_is_the_runs(tiny_model_dir, tmp_path, monkeypatch, instruments):
+    asked = []
+
+    def look(_bundle, _instruments, _variant, questions):
+        asked.append(questions.batch_size)
+        raise StopError
+
+    monkeypatch.setattr(evaluate, "load_instruments", lambda *_: instruments)
+    monkeypatch.setattr(evaluate, "measure", look)
+    config = load_config("demo", [f"model.name={tiny_model_dir}", "sampling.batch_size=3"])
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config_to_dict(config)))
+    assert evaluate.main(["--run", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert asked == [3]

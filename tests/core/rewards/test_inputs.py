@@ -1,6 +1,8 @@
-"""Pictures for scorers: against PIL and torchvision's transforms, and within a memory bound."""
+"""Pictures against PIL and torchvision's transforms; token ids with one warning; features computed once."""
 
 from __future__ import annotations
+
+import logging
 
 import numpy as np
 import open_clip
@@ -11,8 +13,19 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from t2mv_core.rewards import preprocess
-from t2mv_core.rewards.preprocess import CHUNK_BYTES, images_per_chunk, prepare_images
+from t2mv_core.rewards.inputs import (
+    CHUNK_BYTES,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    OPENAI_MEAN,
+    OPENAI_STD,
+    TEXT_CHUNK,
+    Preprocessing,
+    PromptCache,
+    PromptTokens,
+    images_per_chunk,
+    prepare_images,
+)
 
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 PIL_TOLERANCE = 1.2 / 255
@@ -54,10 +67,10 @@ def test_crop_is_shortest_side_and_middle(size):
 
 def test_constants_are_the_published_ones():
     """CLIP's as open_clip has them, ImageNet's as every classifier has them, channel by channel."""
-    assert preprocess.OPENAI_MEAN == open_clip.OPENAI_DATASET_MEAN
-    assert preprocess.OPENAI_STD == open_clip.OPENAI_DATASET_STD
-    assert preprocess.IMAGENET_MEAN == (0.485, 0.456, 0.406)
-    assert preprocess.IMAGENET_STD == (0.229, 0.224, 0.225)
+    assert OPENAI_MEAN == open_clip.OPENAI_DATASET_MEAN
+    assert OPENAI_STD == open_clip.OPENAI_DATASET_STD
+    assert IMAGENET_MEAN == (0.485, 0.456, 0.406)
+    assert IMAGENET_STD == (0.229, 0.224, 0.225)
 
 
 def test_pad_keeps_the_whole_picture_between_black_bars():
@@ -114,3 +127,88 @@ def test_chunks_keep_within_the_bound_and_half_precision_doubles_them():
     assert big * 257 * 1280 * 4 <= CHUNK_BYTES
     assert images_per_chunk(257, 1280, torch.float16) in (2 * big, 2 * big + 1)
     assert images_per_chunk(10**6, 10**4, torch.float32) == 1
+
+
+def test_a_chunk_holds_whole_sets_of_views(monkeypatch):
+    # A picture takes 24 copies x 17 tokens x 24 channels x 4 bytes; 13 pictures fit: two sets of six.
+    monkeypatch.setattr("t2mv_core.rewards.inputs.CHUNK_BYTES", 13 * 24 * 17 * 24 * 4)
+    chunks = Preprocessing(32, 17, 24).chunks(torch.rand(18, 3, 32, 32), torch.zeros(1), num_views=6)
+    assert [len(chunk) for chunk in chunks] == [12, 6]
+
+
+def test_the_cache_encodes_each_prompt_once_and_keeps_the_order():
+    seen = []
+
+    def encode(prompts):
+        seen.extend(prompts)
+        return (torch.tensor([float(len(prompt)) for prompt in prompts]),)
+
+    cache = PromptCache()
+    (first,) = cache.lookup(["aa", "b", "aa"], encode)
+    (second,) = cache.lookup(["b", "cccc"], encode)
+    assert first.tolist() == [2, 1, 2]
+    assert second.tolist() == [1, 4]
+    assert seen == ["aa", "b", "cccc"]
+
+
+def test_the_cache_is_bounded_even_within_one_call():
+    cache = PromptCache(max_prompts=3)
+    (features,) = cache.lookup(
+        [str(i) for i in range(9)], lambda new: (torch.tensor([float(p) for p in new]),)
+    )
+    assert features.tolist() == list(range(9))
+    assert len(cache) == 3
+
+
+def test_the_least_recently_used_prompt_leaves_first():
+    seen: list[str] = []
+
+    def encode(prompts):
+        seen.extend(prompts)
+        return (torch.zeros(len(prompts)),)
+
+    cache = PromptCache(max_prompts=2)
+    for prompts in (["a"], ["b"], ["a"], ["c"], ["a"]):
+        cache.lookup(prompts, encode)
+    assert seen == ["a", "b", "c"]
+
+
+def count_letters(prompts, max_length):
+    """Token ids: 8 starts, one per letter, 9 ends; cut so that the end stays."""
+    ids = torch.zeros(len(prompts), max_length, dtype=torch.long)
+    for row, prompt in zip(ids, prompts, strict=True):
+        body = [1] * min(len(prompt), max_length - 2)
+        row[: len(body) + 2] = torch.tensor([8, *body, 9])
+    return ids
+
+
+def test_a_prompt_beyond_the_context_is_cut_with_one_warning(caplog):
+    tokens = PromptTokens(count_letters, 6, "scorer")
+    with caplog.at_level(logging.WARNING):
+        assert tokens(["four"]).tolist() == [[8, 1, 1, 1, 1, 9]]
+        assert not caplog.records
+        assert tokens(["fives"]).tolist() == [[8, 1, 1, 1, 1, 9]]
+        tokens(["a" * 10_000])
+    assert [record.getMessage() for record in caplog.records] == [
+        "scorer reads at most 6 tokens; the rest of a longer prompt is ignored."
+    ]
+
+
+def test_what_is_kept_of_one_prompt_does_not_keep_the_others():
+    cache = PromptCache(max_prompts=1)
+    cache.lookup([str(i) for i in range(8)], lambda new: (torch.zeros(len(new), 1000),))
+    (kept,) = cache._features.values()
+    assert kept[0].untyped_storage().nbytes() == 4000
+
+
+def test_many_new_prompts_are_encoded_a_bounded_number_at_a_time():
+    sizes = []
+
+    def encode(prompts):
+        sizes.append(len(prompts))
+        return (torch.tensor([float(prompt) for prompt in prompts]),)
+
+    prompts = [str(i) for i in range(2 * TEXT_CHUNK + 1)]
+    (features,) = PromptCache().lookup(prompts, encode)
+    assert sizes == [TEXT_CHUNK, TEXT_CHUNK, 1]
+    assert features.tolist() == [float(prompt) for prompt in prompts]

@@ -1,38 +1,78 @@
-"""The MV-Adapter's own weights as a module of ComfyUI's layers, under the names of its file.
+"""The MV-Adapter's weights in a module of ComfyUI's layers, loaded once per file and shared.
 
-ComfyUI's `manual_cast` layers compute in the type and on the device of what they are given, wherever and in
-whatever type their weights lie: so the adapter follows the UNet's settings (fp16, bf16, fp8 weights,
-offloaded parts), and ComfyUI's own patching (LoRA) works on it.
+ComfyUI's `manual_cast` layers compute in the type and on the device of their input, wherever and in whatever
+type their weights lie. So the adapter follows the UNet's settings (fp16, bf16, fp8 weights, offloaded parts),
+and ComfyUI's patches (LoRA) work on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Hashable, Sequence
+from pathlib import Path
 from typing import Any
 
-import comfy.ops
+import torch
 import torch.nn.functional as F
-from comfy.ldm.modules.attention import optimized_attention
 from einops import rearrange
 from torch import Tensor, nn
 
+from ...t2mv_core.formats.strict import Weight, WeightsFile, fill_module
 from ...t2mv_core.unet.adapter import CAMERA_CHANNELS
-from .blocks import AttentionPlace, BlockKey
+from ..common.folders import fingerprint
+from .comfyui import (
+    AttentionPlace,
+    BlockKey,
+    ModelPatcher,
+    check_unet,
+    compute_dtype,
+    find_attentions,
+    level_widths,
+    manual_cast,
+    optimized_attention,
+)
 
-_OPERATIONS = comfy.ops.manual_cast
-_ENCODER_BLOCK_RESNETS = 2
 _ENCODER_DOWNSCALE = 16  # picture pixels per pixel of the first residual: twice the VAE's factor
+
+# One patcher per file, type and UNet, whose clones all users hold: only clones know what the others patched.
+_IN_USE: weakref.WeakValueDictionary[Hashable, ModelPatcher] = weakref.WeakValueDictionary()
+
+
+def load_native_adapter(model: ModelPatcher, path: Path) -> ModelPatcher:
+    """Load an MV-Adapter; return a patcher that the caller may patch and whose weights all users share.
+
+    Args:
+        model: the MODEL it is for; decides sizes, number type and devices.
+        path: the MV-Adapter file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the model's UNet is no SDXL UNet, or the file is damaged or made for another one.
+    """
+    unet = check_unet(model)
+    places, widths, dtype = list(find_attentions(unet)), level_widths(unet), compute_dtype(model)
+    identity = (fingerprint(path), dtype, model.load_device, tuple(places), tuple(widths))
+    root = _IN_USE.get(identity)
+    if root is None:
+        file = WeightsFile(path)
+        weights = {key: Weight(file, key) for key in file.shapes}
+        with torch.inference_mode(False), torch.no_grad():
+            module = NativeAdapter(places, widths)
+            fill_module(module, weights, dtype, "this model's UNet (SDXL's)")
+            module.eval().requires_grad_(False)
+        root = _IN_USE[identity] = ModelPatcher(module, model.load_device, model.offload_device)
+    return root.clone()
 
 
 class MultiviewAttention(nn.Module):
     """The multiview attention of one `attn1`; parameters carry the published names."""
 
     def __init__(self, query_dim: int, inner_dim: int) -> None:
-        """Create the projections without memory; `fill_module` gives them their weights."""
+        """Create the projections without memory; `fill_module` sets their weights."""
         super().__init__()
 
         def linear(width_in: int, width_out: int, has_bias: bool) -> nn.Module:
-            return _OPERATIONS.Linear(width_in, width_out, bias=has_bias, device="meta")
+            return manual_cast.Linear(width_in, width_out, bias=has_bias, device="meta")
 
         self.to_q_mv = linear(query_dim, inner_dim, False)
         self.to_k_mv = linear(query_dim, inner_dim, False)
@@ -64,8 +104,8 @@ class MultiviewAttention(nn.Module):
 class _ResnetBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.block1 = _OPERATIONS.Conv2d(channels, channels, 3, padding=1, device="meta")
-        self.block2 = _OPERATIONS.Conv2d(channels, channels, 1, device="meta")
+        self.block1 = manual_cast.Conv2d(channels, channels, 3, padding=1, device="meta")
+        self.block2 = manual_cast.Conv2d(channels, channels, 1, device="meta")
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.block2(F.relu(self.block1(x)))
@@ -76,8 +116,8 @@ class _EncoderBlock(nn.Module):
         super().__init__()
         self.is_down = is_down
         if channels_in != channels:
-            self.in_conv = _OPERATIONS.Conv2d(channels_in, channels, 1, device="meta")
-        self.resnets = nn.Sequential(*(_ResnetBlock(channels) for _ in range(_ENCODER_BLOCK_RESNETS)))
+            self.in_conv = manual_cast.Conv2d(channels_in, channels, 1, device="meta")
+        self.resnets = nn.Sequential(*(_ResnetBlock(channels) for _ in range(2)))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.is_down:
@@ -89,26 +129,26 @@ class CameraEncoder(nn.Module):
     """The T2I-Adapter (`full_adapter_xl`) that turns cameras into one residual per level and one more."""
 
     def __init__(self, widths: Sequence[int]) -> None:
-        """Create it without memory; `widths` are the UNet's."""
+        """Create the layers without memory; `widths` are the UNet's."""
         super().__init__()
         channels = [*widths, widths[-1]]
         inputs = CAMERA_CHANNELS * _ENCODER_DOWNSCALE**2
-        self.conv_in = _OPERATIONS.Conv2d(inputs, channels[0], 3, padding=1, device="meta")
-        # As published: the second block and the third widen, and the third halves the picture.
+        self.conv_in = manual_cast.Conv2d(inputs, channels[0], 3, padding=1, device="meta")
+        # As published: the second and the third block widen, and the third halves the picture.
         self.body = nn.ModuleList(
             _EncoderBlock(channels[i - 1] if i in (1, 2) else channels[i], channels[i], is_down=i == 2)
             for i in range(len(channels))
         )
 
     def forward(self, embedding: Tensor, height: int, width: int) -> list[Tensor]:
-        """Residuals, each [V, c, h, w].
+        """Return the residuals of latents of an even height and width, each [V, c, h, w].
 
         Args:
             embedding: camera 6-vectors, [V, 6].
-            height: of the latents, even.
-            width: of the latents, even.
+            height: of the latents.
+            width: of the latents.
         """
-        # A 6-vector broadcast over a picture, and unshuffled, has each number 16x16 times in its channels.
+        # Broadcasting a 6-vector over a picture and unshuffling it repeats each number 16x16 times.
         x = embedding.repeat_interleave(_ENCODER_DOWNSCALE**2, dim=1)[:, :, None, None]
         x = self.conv_in(x.expand(-1, -1, height // 2, width // 2).contiguous())
         residuals = []
@@ -122,23 +162,23 @@ class NativeAdapter(nn.Module):
     """All weights of an MV-Adapter file; its `state_dict` has exactly the file's names."""
 
     def __init__(self, places: Sequence[AttentionPlace], widths: Sequence[int]) -> None:
-        """Create it without memory for a UNet with these self-attentions and widths."""
+        """Create the layers without memory for a UNet with these self-attentions and widths."""
         super().__init__()
         self._by_block: dict[BlockKey, MultiviewAttention] = {}
         for place in places:
             attention = MultiviewAttention(place.query_dim, place.inner_dim)
             self._by_block[place.key] = attention
-            _insert(self, f"{place.name}.processor", attention)
+            _add_module(self, f"{place.name}.processor", attention)
         self.adapter = CameraEncoder(widths)
 
     def attention_at(self, options: dict[str, Any]) -> MultiviewAttention | None:
-        """The multiview attention of the transformer block that ComfyUI's `extra_options` tell of."""
+        """Return the multiview attention of the transformer block that ComfyUI's `extra_options` name."""
         block = options.get("block")
         return None if block is None else self._by_block.get((*block[:2], options.get("block_index", 0)))
 
 
-def _insert(root: nn.Module, name: str, module: nn.Module) -> None:
-    """Hang a module into a tree under a dotted name."""
+def _add_module(root: nn.Module, name: str, module: nn.Module) -> None:
+    """Add a module to a tree of modules under a dotted name."""
     *parents, leaf = name.split(".")
     for parent in parents:
         if not hasattr(root, parent):

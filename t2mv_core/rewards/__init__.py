@@ -1,1 +1,0 @@
-"""Rewards: one file per scorer; `registry` finds and loads them by name."""
