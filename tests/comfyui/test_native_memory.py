@@ -26,7 +26,8 @@ management.soft_empty_cache = lambda force=False: None
 
 from native_pair import *
 from pack.nodes.native.load_lora import add_native_lora
-from pack.t2mv_core.lora.adapters import add_lora, remove_lora, save_lora, trainable_parameters
+from pack.t2mv_core.lora.adapters import add_lora, remove_lora, trainable_parameters
+from pack.t2mv_core.lora.files import save_lora
 
 with torch.inference_mode(False), torch.no_grad():
     pair = create_pair(folder)

@@ -22,7 +22,8 @@ from native_pair import *
 import comfy.lora, comfy.ops, comfy.supported_models, comfy.model_detection
 from comfy.model_patcher import ModelPatcher
 from pack.nodes.native.load_lora import add_native_lora
-from pack.t2mv_core.lora.adapters import add_lora, load_lora, remove_lora, save_lora, trainable_parameters
+from pack.t2mv_core.lora.adapters import add_lora, remove_lora, trainable_parameters
+from pack.t2mv_core.lora.files import load_lora, save_lora
 
 def pack_weight(weight):
     # Eight bits per number, a scale per row, all in one row of bytes: no shape of a weight is left.

@@ -32,7 +32,8 @@ def run(comfy_install: ComfyInstall, code: str, folder: Path) -> dict[str, Any]:
 
 LORAS = """
 from pack.nodes.native.load_lora import add_native_lora
-from pack.t2mv_core.lora.adapters import add_lora, load_lora, remove_lora, save_lora, trainable_parameters
+from pack.t2mv_core.lora.adapters import add_lora, remove_lora, trainable_parameters
+from pack.t2mv_core.lora.files import load_lora, save_lora
 from safetensors.torch import load_file, save_file
 
 with torch.inference_mode(False), torch.no_grad():

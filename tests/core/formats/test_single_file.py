@@ -25,7 +25,8 @@ from t2mv_core.formats.sources import ModelSources
 from t2mv_core.formats.strict import WeightsFile
 from t2mv_core.images import decode_latents
 from t2mv_core.loading import load_bundle
-from t2mv_core.lora.adapters import add_lora, load_lora, save_lora, trainable_parameters
+from t2mv_core.lora.adapters import add_lora, trainable_parameters
+from t2mv_core.lora.files import load_lora, save_lora
 from t2mv_core.text import bundle_tokenizers, encode_text
 from t2mv_core.unet.adapter import create_camera_encoder, save_adapter
 from t2mv_core.unet.attention import install_multiview_attention
