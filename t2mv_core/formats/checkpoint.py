@@ -1,9 +1,11 @@
-"""Weights files of other programs, which may be pickles: read without running what is in them."""
+"""Files of other programs: tables in JSON, and weights that may be pickles and are read without being run."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +17,21 @@ PICKLED = (".pt", ".pth", ".bin")
 SAFE_TORCH = (2, 6)
 WRAPPERS = ("state_dict", "model")
 """Keys under which training programs put the weights."""
+
+
+def read_json(path: Path, hint: str) -> dict[str, Any]:
+    """Read a table from a JSON file.
+
+    Raises:
+        FileNotFoundError: no such file; `hint` is the end of the sentence.
+        ValueError: the file is not such a table.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; {hint}")
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:  # not JSON, not text, or JSON that is not a table
+        raise ValueError(f"{path} is not readable ({error}); fetch it again.") from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:

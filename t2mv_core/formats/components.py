@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
+from .checkpoint import read_json
 from .infer_config import SCHEDULER_CONFIG, Shapes, text_config, unet_config, vae_config
 from .key_mapping import diffusers_vae_name
 from .single_file import part_of_file
@@ -158,9 +158,4 @@ def prefixed(module: nn.Module, weights: Mapping[str, W]) -> dict[str, W]:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; the model folder is incomplete, or the name is wrong.")
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:  # not JSON, not text, or JSON that is not a table
-        raise ValueError(f"{path} is not readable ({error}); fetch the folder again.") from error
+    return read_json(path, "the model folder is incomplete, or the name is wrong.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -125,16 +125,16 @@ def _finders(sources: ModelSources) -> dict[str, Callable[[], Path | None]]:
     }
 
 
-def weights_file(folder: Path) -> Path:
-    """Return the weights in a part's folder.
+def weights_file(folder: Path, names: Sequence[str] = WEIGHT_NAMES) -> Path:
+    """Return the first of the named files that a folder holds.
 
     Raises:
-        FileNotFoundError: there are none in safetensors format.
+        FileNotFoundError: it holds none.
     """
-    for name in WEIGHT_NAMES:
+    for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise FileNotFoundError(f"{folder} has no safetensors weights (looked for {', '.join(WEIGHT_NAMES)}).")
+    raise FileNotFoundError(f"{folder} has no weights (looked for {', '.join(names)}); fetch it again.")
 
 
 def hub_file(repo_id: str, filename: str, allow_download: bool) -> Path:

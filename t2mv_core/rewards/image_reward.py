@@ -6,7 +6,6 @@ Source: `zai-org/ImageReward`, files ImageReward.pt and med_config.json; docs/me
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..formats.checkpoint import read_checkpoint
+from ..formats.checkpoint import read_checkpoint, read_json
+from ..formats.sources import weights_file
 from ..formats.strict import load_strictly, without_weights
 from .base import RewardKind, RewardResult, check_request
 from .image_reward_network import (
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 CONTEXT_LENGTH = 35
 CONFIG_NAME, VOCABULARY_NAME = "med_config.json", "vocab.txt"
+WEIGHT_NAMES = ("ImageReward.pt", "ImageReward.safetensors")
 
 
 class ImageReward:
@@ -78,17 +79,13 @@ class ImageReward:
 
 
 def load_image_reward(path: Path, name: str = "image_reward") -> ImageReward:
-    """Load the published checkpoint; med_config.json and BERT's vocab.txt lie beside it.
-
-    Args:
-        path: ImageReward.pt (or its state dict as safetensors), or the folder that holds it.
-        name: the name under which the reward is reported.
+    """Load ImageReward.pt or the folder that holds it; med_config.json and BERT's vocab.txt lie beside it.
 
     Raises:
         FileNotFoundError: one of the three files is missing.
         ValueError: the files are not those.
     """
-    path = _weights_in(path)
+    path = weights_file(path, WEIGHT_NAMES) if path.is_dir() else path
     tokenize = load_bert_tokenizer(path.with_name(VOCABULARY_NAME))
     text = _read_text_sizes(path.with_name(CONFIG_NAME))
     tensors = {name: x for name, x in read_checkpoint(path).items() if name not in UNUSED_WEIGHTS}
@@ -99,32 +96,16 @@ def load_image_reward(path: Path, name: str = "image_reward") -> ImageReward:
     return ImageReward(model, tokenize, size, name)
 
 
-def _weights_in(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    for candidate in (path / "ImageReward.pt", path / "ImageReward.safetensors"):
-        if candidate.is_file():
-            return candidate
-    raise FileNotFoundError(f"{path} holds no ImageReward.pt; download it into that folder.")
-
-
 def _read_text_sizes(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing: it has the sizes of ImageReward's text encoder; get {path.name} from "
-            "https://huggingface.co/zai-org/ImageReward and put it there."
-        )
-    try:
-        sizes = json.loads(path.read_text(encoding="utf-8"))
-        return {key: sizes[key] for key in TEXT_SIZES}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} does not hold the text encoder's sizes ({error}); download it again."
-        ) from error
+    page = "https://huggingface.co/zai-org/ImageReward"
+    sizes = read_json(path, f"it has the sizes of ImageReward's text encoder: get it from {page}.")
+    if missing := [key for key in TEXT_SIZES if key not in sizes]:
+        raise ValueError(f"{path} lacks {missing[0]!r}, a size of the text encoder; download it again.")
+    return {key: sizes[key] for key in TEXT_SIZES}
 
 
 def load_bert_tokenizer(path: Path) -> Tokenize:
-    """BERT's uncased WordPiece encoding from a vocabulary file, one token a line.
+    """Load BERT's uncased WordPiece encoding from a vocabulary file, one token a line.
 
     Raises:
         FileNotFoundError: no such file.

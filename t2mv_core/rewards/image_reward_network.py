@@ -51,12 +51,12 @@ class BlipSize:
     """Sizes of the BLIP inside; the defaults are the published ones (BLIP large).
 
     Attributes:
+        text: sizes of the text encoder by BERT's names, TEXT_SIZES of med_config.json.
         image_px: side of the pictures.
         patch_px: side of a patch.
         vision_width: channels of a patch.
         vision_layers: layers of the image encoder.
         vision_heads: attention heads of the image encoder.
-        text: sizes of the text encoder by BERT's names, as in med_config.json.
     """
 
     text: Mapping[str, Any]
@@ -74,7 +74,6 @@ class ImageRewardNetwork(nn.Module):
         super().__init__()
         from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
-        text = dict(size.text)
         self.image_encoder = BlipVisionModel(
             BlipVisionConfig(
                 hidden_size=size.vision_width,
@@ -89,27 +88,19 @@ class ImageRewardNetwork(nn.Module):
         )
         self.text_encoder = BlipTextModel(
             BlipTextConfig(
-                vocab_size=text["vocab_size"],
-                hidden_size=text["hidden_size"],
+                **size.text,
                 encoder_hidden_size=size.vision_width,
-                intermediate_size=text["intermediate_size"],
-                num_hidden_layers=text["num_hidden_layers"],
-                num_attention_heads=text["num_attention_heads"],
-                max_position_embeddings=text["max_position_embeddings"],
-                layer_norm_eps=text["layer_norm_eps"],
-                hidden_act=text["hidden_act"],
                 is_decoder=True,  # transformers' word for "attends to the picture"; nothing is causal here
                 # BERT's marks, which the defaults place beyond a small vocabulary.
                 **{f"{mark}_token_id": 0 for mark in ("bos", "eos", "sep", "pad")},
             ),
             add_pooling_layer=False,
         )
-        widths = (text["hidden_size"], *MLP_WIDTHS)
+        widths = (size.text["hidden_size"], *MLP_WIDTHS)
         linears = [nn.Linear(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True)]
-        # The published indices leave places for dropouts, which do nothing when scoring.
-        dropouts = [nn.Identity(), nn.Identity(), nn.Identity()]
-        layers = [linears[0], dropouts[0], linears[1], dropouts[1], linears[2], dropouts[2], *linears[3:]]
-        self.mlp = nn.Sequential(*layers)
+        # The published indices leave places for three dropouts, which do nothing when scoring.
+        layers = [layer for linear in linears[:3] for layer in (linear, nn.Identity())]
+        self.mlp = nn.Sequential(*layers, *linears[3:])
 
     def forward(self, pixels: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """Normalised pictures [n, 3, px, px], token ids and their mask [n, L] -> scores [n], float32."""
@@ -121,7 +112,7 @@ class ImageRewardNetwork(nn.Module):
 
 
 def published_name(name: str) -> str:
-    """The name in ImageReward.pt of a weight of `ImageRewardNetwork`."""
+    """Return the name in ImageReward.pt of a weight of `ImageRewardNetwork`."""
     part, _, tail = name.partition(".")
     if part == "mlp":
         return f"mlp.layers.{tail}"
@@ -133,12 +124,7 @@ def published_name(name: str) -> str:
 
 
 def read_size(tensors: Mapping[str, Tensor], text: Mapping[str, Any], source: str) -> BlipSize:
-    """Sizes of the image encoder from the shapes of its weights; heads have 64 channels, as in every BLIP.
-
-    Args:
-        tensors: by their published names.
-        text: sizes of the text encoder, TEXT_SIZES.
-        source: the file's name for messages.
+    """Read the image encoder's sizes from its weights' shapes; heads have 64 channels, as in every BLIP.
 
     Raises:
         ValueError: the weights that tell the sizes are missing.

@@ -6,14 +6,14 @@ without the logit scale (docs/method.md, section 8).
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ..formats.checkpoint import read_checkpoint
+from ..formats.checkpoint import read_checkpoint, read_json
+from ..formats.sources import weights_file
 from ..formats.strict import load_strictly, without_weights
 from .clip_score import ClipScore
 from .inputs import Preprocessing
@@ -69,7 +69,7 @@ def load_pickscore(folder: Path, name: str = "pickscore") -> ClipScore:
 
     from ..text import clip_tokenizer
 
-    config, weights_path = _read_config(folder), _weights_path(folder)
+    config, weights_path = _read_config(folder), weights_file(folder, _WEIGHTS_NAMES)
     tensors = {key: tensor for key, tensor in read_checkpoint(weights_path).items() if key not in _CONSTANTS}
     with without_weights():
         model = CLIPModel(config)
@@ -86,24 +86,8 @@ def _read_config(folder: Path) -> Any:
     from transformers import CLIPConfig
 
     path = folder / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing; PickScore is a folder with config.json and {_WEIGHTS_NAMES[0]}."
-        )
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not readable ({error}); download it again.") from error
-    if not isinstance(values, dict) or values.get("model_type") != "clip":
-        kind = values.get("model_type") if isinstance(values, dict) else type(values).__name__
+    values = read_json(path, f"PickScore is a folder with config.json and {_WEIGHTS_NAMES[0]}.")
+    if values.get("model_type") != "clip":
+        kind = values.get("model_type")
         raise ValueError(f"{path} describes a {kind!r} model, not a 'clip' model; PickScore is a CLIPModel.")
     return CLIPConfig.from_dict(values)
-
-
-def _weights_path(folder: Path) -> Path:
-    for candidate in (folder / name for name in _WEIGHTS_NAMES):
-        if candidate.is_file():
-            return candidate
-    raise FileNotFoundError(
-        f"{folder} holds neither {' nor '.join(_WEIGHTS_NAMES)}; download the folder again."
-    )
