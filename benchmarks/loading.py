@@ -1,6 +1,6 @@
 """How long a real-size model takes to load, and how much memory, from every layout of its files.
 
-python -m benchmarks.loading --out docs/results/loading
+python -m benchmarks.loading
 
 Full-size SDXL files with random bfloat16 weights are written to a temporary folder (about 31 GB on disk, 10
 GB of memory), each way of loading runs in a fresh process, and the folder is deleted. The peak is the
@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.measuring import report, status_bytes
 from benchmarks.sdxl_files import (
     FULL,
     TINY,
@@ -59,7 +60,7 @@ CASES: dict[str, dict[str, str]] = {  # name -> arguments of ModelSources, files
 
 
 def random_state(module: torch.nn.Module, part: str = "") -> State:
-    """Random bfloat16 values for an empty module's weights (`part` in their names), quickly made."""
+    """Return random bfloat16 values for an empty module's weights (`part` in their names), quickly made."""
     block = 0.02 * torch.randn(2**22 + 1, generator=torch.Generator().manual_seed(0)).bfloat16()
     state = {}
     for name, tensor in module.state_dict().items():
@@ -71,7 +72,7 @@ def random_state(module: torch.nn.Module, part: str = "") -> State:
 
 
 def write_files(folder: Path, size: Size = FULL) -> None:
-    """Every layout of a model of that size."""
+    """Write every layout of a model of that size."""
     from safetensors.torch import save_file
 
     from t2mv_core.unet.adapter import create_camera_encoder
@@ -106,13 +107,8 @@ def write_files(folder: Path, size: Size = FULL) -> None:
     save("mvadapter", {**random_state(lcm, ".processor."), **random_state(camera_encoder)})
 
 
-def _status_bytes(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
-
-
 def load_case(folder: Path, case: str) -> dict[str, Any]:
-    """Load one case in this process; what it took. To be called once per process."""
+    """Load one case in this process, where nothing was loaded before; return what it took."""
     import diffusers  # noqa: F401
     import transformers  # noqa: F401
     from diffusers import AutoencoderKL, T2IAdapter, UNet2DConditionModel  # noqa: F401  (lazy packages)
@@ -124,7 +120,7 @@ def load_case(folder: Path, case: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     named = {key: str(folder / value) for key, value in CASES[case].items() if key != "dtype"}
     dtype = getattr(torch, CASES[case].get("dtype", "bfloat16"))
-    before, start = _status_bytes("VmRSS"), time.perf_counter()
+    before, start = status_bytes("VmRSS"), time.perf_counter()
     if case.startswith(REFERENCE):
         modules = _load_with_diffusers(folder / "folder", dtype)
     else:
@@ -136,7 +132,7 @@ def load_case(folder: Path, case: str) -> dict[str, Any]:
     if "fp8" in named["model"]:  # the adapter's file is bf16
         adapter = [x for name, x in modules["unet"].named_parameters() if ".processor." in name]
         stored += sum(x.numel() for x in (*adapter, *modules["camera_encoder"].parameters()))
-    peak = _status_bytes("VmHWM")
+    peak = status_bytes("VmHWM")
     return {
         "case": case,
         "seconds": seconds,
@@ -150,7 +146,7 @@ def load_case(folder: Path, case: str) -> dict[str, Any]:
 
 
 def _load_with_diffusers(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
-    """The same weights by the libraries' own loaders."""
+    """Load the same weights by the libraries' own loaders."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
@@ -166,20 +162,27 @@ def _load_with_diffusers(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def to_table(rows: list[dict[str, Any]]) -> str:
-    """Markdown; sizes in GB (10⁹ bytes)."""
-    lines = [
-        "| files | in files, GB | wanted, GB | peak, GB | growth / files | growth / the larger | seconds |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        sizes = " | ".join(f"{row[key] / 1e9:.2f}" for key in ("stored_bytes", "wanted_bytes", "peak_bytes"))
-        ratios = f"{row['growth_to_stored']:.2f} | {row['growth_to_larger']:.2f}"
-        lines.append(f"| {row['case']} | {sizes} | {ratios} | {row['seconds']:.1f} |")
-    return "\n".join(lines)
+    """Return Markdown; sizes in GB (10⁹ bytes)."""
+    from training.evaluation.report import markdown_rows  # here: not part of what is measured
+
+    header = ["files", "in files, GB", "wanted, GB", "peak, GB", "growth / files", "growth / the larger"]
+    sizes, ratios = ("stored_bytes", "wanted_bytes", "peak_bytes"), ("growth_to_stored", "growth_to_larger")
+    return markdown_rows(
+        [*header, "seconds"],
+        (
+            [
+                row["case"],
+                *(f"{row[key] / 1e9:.2f}" for key in sizes),
+                *(f"{row[key]:.2f}" for key in ratios),
+                f"{row['seconds']:.1f}",
+            ]
+            for row in rows
+        ),
+    )
 
 
 def run_in_fresh_process(folder: Path, case: str) -> dict[str, Any]:
-    """`load_case` where nothing was loaded before."""
+    """Call `load_case` in a fresh process."""
     command = [sys.executable, "-m", "benchmarks.loading", "--folder", str(folder), "--case", case]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
@@ -188,38 +191,26 @@ def run_in_fresh_process(folder: Path, case: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write files, load each layout, report."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, help="folder for report.json and report.md")
+    """Write files, load each layout, print, and write report.json."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.loading", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("docs/results/loading"))
     parser.add_argument("--temporary", type=Path, help="where to write the files (default: the system's)")
     parser.add_argument("--tiny", action="store_true", help="a tiny model: to try the script")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    size = TINY if arguments.tiny else FULL
     if arguments.case:
         print(json.dumps(load_case(arguments.folder, arguments.case)))  # noqa: T201
         return
     if arguments.folder:
-        write_files(arguments.folder, size)
+        write_files(arguments.folder, TINY if arguments.tiny else FULL)
         return
     with tempfile.TemporaryDirectory(dir=arguments.temporary) as name:
-        folder = Path(name)
         # In a process of its own, which gives its memory back before anything is measured.
         command = [sys.executable, "-m", "benchmarks.loading", "--folder", name]
         subprocess.run([*command, *(["--tiny"] if arguments.tiny else [])], cwd=ROOT, check=True)
-        rows = [run_in_fresh_process(folder, case) for case in CASES]
-    table = to_table(rows)
-    print(table)  # noqa: T201
-    if arguments.out:
-        from training.run.environment import describe_environment
-
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        report = {"rows": rows, "environment": describe_environment()}
-        (arguments.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-        (arguments.out / "report.md").write_text(f"# Loading at real size\n\n{__doc__}\n{table}\n")
+        rows = [run_in_fresh_process(Path(name), case) for case in CASES]
+    report(arguments.out / "report.json", "benchmarks.loading", to_table(rows), rows)
 
 
 if __name__ == "__main__":

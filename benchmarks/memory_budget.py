@@ -1,6 +1,6 @@
 """How much GPU memory sampling and training of full-size SDXL take: estimated here, measured on a GPU.
 
-python -m benchmarks.memory_budget --out docs/results/size/memory_budget             # estimated, without GPU
+python -m benchmarks.memory_budget                                                   # estimated, without GPU
 python -m benchmarks.memory_budget --out runs/budget --device cuda --plans "staged"  # measured, on yours
 
 The estimate runs the real model on the meta device, where tensors have sizes but no content, and counts what
@@ -29,10 +29,10 @@ from t2mv_core.loading import with_float8_storage
 from t2mv_core.lora.adapters import add_lora, trainable_parameters
 from t2mv_core.policy import denoise_step, log_prob
 from t2mv_core.text import encode_tokens
+from training.evaluation.report import markdown_rows
 
 from .full_size import NUM_TOKENS, camera_features, create_bundle, draw_condition
-from .live_memory import flash_attention_on_meta, measure_live
-from .written_results import markdown_table, write_results
+from .measuring import flash_attention_on_meta, measure_live, report
 
 IMAGE_PX, LATENT_PX, NUM_VIEWS = 768, 96, 6
 CARDS_GB = (8, 12, 16, 24, 48)
@@ -93,7 +93,7 @@ def placed(device: str, *modules: nn.Module) -> Iterator[None]:
 
 
 def sampling_stages(bundle: ModelBundle, plan: Plan, device: str) -> Iterator[Stage]:
-    """Name, parts needed, and work of each stage of sampling; one UNet evaluation stands for all."""
+    """Yield name, parts and work of each stage of sampling; one UNet evaluation stands for all."""
     encoders = [bundle.text_encoder, bundle.text_encoder_2]
     ids = torch.ones(2, NUM_TOKENS, dtype=torch.long, device=device)
     yield "text", encoders, lambda: [encode_tokens(encoder, ids) for encoder in encoders]
@@ -113,7 +113,7 @@ def sampling_stages(bundle: ModelBundle, plan: Plan, device: str) -> Iterator[St
 
 
 def training_stage(bundle: ModelBundle, plan: Plan, device: str) -> Stage:
-    """One micro-step of the LoRA's training with its optimizer step."""
+    """Return one micro-step of the LoRA's training with its optimizer step."""
     parameters = trainable_parameters(bundle.unet)
     optimizer = torch.optim.AdamW(parameters, foreach=False)
     condition = draw_condition(plan.trained_sets, IMAGE_PX, device, DTYPE)
@@ -131,7 +131,7 @@ def training_stage(bundle: ModelBundle, plan: Plan, device: str) -> Stage:
 
 
 def prepare(plan: Plan, device: str) -> ModelBundle:
-    """The model of a plan; on the CPU when it is to be measured on a GPU."""
+    """Return the model of a plan; on the CPU when it is to be measured on a GPU."""
     bundle = replace(create_bundle(plan.is_lcm, device, DTYPE), memory=plan.memory)
     if plan.trained_sets:
         add_lora(bundle.unet, 16, 16.0)
@@ -145,7 +145,7 @@ def prepare(plan: Plan, device: str) -> ModelBundle:
 
 
 def estimate(plan: Plan) -> dict[str, float]:
-    """Stage -> GiB, by counting on the meta device."""
+    """Return stage -> GiB, by counting on the meta device."""
     bundle, found = prepare(plan, "meta"), {}
     # The meta device has no autocast: say yes for it, so that LoRAs compute in the base's precision.
     as_under_autocast = mock.patch("t2mv_core.lora.adapters.has_autocast", return_value=True)
@@ -167,7 +167,7 @@ class Meter:
 
 
 def measure(plan: Plan, device: str = "cuda", meter: Meter = Meter()) -> dict[str, float]:
-    """Stage -> GiB that PyTorch had allocated at once on the device."""
+    """Return stage -> GiB that PyTorch had allocated at once on the device."""
     bundle, found = prepare(plan, "cpu"), {}
     with ExitStack() as stack:
         if not plan.is_staged:
@@ -186,7 +186,7 @@ def measure(plan: Plan, device: str = "cuda", meter: Meter = Meter()) -> dict[st
 
 
 def table_row(name: str, stages: dict[str, float]) -> list[str]:
-    """A row of the table: the most of all stages, which stage that is, and the smallest card."""
+    """Return a row of the table: the most of all stages, which stage that is, and the smallest card."""
     worst = max(stages, key=stages.__getitem__)
     need = stages[worst] + ALLOWANCE_GIB
     card = next((f"{card} GB" for card in CARDS_GB if need <= card), f"more than {CARDS_GB[-1]} GB")
@@ -194,7 +194,7 @@ def table_row(name: str, stages: dict[str, float]) -> list[str]:
 
 
 def main() -> int:
-    """Estimate or measure, print, and write report.md and report.json."""
+    """Estimate or measure, print, and write report.json."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory_budget", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/results/size/memory_budget"))
     parser.add_argument("--device", choices=("meta", "cuda"), default="meta")
@@ -211,9 +211,8 @@ def main() -> int:
         "the base's precision, as under autocast."
     )
     header = ["", "GiB", "in stage", "smallest card"]
-    rows = [table_row(name, stages) for name, stages in found.items()]
-    text = f"{text}\n\n{markdown_table(header, rows)}"
-    write_results(arguments.out, "benchmarks.memory_budget", "Memory budget of full-size SDXL", text, found)
+    table = markdown_rows(header, [table_row(name, stages) for name, stages in found.items()])
+    report(arguments.out / "report.json", "benchmarks.memory_budget", f"{text}\n\n{table}", found)
     return 0
 
 

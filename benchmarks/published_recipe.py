@@ -60,7 +60,7 @@ Encode = Callable[[], TextCondition]
 def repeated_multiview(
     processor: MultiviewSelfAttention, tokens: Tensor, heads: int, num_views: int, num_rows: int
 ) -> Tensor:
-    """The published form: every view gets its own copy of the keys and values of all views."""
+    """Attend in the published form: every view gets its own copy of the keys and values of all views."""
     queries = rearrange(processor.to_q_mv(tokens), "n (h w) (a d) -> (n h) a w d", h=num_rows, a=heads)
     keys, values = (
         repeat(
@@ -78,15 +78,14 @@ def repeated_multiview(
 
 
 @contextmanager
-def as_published(policy: Policy, has_repeated_keys: bool = True, checkpoints: bool = True) -> Iterator[None]:
+def as_published(policy: Policy, checkpoints: bool = True) -> Iterator[None]:
     """Let the policy's UNet compute as the published code does, not as ours."""
     unet = policy.bundle.unet
     plain = F.scaled_dot_product_attention
     with ExitStack() as stack:
         stack.enter_context(mock.patch("t2mv_core.unet.attention.attend", plain))
         stack.enter_context(mock.patch("t2mv_core.unet.text_attention.attend", plain))
-        if has_repeated_keys:
-            stack.enter_context(mock.patch.object(MultiviewSelfAttention, "_multiview", repeated_multiview))
+        stack.enter_context(mock.patch.object(MultiviewSelfAttention, "_multiview", repeated_multiview))
         if checkpoints:
             unet.enable_gradient_checkpointing()
             stack.callback(unet.disable_gradient_checkpointing)
@@ -96,7 +95,7 @@ def as_published(policy: Policy, has_repeated_keys: bool = True, checkpoints: bo
 def predict(
     policy: Policy, x: Tensor, t: Tensor, text: dict[str, Tensor], cameras: Sequence[Tensor], w: float
 ) -> Tensor:
-    """ε of all views of some prompts with classical per-view conditions."""
+    """Return ε of all views of some prompts with classical per-view conditions."""
     unet, (num_prompts, num_views) = policy.bundle.unet, x.shape[:2]
     num_rows, dtype = num_prompts * num_views, next(unet.parameters()).dtype
     guidance = guidance_embedding(torch.full((num_rows,), w), unet.config["time_cond_proj_dim"]).to(dtype)
@@ -123,7 +122,7 @@ def predict(
 
 
 def rows_per_view(condition: TextCondition, num_views: int) -> dict[str, Tensor]:
-    """Text features of every view of every prompt."""
+    """Return text features of every view of every prompt."""
     return {
         "prompt_embeds": condition.prompt_embeds.repeat_interleave(num_views, dim=0),
         "pooled": condition.pooled_embeds.repeat_interleave(num_views, dim=0),
@@ -135,7 +134,7 @@ def rows_per_view(condition: TextCondition, num_views: int) -> dict[str, Tensor]
 def sample(
     policy: Policy, encode: Encode, noise: Any, settings: SamplingSettings, has_zigzag: bool
 ) -> tuple[list[Sample], Tensor]:
-    """One trajectory of every prompt, and their pictures."""
+    """Return one trajectory of every prompt, and their pictures."""
     bundle, schedule, num_views = policy.bundle, policy.bundle.schedule, policy.cameras.num_views
     condition = encode()
     text = rows_per_view(condition, num_views)
@@ -180,7 +179,7 @@ def rollout(
     settings: SamplingSettings,
     seed: int,
 ) -> list[tuple[Sample, Sample]]:
-    """Both trajectories of every prompt, scored."""
+    """Return both trajectories of every prompt, scored."""
     made = []
     for number in (0, 1):
         noise = paired_noise(seed, 1, range(len(prompts)), number)
@@ -191,7 +190,7 @@ def rollout(
 
 
 def score(policy: Policy, made: Sample, number: int, settings: SamplingSettings) -> Tensor:
-    """Log ratio ρ of one step of one sample, [1, V]: one scheduler call per view."""
+    """Return the log ratio ρ of one step of one sample, [1, V]: one scheduler call per view."""
     step, schedule = made.steps[number], policy.bundle.schedule
     noise = predict(policy, step["x"], step["t"], made.text, made.cameras, settings.guidance_scale)
     scores = []
@@ -212,7 +211,7 @@ def update(
     parameters: Sequence[nn.Parameter],
     clip_range: float,
 ) -> float:
-    """One optimizer step from all steps of all prompts, gradients accumulated; returns the mean loss."""
+    """Take one optimizer step from all steps of all prompts; return the mean loss."""
     num_terms, total = sum(map(len, orders)), 0.0
     for row, (pair, order) in enumerate(zip(pairs, orders, strict=True)):
         gain = advantages[row][:, None]

@@ -1,6 +1,6 @@
 """Images per second and peak memory of every reward at full size, against scoring one image at a time.
 
-python -m benchmarks.rewards --out docs/results/rewards
+python -m benchmarks.rewards
 
 The published rewards have random weights of the published sizes, as none can be downloaded here; what they
 cost does not depend on that. One image at a time is what a plain loop does: resize, image encoder and text
@@ -10,11 +10,10 @@ encoder for every picture anew. Both ways score the same pictures in the same pr
 from __future__ import annotations
 
 import argparse
-import gc
-import json
 import math
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +22,18 @@ import torch
 from torch import nn
 
 from t2mv_core.rewards.base import Reward
-from t2mv_core.rewards.clip_score import ClipScore
+from t2mv_core.rewards.clip_score import ClipScore, Preprocessing
 from t2mv_core.rewards.hyperscore import HyperScoreReward
 from t2mv_core.rewards.hyperscore_network import HyperScore, HyperScoreSize
 from t2mv_core.rewards.image_reward import ImageReward
 from t2mv_core.rewards.image_reward_network import BlipSize, ImageRewardNetwork
-from t2mv_core.rewards.inputs import Preprocessing
 from t2mv_core.rewards.open_clip_score import _preprocessing
 from t2mv_core.rewards.pickscore import TransformersClip
 from t2mv_core.rewards.registry import load_reward
 from t2mv_core.text import clip_tokenizer
-from training.run.environment import describe_environment
+from training.evaluation.report import markdown_rows
 
-from ..training.experiments.trainer_options import timed
+from .measuring import report, timed
 
 NUM_VIEWS = 6
 REPEATS = 3
@@ -45,14 +43,14 @@ MED_SIZES = {"vocab_size": 30524, "hidden_size": 768, "intermediate_size": 3072,
 
 
 def make_open_clip(architecture: str) -> Reward:
-    """A CLIP score of an architecture with open_clip's own random weights."""
+    """Return a CLIP score of an architecture with open_clip's own random weights."""
     model = open_clip.create_model(architecture)
     preprocessing = _preprocessing(open_clip.get_model_config(architecture), model, None)
     return ClipScore(model, clip_tokenizer(), preprocessing, architecture)
 
 
 def make_pickscore() -> Reward:
-    """PickScore's network on transformers."""
+    """Return PickScore's network on transformers."""
     from transformers import CLIPConfig, CLIPModel
 
     config = CLIPConfig(
@@ -67,7 +65,7 @@ def make_pickscore() -> Reward:
 
 
 def make_image_reward() -> Reward:
-    """ImageReward's network; its tokens are letters, which costs what words cost."""
+    """Return ImageReward's network; its tokens are letters, which costs what words cost."""
 
     def tokenize(prompts: list[str], max_length: int) -> torch.Tensor:
         ids = torch.zeros(len(prompts), max_length, dtype=torch.long)
@@ -81,7 +79,7 @@ def make_image_reward() -> Reward:
 
 
 def make_hyperscore() -> Reward:
-    """HyperScore at its published size."""
+    """Return HyperScore at its published size."""
     return HyperScoreReward(HyperScore(HyperScoreSize(), clip_tokenizer()), clip_tokenizer())
 
 
@@ -97,7 +95,7 @@ SCORERS: dict[str, Callable[[], Reward]] = {
 
 
 def score_together(reward: Reward, images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
-    """As this project does it; nothing is known beforehand."""
+    """Score as this project does it; nothing is known beforehand."""
     forget(reward)
     if reward.kind == "view":
         prompts = [prompt for prompt in prompts for _ in range(NUM_VIEWS)]
@@ -105,7 +103,7 @@ def score_together(reward: Reward, images: torch.Tensor, prompts: list[str]) -> 
 
 
 def score_singly(reward: Reward, images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
-    """One picture (a joint reward: one set) after the other, its prompt read anew each time."""
+    """Score one picture (a joint reward: one set) after the other, its prompt read anew each time."""
     per_call = 1 if reward.kind == "view" else NUM_VIEWS
     scores = []
     for place, pictures in enumerate(images.split(per_call)):
@@ -123,13 +121,13 @@ def forget(reward: Any) -> None:
 
 
 def measure(reward: Reward, images: torch.Tensor, prompts: list[str], device: str) -> dict[str, float]:
-    """Images per second and peak memory above the weights, of both ways; and how far their scores differ."""
+    """Return images per second and peak memory above the weights, of both ways; and how far scores differ."""
     score_together(reward, images[:NUM_VIEWS], prompts[:1])  # the first call pays for libraries
     ways = {"together": score_together, "singly": score_singly}
     seconds, memory, scores = {name: math.inf for name in ways}, dict.fromkeys(ways, 0.0), {}
     for _ in range(REPEATS):  # in turn, so that a machine that is slow for a while is slow for both
         for name, way in ways.items():
-            took, peak, scores[name] = timed(lambda w=way: w(reward, images, prompts), device, repeats=1)
+            took, peak, scores[name] = timed(partial(way, reward, images, prompts), device)
             seconds[name], memory[name] = min(seconds[name], took), max(memory[name], peak)
     weights: nn.Module = reward.model
     return {
@@ -143,30 +141,25 @@ def measure(reward: Reward, images: torch.Tensor, prompts: list[str], device: st
 
 
 def table(found: dict[str, dict[str, float]]) -> str:
-    """Markdown, a row per reward."""
-    lines = [
-        "| reward | weights MiB | images/s | one at a time | ratio | peak MiB | one at a time | difference |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    """Return Markdown, a row per reward."""
+    header = ["reward", "weights MiB", "images/s", "one at a time", "ratio", "peak MiB", "one at a time"]
+    rows = []
     for name, f in found.items():
         together, singly = f["images_per_second"], f["images_per_second_singly"]
-        lines.append(
-            f"| {name} | {f['weights_mib']:.0f} | {together:.2f} | {singly:.2f} | {together / singly:.2f} | "
-            f"{f['peak_mib']:.0f} | {f['peak_mib_singly']:.0f} | {f['largest_difference']:.1e} |"
-        )
-    return "\n".join(lines)
+        speeds = [f"{together:.2f}", f"{singly:.2f}", f"{together / singly:.2f}"]
+        sizes = [f"{f['peak_mib']:.0f}", f"{f['peak_mib_singly']:.0f}", f"{f['largest_difference']:.1e}"]
+        rows.append([name, f"{f['weights_mib']:.0f}", *speeds, *sizes])
+    return markdown_rows([*header, "difference"], rows)
 
 
 def main() -> int:
-    """Measure, print, and write report.md and report.json."""
+    """Measure, print, and write report.json."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rewards", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/results/rewards"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--sets", type=int, default=4, help="sets of six views, each with a prompt")
-    parser.add_argument(
-        "--only", nargs="+", choices=sorted(SCORERS), default=list(SCORERS), help="some rewards"
-    )
+    parser.add_argument("--only", nargs="+", choices=sorted(SCORERS), default=list(SCORERS))
     parser.add_argument("--image-px", type=int, default=768)
     arguments = parser.parse_args()
     torch.manual_seed(0)
@@ -177,28 +170,15 @@ def main() -> int:
         reward = SCORERS[name]().to(arguments.device, getattr(torch, arguments.dtype))
         pictures = images[:, :, :64, :64] if name.startswith("toybox") else images
         found[name] = measure(reward, pictures, prompts, arguments.device)
+        print(name, found[name], file=sys.stderr)  # noqa: T201 - a command line
         del reward
-        gc.collect()
-        print(name, json.dumps(found[name]), file=sys.stderr)  # noqa: T201 - a command line
-    environment = describe_environment()
-    git = environment["git"]
-    commit = f"{str(git['commit'])[:10]}{' with changes' if git['is_dirty'] else ''}"
-    text = "\n\n".join(
-        [
-            "# Speed and memory of the rewards",
-            f"`python -m benchmarks.rewards {' '.join(sys.argv[1:])}`, commit {commit}, {arguments.device}, "
-            f"{torch.get_num_threads()} threads, {arguments.dtype}. {len(images)} pictures of "
-            f"{arguments.image_px} px (the toybox's: 64 px), {arguments.sets} prompts, random weights of the "
-            "published sizes; the best of three repeats. Peak memory is above the weights and the pictures. "
-            'A joint reward\'s "one at a time" is one set of six.',
-            table(found),
-        ]
+    text = (
+        f"{arguments.device}, {torch.get_num_threads()} threads, {arguments.dtype}. {len(images)} pictures "
+        f"of {arguments.image_px} px (the toybox's: 64 px), {arguments.sets} prompts, random weights of the "
+        f"published sizes; the best of {REPEATS} repeats. Peak memory is above the weights and the pictures. "
+        'A joint reward\'s "one at a time" is one set of six.'
     )
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "report.md").write_text(text + "\n", encoding="utf-8")
-    record = {"environment": environment, "rewards": found}
-    (arguments.out / "report.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    print(text)  # noqa: T201
+    report(arguments.out / "report.json", "benchmarks.rewards", f"{text}\n\n{table(found)}", found)
     return 0
 
 

@@ -1,6 +1,6 @@
 """Share of the sampler's wall time that is spent outside the UNet and the VAE.
 
-python -m benchmarks.sampler_overhead --out docs/results/size/sampler_overhead
+python -m benchmarks.sampler_overhead
 
 Eight steps of standard sampling and the decoding of all views, text and cameras encoded before. Time inside
 is what the UNet's and the decoder's own `forward` take; all else (guidance, noise, policy, records, LoRA
@@ -31,39 +31,30 @@ from t2mv_core.lora.adapters import add_lora
 from t2mv_core.samplers import SamplingSettings, sample_standard
 from t2mv_core.text import encode_text
 from t2mv_core.trajectory import SeededNoise
+from training.evaluation.report import markdown_rows
 
 from .full_size import create_textless_bundle, draw_condition
-from .written_results import markdown_table, write_results
+from .measuring import report
 
 SETTINGS = SamplingSettings(num_steps=8, guidance_scale=2.0)
 
 
-class Stopwatch:
-    """Adds up what calls of functions take."""
+def share_outside(bundle: ModelBundle, condition: Any, cameras: Any) -> dict[str, float]:
+    """Sample and decode once; return seconds inside, outside, and the latter's share."""
+    inside = 0.0
 
-    def __init__(self) -> None:
-        """Start at zero."""
-        self.seconds = 0.0
-
-    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, timed."""
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal inside
             started = time.perf_counter()
             result = function(*args, **kwargs)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            self.seconds += time.perf_counter() - started
+            inside += time.perf_counter() - started
             return result
 
-        return timed
+        return call
 
-
-def share_outside(bundle: ModelBundle, condition: Any, cameras: Any) -> dict[str, float]:
-    """Sample and decode once; seconds inside, outside, and the latter's share."""
-    watch = Stopwatch()
     originals = bundle.unet.forward, bundle.vae.decode
-    bundle.unet.forward, bundle.vae.decode = map(watch.around, originals)
+    bundle.unet.forward, bundle.vae.decode = map(timed, originals)
     started = time.perf_counter()
     try:
         trajectory = sample_standard(bundle, condition, cameras, SeededNoise([1]), SETTINGS)
@@ -71,17 +62,17 @@ def share_outside(bundle: ModelBundle, condition: Any, cameras: Any) -> dict[str
     finally:
         bundle.unet.forward, bundle.vae.decode = originals
     whole = time.perf_counter() - started
-    return {"inside_s": watch.seconds, "outside_s": whole - watch.seconds, "share": 1 - watch.seconds / whole}
+    return {"inside_s": inside, "outside_s": whole - inside, "share": 1 - inside / whole}
 
 
 def with_lora(bundle: ModelBundle) -> ModelBundle:
-    """The bundle with a LoRA of rank 16 acting."""
+    """Return the bundle with a LoRA of rank 16 acting."""
     add_lora(bundle.unet, 16, 16.0)
     return replace(bundle, loras=(LoraHandle("default"),))
 
 
 def measure(bundle: ModelBundle, condition: Any, cameras: Any, repeats: int) -> dict[str, float]:
-    """The repeat of median share, after one that does not count."""
+    """Return the repeat of median share, after one that does not count."""
     share_outside(bundle, condition, cameras)
     runs = sorted(
         (share_outside(bundle, condition, cameras) for _ in range(repeats)), key=lambda f: f["share"]
@@ -90,7 +81,7 @@ def measure(bundle: ModelBundle, condition: Any, cameras: Any, repeats: int) -> 
 
 
 def main() -> int:
-    """Measure, print, and write report.md and report.json."""
+    """Measure, print, and write report.json."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sampler_overhead", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/results/size/sampler_overhead"))
     parser.add_argument("--repeats", type=int, default=9)
@@ -115,9 +106,8 @@ def main() -> int:
         f"{SETTINGS.num_steps} steps of standard sampling, six views, one prompt, float32 (SDXL's widths: "
         f"bfloat16); medians of {arguments.repeats} runs ({max(1, arguments.repeats // 4)})."
     )
-    header = ["", "outside UNet and VAE", "ms outside", "ms inside"]
-    text = f"{text}\n\n{markdown_table(header, rows)}"
-    write_results(arguments.out, "benchmarks.sampler_overhead", "Overhead of the sampler", text, found)
+    table = markdown_rows(["", "outside UNet and VAE", "ms outside", "ms inside"], rows)
+    report(arguments.out / "report.json", "benchmarks.sampler_overhead", f"{text}\n\n{table}", found)
     return 0
 
 

@@ -1,20 +1,18 @@
 """A training iteration against the published recipe's way of writing it, in one process, alternating.
 
-python -m benchmarks.training_iteration --model toybox --out docs/results/training_iteration
-python -m benchmarks.training_iteration --model sdxl --out docs/results/training_iteration
+python -m benchmarks.training_iteration --model toybox --micro-batch 2
+python -m benchmarks.training_iteration --model sdxl --layers 1 5 --prompts 1 --steps 1 --name sdxl_half
 
 Both ways start from the same weights, noise and advantages; their losses and gradients are compared before
 anything is timed. Times are CPU seconds of the process, one thread by default, because the machine that
-measured was shared; wall times are in the JSON file. Memory is the peak of the bytes that live at once and
-were not there before the phase (`live_memory`), counted in a first turn that is not timed; the LoRA's
-gradient is among them, the optimizer's averages, made before, are not.
+measured was shared. Memory is the peak of the bytes that live at once and were not there before the phase,
+counted in a first turn that is not timed: the LoRA's gradient is among them, the optimizer's averages not.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
 import statistics
 import sys
 import time
@@ -31,19 +29,18 @@ from torch import Tensor, nn
 from t2mv_core.bundle import ModelBundle
 from t2mv_core.loading import load_bundle
 from t2mv_core.lora.adapters import trainable_parameters
-from t2mv_core.policy import log_prob
 from t2mv_core.rewards.base import RewardResult
 from t2mv_core.text import TextCondition, encode_text
-from training.algorithm.learner import Learner, LearnerSettings, recorded_steps, step_distribution
+from training.algorithm.learner import Learner, LearnerSettings
 from training.algorithm.objectives import zigal_loss
 from training.algorithm.rollout import Policy, Rewards, Rollout, RolloutSettings, collect
 from training.config import TrainConfig, load_config
+from training.evaluation.report import markdown_rows
 from training.models.policy import LORA_NAME, iteration_updates, make_policy, sampling_settings
-from training.run.environment import describe_environment
 
 from . import published_recipe as published
 from .full_size import create_textless_bundle, draw_condition
-from .live_memory import measure_live
+from .measuring import measure_live, report
 
 REWARDS = Rewards(
     {"redness": lambda images, prompts: RewardResult(images[:, 0].mean(dim=(1, 2)))},
@@ -59,7 +56,6 @@ TOYBOX_PROMPTS = ("a red mug", "a blue chair", "a green car", "a white house")
 WAYS = (
     "published",
     "published, no checkpointing",
-    "published, our multiview attention",
     "ours",
     "ours, checkpointing",
     "published, bf16",
@@ -108,35 +104,25 @@ class Way:
     roll_out: Callable[[], Any]
     update: Callable[[Any], float]
     optimizer: KeepingAdamW
-    case: Case | None = None
     made: Any = None
     loss: float = 0.0
     cpu_seconds: dict[str, list[float]] = field(default_factory=lambda: {"rollout": [], "update": []})
-    wall_seconds: dict[str, list[float]] = field(default_factory=lambda: {"rollout": [], "update": []})
     mib: dict[str, float] = field(default_factory=dict)
 
     def count(self) -> None:
-        """Both phases once, counting memory; the update shows its gradient. Later updates start from here."""
-        self.mib["rollout"], self.made = _live_mib(self.roll_out)
+        """Run both phases, counting memory; the update shows its gradient. Later updates start from here."""
+        rollout, self.made = measure_live(self.roll_out)
         self.optimizer.keeps = True
-        self.mib["update"], self.loss = _live_mib(lambda: self.update(self.made))
+        update, self.loss = measure_live(partial(self.update, self.made))
         self.optimizer.keeps = False
+        self.mib = {"rollout": rollout / 2**20, "update": update / 2**20}
 
     def measure(self) -> None:
-        """Both phases once, timed."""
-        self._time("rollout", self.roll_out)
-        self._time("update", lambda: self.update(self.made))
-
-    def _time(self, phase: str, work: Callable[[], Any]) -> None:
-        started, used = time.monotonic(), time.process_time()
-        work()
-        self.cpu_seconds[phase].append(time.process_time() - used)
-        self.wall_seconds[phase].append(time.monotonic() - started)
-
-
-def _live_mib(work: Callable[[], Any]) -> tuple[float, Any]:
-    peak, result = measure_live(work)
-    return peak / 2**20, result
+        """Run both phases, timed."""
+        for phase, work in (("rollout", self.roll_out), ("update", partial(self.update, self.made))):
+            started = time.process_time()
+            work()
+            self.cpu_seconds[phase].append(time.process_time() - started)
 
 
 @dataclass(frozen=True)
@@ -156,7 +142,7 @@ class Case:
     parameters: list[nn.Parameter]
 
     def optimizer(self) -> KeepingAdamW:
-        """A fresh one, its averages made already, as in all iterations but the first."""
+        """Return a fresh one, its averages made already, as in all iterations but the first."""
         optimizer = KeepingAdamW(self.parameters, lr=0.0, weight_decay=1e-4)
         for parameter in self.parameters:
             parameter.grad = torch.zeros_like(parameter)
@@ -166,7 +152,7 @@ class Case:
 
 
 def make_case(size: Size, bundle: ModelBundle, condition: TextCondition, *overrides: str) -> Case:
-    """Policy with a LoRA that has left its zero, conditions and advantages; all from fixed seeds."""
+    """Return a policy with a LoRA that has left its zero, conditions and advantages; all from fixed seeds."""
     num_prompts = size.num_prompts
     words = [
         f"sampling.prompts_per_iteration={num_prompts}", f"sampling.num_steps={size.num_steps}",
@@ -188,7 +174,7 @@ def make_case(size: Size, bundle: ModelBundle, condition: TextCondition, *overri
 
 
 def our_way(case: Case, checkpoints: bool = False) -> Way:
-    """The trainer's rollout and learner; texts and cameras were encoded when the run began."""
+    """Return the trainer's rollout and learner; texts and cameras were encoded when the run began."""
     config, optimizer = case.config, case.optimizer()
     sampling = sampling_settings(config.sampling)
     settings = LearnerSettings(
@@ -211,11 +197,11 @@ def our_way(case: Case, checkpoints: bool = False) -> Way:
         finally:
             unet.disable_gradient_checkpointing()
 
-    return Way(roll_out, update, optimizer, case)
+    return Way(roll_out, update, optimizer)
 
 
-def published_way(case: Case, has_repeated_keys: bool = True, checkpoints: bool = True) -> Way:
-    """The yardstick."""
+def published_way(case: Case, checkpoints: bool = True) -> Way:
+    """Return the yardstick."""
     optimizer, sampling = case.optimizer(), sampling_settings(case.config.sampling)
     clip_range = case.config.optim.clip_range
     (plan,) = iteration_updates(case.config, range(len(case.prompts)), 1)
@@ -225,11 +211,11 @@ def published_way(case: Case, has_repeated_keys: bool = True, checkpoints: bool 
             orders[row].append(step)
 
     def roll_out() -> Any:
-        with published.as_published(case.policy, has_repeated_keys):
+        with published.as_published(case.policy):
             return published.rollout(case.policy, REWARDS, case.prompts, case.encode, sampling, 0)
 
     def update(pairs: Any) -> float:
-        with published.as_published(case.policy, has_repeated_keys, checkpoints):
+        with published.as_published(case.policy, checkpoints):
             return published.update(
                 case.policy, pairs, case.advantages, orders, sampling, optimizer, case.parameters, clip_range
             )
@@ -238,7 +224,7 @@ def published_way(case: Case, has_repeated_keys: bool = True, checkpoints: bool 
 
 
 def load_models(size: Size, has_bfloat16: bool) -> tuple[ModelBundle, ModelBundle | None, TextCondition]:
-    """The model in float32, in bfloat16 if wished, and the text of the iteration's prompts."""
+    """Return the model in float32, in bfloat16 if wished, and the text of the iteration's prompts."""
     if size.model == "sdxl":
         torch.manual_seed(0)
         layers = (1, *size.layers)
@@ -253,7 +239,7 @@ def load_models(size: Size, has_bfloat16: bool) -> tuple[ModelBundle, ModelBundl
 
 
 def in_bfloat16(bundle: ModelBundle) -> ModelBundle:
-    """The same model in bfloat16 beside the given one, without ever a third copy."""
+    """Return the same model in bfloat16 beside the given one, without ever a third copy."""
     parts = (bundle.unet, bundle.vae, bundle.camera_encoder)
     rounded = {id(p): nn.Parameter(p.bfloat16(), requires_grad=False) for x in parts for p in x.parameters()}
     # deepcopy takes the rounded weights for copied already.
@@ -261,36 +247,8 @@ def in_bfloat16(bundle: ModelBundle) -> ModelBundle:
     return replace(bundle, unet=unet, vae=vae, camera_encoder=camera_encoder)
 
 
-def largest_log_ratio(case: Case, rollout: Rollout) -> float:
-    """max |ρ| of the policy that acted, scored again: 0 before rounding."""
-    (plan,) = iteration_updates(case.config, range(len(case.prompts)), 1)
-    sampling, found = sampling_settings(case.config.sampling), []
-    with torch.no_grad():
-        for micro_step in plan.micro_steps:
-            for made in rollout.sets:
-                recorded = recorded_steps(rollout, [made.trajectory], micro_step)
-                distribution = step_distribution(case.policy, recorded, sampling)
-                found.append((log_prob(distribution, recorded.actions) - recorded.log_probs).abs().max())
-    return float(torch.stack(found).max())
-
-
-def growth_per_micro_step(case: Case, way: Way) -> dict[str, float]:
-    """Slope of the resident set over at least 50 micro-steps after 10 to settle, KiB per micro-step."""
-    resident = []
-    while len(resident) < 60:
-        way.update(way.made)
-        lines = Path("/proc/self/status").read_text().splitlines()
-        per_update = len(iteration_updates(case.config, range(len(case.prompts)), 1)[0].micro_steps)
-        kib = int(next(line for line in lines if line.startswith("VmRSS")).split()[1])
-        resident += [kib] * per_update
-    kept = torch.tensor(resident[10:], dtype=torch.float64)
-    steps = torch.arange(len(kept), dtype=torch.float64)
-    slope = ((steps - steps.mean()) * (kept - kept.mean())).sum() / (steps - steps.mean()).square().sum()
-    return {"micro_steps": len(resident), "kib_per_micro_step": round(float(slope), 1)}
-
-
 def compare(ours: Way, theirs: Way) -> dict[str, float]:
-    """Differences of loss and gradient."""
+    """Return the differences of loss and gradient."""
     assert ours.optimizer.seen is not None
     assert theirs.optimizer.seen is not None
     gradient, reference = ours.optimizer.seen.double(), theirs.optimizer.seen.double()
@@ -303,13 +261,12 @@ def compare(ours: Way, theirs: Way) -> dict[str, float]:
 
 
 def make_ways(size: Size, names: list[str]) -> tuple[Case, dict[str, Way]]:
-    """The float32 case and the chosen ways; the bfloat16 model is made only if one of them wants it."""
+    """Return the float32 case and the chosen ways; with the bfloat16 model only if one wants it."""
     full, low, condition = load_models(size, any("bf16" in name for name in names))
     case = make_case(size, full, condition)
     ways = {
         "published": lambda: published_way(case),
         "published, no checkpointing": lambda: published_way(case, checkpoints=False),
-        "published, our multiview attention": lambda: published_way(case, has_repeated_keys=False),
         "ours": lambda: our_way(case),
         "ours, checkpointing": lambda: our_way(case, checkpoints=True),
     }
@@ -321,8 +278,8 @@ def make_ways(size: Size, names: list[str]) -> tuple[Case, dict[str, Way]]:
 
 
 def measure(size: Size, repeats: int, names: list[str]) -> dict[str, Any]:
-    """The chosen ways of one model, taking turns."""
-    case, ways = make_ways(size, names)
+    """Measure the chosen ways of one model, taking turns."""
+    _, ways = make_ways(size, names)
     for name, way in ways.items():
         way.count()
         print(name, "counted", {phase: round(mib) for phase, mib in way.mib.items()}, flush=True)  # noqa: T201
@@ -330,79 +287,56 @@ def measure(size: Size, repeats: int, names: list[str]) -> dict[str, Any]:
         for name, way in ways.items():
             way.measure()
             print(name, {phase: round(times[-1], 2) for phase, times in way.cpu_seconds.items()}, flush=True)  # noqa: T201
-    return {
-        "parameters": sum(p.numel() for p in case.policy.bundle.unet.parameters()),
-        "size": asdict(size),
-        "ways": {
-            name: {
-                "cpu_seconds": way.cpu_seconds,
-                "wall_seconds": way.wall_seconds,
-                "mib": way.mib,
-                **compare(way, ways["published"]),
-            }
-            for name, way in ways.items()
-        },
-        "largest_log_ratio": {
-            name: largest_log_ratio(way.case, way.made) for name, way in ways.items() if way.case is not None
-        },
-        "growth": growth_per_micro_step(case, ways["ours"]) if size.model == "toybox" else None,
+    figures = {
+        name: {"cpu_seconds": way.cpu_seconds, "mib": way.mib, **compare(way, ways["published"])}
+        for name, way in ways.items()
     }
+    return {"size": asdict(size), "ways": figures}
 
 
-def table(found: dict[str, Any]) -> str:
-    """Markdown: medians of times; ratios are to the published recipe as configured, with checkpointing."""
+def table(ways: dict[str, Any]) -> str:
+    """Return Markdown: medians of times; ratios are to the published recipe as configured."""
     rows = {}
-    for name, way in found["ways"].items():
+    for name, way in ways.items():
         total = [sum(pair) for pair in zip(*way["cpu_seconds"].values(), strict=True)]
         rows[name] = (
             statistics.median(total),
             statistics.median(way["cpu_seconds"]["update"]),
             max(way["mib"].values()),
             way["mib"]["update"],
-            way["loss_difference"],
-            way["gradient_relative_difference"],
         )
     first = rows["published"]
-    lines = [
-        "| way | iteration, CPU s | ratio | update, CPU s | ratio | memory, MiB | ratio | of update | ratio "
-        "| loss differs by | gradient differs by |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    header = ["way"]
+    for column in ("iteration, CPU s", "update, CPU s", "memory, MiB", "of update"):
+        header += [column, "ratio"]
+    cells = []
     for name, row in rows.items():
-        cells = [f"{row[k]:.{d}f} | {row[k] / first[k]:.2f}" for k, d in ((0, 2), (1, 2), (2, 0), (3, 0))]
-        lines.append(f"| {name} | {' | '.join(cells)} | {row[4]:.1e} | {row[5]:.1e} |")
-    return "\n".join(lines)
+        ratios = (cell for x, y in zip(row, first, strict=True) for cell in (f"{x:.2f}", f"{x / y:.2f}"))
+        cells.append([name, *ratios, f"{ways[name]['gradient_relative_difference']:.1e}"])
+    return markdown_rows([*header, "gradient differs by"], cells)
 
 
 def main() -> int:
-    """Measure one model, print, and write its JSON file and table."""
+    """Measure one model, print, and write its JSON file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training_iteration")
-    parser.add_argument("--model", choices=("toybox", "sdxl"), default="toybox")
-    parser.add_argument("--prompts", type=int, help="default: 4, of sdxl 2; the published recipe has 4")
-    parser.add_argument("--steps", type=int, default=4, help="denoising steps; the published recipe has 8")
-    parser.add_argument("--micro-batch", type=int, default=1, help="of our way; the published one has 1")
-    parser.add_argument(
-        "--layers", type=int, nargs=2, default=(1, 5), help="transformer layers at 640 and 1280"
-    )
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("docs/results/training_iteration"))
-    parser.add_argument("--name", help="of the files written; default: the model's")
+    add = parser.add_argument
+    add("--model", choices=("toybox", "sdxl"), default="toybox")
+    add("--prompts", type=int, default=4, help="the published recipe has 4")
+    add("--steps", type=int, default=4, help="denoising steps; the published recipe has 8")
+    add("--micro-batch", type=int, default=1, help="of our way; the published one has 1")
+    add("--layers", type=int, nargs=2, default=(1, 5), help="transformer layers at 640 and 1280")
+    add("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    add("--repeats", type=int, default=5)
+    add("--threads", type=int, default=1)
+    add("--out", type=Path, default=Path("docs/results/training_iteration"))
+    add("--name", help="of the file written; default: the model's")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    num_prompts = arguments.prompts or (4 if arguments.model == "toybox" else 2)
     layers = (arguments.layers[0], arguments.layers[1])
-    size = Size(arguments.model, num_prompts, arguments.steps, arguments.micro_batch, layers)
+    size = Size(arguments.model, arguments.prompts, arguments.steps, arguments.micro_batch, layers)
     found = measure(size, arguments.repeats, arguments.ways)
-    found["command"] = " ".join(["python -m benchmarks.training_iteration", *sys.argv[1:]])
-    found["environment"] = describe_environment()
-    text = table(found)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    name = arguments.name or arguments.model
-    (arguments.out / f"{name}.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    (arguments.out / f"{name}.md").write_text(text + "\n", encoding="utf-8")
-    print(text, found["largest_log_ratio"], found["growth"], sep="\n")  # noqa: T201 - a command line
+    path = arguments.out / f"{arguments.name or arguments.model}.json"
+    report(path, "benchmarks.training_iteration", table(found["ways"]), found)
     return 0
 
 

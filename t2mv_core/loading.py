@@ -14,7 +14,7 @@ from .formats.components import load_parts, read_scheduler_config
 from .formats.infer_config import ADAPTER_LATENT_PX, LATENT_PX
 from .formats.sources import ModelFiles, ModelSources, resolve_sources
 from .formats.strict import without_weights
-from .schedule import schedule_from_config, with_solver
+from .schedule import schedule_from_config
 from .unet.adapter import create_camera_encoder, load_adapter
 from .unet.attention import install_multiview_attention
 
@@ -40,9 +40,7 @@ def load_bundle(
     if isinstance(sources, str):
         sources = ModelSources(model=sources)
     files = resolve_sources(sources)
-    schedule = schedule_from_config(read_scheduler_config(files.scheduler))
-    if sources.solver is not None:
-        schedule = with_solver(schedule, sources.solver)
+    schedule = schedule_from_config(read_scheduler_config(files.scheduler), sources.solver)
     parts = load_parts(files, dtype)
     unet = parts["unet"]
     _check_parts(files, **parts)

@@ -18,12 +18,15 @@ LCM_SIGMA_DATA = 0.5
 SNR_SHIFT_SCALE = 8.0
 SOLVERS = ("lcm", "ddim", "ddim-trailing")
 """LCM; DDIM at SDXL's leading timesteps; DDIM at trailing ones, which begin with the last timestep."""
-_TRAINED = {"prediction_type": "epsilon", "beta_schedule": "scaled_linear", "rescale_betas_zero_snr": False}
+_TRAINED = {
+    "prediction_type": "epsilon", "beta_schedule": "scaled_linear", "rescale_betas_zero_snr": False,
+    "thresholding": False,
+}  # fmt: skip
 """Keys that say how a model was trained, each with the only value that our equations cover.
 
 With zero terminal SNR ᾱ is 0 at the last timestep, where x̂_0 cannot be computed from ε."""
 _SAMPLED = {
-    "thresholding": False, "use_dynamic_shifting": False, "use_karras_sigmas": False, "use_lu_lambdas": False,
+    "use_dynamic_shifting": False, "use_karras_sigmas": False, "use_lu_lambdas": False,
     "use_exponential_sigmas": False, "use_beta_sigmas": False, "use_flow_sigmas": False,
     "interpolation_type": "linear", "timestep_type": "discrete", "final_sigmas_type": "zero",
 }  # fmt: skip
@@ -127,7 +130,7 @@ class NoiseSchedule:
     def next_timesteps(self, num_steps: int) -> Tensor:
         """Return the timestep each action belongs to, [num_steps], int64; -1 is the end (final ᾱ).
 
-        LCM: the next one visited; the last step repeats its own, so that the action still has a density
+        LCM: the next one visited, for the last step t itself, so that the action still has a density
         (docs/method.md, section 3). DDIM: t - 1000 // N.
         """
         steps = self.timesteps(num_steps)
@@ -171,20 +174,24 @@ def with_solver(schedule: NoiseSchedule, solver: str) -> NoiseSchedule:
     return replace(schedule, solver="ddim", timestep_spacing=spacing)
 
 
-def schedule_from_config(config: Mapping[str, Any]) -> NoiseSchedule:
+def schedule_from_config(config: Mapping[str, Any], solver: str | None = None) -> NoiseSchedule:
     """Read a diffusers scheduler configuration and apply the multiview SNR shift.
 
     An LCM scheduler gives the solver "lcm", every other one "ddim"; a missing or null key is SDXL's. The
     shift belongs to MV-Adapter, not to the file; `"t2mv_snr_shift": 1.0` in the file turns it off.
 
+    Args:
+        config: of the scheduler's file.
+        solver: a word of SOLVERS in place of the file's; what the file says of sampling then does not matter.
+
     Raises:
-        ValueError: a key whose value this project has no equations for.
+        ValueError: a key whose value this project has no equations for, or an unknown solver.
     """
     config = {key: value for key, value in config.items() if value is not None}
-    _refuse_foreign(config)
+    _refuse_foreign(config, is_sampled_as_the_file_says=solver is None)
     alpha_bar = shift_snr(_trained_alpha_bar(config), float(config.get("t2mv_snr_shift", SNR_SHIFT_SCALE)))
     clip_range = float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample", False) else None
-    return NoiseSchedule(
+    schedule = NoiseSchedule(
         alpha_bar=alpha_bar,
         solver="lcm" if "LCM" in str(config.get("_class_name", "")) else "ddim",
         final_alpha_bar=1.0 if config.get("set_alpha_to_one", False) else float(alpha_bar[0]),
@@ -194,18 +201,18 @@ def schedule_from_config(config: Mapping[str, Any]) -> NoiseSchedule:
         original_steps=int(config.get("original_inference_steps", 50)),
         timestep_scaling=float(config.get("timestep_scaling", 10.0)),
     )
+    return schedule if solver is None else with_solver(schedule, solver)
 
 
-def _refuse_foreign(config: Mapping[str, Any]) -> None:
+def _refuse_foreign(config: Mapping[str, Any], is_sampled_as_the_file_says: bool) -> None:
     """Raise a ValueError for a scheduler, or a value of a key, that our equations do not cover."""
     name = str(config.get("_class_name", ""))
     if name.startswith(("FlowMatch", "EDM")):
         raise ValueError(f"{name} is not supported; use an epsilon model such as SDXL.")
-    cures = (
-        "use an epsilon model trained with {key}={value}",
-        "set it to {value} in the model's scheduler_config.json",
-    )
-    for table, cure in zip((_TRAINED, _SAMPLED), cures, strict=True):
+    tables = [(_TRAINED, "use an epsilon model trained with {key}={value}")]
+    if is_sampled_as_the_file_says:
+        tables.append((_SAMPLED, "choose a solver, or set it to {value} in the scheduler_config.json"))
+    for table, cure in tables:
         for key, value in table.items():
             is_unread = key == "beta_schedule" and "trained_betas" in config
             if config.get(key, value) != value and not is_unread:

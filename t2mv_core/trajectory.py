@@ -84,12 +84,8 @@ class SeededNoise:
 def derive_seed(seed: int, *purpose: int | str) -> int:
     """Hash a run's seed with a purpose to a generator seed in [0, 2^63).
 
-    A random draw so depends on (seed, purpose) alone: not on the batch it is made for, nor on the process
-    that makes it, nor on whether the run was interrupted before.
-
-    Args:
-        seed: the run's seed.
-        purpose: words and counters that name the draw, such as ("noise", 3, 0).
+    A draw then depends on (seed, purpose) alone: not on its batch, its process, or an interruption of the
+    run. `purpose` is words and counters that name the draw, such as ("noise", 3, 0).
     """
     text = "/".join([str(seed), *(f"{type(part).__name__}:{part}" for part in purpose)])
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()

@@ -34,7 +34,7 @@ from .evaluation.measure import (
 from .evaluation.report import SHEET_PROMPTS, differences, markdown_table, summarize, write_report
 from .models.base_loras import load_base_model
 from .models.policy import sampling_settings
-from .mvczigal import stopping_on_signals
+from .run.stop import stopping_on_signals
 from .run.trainer import Trainer
 
 logger = logging.getLogger(__name__)

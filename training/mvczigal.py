@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from .config import EvaluationConfig, TrainConfig, load_config, preset_names
-from .run.stop import ParentWatch
+from .run.stop import ParentWatch, stopping_on_signals
+
+if TYPE_CHECKING:
+    from .run.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +24,7 @@ EXIT_INTERRUPTED = 130
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m training.mvczigal", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--preset", default="toybox", help=f"one of {', '.join(preset_names())}, or the path of a YAML file"
@@ -58,10 +60,31 @@ def train(config: TrainConfig, resume: bool, parent: ParentWatch | None = None) 
     Raises:
         ValueError, OSError: bad input or a folder that cannot be used, in a sentence.
         NonFiniteError: training had to stop.
+        MemoryError: the device is out of memory.
     """
+    from torch import OutOfMemoryError
+
+    trainer = make_trainer(config, resume)
+    with stopping_on_signals(trainer.request_stop):
+        if parent is not None:
+            parent.hand_over(trainer.request_stop)
+        try:
+            is_done = trainer.run()
+        except OutOfMemoryError as error:
+            raise MemoryError(
+                f"The device is out of memory ({str(error).splitlines()[0]}). Resume with "
+                "model.gradient_checkpointing=true, optim.splits_pairs=true, a smaller optim.micro_batch or "
+                "sampling.batch_size."
+            ) from error
+    state = "finished" if is_done else "was stopped and saved; continue it with --resume auto"
+    logger.info("The run in %s %s (iteration %d).", config.run.out_dir, state, trainer.iteration)
+    return is_done
+
+
+def make_trainer(config: TrainConfig, resume: bool) -> Trainer:
+    """Check the whole configuration, then load model and rewards; see `train` for what raises."""
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
-    from torch import OutOfMemoryError
 
     from .evaluation.validation import check_stop_measure
     from .models.base_loras import check_base_loras, load_base_model
@@ -89,46 +112,11 @@ def train(config: TrainConfig, resume: bool, parent: ParentWatch | None = None) 
         view, joint = list(reward.view), list(reward.joint)
     measures = load_rewards(view, joint, device if reward.device == "auto" else reward.device, reward)
     rewards = measures.select(reward.view, reward.joint)
-    trainer = Trainer(config, bundle, rewards, accelerator, resume, measures)
-
-    with stopping_on_signals(trainer.request_stop):
-        if parent is not None:
-            parent.hand_over(trainer.request_stop)
-        try:
-            is_done = trainer.run()
-        except OutOfMemoryError as error:
-            raise MemoryError(
-                f"The device is out of memory ({str(error).splitlines()[0]}). Resume with "
-                "model.gradient_checkpointing=true, optim.splits_pairs=true, a smaller optim.micro_batch or "
-                "sampling.batch_size."
-            ) from error
-    state = "finished" if is_done else "was stopped and saved; continue it with --resume auto"
-    logger.info("The run in %s %s (iteration %d).", config.run.out_dir, state, trainer.iteration)
-    return is_done
-
-
-@contextmanager
-def stopping_on_signals(request_stop: Callable[[], None]) -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into a request to stop; a second one ends the process at once."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-
-    def stop(number: int, _: object) -> None:
-        logger.info(
-            "Stopping; the state is being saved. A second %s ends at once.", signal.Signals(number).name
-        )
-        signal.signal(number, signal.SIG_DFL)
-        request_stop()
-
-    previous = [signal.signal(number, stop) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, previous, strict=True):
-            signal.signal(number, handler)
+    return Trainer(config, bundle, rewards, accelerator, resume, measures)
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Entry point: 0 when done, 130 when interrupted, 1 with a sentence on stderr otherwise."""
+    """Return 0 when done, 130 when interrupted, 1 with a sentence on stderr otherwise."""
     parser = build_parser()
     arguments = parser.parse_intermixed_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s")

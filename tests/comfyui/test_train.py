@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -164,16 +165,16 @@ def test_cancel_keeps_the_state_and_the_next_queue_goes_on(server: ComfyServer, 
     run = server.run({"1": train(name="cancelled", iterations=ENDLESS)}, on_progress=cancel)
     assert run.status == "interrupted"
     assert trainers("cancelled") == []
-    state = json.loads((run_dir(server, "cancelled") / "last" / "counters.json").read_text("utf-8"))
-    assert 1 <= state["iteration"] < ENDLESS
+    iteration = torch.load(run_dir(server, "cancelled") / "last.pt", weights_only=True)["iteration"]
+    assert 1 <= iteration < ENDLESS
     assert not (server.base_dir / "models/loras/t2mv/cancelled.safetensors").exists()
 
-    total = state["iteration"] + 1
+    total = iteration + 1
     again = server.run({"1": train(name="cancelled", iterations=total)})
     assert again.status == "success", again.error
     assert iterations(server, "cancelled") == list(range(1, total + 1))
     log = (run_dir(server, "cancelled") / "trainer.log").read_text("utf-8")
-    assert f"at iteration {state['iteration']}." in log  # Resumed ... at iteration
+    assert f"at iteration {iteration}." in log  # Resumed ... at iteration
 
 
 @pytest.mark.parametrize(
@@ -313,7 +314,7 @@ def test_killing_comfyui_ends_the_trainer_with_its_state_saved(
     with start_server(tmp_path) as comfy:
         status, _ = comfy.post("/prompt", {"prompt": {"1": train(name="orphan", iterations=ENDLESS)}})
         assert status == 200
-        assert wait_until(lambda: (run_dir(comfy, "orphan") / "last" / "counters.json").is_file(), 120)
+        assert wait_until(lambda: (run_dir(comfy, "orphan") / "last.pt").is_file(), 120)
         assert trainers("orphan")
         os.kill(comfy.process_id, signal.SIGKILL)
         assert wait_until(lambda: not trainers("orphan"), 30)

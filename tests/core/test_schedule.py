@@ -220,7 +220,7 @@ def test_configuration_chooses_solver_clip_and_end():
 def test_what_we_have_no_equations_for_is_refused_with_a_cure(config):
     ((key, value),) = config.items()
     said = value if key == "_class_name" else f"{key}={value!r}"
-    with pytest.raises(ValueError, match=f"{said} .*; (use|set it to) "):
+    with pytest.raises(ValueError, match=f"{said} .*; (use|choose a solver, or set it to) "):
         schedule_from_config(config)
 
 
@@ -376,3 +376,14 @@ def test_sampling_as_before_changes_nothing_and_unknown_words_are_refused(alpha_
         assert with_solver(schedule, schedule.solver_name) == schedule
     with pytest.raises(ValueError, match="'euler' is unknown; use one of lcm, ddim, ddim-trailing"):
         with_solver(make_schedule(alpha_bar), "euler")
+
+
+def test_a_chosen_solver_overrides_what_the_file_says_of_sampling():
+    config = {**SDXL, "use_karras_sigmas": True, "timestep_type": "continuous"}
+    with pytest.raises(ValueError, match="choose a solver"):
+        schedule_from_config(config)
+    chosen, plain = schedule_from_config(config, "ddim-trailing"), schedule_from_config(SDXL, "ddim-trailing")
+    assert chosen.solver_name == "ddim-trailing"
+    assert torch.equal(chosen.alpha_bar, plain.alpha_bar)
+    with pytest.raises(ValueError, match="prediction_type='v_prediction'"):
+        schedule_from_config({**SDXL, "prediction_type": "v_prediction"}, "lcm")

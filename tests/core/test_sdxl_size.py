@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.full_size import LCM_TIME_COND_DIM, VAE, create_unet, draw_condition
+from benchmarks.full_size import LCM_TIME_COND_DIM, create_unet, draw_condition
+from benchmarks.sdxl_files import FULL, vae_settings
 from t2mv_core.bundle import ModelBundle
 from t2mv_core.cameras import CameraRig
 from t2mv_core.denoiser import compute_camera_features, guidance_embedding, predict_noise
@@ -195,7 +196,7 @@ def test_full_size_vae_that_overflows_in_float16_is_redone_in_float32(caplog):
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)
-    vae = AutoencoderKL(**VAE).eval().requires_grad_(False)
+    vae = AutoencoderKL(**vae_settings(FULL)).eval().requires_grad_(False)
     latents = torch.randn(1, 1, 4, 8, 8)
     # A tensor of 1e6 on the way, which the normalisation after it would take back; float16 ends at 65504.
     with torch.no_grad():

@@ -185,10 +185,10 @@ class Runs:
         )
 
     def outcome(self, name) -> dict:
-        """Weights of the state and of all LoRA files, the average, metrics without times, evaluations."""
-        import torch
+        """The saved state, weights of all LoRA files, metrics without times, evaluations."""
         from safetensors.torch import load_file
 
+        from training.run.checkpoint import load_checkpoint
         from training.run.metrics import read_metrics
 
         folder = self.root / name
@@ -198,11 +198,18 @@ class Runs:
             ]
         }
         found["evaluations"] = read_metrics(folder / "evaluations.jsonl")
-        found["counters"] = json.loads((folder / "last" / "counters.json").read_text())
-        for path in (folder / "last" / "lora.safetensors", *sorted((folder / "lora").glob("*.safetensors"))):
-            found[str(path.relative_to(folder))] = load_file(path)
-        average = torch.load(folder / "last" / "ema.pt", weights_only=True) or {"shadow_params": []}
-        found["average"] = {str(number): tensor for number, tensor in enumerate(average["shadow_params"])}
+        state = load_checkpoint(folder / "last.pt")
+        for name in ("iteration", "dual", "prompts", "early_stop"):
+            found[name] = getattr(state, name)
+        average = state.average or {"shadow_params": []}
+        moments = {f"{i}.{name}": x for i, of in state.optimizer["state"].items() for name, x in of.items()}
+        found["weights"] = {
+            "lora": state.lora,
+            "average": {str(number): tensor for number, tensor in enumerate(average["shadow_params"])},
+            "moments": moments,
+        }
+        for path in sorted((folder / "lora").glob("*.safetensors")):
+            found["weights"][path.name] = load_file(path)
         return found
 
     @staticmethod
@@ -211,11 +218,13 @@ class Runs:
 
         assert ours.keys() == theirs.keys()
         for part, values in ours.items():
-            if part.endswith(".safetensors") or part == "average":
-                assert values.keys() == theirs[part].keys(), part
-                assert all(torch.equal(tensor, theirs[part][name]) for name, tensor in values.items()), part
-            else:
+            if part != "weights":
                 assert values == theirs[part], part
+        assert ours["weights"].keys() == theirs["weights"].keys()
+        for part, tensors in ours["weights"].items():
+            others = theirs["weights"][part]
+            assert tensors.keys() == others.keys(), part
+            assert all(torch.equal(tensor, others[name]) for name, tensor in tensors.items()), part
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def test_four_iterations_equal_two_and_a_resumed_two(runs, sections):
     whole = runs.undisturbed(**sections)
     runs.train("parts", run={"epochs": 1}, **sections)
     runs.assert_identical(runs.train("parts", resume=True, **sections), whole)
-    assert len(whole["average"]) == (len(whole["last/lora.safetensors"]) if sections else 0)
+    assert len(whole["weights"]["average"]) == (len(whole["weights"]["lora"]) if sections else 0)
 
 
 @pytest.mark.parametrize("stopped_in", [1, 2])
@@ -39,7 +39,7 @@ def test_a_stopped_run_goes_on_where_it_was(runs, sections, stopped_in):
 
     trainer._collect = stop_and_collect
     assert not trainer.run()
-    assert runs.outcome("stopped")["counters"]["iteration"] == stopped_in - 1
+    assert runs.outcome("stopped")["iteration"] == stopped_in - 1
     resumed = runs.train("stopped", resume=True, run={"save_every": 3}, **sections)
     runs.assert_identical(resumed, runs.undisturbed(**sections))
 
@@ -71,8 +71,8 @@ def test_batches_of_one_accumulated_four_times_equal_one_batch_of_four(runs):
         )
         for count in (1, 4)
     )
-    for name, tensor in single["last/lora.safetensors"].items():
-        torch.testing.assert_close(tensor, four["last/lora.safetensors"][name], atol=1e-6, rtol=0)
+    for name, tensor in single["weights"]["lora"].items():
+        torch.testing.assert_close(tensor, four["weights"]["lora"][name], atol=1e-6, rtol=0)
 
 
 def test_two_processes_train_the_lora_of_one(runs, monkeypatch):
@@ -110,13 +110,13 @@ def test_two_processes_train_the_lora_of_one(runs, monkeypatch):
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     assert len(advantages) == 2
     assert one.keys() == two.keys()
-    for part in ("last/lora.safetensors", "lora/epoch_0001.safetensors", "average"):
-        assert one[part].keys() == two[part].keys()
-        for name, tensor in one[part].items():
-            torch.testing.assert_close(two[part][name], tensor, atol=1e-5, rtol=0)
+    for part in ("lora", "epoch_0001.safetensors", "average"):
+        assert one["weights"][part].keys() == two["weights"][part].keys()
+        for name, tensor in one["weights"][part].items():
+            torch.testing.assert_close(two["weights"][part][name], tensor, atol=1e-5, rtol=0)
     assert one["metrics"][-1]["lambda"] > 0.1
-    assert two["counters"]["dual"] == pytest.approx(one["counters"]["dual"], abs=1e-5)
-    assert two["counters"]["prompts"] == one["counters"]["prompts"]
+    assert two["dual"] == pytest.approx(one["dual"], abs=1e-5)
+    assert two["prompts"] == one["prompts"]
     for part in ("metrics", "evaluations"):
         for ours, theirs in zip(two[part], one[part], strict=True):
             assert ours == pytest.approx(theirs, abs=1e-5, rel=1e-5)

@@ -29,7 +29,7 @@ def unfinished_writes(folder: Path) -> set[tuple[str, int]]:
         except FileNotFoundError:
             continue
         for entry in entries:
-            if entry.name.endswith((".tmp", ".new", ".old")):
+            if entry.name.endswith(".tmp"):
                 try:
                     found.add((entry.name, entry.stat().st_mtime_ns))
                 except FileNotFoundError:  # finished in the meantime
@@ -55,12 +55,12 @@ def test_twenty_kills_change_nothing(runs):
         known, start = unfinished_writes(folder), len(read_metrics(metrics))
         process = runs.start("killed", {"sleep": 0.15}, **RUN)
         wait_until_ready(process)
-        wanted, ending = draw.randrange(2), draw.choice([".new", ".tmp"])
+        wanted, beginning = draw.randrange(2), draw.choice([".last.pt.", "."])
         while process.poll() is None and len(read_metrics(metrics)) < start + wanted:
             time.sleep(0.02)
         time.sleep(draw.uniform(0.0, 0.4))
         while number % 2 and process.poll() is None:
-            if any(name.endswith(ending) for name, _ in unfinished_writes(folder) - known):
+            if any(name.startswith(beginning) for name, _ in unfinished_writes(folder) - known):
                 break
         process.kill()
         process.communicate()

@@ -59,7 +59,7 @@ def test_sigint_saves_and_the_run_goes_on(words, tmp_path, monkeypatch, plain_re
     monkeypatch.setitem(t2mv_core.rewards.registry.REWARDS, "interrupting", spec)
     assert main([*words, "reward.view=interrupting"]) == 130
     assert signal.getsignal(signal.SIGINT) is handler
-    assert (tmp_path / "run" / "last" / "counters.json").exists()
+    assert (tmp_path / "run" / "last.pt").exists()
     assert main([*words, "reward.view=interrupting", "--resume", "auto"]) == 0
 
 

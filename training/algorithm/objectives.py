@@ -71,8 +71,13 @@ def combine_advantages(view_advantage: Tensor, joint_advantage: Tensor, lambda_:
         )
     if not lambda_ >= 0:
         raise ValueError(f"lambda={lambda_} must be zero or positive.")
-    joint_share = 1.0 if math.isinf(lambda_) else lambda_ / (1.0 + lambda_)
-    return (1.0 - joint_share) * view_advantage + joint_share * joint_advantage[:, None]
+    share = joint_share(lambda_)
+    return (1.0 - share) * view_advantage + share * joint_advantage[:, None]
+
+
+def joint_share(lambda_: float) -> float:
+    """Return λ/(1 + λ), the share of the joint advantage, in [0, 1]."""
+    return 1.0 if math.isinf(lambda_) else lambda_ / (1.0 + lambda_)
 
 
 def zigal_loss(log_ratios: Tensor, advantages: Tensor, clip_range: float) -> Tensor:

@@ -55,8 +55,7 @@ def plan_updates(
 ) -> list[Update]:
     """Cut one pass over an iteration's trajectories into optimizer steps, remainders included.
 
-    All processes cut alike and every update's loss is a plain mean over its pairs, so neither the micro-batch
-    nor the number of processes changes the gradient.
+    An update is a plain mean over its pairs, whatever the micro-batch and the number of processes.
 
     Args:
         num_prompts: prompts of the iteration over all processes; slots 0 .. num_prompts-1.
@@ -78,11 +77,9 @@ def plan_updates(
         for start in range(0, trained_steps, steps_per_update):
             positions = range(start, min(start + steps_per_update, trained_steps))
             micro_steps = tuple(
-                MicroStep(
-                    torch.tensor([rows[s] for s in chunk]), torch.tensor([orders[s][position] for s in chunk])
-                )
+                MicroStep(torch.tensor([rows[s] for s in chunk]), torch.tensor([orders[s][p] for s in chunk]))
                 for chunk in chunks
-                for position in positions
+                for p in positions
             )
             updates.append(Update(micro_steps, len(group) * len(positions)))
     return updates

@@ -94,8 +94,10 @@ def range_words(interval: str) -> str:
 def _check(hint: Any, value: Any, key: str, or_null: str = "") -> None:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated and not _is_within(value, arguments[1]):
-        words = [range_words(arguments[1]), "" if math.isfinite(value) else "finite"]
-        raise ValueError(f"{key}={value} must be {' and '.join(filter(None, words))}{or_null}.")
+        words = range_words(arguments[1])
+        if not math.isfinite(value):
+            words = f"{words} and finite" if words else "a finite number"
+        raise ValueError(f"{key}={value} must be {words}{or_null}.")
     if origin is Literal and value not in arguments:
         raise ValueError(f"{key}={value!r} is not known; use one of {', '.join(arguments)}{or_null}.")
     if origin in (typing.Union, types.UnionType) and value is not None:

@@ -35,9 +35,9 @@ from ..evaluation.measure import (
 )
 from ..models.base_loras import hash_file, load_base_model
 from ..models.policy import iteration_updates, sampling_settings
-from ..mvczigal import stopping_on_signals
 from ..run.environment import describe_environment
 from ..run.metrics import read_metrics
+from ..run.stop import stopping_on_signals
 from ..run.trainer import Trainer
 
 TEACHER_SETTINGS = SamplingSettings(num_steps=25, guidance_scale=2.5)
@@ -208,6 +208,7 @@ def training_record(config: TrainConfig, records: Sequence[dict[str, float]]) ->
         "curves": {
             name: [record[name] for record in records]
             for name in ("view_reward_standard", "joint_reward_standard", "lambda", "clip_fraction")
+            if name in records[0]
         },
     }
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from t2mv_core.bundle import LoraHandle, ModelBundle
@@ -21,9 +22,11 @@ from t2mv_core.samplers import SamplingSettings
 from t2mv_core.trajectory import derive_seed
 
 from ..algorithm.constraint import DualVariable
+from ..algorithm.learner import Learner, LearnerSettings
+from ..algorithm.objectives import OBJECTIVES
 from ..algorithm.rollout import Policy
 from ..algorithm.updates import Update, plan_updates
-from ..config import ConstraintConfig, ModelConfig, OptimConfig, SamplingConfig, TrainConfig
+from ..config import ModelConfig, OptimConfig, SamplingConfig, TrainConfig
 
 if TYPE_CHECKING:
     from diffusers.training_utils import EMAModel
@@ -76,9 +79,8 @@ def make_policy(config: TrainConfig, bundle: ModelBundle) -> Policy:
         torch.manual_seed(derive_seed(config.run.seed, "lora"))
         num_modules = add_lora(bundle.unet, config.model.lora_rank, config.model.lora_alpha, LORA_NAME)
     for parameter in trainable_parameters(bundle.unet, LORA_NAME):
-        parameter.data = (
-            parameter.data.float()
-        )  # docs/method.md, section 7: LoRA in fp32 over a half-precision base
+        # docs/method.md, section 7: the LoRA is fp32 over a half-precision base
+        parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
     policy_bundle = replace(bundle, loras=(*bundle.loras, LoraHandle(LORA_NAME, num_matched=num_modules)))
     if config.model.gradient_checkpointing:
@@ -166,16 +168,45 @@ def available_trackers(names: Sequence[str]) -> list[str]:
     return [name for name in names if name in installed]
 
 
-def make_dual(config: ConstraintConfig, has_fixed_threshold: bool = False) -> DualVariable:
-    """The dual variable before the first iteration; a fixed threshold is one that never decays."""
+def make_dual(config: TrainConfig) -> DualVariable | None:
+    """Return the dual variable before the first iteration; None where nothing constrains the view reward.
+
+    That is so without a joint reward, and for objectives that weigh it by a fixed number.
+    """
+    objective, constraint = OBJECTIVES[config.objective], config.constraint
+    if not (objective.uses_dual and config.reward.joint):
+        return None
     return DualVariable(
-        violated_lr=config.violated_lr,
-        satisfied_lr=config.satisfied_lr,
-        maximum=config.lambda_max,
-        threshold_decay=1.0 if has_fixed_threshold else config.threshold_decay,
-        initial_lambda=config.lambda_init,
-        initial_threshold=config.threshold_init,
+        violated_lr=constraint.violated_lr,
+        satisfied_lr=constraint.satisfied_lr,
+        maximum=constraint.lambda_max,
+        threshold_decay=1.0 if objective.has_fixed_threshold else constraint.threshold_decay,
+        initial_lambda=constraint.lambda_init,
+        initial_threshold=constraint.threshold_init,
     )
+
+
+def make_learner(
+    config: TrainConfig,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+    average: EMAModel | None,
+) -> Learner:
+    """Return the learner of a policy's LoRA, which the average follows."""
+    optim, loss = config.optim, OBJECTIVES[config.objective].loss
+    settings = LearnerSettings(
+        loss,
+        sampling_settings(config.sampling),
+        optim.clip_range,
+        optim.max_grad_norm,
+        optim.kl_weight,
+        optim.splits_pairs,
+    )
+    parameters = trainable_parameters(policy.bundle.unet, LORA_NAME)
+    on_step = (lambda: None) if average is None else (lambda: average.step(parameters))
+    reference = reference_policy(policy)
+    return Learner(policy, reference, parameters, optimizer, accelerator, settings, on_step)
 
 
 def iteration_updates(config: TrainConfig, slots: Sequence[int], iteration: int) -> list[Update]:

@@ -1,146 +1,186 @@
-"""The run folder's full state: written beside the old one and swapped in, so that a kill loses nothing."""
+"""The saved state of a run: one file, from which the run goes on as if nothing had happened."""
 
 from __future__ import annotations
 
 import io
-import json
-import os
 import pickle
-import random
-import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from t2mv_core.formats.safetensors_io import read_safetensors, write_safetensors
+from t2mv_core.formats.atomic import replaced
+from t2mv_core.lora.adapters import lora_state_dict
 
-STATE_NAME = "last"
+from ..algorithm.constraint import DualVariable
+from ..algorithm.rollout import Policy
+from ..config import OptimConfig, TrainConfig, config_from_dict, flat_settings
+from ..data.prompts import PromptSampler
+from ..evaluation.early_stop import EarlyStop
+from ..models.policy import LORA_NAME, restore_lora
+
+if TYPE_CHECKING:
+    from diffusers.training_utils import EMAModel
+
+FREE_SECTIONS = {"preset", "run", "evaluation"}
+FREE = {
+    "model.device",
+    "model.gradient_checkpointing",
+    "model.base_loras",  # files may have moved; base_loras.py compares the weights themselves
+    "sampling.batch_size",
+    "sampling.prompts",  # a file may have moved; PromptSampler compares the prompts themselves
+    "reward.device",
+    "reward.folder",
+    "reward.allow_download",
+    "optim.lr",
+    "optim.weight_decay",
+    "optim.max_grad_norm",
+    "optim.kl_weight",
+    "optim.micro_batch",
+    "optim.splits_pairs",
+    "optim.mixed_precision",
+}
+BOUND = {"run.seed", "run.iterations_per_epoch"}
+"""A resumed run may change the settings of FREE and of FREE_SECTIONS without those of BOUND: they cost or
+steer a run without changing what its saved state means."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything a run needs to go on as if nothing had happened.
+    """Everything that changed since a run began, as tensors and plain values.
 
     Attributes:
         iteration: iterations done.
+        base_loras: facts about the LoRAs below the trained one.
         lora: the LoRA's tensors, by name.
-        metadata: what the LoRA file says about itself.
-        optimizer: AdamW's state_dict.
-        counters: small JSON states by name: "dual", "prompts", "early_stop".
-        ema: LoraEma's state_dict, or None.
+        optimizer: state of AdamW.
+        average: state of the LoRA's moving average, or None.
+        dual: state of the dual variable, or None.
+        prompts: state of the prompt sampler.
+        early_stop: state of early stopping.
     """
 
     iteration: int
+    base_loras: dict[str, str]
     lora: dict[str, Tensor]
-    metadata: dict[str, str]
     optimizer: dict[str, Any]
-    counters: dict[str, Any]
-    ema: dict[str, Any] | None = None
+    average: dict[str, Any] | None
+    dual: dict[str, Any] | None
+    prompts: dict[str, Any]
+    early_stop: dict[str, Any]
 
 
-def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> None:
-    """Write `last/`, with the state of the random generators as it is now.
-
-    The new folder is complete before the old one moves away; at every moment `last`, `last.new` or
-    `last.old` holds a whole state, and `load_checkpoint` knows where to look.
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a checkpoint atomically, see `replaced`.
 
     Raises:
         OSError: the folder cannot be written or the disk is full; the previous state is untouched.
     """
-    final, fresh, old = (run_dir / f"{STATE_NAME}{suffix}" for suffix in ("", ".new", ".old"))
-    _settle(run_dir)
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    write_safetensors(checkpoint.lora, fresh / "lora.safetensors", checkpoint.metadata)
-    _write(checkpoint.optimizer, fresh / "optimizer.pt")
-    _write(checkpoint.ema, fresh / "ema.pt")
-    _write(_random_states(), fresh / "random.pt")
-    counters = {"iteration": checkpoint.iteration, **checkpoint.counters}
-    (fresh / "counters.json").write_text(json.dumps(counters), encoding="utf-8")
-    _flush(fresh)
-    if final.exists():
-        final.rename(old)
-    fresh.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
+    buffer = io.BytesIO()
+    torch.save(vars(checkpoint), buffer)
+    with replaced(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())  # torch.save raises no OSError on a full disk
 
 
-def load_checkpoint(run_dir: Path) -> Checkpoint | None:
-    """Read `last/` and restore the random generators; None when the run has not saved anything yet.
+def load_checkpoint(path: Path) -> Checkpoint | None:
+    """Read a checkpoint; None when the run has not saved anything yet.
 
     Raises:
-        ValueError: a file of the state is missing or damaged.
+        ValueError: the file is damaged.
     """
-    _settle(run_dir)
-    folder = run_dir / STATE_NAME
-    if not folder.is_dir():
+    if not path.is_file():
         return None
     try:
-        counters = json.loads((folder / "counters.json").read_text(encoding="utf-8"))
-        lora, metadata = read_safetensors(folder / "lora.safetensors")
-        optimizer, states = (_read(folder / f"{name}.pt") for name in ("optimizer", "random"))
-        has_ema = (folder / "ema.pt").is_file()  # not in runs of version 0.1
-        ema = _read(folder / "ema.pt") if has_ema else None
-        checkpoint = Checkpoint(counters.pop("iteration"), lora, metadata, optimizer, counters, ema)
-    except (OSError, ValueError, KeyError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, ValueError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(
-            f"The saved state in {folder} cannot be read ({error}); restore it from a backup, or train into "
-            "another run.out_dir starting from the last file in lora/."
+            f"The saved state {path} cannot be read ({error}); restore it from a backup, or train into "
+            "another run.out_dir."
         ) from error
-    _restore_random_states(states)
-    return checkpoint
 
 
-def _settle(run_dir: Path) -> None:
-    """Finish or undo a swap that a kill interrupted."""
-    final, fresh, old = (run_dir / f"{STATE_NAME}{suffix}" for suffix in ("", ".new", ".old"))
-    if old.exists() and not final.exists():
-        (fresh if fresh.is_dir() else old).rename(final)  # the old one moves only after the new one is whole
-    shutil.rmtree(old, ignore_errors=True)
+@dataclass(frozen=True)
+class RunState:
+    """The parts of a run that change; the record refers to them, the trainer owns them.
+
+    Attributes:
+        policy: the policy whose LoRA is trained.
+        optimizer: the LoRA's.
+        average: the LoRA's moving average, or None.
+        dual: multiplier and threshold, or None without a constraint.
+        prompts: how far the prompts are drawn.
+        early_stop: the best evaluation.
+    """
+
+    policy: Policy
+    optimizer: torch.optim.Optimizer
+    average: EMAModel | None
+    dual: DualVariable | None
+    prompts: PromptSampler
+    early_stop: EarlyStop
+
+    def capture(self, iteration: int, base_loras: dict[str, str]) -> Checkpoint:
+        """Return the state after `iteration` iterations; its tensors are those of the run, not copies."""
+        lora = lora_state_dict(self.policy.bundle.unet, LORA_NAME)
+        return Checkpoint(
+            iteration,
+            base_loras,
+            {name: tensor.detach() for name, tensor in lora.items()},
+            self.optimizer.state_dict(),
+            None if self.average is None else self.average.state_dict(),
+            None if self.dual is None else self.dual.state_dict(),
+            self.prompts.state_dict(),
+            self.early_stop.state_dict(),
+        )
+
+    def restore(self, checkpoint: Checkpoint, optim: OptimConfig) -> None:
+        """Go on from a checkpoint with its moments, but with the optimizer settings of `optim`.
+
+        Raises:
+            ValueError: it is of another model, of other prompts, or of a run without a moving average.
+        """
+        restore_lora(self.policy, checkpoint.lora)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        for group in self.optimizer.param_groups:
+            group.update(lr=optim.lr, weight_decay=optim.weight_decay)
+        if self.average is not None:
+            if checkpoint.average is None:
+                raise ValueError("The saved run kept no moving average; resume it with optim.ema_decay=null.")
+            self.average.load_state_dict(checkpoint.average)
+            self.average.to(self.policy.bundle.device)
+        if self.dual is not None and checkpoint.dual is not None:
+            self.dual.load_state_dict(checkpoint.dual)
+        self.prompts.load_state_dict(checkpoint.prompts)
+        if checkpoint.iteration:  # a run saved before its first iteration measures its start again
+            self.early_stop.load_state_dict(checkpoint.early_stop)
 
 
-def _write(state: Any, path: Path) -> None:
-    """Not torch.save to the path: on a full disk that raises no OSError."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    path.write_bytes(buffer.getvalue())
+def refuse_another_run(config_path: Path, config: TrainConfig) -> None:
+    """Compare a run's saved configuration with the one it is to go on with.
 
+    Args:
+        config_path: the run folder's config.yaml; without one every configuration passes.
+        config: the new one.
 
-def _flush(folder: Path) -> None:
-    """Have the files of a folder on the disk, so that a power cut after the swap loses nothing either."""
-    for path in folder.iterdir():
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
+    Raises:
+        ValueError: a setting differs that must not, or the file is damaged.
+    """
+    import yaml
 
-
-def _read(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _random_states() -> dict[str, Any]:
-    version, numbers, gauss = random.getstate()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    legacy: Any = np.random.get_state(legacy=False)
-    position = {"key": legacy["state"]["key"].tolist(), "pos": legacy["state"]["pos"]}
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": cuda,
-        "python": [version, list(numbers), gauss],
-        "numpy": {**legacy, "state": position},
-    }
-
-
-def _restore_random_states(states: Mapping[str, Any]) -> None:
-    torch.set_rng_state(states["torch"])
-    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(states["cuda"])
-    version, numbers, gauss = states["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    if "numpy" in states:  # not in runs of version 0.1
-        position = states["numpy"]["state"]
-        position = {"key": np.array(position["key"], dtype=np.uint32), "pos": position["pos"]}
-        np.random.set_state({**states["numpy"], "state": position})
+    if not config_path.is_file():
+        return
+    try:
+        before = flat_settings(config_from_dict(yaml.safe_load(config_path.read_text(encoding="utf-8"))))
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(
+            f"{config_path} cannot be read ({error}); train into another run.out_dir."
+        ) from error
+    for key, value in flat_settings(config).items():
+        is_free = key in FREE or (key.partition(".")[0] in FREE_SECTIONS and key not in BOUND)
+        if not is_free and before[key] != value:
+            raise ValueError(
+                f"The run in {config_path.parent} was started with {key}={before[key]}, now it is {value}; "
+                "use the old value, or another run.out_dir."
+            )

@@ -16,73 +16,67 @@ MARGIN_PX = (64, 34, 16, 30)  # left, top, right, bottom
 MAX_LABELS_IN_TITLE = 3  # more are stacked inside the diagram, lower right
 SCALE = 2  # drawn larger and reduced: Pillow's lines have no antialiasing
 COLOURS = ("#1f5fbf", "#d9652b", "#6b6b6b", "#2a9d4a", "#b0379a", "#c9a20c", "#17a2b8", "#8b1a1a")
-PANELS: tuple[tuple[str, dict[str, str]], ...] = (
-    (
-        "single-view reward",
-        {"view_reward_standard": "standard", "view_reward_zmv": "ZMV", "view_reward_again": "standard again"},
-    ),
-    (
-        "joint-view reward",
-        {
-            "joint_reward_standard": "standard",
-            "joint_reward_zmv": "ZMV",
-            "joint_reward_again": "standard again",
-            "threshold": "threshold",
-        },
-    ),
-    ("multiplier lambda", {"lambda": "lambda"}),
-    ("loss", {"loss": "loss"}),
-)
+PANELS: dict[str, dict[str, str]] = {
+    "single-view reward": {
+        "view_reward_standard": "standard",
+        "view_reward_zmv": "ZMV",
+        "view_reward_again": "standard again",
+    },
+    "joint-view reward": {
+        "joint_reward_standard": "standard",
+        "joint_reward_zmv": "ZMV",
+        "joint_reward_again": "standard again",
+        "threshold": "threshold",
+    },
+    "multiplier lambda": {"lambda": "lambda"},
+    "loss": {"loss": "loss"},
+}
+Curves = Mapping[str, Sequence[float]]
+"""Values by label."""
 
 
 def draw_curves(records: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draw a run's metrics as a PNG, two by two panels.
+    """Draw a run's metrics as a PNG, two by two diagrams.
 
     Args:
         records: at least one iteration, as `metrics.read_metrics` returns.
         path: the picture, replaced atomically.
     """
-    from PIL import Image
-
-    width, height = (SCALE * size for size in PANEL_PX)
-    picture = Image.new("RGB", (2 * width, 2 * height), "white")
-    known = set.intersection(*(set(record) for record in records))  # without a joint reward some are missing
-    for number, (title, series) in enumerate(PANELS):
-        curves = {
-            label: [float(record[name]) for record in records]
-            for name, label in series.items()
-            if name in known
+    known = set.intersection(*(set(record) for record in records))  # some runs lack some metrics
+    panels = {
+        title: {
+            label: [record[name] for record in records] for name, label in series.items() if name in known
         }
-        if curves:
-            panel = draw_panel(title, [float(record["iteration"]) for record in records], curves)
-            picture.paste(panel, (number % 2 * width, number // 2 * height))
-    _save(picture, path)
+        for title, series in PANELS.items()
+    }
+    draw_panels(panels, path, num_columns=2, first=records[0]["iteration"])
 
 
-def draw_panels(panels: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:
-    """Draw diagrams side by side as a PNG: title -> label -> values at 1, 2, 3, ..."""
+def draw_panels(panels: Mapping[str, Curves], path: Path, num_columns: int = 0, first: float = 1) -> None:
+    """Draw diagrams as a PNG.
+
+    Args:
+        panels: curves by title; a panel without curves stays empty.
+        path: the picture, replaced atomically.
+        num_columns: diagrams in a row; 0 puts all into one row.
+        first: where the curves' first values lie on the axis, the next ones at first + 1 and so on.
+    """
     from PIL import Image
 
+    num_columns = num_columns or len(panels)
     width, height = (SCALE * size for size in PANEL_PX)
-    picture = Image.new("RGB", (len(panels) * width, height), "white")
+    picture = Image.new("RGB", (num_columns * width, -(-len(panels) // num_columns) * height), "white")
     for number, (title, curves) in enumerate(panels.items()):
-        longest = max(len(ys) for ys in curves.values())
-        panel = draw_panel(title, [float(x) for x in range(1, longest + 1)], curves)
-        picture.paste(panel, (number * width, 0))
-    _save(picture, path)
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    """Write a picture atomically, in the size in which it is shown."""
-    from PIL import Image
-
+        if curves:
+            place = (number % num_columns * width, number // num_columns * height)
+            picture.paste(draw_panel(title, first, curves), place)
     size = (picture.width // SCALE, picture.height // SCALE)
     with replaced(path) as temporary:
         picture.resize(size, Image.Resampling.LANCZOS).save(temporary, format="PNG")
 
 
-def draw_panel(title: str, xs: Sequence[float], curves: Mapping[str, Sequence[float]]) -> Image.Image:
-    """One diagram with its title, scales and legend, SCALE times as large as it will be shown."""
+def draw_panel(title: str, first: float, curves: Curves) -> Image.Image:
+    """Return one diagram with its title, scales and legend, SCALE times as large as it will be shown."""
     from PIL import Image, ImageDraw, ImageFont
 
     left, top, right, bottom = (SCALE * margin for margin in MARGIN_PX)
@@ -91,26 +85,25 @@ def draw_panel(title: str, xs: Sequence[float], curves: Mapping[str, Sequence[fl
     draw = ImageDraw.Draw(panel)
     font = ImageFont.load_default(size=SCALE * 12)
     low, high = _limits([y for ys in curves.values() for y in ys])
-    first, last = xs[0], max(xs[-1], xs[0] + 1)
+    last = first + max(len(ys) for ys in curves.values()) - 1
+    span = max(last - first, 1)
 
     def place(x: float, y: float) -> tuple[float, float]:
-        across = left + (x - first) / (last - first) * (width - left - right)
+        across = left + (x - first) / span * (width - left - right)
         return across, height - bottom - (y - low) / (high - low) * (height - top - bottom)
 
     for part in range(5):
         y = low + (high - low) * part / 4
-        draw.line([place(first, y), place(last, y)], fill="#dddddd", width=SCALE)
+        draw.line([place(first, y), place(first + span, y)], fill="#dddddd", width=SCALE)
         draw.text((left - 6 * SCALE, place(first, y)[1]), f"{y:.4g}", fill="black", font=font, anchor="rm")
-    for x in (xs[0], xs[-1]):
-        draw.text(
-            (place(x, low)[0], height - bottom + 4 * SCALE), f"{x:.0f}", fill="black", font=font, anchor="mt"
-        )
+    for x in {first, last}:
+        across = place(x, low)[0]
+        draw.text((across, height - bottom + 4 * SCALE), f"{x:.0f}", fill="black", font=font, anchor="mt")
     draw.text((left, 10 * SCALE), title, fill="black", font=font)
     legend, row = width - right, height - bottom
     for colour, (label, ys) in reversed(list(zip(COLOURS, curves.items(), strict=False))):
-        draw.line(
-            [place(x, y) for x, y in zip(xs, ys, strict=True)], fill=colour, width=2 * SCALE, joint="curve"
-        )
+        points = [place(first + number, y) for number, y in enumerate(ys)]
+        draw.line(points, fill=colour, width=2 * SCALE, joint="curve")
         if len(curves) > MAX_LABELS_IN_TITLE:
             row -= 15 * SCALE
             draw.text((legend - 8 * SCALE, row), label, fill=colour, font=font, anchor="ra")
@@ -121,7 +114,7 @@ def draw_panel(title: str, xs: Sequence[float], curves: Mapping[str, Sequence[fl
 
 
 def _limits(ys: Sequence[float]) -> tuple[float, float]:
-    """The range of the values with a little room, never empty."""
+    """Return the range of the values with a little room, never empty."""
     low, high = min(ys), max(ys)
     room = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
     return low - room, high + room

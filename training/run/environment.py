@@ -26,7 +26,7 @@ GIT_SECONDS = 10.0
 
 
 def describe_environment() -> dict[str, Any]:
-    """The present process and machine, as JSON values.
+    """Return facts about this process and machine, as JSON values.
 
     Environment variables are left out on purpose: they hold tokens and passwords.
 
@@ -37,8 +37,7 @@ def describe_environment() -> dict[str, Any]:
         packages: version by package name; None for one that is not installed.
         devices: `name` and `memory_gib` of each CUDA device; without one, the CPU's name, `num_cores` and
             `num_threads` (of torch).
-        git: `commit`, and `is_dirty`: whether a tracked file differs from it. Both are None without git or
-            outside of this pack's own repository.
+        git: see `describe_commit`.
     """
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -55,24 +54,33 @@ def describe_environment() -> dict[str, Any]:
 def write_environment(path: Path) -> None:
     """Add this start to the JSON list in `path`; a resumed run has one entry per start.
 
-    A file that is damaged is replaced, with a warning: a record must not keep a run from starting.
+    A damaged file is replaced, with a warning: a record must not keep a run from starting.
 
     Raises:
         OSError: the file cannot be written; it is then unchanged.
     """
-    starts = [*_read_starts(path), describe_environment()]
+    starts: Any = []
+    if path.is_file():
+        try:
+            starts = json.loads(path.read_bytes())
+        except (ValueError, RecursionError):
+            starts = None
+        if not isinstance(starts, list):
+            logger.warning("%s is damaged; the record of earlier starts is lost.", path)
+            starts = []
     with replaced(path) as temporary:
-        temporary.write_text(json.dumps(starts, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps([*starts, describe_environment()], indent=1)
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def program_name(program: str) -> str:
-    """The program's path within this repository, its bare name anywhere else: records get published."""
+    """Return the program's path within this repository, elsewhere its bare name: records get published."""
     path = Path(program).resolve()
     return path.relative_to(REPOSITORY).as_posix() if path.is_relative_to(REPOSITORY) else path.name
 
 
 def package_version(name: str) -> str | None:
-    """Version of an installed package, None when it is not installed."""
+    """Return the version of an installed package, None when it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -80,56 +88,37 @@ def package_version(name: str) -> str | None:
 
 
 def describe_devices() -> list[dict[str, Any]]:
-    """The CUDA devices with their memory in GiB, or the CPU when there are none or they do not answer."""
+    """Return the CUDA devices with their memory in GiB, or the CPU when none answers."""
     try:
-        found = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+        devices = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
     except RuntimeError:  # the driver does not answer; whether that matters is for the run to find out
-        found = []
-    if found:
-        return [{"name": d.name, "memory_gib": round(d.total_memory / 2**30, 1)} for d in found]
+        devices = []
+    if devices:
+        return [{"name": d.name, "memory_gib": round(d.total_memory / 2**30, 1)} for d in devices]
     name = platform.processor() or platform.machine() or "cpu"
     return [{"name": name, "num_cores": os.cpu_count(), "num_threads": torch.get_num_threads()}]
 
 
 def describe_commit(folder: Path) -> dict[str, Any]:
-    """Commit of the repository whose root is `folder`, and whether tracked files differ from it.
+    """Return `commit` of the repository whose root is `folder`, and `is_dirty`: whether tracked files differ.
 
-    A copy without its own repository may lie inside another one (ComfyUI's, say), whose commit would say
-    nothing about this pack: then both values are None.
+    Both are None without git, and for a copy of this pack inside another repository (ComfyUI's, say), whose
+    commit would say nothing about the pack.
     """
-    unknown = {"commit": None, "is_dirty": None}
-    answer = _ask_git(folder, "rev-parse", "--show-toplevel", "HEAD")
-    root, _, commit = (answer or "").partition("\n")
+    root, _, commit = (_ask_git(folder, "rev-parse", "--show-toplevel", "HEAD") or "").partition("\n")
     if not commit or Path(root).resolve() != folder.resolve():
-        return unknown
+        return {"commit": None, "is_dirty": None}
     changes = _ask_git(folder, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
     return {"commit": commit, "is_dirty": None if changes is None else bool(changes)}
 
 
 def _ask_git(folder: Path, *words: str) -> str | None:
-    """What git prints, without the last newline; None when there is no git, it fails or takes too long."""
+    """Return what git prints; None when there is no git, it fails or takes too long."""
+    command = ["git", "-C", str(folder), *words]
     try:
         answer = subprocess.run(
-            ["git", "-C", str(folder), *words],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=GIT_SECONDS,
-            check=True,
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=GIT_SECONDS, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.decode("utf-8", errors="replace").strip()
-
-
-def _read_starts(path: Path) -> list[Any]:
-    """The starts recorded so far; none when there is no file or it is damaged."""
-    try:
-        starts = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return []
-    except (ValueError, RecursionError):
-        starts = None
-    if isinstance(starts, list):
-        return starts
-    logger.warning("%s is damaged and is replaced; what it said about earlier starts is lost.", path)
-    return []

@@ -1,85 +1,57 @@
-"""The run folder: where everything of a run lies, and the files a person looks at."""
+"""The run folder: where everything of a run lies, and what the main process writes there."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
 from t2mv_core.formats.atomic import replaced
 
 from ..algorithm.rollout import Rollout
+from ..config import TrainConfig, config_to_dict, flat_settings
 from .curves import draw_curves
-from .metrics import read_metrics
+from .environment import write_environment
+from .metrics import append_record, check_names, drop_records, read_metrics
 
 logger = logging.getLogger(__name__)
 
+TRACKER_FOLDER = "trackers"
 
-@dataclass(frozen=True)
+
 class RunFolder:
     """Paths of a run.
 
     Attributes:
-        root: the run folder: config.yaml, metrics.jsonl, curves.png, samples/, lora/, last/.
+        root: the run folder.
+        config_path: the resolved configuration.
+        metrics_path: one JSON line per iteration.
+        evaluations_path: one JSON line per held-out evaluation.
+        curves_path: the curves picture.
+        state_path: the saved state.
     """
 
-    root: Path
-
-    @property
-    def config_path(self) -> Path:
-        """The resolved configuration."""
-        return self.root / "config.yaml"
-
-    @property
-    def metrics_path(self) -> Path:
-        """One JSON line per iteration."""
-        return self.root / "metrics.jsonl"
-
-    @property
-    def evaluations_path(self) -> Path:
-        """One JSON line per held-out evaluation."""
-        return self.root / "evaluations.jsonl"
-
-    @property
-    def curves_path(self) -> Path:
-        """The curves picture."""
-        return self.root / "curves.png"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config_path = root / "config.yaml"
+        self.metrics_path = root / "metrics.jsonl"
+        self.evaluations_path = root / "evaluations.jsonl"
+        self.curves_path = root / "curves.png"
+        self.state_path = root / "last.pt"
 
     def lora_path(self, epoch: int) -> Path:
-        """The LoRA as it was after an epoch, from 1."""
+        """Return where the LoRA lies as it was after an epoch, from 1."""
         return self.root / "lora" / f"epoch_{epoch:04d}.safetensors"
 
     def sheet_path(self, epoch: int) -> Path:
-        """Samples of the last iteration of an epoch."""
+        """Return where samples of the last iteration of an epoch lie."""
         return self.root / "samples" / f"epoch_{epoch:04d}.png"
-
-    def write_config(self, values: dict[str, Any]) -> None:
-        """Save the resolved configuration as YAML.
-
-        Raises:
-            OSError: the folder cannot be written.
-        """
-        import yaml
-
-        self.root.mkdir(parents=True, exist_ok=True)
-        self._replace(self.config_path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-
-    def has_metrics(self) -> bool:
-        """Whether a run has got through an iteration here, saved or not."""
-        return bool(read_metrics(self.metrics_path))
-
-    def sweep(self) -> None:
-        """Delete what a kill left half-written; nobody else may be writing."""
-        for folder in (self.root, self.root / "lora", self.root / "samples"):
-            for path in folder.glob(".*.tmp"):
-                path.unlink()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -103,40 +75,112 @@ class RunFolder:
         finally:
             lock.release()
 
+    def sweep(self) -> None:
+        """Delete what a kill left half-written; nobody else may be writing."""
+        for folder in (self.root, self.root / "lora", self.root / "samples"):
+            for path in folder.glob(".*.tmp"):
+                path.unlink()
+
     def prune_loras(self, count: int | None) -> None:
         """Delete all but the newest `count` epoch files; None keeps all."""
         if count is not None:
             for path in sorted((self.root / "lora").glob("epoch_*.safetensors"))[:-count]:
                 path.unlink()
 
-    def read_evaluations(self) -> list[dict[str, float]]:
-        """All evaluations so far; none before the first."""
-        return read_metrics(self.evaluations_path)
 
-    def write_evaluations(self, records: list[dict[str, float]]) -> None:
-        """Replace the record of evaluations; a run without any gets no file."""
-        if records:
-            self._replace(self.evaluations_path, "".join(json.dumps(record) + "\n" for record in records))
+class Recorder:
+    """Writes a run's record into its folder; one per run, on the main process.
 
-    def write_curves(self) -> None:
-        """Draw the metrics so far."""
-        draw_curves(read_metrics(self.metrics_path), self.curves_path)
+    Args:
+        config: the run's.
+        folder: the run folder.
+        accelerator: its trackers get the metrics too.
+        iteration: iterations done; later records are dropped, a resumed run computes them again.
+        save_lora: writes a LoRA file with the given facts, beside those that every file has.
 
-    def write_sheet(self, epoch: int, rollout: Rollout, num_prompts: int) -> None:
-        """Save the pictures of a rollout's first prompts: a row per set, the sets of a prompt together."""
-        from t2mv_core.images import contact_sheet
+    Raises:
+        OSError: the folder cannot be written.
+    """
 
-        count = min(num_prompts, len(rollout.prompts))
-        if not count:
-            return
-        images = torch.stack([scored.images[:count] for scored in rollout.sets], dim=1).flatten(0, 1)
-        labels = [
-            f"{scored.sampler}: {prompt}" for prompt in rollout.prompts[:count] for scored in rollout.sets
-        ]
-        path = self.sheet_path(epoch)
-        path.parent.mkdir(exist_ok=True)
-        contact_sheet(images / 255, row_labels=labels).save(path)
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: RunFolder,
+        accelerator: Accelerator,
+        iteration: int,
+        save_lora: Callable[[Path, Mapping[str, str]], None],
+    ) -> None:
+        import yaml
 
-    def _replace(self, path: Path, text: str) -> None:
-        with replaced(path) as temporary:
+        self.config, self.folder, self.accelerator, self.save_lora = config, folder, accelerator, save_lora
+        folder.sweep()
+        with replaced(folder.config_path) as temporary:
+            text = yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True)
             temporary.write_text(text, encoding="utf-8")
+        write_environment(folder.root / "environment.json")
+        for path in (folder.metrics_path, folder.evaluations_path):
+            drop_records(path, iteration)
+        if accelerator.log_with:
+            settings = {key: json.dumps(value) for key, value in flat_settings(config).items()}
+            # A resumed run writes some iterations again: TensorBoard is to show the later ones.
+            options = {"tensorboard": {"purge_step": iteration + 1}}
+            accelerator.init_trackers(TRACKER_FOLDER, settings, options)
+
+    def record(self, record: Mapping[str, float], rollout: Rollout) -> None:
+        """Log an iteration; at the end of an epoch write LoRA, curves and samples.
+
+        Raises:
+            OSError: the folder cannot be written, or the disk is full; the saved state is as it was.
+        """
+        run, iteration = self.config.run, int(record["iteration"])
+        check_names(record)
+        append_record(self.folder.metrics_path, record)
+        self.accelerator.log(dict(record), step=iteration)
+        if iteration % run.iterations_per_epoch == 0:
+            epoch = iteration // run.iterations_per_epoch
+            self.save_lora(self.folder.lora_path(epoch), self._reward_means())
+            self.folder.prune_loras(run.keep_loras)
+            draw_curves(read_metrics(self.folder.metrics_path), self.folder.curves_path)
+            write_sheet(rollout, run.sheet_prompts, self.folder.sheet_path(epoch))
+
+    def record_evaluation(self, iteration: int, means: Mapping[str, float], is_best: bool) -> None:
+        """Log what was measured on held-out prompts; keep the LoRA when it is the best so far.
+
+        Raises:
+            OSError: as `record`.
+        """
+        self.accelerator.log({f"evaluation/{name}": value for name, value in means.items()}, step=iteration)
+        if is_best:
+            measure = self.config.evaluation.stop_measure or ""
+            facts = {**self._reward_means(), f"evaluation_{measure}": str(means[measure])}
+            self.save_lora(self.folder.root / "lora" / "best.safetensors", facts)
+        append_record(self.folder.evaluations_path, {"iteration": iteration, **means})
+
+    def finish(self, iteration: int) -> None:
+        """Close the trackers; draw the curves of what was done since the last epoch."""
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+        if iteration % self.config.run.iterations_per_epoch:
+            draw_curves(read_metrics(self.folder.metrics_path), self.folder.curves_path)
+
+    def _reward_means(self) -> dict[str, str]:
+        """Return the standard sampler's mean rewards over the last epoch, as facts of a LoRA file."""
+        records = read_metrics(self.folder.metrics_path)[-self.config.run.iterations_per_epoch :]
+        facts = {}
+        for role in ("view", "joint"):
+            values = [r[name] for r in records if (name := f"{role}_reward_standard") in r]
+            facts[f"{role}_reward_mean"] = str(sum(values) / len(values)) if values else ""
+        return facts
+
+
+def write_sheet(rollout: Rollout, num_prompts: int, path: Path) -> None:
+    """Save the pictures of a rollout's first prompts: a row per set, the sets of a prompt together."""
+    from t2mv_core.images import contact_sheet
+
+    count = min(num_prompts, len(rollout.prompts))
+    if not count:
+        return
+    images = torch.stack([scored.images[:count] for scored in rollout.sets], dim=1).flatten(0, 1)
+    labels = [f"{scored.sampler}: {prompt}" for prompt in rollout.prompts[:count] for scored in rollout.sets]
+    path.parent.mkdir(exist_ok=True)
+    contact_sheet(images / 255, row_labels=labels).save(path)

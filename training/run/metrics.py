@@ -1,4 +1,4 @@
-"""The record of a run: one JSON line per iteration.
+"""The record of a run: one JSON line per iteration, or per evaluation.
 
 Where a role has several rewards, "view_reward_standard" is their weighted mean and each is logged apart as
 "view_reward_standard/<name>".
@@ -7,8 +7,11 @@ Where a role has several rewards, "view_reward_standard" is their weighted mean 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
+
+from t2mv_core.formats.atomic import replaced
 
 METRICS = {
     "iteration": "number of the iteration, from 1",
@@ -26,53 +29,45 @@ METRICS = {
     "advantage_gap": "mean advantage, first minus second trajectories; negative while ZMV is ahead",
     "lambda": "multiplier of the joint-view constraint after this iteration's dual step",
     "threshold": "self-paced threshold of the joint reward",
+    "joint_share": "fixed share of the joint advantage, of objectives without a constraint",
     "rollout_seconds": "time for sampling, decoding and scoring",
     "update_seconds": "time for the policy update",
 }
 OPTIONAL = {
     *(f"{role}_reward_{kind}" for role in ("view", "joint") for kind in ("zmv", "again")),
     "joint_reward_standard",
+    "lambda",
     "threshold",
+    "joint_share",
 }
 """Metrics of some objectives, and of runs with a joint reward."""
 
 
-class MetricsLog:
-    """Appends iterations to `metrics.jsonl`; a line is on disk when `append` returns.
+def check_names(record: Mapping[str, float]) -> None:
+    """Raise ValueError when an iteration has a metric that METRICS does not explain, or lacks one."""
+    names = {name.partition("/")[0] for name in record}
+    if wrong := sorted((names - set(METRICS)) | (set(METRICS) - names - OPTIONAL)):
+        raise ValueError(f"metrics {wrong} are unknown or missing; see METRICS.")
 
-    Args:
-        path: the file; its folder exists.
-        last_iteration: when a run resumes, later lines belong to iterations that are computed again: they go.
-    """
 
-    def __init__(self, path: Path, last_iteration: int = 0) -> None:
-        self.path = path
-        kept = [record for record in read_metrics(path) if record["iteration"] <= last_iteration]
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text("".join(_line(record) for record in kept), encoding="utf-8")
-        temporary.replace(path)
+def append_record(path: Path, record: Mapping[str, float]) -> None:
+    """Add a line to a file in an existing folder, and flush it to the disk."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(dict(record)) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
-    def append(self, record: Mapping[str, float]) -> None:
-        """Write one iteration.
 
-        Raises:
-            ValueError: a name that METRICS does not explain, or a missing one.
-        """
-        names = {name.partition("/")[0] for name in record}
-        if wrong := sorted((names - set(METRICS)) | (set(METRICS) - names - OPTIONAL)):
-            raise ValueError(f"metrics {wrong} are unknown or missing; see METRICS.")
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(_line(record))
-
-    def means(self, count: int) -> dict[str, float]:
-        """Mean of every metric over the last `count` iterations; empty before the first."""
-        records = read_metrics(self.path)[-count:]
-        names = records[0] if records else {}
-        return {name: sum(r[name] for r in records) / len(records) for name in names}
+def drop_records(path: Path, last_iteration: int) -> None:
+    """Drop what a run will compute again that goes on after `last_iteration`, everything when that is 0."""
+    if path.is_file():
+        kept = [r for r in read_metrics(path) if last_iteration and r["iteration"] <= last_iteration]
+        with replaced(path) as temporary:
+            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """All iterations in a file, none when there is no file; a line torn by a kill is left out."""
+    """Return all records of a file, none when there is no file; a line torn by a kill ends them."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     records = []
     for line in lines:
@@ -81,7 +76,3 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
         except json.JSONDecodeError:
             break
     return records
-
-
-def _line(record: Mapping[str, float]) -> str:
-    return json.dumps(dict(record)) + "\n"

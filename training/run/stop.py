@@ -1,21 +1,42 @@
-"""Ending with the program that started this one: it holds our standard input, and its end closes it."""
+"""How a run is asked to end: by a signal, or by the end of the program that started it."""
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 logger = logging.getLogger(__name__)
 
 EXIT_WITHOUT_PARENT = 130
-GRACE_SECONDS = 600.0  # longer than an iteration's update, after which a stop is heeded
+GRACE_SECONDS = 600.0  # longer than an iteration's update, after which the run heeds a request to stop
+
+
+@contextmanager
+def stopping_on_signals(request_stop: Callable[[], None]) -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into a request to stop; a second one ends the process at once."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def stop(number: int, _: object) -> None:
+        name = signal.Signals(number).name
+        logger.info("Stopping after saving the state. A second %s ends at once.", name)
+        signal.signal(number, signal.SIG_DFL)
+        request_stop()
+
+    previous = [signal.signal(number, stop) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, previous, strict=True):
+            signal.signal(number, handler)
 
 
 class ParentWatch:
-    """Waits in a thread for the end of standard input.
+    """Waits in a thread for the end of standard input, whose other end the parent program holds.
 
     A closed pipe is the one message that every system delivers even when its sender was killed. Before a run
     is under way there is nothing to save: then the process ends at once. Afterwards the run is asked to stop,
@@ -63,7 +84,7 @@ class ParentWatch:
         if request_stop is None:
             self._end(EXIT_WITHOUT_PARENT)
             return
-        logger.info("Whoever started this run closed its input; stopping, the state is being saved.")
+        logger.info("The program that started this run closed its input; stopping after saving the state.")
         request_stop()
         time.sleep(self._grace_seconds)
         self._end(EXIT_WITHOUT_PARENT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from accelerate import Accelerator, DistributedType
 from torch import Tensor
 
 from t2mv_core.bundle import ModelBundle
-from t2mv_core.lora.adapters import trainable_parameters
+from t2mv_core.lora.adapters import save_lora, trainable_parameters
 from t2mv_core.samplers import StepEvent, count_evaluations
 
 from ..algorithm.advantages import (
@@ -23,8 +24,8 @@ from ..algorithm.advantages import (
     reward_record,
     weighted_mean,
 )
-from ..algorithm.learner import Learner, LearnerSettings, UpdateStats
-from ..algorithm.objectives import OBJECTIVES
+from ..algorithm.learner import UpdateStats
+from ..algorithm.objectives import OBJECTIVES, joint_share
 from ..algorithm.rollout import Rewards, Rollout, RolloutSettings, collect
 from ..config import TrainConfig
 from ..data.prompts import PromptSampler, load_split
@@ -37,17 +38,14 @@ from ..models.policy import (
     iteration_updates,
     make_average,
     make_dual,
+    make_learner,
     make_optimizer,
     make_policy,
-    reference_policy,
     sampling_settings,
 )
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import RunState, load_checkpoint, refuse_another_run, save_checkpoint
 from .console import RunDisplay
-from .folder import RunFolder
-from .recorder import Recorder
-from .resume import refuse_another_run
-from .state import RunState
+from .folder import Recorder, RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +58,8 @@ class Trainer:
     """One training run.
 
     State: the LoRA, its moving average and its optimizer, the dual variable, the prompt sampler, the best
-    evaluation and the number of iterations done. All of it is in the run folder's `last/`, and every random
-    draw derives from (seed, iteration, slot), so that a resumed run continues bit for bit on the CPU.
+    evaluation and the number of iterations done. All of it is in the run folder's saved state, and every
+    random draw derives from (seed, iteration, slot), so that a resumed run continues bit for bit on the CPU.
 
     Args:
         config: everything the run depends on.
@@ -89,27 +87,27 @@ class Trainer:
     ) -> None:
         self.config, self.rewards = config, rewards
         self.accelerator = accelerator or Accelerator(cpu=bundle.device.type == "cpu")
-        self._refuse_sharding()
-        self.slots = self._own_slots()
+        self.slots = process_slots(self.accelerator, config.sampling.prompts_per_iteration)
         self.objective = OBJECTIVES[config.objective]
         self.sampling = sampling_settings(config.sampling)
         split = load_split(config.sampling.prompts, config.sampling.held_out_share)
         self.prompts = PromptSampler(split.train, config.run.seed)
-        self.dual = make_dual(config.constraint, self.objective.has_fixed_threshold)
+        self.dual = make_dual(config)
         self.policy = make_policy(config, bundle)
-        self.base_facts = describe_base_loras(bundle.loras)
+        self.base_loras = describe_base_loras(bundle.loras)
         parameters = trainable_parameters(bundle.unet, LORA_NAME)
         self.ema = make_average(config.optim.ema_decay, parameters) if config.optim.ema_decay else None
         self.optimizer = make_optimizer(config.optim, parameters)
-        self.learner = self._make_learner()
+        self.learner = make_learner(config, self.policy, self.optimizer, self.accelerator, self.ema)
         self.conditions = ConditionCache(bundle, config.sampling.negative_prompt)
         self.monitor = Monitor(config, self.policy, measures or rewards, self.conditions, split.held_out)
         self.state = RunState(
-            self.policy, self.optimizer, self.dual, self.prompts, self.monitor.early_stop, self.ema
+            self.policy, self.optimizer, self.ema, self.dual, self.prompts, self.monitor.early_stop
         )
         self.iteration = 0
         self.num_iterations = config.run.epochs * config.run.iterations_per_epoch
         self.is_stopping = False
+        self.recorder: Recorder | None = None  # of the main process
         self.folder = RunFolder(Path(config.run.out_dir))
         with self._locked_folder():  # not into the files of a run that is going on
             self._open_folder(resume)
@@ -126,7 +124,7 @@ class Trainer:
             Whether the run is over: all iterations are done, or held-out evaluation ended it early.
 
         Raises:
-            NonFiniteError: a reward, loss or gradient is not finite; `last/` holds the last saved good state.
+            NonFiniteError: a reward, loss or gradient is not finite; the last saved state is a good one.
             OSError: the run folder cannot be written.
         """
         with self._locked_folder(), self.display.shown():
@@ -144,17 +142,17 @@ class Trainer:
                 del rollout  # two iterations' trajectories need not be in memory together
             if self.iteration % self.config.run.save_every or not self.iteration:
                 self._save()
-            if self.accelerator.is_main_process:
-                self.recorder.finish(self._lora_facts())
+            if self.recorder is not None:
+                self.recorder.finish(self.iteration)
         return self._is_over()
 
     def _iterate(self, iteration: int) -> tuple[dict[str, float], Rollout]:
-        """One iteration of docs/method.md, section 5 under the constraint of section 6."""
+        """Do one iteration of docs/method.md, section 5 under the constraint of section 6."""
         started = time.monotonic()
         rollout, table = self._collect(iteration)
         collected = time.monotonic()
         weights = self.config.reward
-        if table.joint:
+        if self.dual is not None:
             self.dual.step(float(weighted_mean(table.joint, weights.joint).double().mean()))
         advantages = self._advantages(table)
         stats = self._update(iteration, rollout, advantages[list(self.slots)])
@@ -164,12 +162,10 @@ class Trainer:
             **reward_record("view", table.view, weights.view, self.objective.samplers),
             **reward_record("joint", table.joint, weights.joint, self.objective.samplers),
             "advantage_gap": float((advantages[:, 0] - advantages[:, 1]).double().mean()),
-            "lambda": self.dual.lambda_,
+            **self._weight_record(),
             "rollout_seconds": round(collected - started, 3),
             "update_seconds": round(time.monotonic() - collected, 3),
         }
-        if self.dual.threshold is not None:
-            record["threshold"] = self.dual.threshold
         return record, rollout
 
     def _collect(self, iteration: int) -> tuple[Rollout, RewardTable]:
@@ -195,9 +191,9 @@ class Trainer:
         return rollout, gather_rewards(rollout, drawn, self.accelerator)
 
     def _advantages(self, table: RewardTable) -> Tensor:
-        """The combined advantages of all trajectories, [B, K, V]."""
-        fixed, reward = self.objective.fixed_lambda, self.config.reward
-        lambda_ = self.dual.lambda_ if fixed is None else fixed
+        """Return the combined advantages of all trajectories, [B, K, V]."""
+        reward, fixed = self.config.reward, self.objective.fixed_lambda
+        lambda_ = self.dual.lambda_ if self.dual is not None else fixed or 0.0
         is_per_prompt = reward.normalization == "prompt"
         return iteration_advantages(table, reward.view, reward.joint, lambda_, is_per_prompt)
 
@@ -206,44 +202,43 @@ class Trainer:
         self.display.phase("update", sum(len(u.micro_steps) for u in updates))
         return self.learner.apply(rollout, advantages, updates, self.display.advance)
 
+    def _weight_record(self) -> dict[str, float]:
+        """Return what weighs the joint advantage: the dual variable, or the objective's fixed share."""
+        if self.dual is not None:
+            threshold = {} if self.dual.threshold is None else {"threshold": self.dual.threshold}
+            return {"lambda": self.dual.lambda_, **threshold}
+        fixed = self.objective.fixed_lambda
+        return {"joint_share": joint_share(fixed)} if fixed is not None and self.config.reward.joint else {}
+
     def _report(self, record: dict[str, float], rollout: Rollout) -> None:
         """Log the iteration, evaluate, write an epoch's files and save the state, each when it is due."""
-        if self.accelerator.is_main_process:
-            self.recorder.record(self.iteration, record, rollout, self._lora_facts())
+        if self.recorder is not None:
+            self.recorder.record(record, rollout)
         self._evaluate()
-        if self.accelerator.is_main_process:
+        if self.recorder is not None:
             self.display.report(record)
         if self.iteration % self.config.run.save_every == 0:
             self._save()
 
-    def _locked_folder(self) -> AbstractContextManager[None]:
-        return self.folder.locked() if self.accelerator.is_main_process else nullcontext()
-
-    def _averaged(self) -> AbstractContextManager[None]:
-        return averaged(self.ema, self.learner.parameters)
-
     def _evaluate(self) -> None:
         """Measure on held-out prompts when it is due, before the first iteration too: the baseline."""
-        found = self.monitor.measure_when_due(
+        means = self.monitor.measure_when_due(
             self.iteration, self._averaged(), self.accelerator, self.display
         )
-        if found is not None and self.accelerator.is_main_process:
+        if means is not None and self.recorder is not None:
             is_best = self.iteration > 0 and self.monitor.early_stop.best_iteration == self.iteration
-            self.recorder.record_evaluation(self.iteration, found, self._lora_facts(), is_best)
+            self.recorder.record_evaluation(self.iteration, means, is_best)
 
     def _save(self) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        save_checkpoint(self.folder.root, self.state.capture(self.iteration, self._lora_facts()))
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.state.capture(self.iteration, self.base_loras), self.folder.state_path)
 
-    def _lora_facts(self) -> dict[str, str]:
-        """What a LoRA file says about itself, reward means aside."""
-        return {
-            "rank": str(self.config.model.lora_rank),
-            "alpha": str(self.config.model.lora_alpha),
+    def _save_lora(self, path: Path, facts: Mapping[str, str]) -> None:
+        """Write the LoRA, or its average where there is one, with what the file says about itself."""
+        general = {
             "base_model": self.policy.bundle.name,
             "solver": self.policy.bundle.schedule.solver_name,
-            **self.base_facts,
+            **self.base_loras,
             "preset": self.config.preset,
             "objective": self.config.objective,
             "step": str(self.iteration),
@@ -251,67 +246,58 @@ class Trainer:
             "guidance_scale": str(self.sampling.guidance_scale),
             "weights": "trained" if self.ema is None else f"average, decay {self.ema.decay}",
         }
+        with self._averaged():
+            save_lora(self.policy.bundle.unet, path, {**general, **facts}, LORA_NAME)
 
-    def _make_learner(self) -> Learner:
-        optim = self.config.optim
-        settings = LearnerSettings(
-            self.objective.loss,
-            self.sampling,
-            optim.clip_range,
-            optim.max_grad_norm,
-            optim.kl_weight,
-            optim.splits_pairs,
-        )
-        reference = reference_policy(self.policy)
-        ema, parameters = self.ema, trainable_parameters(self.policy.bundle.unet, LORA_NAME)
-        on_step = (lambda: None) if ema is None else (lambda: ema.step(parameters))
-        return Learner(
-            self.policy, reference, parameters, self.optimizer, self.accelerator, settings, on_step
-        )
+    def _averaged(self) -> AbstractContextManager[None]:
+        return averaged(self.ema, self.learner.parameters)
+
+    def _locked_folder(self) -> AbstractContextManager[None]:
+        return self.folder.locked() if self.accelerator.is_main_process else nullcontext()
 
     def _open_folder(self, resume: bool) -> None:
         """Resume or refuse a folder with a run in it; begin the record otherwise."""
-        with self.accelerator.main_process_first():  # loading may finish a swap that a kill interrupted
-            checkpoint = load_checkpoint(self.folder.root)
-        if not resume and (checkpoint is not None or self.folder.has_metrics()):
+        folder = self.folder
+        checkpoint = load_checkpoint(folder.state_path)
+        if not resume and (checkpoint is not None or folder.metrics_path.is_file()):
             raise FileExistsError(
-                f"{self.folder.root} holds a run at iteration {checkpoint.iteration if checkpoint else 0}; "
+                f"{folder.root} holds a run at iteration {checkpoint.iteration if checkpoint else 0}; "
                 "continue it with --resume auto, or choose another run.out_dir."
             )
         if checkpoint is not None:
-            refuse_another_run(self.folder.config_path, self.config)
-            refuse_other_base_loras(self.folder.root, checkpoint.metadata, self.base_facts)
+            refuse_another_run(folder.config_path, self.config)
+            refuse_other_base_loras(folder.root, checkpoint.base_loras, self.base_loras)
             self.state.restore(checkpoint, self.config.optim)
             self.iteration = checkpoint.iteration
-            logger.info("Resumed %s at iteration %d.", self.folder.root, self.iteration)
+            logger.info("Resumed %s at iteration %d.", folder.root, self.iteration)
         self.accelerator.wait_for_everyone()  # all have compared the old config.yaml before it is replaced
         if self.accelerator.is_main_process:
-            self.folder.sweep()
-            self.recorder = Recorder(
-                self.config, self.folder, self.policy, self._averaged, self.accelerator, self.iteration
-            )
-
-    def _refuse_sharding(self) -> None:
-        kind = self.accelerator.distributed_type
-        if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-            raise ValueError(
-                f"accelerate is set to {kind.value}, which shards models; only a LoRA is trained here. "
-                "Use distributed_type MULTI_GPU (docs/training.md, Several GPUs)."
-            )
-
-    def _own_slots(self) -> range:
-        count, processes = self.config.sampling.prompts_per_iteration, self.accelerator.num_processes
-        if count % processes:
-            raise ValueError(
-                f"sampling.prompts_per_iteration={count} does not divide among {processes} processes; "
-                f"use a multiple of {processes}."
-            )
-        return range(self.accelerator.process_index, count, processes)
+            self.recorder = Recorder(self.config, folder, self.accelerator, self.iteration, self._save_lora)
 
     def _is_over(self) -> bool:
         return self.iteration >= self.num_iterations or self.monitor.early_stop.is_due
 
     def _agree_to_stop(self) -> bool:
-        """Whether any process was asked to stop; the same answer on all of them."""
+        """Return whether any process was asked to stop; the same answer on all of them."""
         flag = torch.tensor([float(self.is_stopping)], device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, "sum").item() > 0)
+
+
+def process_slots(accelerator: Accelerator, num_prompts: int) -> range:
+    """Return which of an iteration's prompts this process samples: every n-th of n processes.
+
+    Raises:
+        ValueError: accelerate is set to shard models, or the prompts do not divide among the processes.
+    """
+    kind = accelerator.distributed_type
+    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise ValueError(
+            f"accelerate is set to {kind.value}, which shards models; only a LoRA is trained here. "
+            "Use distributed_type MULTI_GPU (docs/training.md, Several GPUs)."
+        )
+    if num_prompts % accelerator.num_processes:
+        raise ValueError(
+            f"sampling.prompts_per_iteration={num_prompts} does not divide among {accelerator.num_processes} "
+            f"processes; use a multiple of {accelerator.num_processes}."
+        )
+    return range(accelerator.process_index, num_prompts, accelerator.num_processes)

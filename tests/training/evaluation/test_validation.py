@@ -18,6 +18,7 @@ from training.evaluation import validation
 from training.evaluation.measure import Instruments, Questions, Variant, measure
 from training.evaluation.validation import SEED, check_stop_measure
 from training.models.policy import LORA_NAME
+from training.run.checkpoint import load_checkpoint
 from training.run.metrics import read_metrics
 from training.run.trainer import Trainer
 
@@ -91,7 +92,7 @@ def test_training_goes_on_as_if_nothing_had_been_measured(make_trainer):
             run={"out_dir": str(make_trainer().folder.root / name), "epochs": 2},
         )
         trainer.run()
-        found.append(load_file(trainer.folder.root / "last" / "lora.safetensors"))
+        found.append(load_checkpoint(trainer.folder.state_path).lora)
     assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
 
 
@@ -131,7 +132,7 @@ def test_patience_ends_the_run_and_it_stays_ended(make_trainer):
     script(trainer, [0.1, 0.5, 0.4, 0.5])
     assert trainer.run()
     assert trainer.iteration == 3
-    assert (trainer.folder.root / "last" / "counters.json").exists()
+    assert trainer.folder.state_path.exists()
     resumed = make_trainer(resume=True, **stopping)
     script(resumed, [])
     assert resumed.run()
@@ -179,7 +180,7 @@ def test_evaluations_after_the_saved_state_are_made_again(make_trainer, save_eve
         trainer.run()
     assert [record["iteration"] for record in evaluations(trainer)] == list(range(killed_in))
     resumed = make_trainer(resume=True, run=run, evaluation=evaluation)
-    assert [record["iteration"] for record in resumed.recorder.evaluations] == kept
+    assert [record["iteration"] for record in evaluations(resumed)] == kept
     resumed.run()
     assert [record["iteration"] for record in evaluations(resumed)] == list(range(killed_in + 1))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from t2mv_core.denoiser import encode_cameras
 from t2mv_core.formats.safetensors_io import read_safetensors
@@ -19,6 +19,7 @@ from training.config import BaseLoraConfig, ModelConfig, load_config
 from training.evaluate import parse
 from training.models.base_loras import add_base_loras, check_base_loras, load_base_model, warn_of_another_base
 from training.models.policy import LORA_NAME, camera_rig, reference_policy
+from training.run.checkpoint import load_checkpoint
 from training.run.trainer import Trainer
 
 TARGETS = ("to_q", "to_k", "ff.net.2", "conv1", "time_emb_proj")
@@ -148,7 +149,7 @@ def test_a_run_on_a_base_lora_resumes_bit_for_bit(make_trainer, base_lora, secti
     parts = make_trainer(moved, name="parts", resume=True, **sections)
     assert parts.iteration == 2
     parts.run()
-    first, second = (load_file(t.folder.root / "last" / "lora.safetensors") for t in (whole, parts))
+    first, second = (load_checkpoint(t.folder.state_path).lora for t in (whole, parts))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
 
@@ -217,7 +218,10 @@ def Instruments_of(trainer):  # noqa: N802 - reads like the class it makes
     ("word", "sentence"),
     [
         ("model.base_loras=[{path: a.ckpt}]", "path='a.ckpt' must be a LoRA file"),
-        ("model.base_loras=[{path: a.safetensors, strength: .nan}]", "strength=nan of a.safetensors must be"),
+        (
+            "model.base_loras=[{path: a.safetensors, strength: .nan}]",
+            "model.base_loras.strength=nan must be a finite number",
+        ),
         ("model.base_loras=[{path: a.safetensors, strength: .inf}]", "must be a finite number"),
         ("model.base_loras=[{pth: a.safetensors}]", "is not a setting; did you mean model.base_loras.path"),
         ("model.base_loras=[a.safetensors]", "must be a block of `key: value` lines"),

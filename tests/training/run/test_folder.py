@@ -60,10 +60,3 @@ def test_the_newest_loras_stay(tmp_path, count, left):
     folder.prune_loras(count)
     names = sorted(path.name for path in (tmp_path / "lora").iterdir())
     assert names == sorted(["best.safetensors", *(folder.lora_path(epoch).name for epoch in left)])
-
-
-def test_a_folder_has_metrics_after_its_first_iteration(tmp_path):
-    folder = RunFolder(tmp_path)
-    assert not folder.has_metrics()
-    folder.metrics_path.write_text('{"iteration": 1}\n')
-    assert folder.has_metrics()

@@ -22,6 +22,7 @@ from training.algorithm.objectives import OBJECTIVES
 from training.algorithm.rollout import NonFiniteError, Rewards
 from training.config import config_from_dict
 from training.models.policy import LORA_NAME
+from training.run.checkpoint import load_checkpoint
 from training.run.metrics import METRICS, read_metrics
 from training.run.trainer import Trainer
 
@@ -34,7 +35,8 @@ def kind_of(objective):
 def metrics_of(objective):
     """Names of the metrics of a run: those of the other kind of second trajectory are not there."""
     other = {"zmv": "_again", "again": "_zmv"}[kind_of(objective)]
-    return {name for name in METRICS if not name.endswith(other)}
+    absent = {"joint_share"} if OBJECTIVES[objective].uses_dual else {"lambda", "threshold"}
+    return {name for name in METRICS if not name.endswith(other)} - absent
 
 
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
@@ -60,7 +62,7 @@ def test_a_run_leaves_its_folder(tiny_model_dir, tiny_bundle, plain_rewards, tin
         "samples/epoch_0001.png",
         "samples/epoch_0002.png",
         "lora/epoch_0001.safetensors",
-        "last",
+        "last.pt",
     ):
         assert (root / name).exists(), name
     assert config_from_dict(yaml.safe_load((root / "config.yaml").read_text())) == config
@@ -118,7 +120,7 @@ def test_a_stop_during_the_rollout_discards_it_and_saves(tiny_bundle, plain_rewa
     assert trainer.iteration == 1
     assert len(read_metrics(trainer.folder.metrics_path)) == 1
     assert trainer.prompts.num_drawn == 4
-    assert (trainer.folder.root / "last" / "counters.json").exists()
+    assert trainer.folder.state_path.exists()
 
 
 def test_a_stop_during_the_update_finishes_the_iteration(tiny_bundle, plain_rewards, tiny_config):
@@ -227,22 +229,20 @@ def test_one_view_without_a_joint_reward_is_plain_text_to_image(
             objective,
             sampling=sampling,
             reward={"joint": {}},
-            constraint={"lambda_init": 0.5},
             run={"epochs": 1, "sheet_prompts": 1, "out_dir": str(tmp_path / name)},
         )
         trainer = Trainer(config, load_bundle(str(tiny_model_dir)), Rewards(plain_rewards.view, {}))
         assert trainer.policy.cameras.num_views == 1
         assert trainer.run()
         records = read_metrics(trainer.folder.metrics_path)
-        expected = {name for name in metrics_of(objective) if "joint" not in name} - {"threshold"}
+        expected = {name for name in metrics_of(objective) if "joint" not in name} - {"lambda", "threshold"}
         assert all(set(record) == expected for record in records)
         assert all(all(map(math.isfinite, record.values())) for record in records)
         assert records[1]["approx_kl"] > 0
-        assert records[1]["lambda"] == 0.5  # nothing to be violated
         with safe_open(trainer.folder.lora_path(1), framework="pt") as opened:
             assert opened.metadata()["joint_reward_mean"] == ""
         assert trainer.folder.curves_path.exists()
-        found.append(load_file(tmp_path / name / "last" / "lora.safetensors"))
+        found.append(load_checkpoint(trainer.folder.state_path).lora)
     assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
 
 
@@ -295,7 +295,8 @@ def test_objectives_weigh_the_two_advantages(
     trainer = Trainer(
         tiny_config(objective, reward={"normalization": normalization}), tiny_bundle, plain_rewards
     )
-    trainer.dual.lambda_ = 2.5
+    if trainer.dual is not None:
+        trainer.dual.lambda_ = 2.5
     rollout, table = trainer._collect(1)
     assert [scored.sampler for scored in rollout.sets] == list(OBJECTIVES[objective].samplers)
     expected = iteration_advantages(
@@ -307,6 +308,32 @@ def test_objectives_weigh_the_two_advantages(
         assert torch.equal(table.view["redness"][:, number], scored.scores.view["redness"])
         assert torch.equal(table.joint["agreement"][:, number], scored.scores.joint["agreement"])
     assert table.prompts == rollout.prompts
+
+
+@pytest.mark.parametrize(
+    ("objective", "share"), [("zigal_view", 0.0), ("zigal_weighted", 0.5), ("zigal_joint", 1.0)]
+)
+def test_objectives_with_a_fixed_weight_log_it_and_have_no_multiplier(
+    objective, share, tiny_bundle, plain_rewards, tiny_config
+):
+    config = tiny_config(
+        objective,
+        constraint={"violated_lr": 100.0, "satisfied_lr": 100.0, "lambda_init": 0.5},
+        run={"epochs": 1, "iterations_per_epoch": 2, "sheet_prompts": 0},
+    )
+    trainer = Trainer(config, tiny_bundle, plain_rewards)
+    trainer.run()
+    for record in read_metrics(trainer.folder.metrics_path):
+        assert record["joint_share"] == share
+        assert not {"lambda", "threshold"} & record.keys()
+    assert load_checkpoint(trainer.folder.state_path).dual is None
+    assert "lambda" not in describe_file(trainer.folder.lora_path(1))
+
+
+def describe_file(path):
+    """A LoRA file's metadata."""
+    with safe_open(path, framework="pt") as opened:
+        return opened.metadata()
 
 
 def test_the_advantage_gap_is_first_minus_second(tiny_bundle, plain_rewards, tiny_config):
@@ -330,8 +357,7 @@ def test_the_epochs_file_holds_the_average_and_the_state_the_trained_weights(
     config = tiny_config(optim={"ema_decay": ema_decay}, run={"epochs": 1, "sheet_prompts": 0})
     trainer = Trainer(config, tiny_bundle, plain_rewards)
     trainer.run()
-    root = trainer.folder.root
-    state, epoch = load_file(root / "last" / "lora.safetensors"), load_file(trainer.folder.lora_path(1))
+    state, epoch = load_checkpoint(trainer.folder.state_path).lora, load_file(trainer.folder.lora_path(1))
     live = lora_state_dict(trainer.policy.bundle.unet, LORA_NAME)
     assert live.keys() == state.keys() == epoch.keys()
     assert all(torch.equal(state[name], tensor) for name, tensor in live.items())
@@ -372,7 +398,7 @@ def test_a_run_without_an_average_does_not_resume_with_one(
     run = {"epochs": 1, "iterations_per_epoch": 1, "sheet_prompts": 0}
     Trainer(tiny_config(run=run), load_bundle(str(tiny_model_dir)), plain_rewards).run()
     config = tiny_config(run=run, optim={"ema_decay": 0.9})
-    with pytest.raises(ValueError, match=r"started with optim.ema_decay=its default, now it is 0.9"):
+    with pytest.raises(ValueError, match=r"started with optim.ema_decay=None, now it is 0.9"):
         Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards, resume=True)
     (tmp_path / "run" / "config.yaml").unlink()
     with pytest.raises(ValueError, match=r"kept no moving average; resume it with optim.ema_decay=null"):
@@ -400,12 +426,12 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_state(
 
             trainer._update = broken
         trainer.run()
-        return load_file(trainer.folder.root / "last" / "lora.safetensors")
+        return load_checkpoint(trainer.folder.state_path).lora
 
     with pytest.raises(NonFiniteError, match="Resume from the last saved state"):
         run("broken", breaks_in=3)
-    counters = json.loads((tmp_path / "broken" / "last" / "counters.json").read_text())
-    assert counters["iteration"] == len(read_metrics(tmp_path / "broken" / "metrics.jsonl")) == 2
+    saved = load_checkpoint(tmp_path / "broken" / "last.pt")
+    assert saved.iteration == len(read_metrics(tmp_path / "broken" / "metrics.jsonl")) == 2
     resumed, whole = run("broken"), run("whole")
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.live_memory import flash_attention_on_meta, measure_live
+from benchmarks.measuring import flash_attention_on_meta, measure_live
 
 
 def test_a_tensor_counts_until_nobody_holds_it():

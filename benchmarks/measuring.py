@@ -1,21 +1,29 @@
-"""Live memory, counted exactly: the bytes of every tensor that exists, watched from operation to operation.
+"""What benchmarks share: memory counted exactly, time with peak memory, and the report.
 
-Works on the CPU, where the resident set says too little, and on the meta device, where nothing is computed:
-there a full-size model is "run" in seconds. What kernels take inside themselves is not seen; on a GPU ask
-`torch.cuda.max_memory_allocated`.
+Live memory is the bytes of every tensor that exists, watched from operation to operation. It works on the
+CPU, where the resident set says too little, and on the meta device, where a full-size model "runs" in
+seconds. What kernels take inside themselves is not seen; on a GPU ask `torch.cuda.max_memory_allocated`.
 """
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import json
+import sys
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from training.run.environment import describe_environment
 
 
 class LiveMemory(TorchDispatchMode):
@@ -61,7 +69,7 @@ class LiveMemory(TorchDispatchMode):
 
 
 def measure_live(work: Callable[[], Any], *resident: torch.nn.Module) -> tuple[int, Any]:
-    """Peak of the bytes that lived at once, made by `work` or weights of the modules; and its result."""
+    """Return the peak of bytes that lived at once (weights of the modules included), and the result."""
     memory = LiveMemory()
     memory.hold(x for module in resident for x in (*module.parameters(), *module.buffers()))
     with memory:
@@ -87,3 +95,41 @@ def flash_attention_on_meta() -> Iterator[None]:
         yield
     finally:
         F.scaled_dot_product_attention = original
+
+
+def timed(work: Callable[[], Any], device: str) -> tuple[float, float, Any]:
+    """Return seconds, growth of memory in MiB, and the result.
+
+    Memory is what the work needs above what lay there before: on the CPU the growth of the resident set's
+    peak, on a GPU that of PyTorch's allocated bytes.
+    """
+    is_cpu = device == "cpu"
+    gc.collect()
+    if is_cpu:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # else freed memory stays resident and hides the next peak
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM to the present resident set
+    else:
+        torch.cuda.reset_peak_memory_stats()
+    before = status_bytes("VmHWM") if is_cpu else torch.cuda.memory_allocated()
+    started = time.perf_counter()
+    result = work()
+    if not is_cpu:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - started
+    peak = status_bytes("VmHWM") if is_cpu else torch.cuda.max_memory_allocated()
+    return seconds, (peak - before) / 2**20, result
+
+
+def status_bytes(field: str) -> int:
+    """Return a size of this process from /proc (Linux), such as VmRSS."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
+
+
+def report(path: Path, module: str, text: str, figures: Any) -> None:
+    """Print a text, and write the figures as JSON with command, commit, device and versions."""
+    command = " ".join(["python -m", module, *sys.argv[1:]])
+    record = {"command": command, "environment": describe_environment(), "figures": figures}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(f"{text}\n\nFigures: {path}")  # noqa: T201 - a command line
