@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ..common.checks import check_choice, check_number, first_problem
+from ..common.checks import Field, first_problem, widgets
 from ..common.folders import ADAPTER_FOLDER, find_file, fingerprint, list_files
-from ..sockets import Rig, advanced, make_schema
+from ..sockets import Rig, make_schema, output
 from .comfyui import ModelPatcher
 from .patch import apply_adapter
 
 if TYPE_CHECKING:
     from ...t2mv_core.cameras import CameraRig
 
-MAX_SCALE = 10.0
-_REMEDY = "Put mvadapter_t2mv_sdxl.safetensors (huggingface.co/huanngzh/mv-adapter) into models/mvadapter."
+ADAPTER = Field(
+    "adapter", None, "MV-Adapter weights (text to multiview, SDXL) in models/mvadapter.",
+    choices=lambda: list_files(ADAPTER_FOLDER),
+    remedy="Put mvadapter_t2mv_sdxl.safetensors (huggingface.co/huanngzh/mv-adapter) into models/mvadapter.",
+)  # fmt: skip
+VIEW_SCALE = Field(
+    "view_scale", 1.0, "Strength of the cameras: 1 as trained, 0 none.", high=10, step=0.05,
+    is_advanced=True,
+)  # fmt: skip
+MV_SCALE = replace(
+    VIEW_SCALE, name="mv_scale", tooltip="Strength of the attention between the views: 1 as trained, 0 none."
+)
 
 
 class T2MVApplyAdapter(io.ComfyNode):
@@ -24,7 +35,6 @@ class T2MVApplyAdapter(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's inputs and outputs."""
         return make_schema(
             node_id="T2MVApplyAdapter",
             display_name="Apply MV-Adapter (T2MV)",
@@ -38,24 +48,17 @@ class T2MVApplyAdapter(io.ComfyNode):
                     tooltip="An SDXL model of ComfyUI, from Load Checkpoint or Load Diffusion Model. LoRAs "
                     "may come before or after this node.",
                 ),
-                io.Combo.Input(
-                    "adapter",
-                    options=list_files(ADAPTER_FOLDER),
-                    tooltip="MV-Adapter weights (text to multiview, SDXL) in models/mvadapter.",
-                ),
+                ADAPTER.widget(),
                 Rig.Input(
                     "rig",
                     tooltip="The cameras, from Create Camera Rig. The latent's batch must be a multiple of "
                     "their number.",
                 ),
-                _scale("view_scale", "Strength of the cameras"),
-                _scale("mv_scale", "Strength of the attention between the views"),
+                *widgets(VIEW_SCALE, MV_SCALE),
             ],
             outputs=[
-                io.Model.Output(
-                    "patched_model",
-                    display_name="model",
-                    tooltip="The model with the adapter. Connect it to Shift SNR.",
+                output(
+                    io.Model, "patched_model", "The model with the adapter. Connect it to Shift SNR.", "model"
                 )
             ],
         )
@@ -63,7 +66,7 @@ class T2MVApplyAdapter(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, adapter: str | None = None) -> bool | str:
         """Refuse files that are not in the folder."""
-        return first_problem(lambda: check_choice("adapter", adapter, list_files(ADAPTER_FOLDER), _REMEDY))
+        return first_problem(lambda: ADAPTER.check(adapter))
 
     @classmethod
     def fingerprint_inputs(cls, adapter: str | None = None, **others: Any) -> str:
@@ -75,12 +78,7 @@ class T2MVApplyAdapter(io.ComfyNode):
         cls, model: ModelPatcher, adapter: str, rig: CameraRig, view_scale: float, mv_scale: float
     ) -> io.NodeOutput:
         """Patch a clone of the model."""
-        check_number("view_scale", view_scale, 0.0, MAX_SCALE)
-        check_number("mv_scale", mv_scale, 0.0, MAX_SCALE)
+        VIEW_SCALE.check(view_scale)
+        MV_SCALE.check(mv_scale)
         path = find_file(ADAPTER_FOLDER, adapter)
         return io.NodeOutput(apply_adapter(model, path, rig, mv_scale, view_scale))
-
-
-def _scale(name: str, label: str) -> io.WidgetInput:
-    tooltip = f"{label}: 1 as trained, 0 none."
-    return advanced(io.Float.Input(name, default=1.0, min=0.0, max=MAX_SCALE, step=0.05, tooltip=tooltip))

@@ -10,19 +10,24 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..common.checks import check_choice, check_number, first_problem
+from ..common.checks import Field, first_problem, widgets
 from ..common.folders import find_file, fingerprint, list_files
 from ..loaders.model_files import UNET_FOLDER
-from ..sockets import make_schema
+from ..sockets import make_schema, output
 from .comfyui import ModelPatcher, WrappersMP, check_unet, timestep_embedding
 
 PROJECTION_NAMES = ("time_embedding.cond_proj.weight", "time_embed.cond_proj.weight")
-MIN_GUIDANCE, MAX_GUIDANCE = 1.0, 100.0
 GUIDANCE_KEY = "t2mv_guidance"
 EMBEDDED_GUIDANCE_OPTION = "t2mv_embedded_guidance"
 """In `transformer_options`: a guidance for one evaluation instead of the node's."""
 _TIMESTEPS = "t2mv_timesteps"
-_REMEDY = "Put the UNet into models/diffusion_models and refresh."
+UNET = Field(
+    "unet", None, "The file in models/diffusion_models that Load Diffusion Model has, too.",
+    choices=lambda: list_files(UNET_FOLDER), remedy="Put the UNet into models/diffusion_models and refresh.",
+)  # fmt: skip
+GUIDANCE = Field(
+    "guidance", 7.0, "How strictly the picture follows the text. The sampler's cfg stays 1.", 1, 100, step=0.5
+)
 
 
 class T2MVEmbedGuidance(io.ComfyNode):
@@ -30,7 +35,6 @@ class T2MVEmbedGuidance(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's inputs and outputs."""
         return make_schema(
             node_id="T2MVEmbedGuidance",
             display_name="Embed Guidance (T2MV)",
@@ -43,31 +47,15 @@ class T2MVEmbedGuidance(io.ComfyNode):
                     "model",
                     tooltip="LCM-SDXL's UNet from Load Diffusion Model, with or without an MV-Adapter.",
                 ),
-                io.Combo.Input(
-                    "unet",
-                    options=list_files(UNET_FOLDER),
-                    tooltip="The file in models/diffusion_models that Load Diffusion Model has, too.",
-                ),
-                io.Float.Input(
-                    "guidance",
-                    default=7.0,
-                    min=MIN_GUIDANCE,
-                    max=MAX_GUIDANCE,
-                    step=0.5,
-                    tooltip="How strictly the picture follows the text. The sampler's cfg stays 1.",
-                ),
+                *widgets(UNET, GUIDANCE),
             ],
-            outputs=[
-                io.Model.Output(
-                    "guided_model", display_name="model", tooltip="The model with its guidance input."
-                )
-            ],
+            outputs=[output(io.Model, "guided_model", "The model with its guidance input.", "model")],
         )
 
     @classmethod
     def validate_inputs(cls, unet: str | None = None) -> bool | str:
         """Refuse files that are not in the folder."""
-        return first_problem(lambda: check_choice("unet", unet, list_files(UNET_FOLDER), _REMEDY))
+        return first_problem(lambda: UNET.check(unet))
 
     @classmethod
     def fingerprint_inputs(cls, unet: str | None = None, **others: Any) -> str:
@@ -77,7 +65,7 @@ class T2MVEmbedGuidance(io.ComfyNode):
     @classmethod
     def execute(cls, model: ModelPatcher, unet: str, guidance: float) -> io.NodeOutput:
         """Read the one weight and patch a clone of the model."""
-        check_number("guidance", guidance, MIN_GUIDANCE, MAX_GUIDANCE)
+        GUIDANCE.check(guidance)
         return io.NodeOutput(embed_guidance(model, find_file(UNET_FOLDER, unet), guidance))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...t2mv_core.formats.key_mapping import diffusers_unet_name
 from ..common.folders import find_file
 from ..loaders.load_lora import STRENGTH, LoRANode, lora_inputs, lora_report, report_output
-from ..sockets import make_schema
+from ..sockets import make_schema, output
 from .comfyui import ModelPatcher, blocks_per_level, check_unet, comfy_lora
 from .patch import adapter_of
 
@@ -34,7 +34,6 @@ class T2MVLoadLoRANative(LoRANode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's inputs and outputs."""
         return make_schema(
             node_id="T2MVLoadLoRANative",
             display_name="Load LoRA, native (T2MV)",
@@ -50,9 +49,7 @@ class T2MVLoadLoRANative(LoRANode):
                 ),
             ],
             outputs=[
-                io.Model.Output(
-                    "patched_model", display_name="model", tooltip="The model with this LoRA added."
-                ),
+                output(io.Model, "patched_model", "The model with this LoRA added.", "model"),
                 report_output(),
             ],
         )

@@ -8,16 +8,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 from comfy_api.latest import io
 
-from ..common.checks import check_choice, check_number, first_problem
-from ..sockets import advanced, make_schema
+from ..common.checks import Field, first_problem, widgets
+from ..sockets import make_schema, output
 from .comfyui import ModelPatcher, lcm_sampling, model_sampling
 
 if TYPE_CHECKING:
     from .zigzag.sigma_space import Family
 
 OWN_SAMPLING, LCM_SAMPLING = "the model's own", "lcm"
-SAMPLINGS = [OWN_SAMPLING, LCM_SAMPLING]
-MIN_SCALE, MAX_SCALE = 0.01, 1000.0
+SAMPLING = Field(
+    "sampling", OWN_SAMPLING,
+    "'lcm' for LCM-SDXL and LCM-LoRA; it replaces ComfyUI's ModelSamplingDiscrete, which would undo the "
+    "shift behind this node. 'the model's own' for all others.",
+    choices=(OWN_SAMPLING, LCM_SAMPLING),
+)  # fmt: skip
+SCALE = Field(
+    "scale", 8.0,
+    "Divisor of the signal-to-noise ratio at the last timestep: 8 as MV-Adapter was trained, 1 for no "
+    "change.",
+    0.01, 1000, step=0.5, is_advanced=True,
+)  # fmt: skip
 
 
 class T2MVShiftSNR(io.ComfyNode):
@@ -25,7 +35,6 @@ class T2MVShiftSNR(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's inputs and outputs."""
         return make_schema(
             node_id="T2MVShiftSNR",
             display_name="Shift SNR (T2MV)",
@@ -35,30 +44,14 @@ class T2MVShiftSNR(io.ComfyNode):
             search_aliases=["snr shift", "noise schedule", "model sampling", "multiview schedule", "lcm"],
             inputs=[
                 io.Model.Input("model", tooltip="An SDXL model, with or without an MV-Adapter."),
-                io.Combo.Input(
-                    "sampling",
-                    options=SAMPLINGS,
-                    default=OWN_SAMPLING,
-                    tooltip="'lcm' for LCM-SDXL and LCM-LoRA; it replaces ComfyUI's ModelSamplingDiscrete, "
-                    "which would undo the shift behind this node. 'the model's own' for all others.",
-                ),
-                advanced(
-                    io.Float.Input(
-                        "scale",
-                        default=8.0,
-                        min=MIN_SCALE,
-                        max=MAX_SCALE,
-                        step=0.5,
-                        tooltip="Divisor of the signal-to-noise ratio at the last timestep: 8 as MV-Adapter "
-                        "was trained, 1 for no change.",
-                    )
-                ),
+                *widgets(SAMPLING, SCALE),
             ],
             outputs=[
-                io.Model.Output(
+                output(
+                    io.Model,
                     "shifted_model",
-                    display_name="model",
-                    tooltip="The model with the shifted schedule, for schedulers and samplers.",
+                    "The model with the shifted schedule, for schedulers and samplers.",
+                    "model",
                 )
             ],
         )
@@ -66,13 +59,13 @@ class T2MVShiftSNR(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, sampling: str | None = None) -> bool | str:
         """Refuse an unknown kind of sampling."""
-        return first_problem(lambda: _check_sampling(sampling))
+        return first_problem(lambda: SAMPLING.check(sampling))
 
     @classmethod
     def execute(cls, model: ModelPatcher, sampling: str, scale: float) -> io.NodeOutput:
         """Set the shifted schedule on a clone of the model."""
-        _check_sampling(sampling)
-        check_number("scale", scale, MIN_SCALE, MAX_SCALE)
+        SAMPLING.check(sampling)
+        SCALE.check(scale)
         base = lcm_sampling(model) if sampling == LCM_SAMPLING else model.get_model_object("model_sampling")
         patched = model.clone()
         patched.add_object_patch("model_sampling", shift_sampling(base, scale))
@@ -123,7 +116,3 @@ def read_family(base: Any) -> Family:
         "works with models that predict noise, v or a flow (SD, SDXL, SD3, Flux, …). Use zigzag_steps=0 or "
         "another sampler."
     )
-
-
-def _check_sampling(sampling: str | None) -> None:
-    check_choice("sampling", sampling, SAMPLINGS, "Choose one of these.")

@@ -233,6 +233,29 @@ def comfy_install() -> ComfyInstall:
     return find_install()
 
 
+@pytest.fixture(scope="session")
+def native_facts(
+    comfy_install: ComfyInstall, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., dict[str, Any]]:
+    """Runs code in a process like ComfyUI's, behind `native_pair`; gives what it put into `facts`.
+
+    The code has `folder` (an empty one) and `more` (arguments); `before` runs before ComfyUI is imported.
+    """
+
+    def run(code: str, *more: str, before: str = "") -> dict[str, Any]:
+        prelude = (
+            f"import json, torch\nfrom pathlib import Path\n{before}\nsys.path.append(sys.argv[1])\n"
+            "folder, more, facts = Path(sys.argv[2]), sys.argv[3:], {}\nfrom native_pair import *\n"
+        )
+        folder = tmp_path_factory.mktemp("native")
+        code = f"{prelude}{code}\nprint(json.dumps(facts))"
+        return json.loads(
+            comfy_install.run_code(code, str(Path(__file__).parent), str(folder), *more).splitlines()[-1]
+        )
+
+    return run
+
+
 def _write_tiny_model(folder: Path) -> None:
     """A random few-step model of the production architecture, in diffusers' layout with its MV-Adapter."""
     import torch

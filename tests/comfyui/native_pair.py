@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ from pack.nodes.native.patch import adapter_of, apply_adapter  # noqa: E402
 from pack.t2mv_core.bundle import ModelBundle  # noqa: E402
 from pack.t2mv_core.cameras import CameraRig  # noqa: E402
 from pack.t2mv_core.denoiser import compute_camera_features, predict_noise  # noqa: E402
+from pack.t2mv_core.lora.adapters import # noqa: E402     add_lora, remove_lora, trainable_parameters
+from pack.t2mv_core.lora.files import save_lora
 from pack.t2mv_core.schedule import schedule_from_config  # noqa: E402
 from pack.t2mv_core.text import TextCondition  # noqa: E402
 from pack.t2mv_core.unet.adapter import create_camera_encoder, save_adapter  # noqa: E402
@@ -159,7 +162,26 @@ def relative_error(value: torch.Tensor, expected: torch.Tensor) -> float:
     return float((value.float() - expected.float()).abs().max() / expected.float().abs().max())
 
 
+def write_lora(pair: Pair, path: Path) -> None:
+    """A random LoRA over all of a pair's layers, multiview ones included."""
+    add_lora(pair.bundle.unet, rank=2, alpha=3, name="lora")
+    for parameter in trainable_parameters(pair.bundle.unet, "lora"):
+        parameter.normal_(std=0.15)
+    save_lora(pair.bundle.unet, path, {}, name="lora")
+    remove_lora(pair.bundle.unet, "lora")
+
+
+def refusal(call: Callable[[], object]) -> str:
+    """The sentence with which a call is refused."""
+    try:
+        call()
+    except ValueError as error:
+        return str(error)
+    return "accepted"
+
+
 __all__ = [
     "RIG", "SMALL", "CameraRig", "Pair", "Size", "adapter_of", "apply_adapter", "comfy_conditions",
-    "comfy_model", "create_pair", "evaluate", "predict_noise", "relative_error", "sample",
+    "comfy_model", "create_pair", "evaluate", "predict_noise", "refusal", "relative_error",
+    "sample", "write_lora",
 ]  # fmt: skip

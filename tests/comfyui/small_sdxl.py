@@ -283,6 +283,33 @@ def sampled(name: str, model: list[Any], text: str = "text", **settings: Any) ->
     }
 
 
+def zigzag(**settings: Any) -> dict[str, Any]:
+    """A zigzag sampler of Euler's steps, with the view scale halved on the way back."""
+    settings = {
+        "sampler_name": "euler", "zigzag_steps": 1, "zigzag_repeats": 1, "inverse_guidance": 1.0,
+        "inverse_view_scale": 0.5, **settings,
+    }  # fmt: skip
+    return node("T2MVCreateZigzagSampler", **settings)
+
+
+def custom_sampled(
+    name: str, model: list[Any], sampler: dict[str, Any], text: str = "text", cfg: float = CFG,
+    steps: int = STEPS,
+) -> dict[str, Any]:  # fmt: skip
+    """SamplerCustomAdvanced with a CFGGuider and a SaveLatent behind a model."""
+    return {
+        f"guider {name}": node("CFGGuider", model=model, positive=[text, 0], negative=[text, 1], cfg=cfg),
+        f"sampler {name}": sampler,
+        f"sigmas {name}": node("BasicScheduler", model=model, scheduler="simple", steps=steps, denoise=1.0),
+        f"noise {name}": node("RandomNoise", noise_seed=SEED),
+        name: node(
+            "SamplerCustomAdvanced", noise=[f"noise {name}", 0], guider=[f"guider {name}", 0],
+            sampler=[f"sampler {name}", 0], sigmas=[f"sigmas {name}", 0], latent_image=["latent", 0],
+        ),
+        f"save {name}": node("SaveLatent", samples=[name, 0], filename_prefix=name.replace(" ", "-")),
+    }  # fmt: skip
+
+
 def graph(*branches: dict[str, Any]) -> dict[str, Any]:
     """The small model, four views, the adapter applied, the schedule shifted; and more nodes."""
     common = {
@@ -301,6 +328,10 @@ def graph(*branches: dict[str, Any]) -> dict[str, Any]:
     return {**common, **{name: item for branch in branches for name, item in branch.items()}}
 
 
+SHIFT = ["shift", 0]
+"""The model of `graph` that draws views."""
+CACHE = {"reuse_threshold": 3.0, "start_percent": 0.0, "end_percent": 1.0, "verbose": False}
+"""Settings with which EasyCache and LazyCache skip evaluations of the small model."""
 PICTURES = [f"hints{RIG.num_views - 1}", 0]
 """The output of `pictures`: one per view."""
 

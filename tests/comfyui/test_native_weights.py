@@ -1,132 +1,11 @@
-"""Weights of a native model: LoRAs, number types, branches that share them, and what is refused."""
+"""Weights of a native model: number types, users that share them, offloading, and what is refused."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
-if TYPE_CHECKING:
-    from conftest import ComfyInstall
-
-PRELUDE = """
-import json, torch
-from pathlib import Path
-sys.path.append(sys.argv[1])
-folder, facts = Path(sys.argv[2]), {}
-from native_pair import *
-def refusal(call):
-    try:
-        call()
-    except ValueError as error:
-        return str(error)
-    return "accepted"
-"""
-
-
-def run(comfy_install: ComfyInstall, code: str, folder: Path) -> dict[str, Any]:
-    return json.loads(
-        comfy_install.run_code(PRELUDE + code, str(Path(__file__).parent), str(folder)).splitlines()[-1]
-    )
-
-
-LORAS = """
-from pack.nodes.native.load_lora import add_native_lora
-from pack.t2mv_core.lora.adapters import add_lora, remove_lora, trainable_parameters
-from pack.t2mv_core.lora.files import load_lora, save_lora
-from safetensors.torch import load_file, save_file
-
-with torch.inference_mode(False), torch.no_grad():
-    pair = create_pair(folder)
-    torch.manual_seed(3)
-    files = []
-    for name in ("one", "two"):
-        add_lora(pair.bundle.unet, rank=2, alpha=3, name=name)
-        for parameter in trainable_parameters(pair.bundle.unet, name):
-            parameter.normal_(std=0.15)
-        files.append(folder / f"{name}.safetensors")
-        save_lora(pair.bundle.unet, files[-1], {}, name=name)
-        remove_lora(pair.bundle.unet, name)
-    one, two = files
-    x, condition = torch.randn(1, RIG.num_views, 4, 8, 8), pair.condition(1, (64, 64))
-    cameras = pair.cameras(RIG, 8, 8)
-    ours = lambda bundle: predict_noise(bundle, x, 620, condition, cameras, 1.0)
-    theirs = lambda model: evaluate(model, x, 620, condition)
-
-    plain, patched = pair.model, pair.patched()
-    plain_before, patched_before = theirs(plain), theirs(patched)
-    with_one, handle = add_native_lora(patched, one, 0.8)
-    with_both, _ = add_native_lora(with_one, two, -0.5)
-    facts["matched"], facts["unmatched"] = handle.num_matched, len(handle.unmatched)
-    facts["modules"] = len(load_file(one)) // 2
-    bundle_one = load_lora(pair.bundle, one, 0.8)
-    facts["one LoRA"] = relative_error(theirs(with_one), ours(bundle_one))
-    facts["two LoRAs"] = relative_error(theirs(with_both), ours(load_lora(bundle_one, two, -0.5)))
-    facts["LoRA matters"] = relative_error(theirs(with_one), patched_before)
-    # Branches of a graph, in any order, share the weights and never hear of each other.
-    with_one_again = theirs(with_one)
-    theirs(with_both)
-    facts["same branch, same bits"] = torch.equal(theirs(with_one), with_one_again)
-    facts["adapter alone, same bits"] = torch.equal(theirs(patched), patched_before)
-    facts["plain, same bits"] = torch.equal(theirs(plain), plain_before)
-    import comfy.model_management as management
-    management.unload_all_models()
-    facts["same bits after unloading"] = torch.equal(theirs(with_one), with_one_again)
-
-    multiview = {key: x for key, x in load_file(one).items() if "_mv" in key}
-    save_file(multiview, folder / "multiview.safetensors")
-    facts["multiview parts alone"] = relative_error(
-        theirs(add_native_lora(patched, folder / "multiview.safetensors", 1.0)[0]),
-        ours(load_lora(pair.bundle, folder / "multiview.safetensors", 1.0)),
-    )
-    layer = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
-    text = "lora_te1_text_model_encoder_layers_0_mlp_fc1"
-    kohya = {
-        f"{layer}.lora_down.weight": torch.randn(2, 192), f"{layer}.lora_up.weight": torch.randn(128, 2),
-        f"{layer}.alpha": torch.tensor(1.0), f"{text}.lora_down.weight": torch.randn(2, 64),
-    }
-    save_file(kohya, folder / "kohya.safetensors")
-    styled, handle = add_native_lora(patched, folder / "kohya.safetensors", 1.0)
-    expected = ours(load_lora(pair.bundle, folder / "kohya.safetensors", 1.0))
-    facts["kohya"] = relative_error(theirs(styled), expected)
-    facts["kohya unmatched"] = list(handle.unmatched)
-    hada = {f"{layer}.hada_{part}": torch.randn(*size) for part, size in (
-        ("w1_a", (128, 2)), ("w1_b", (2, 192)), ("w2_a", (128, 2)), ("w2_b", (2, 192)),
-    )}
-    save_file(hada, folder / "loha.safetensors")
-    exotic, handle = add_native_lora(patched, folder / "loha.safetensors", 1.0)
-    facts["LoHa through ComfyUI"] = relative_error(theirs(exotic), patched_before)
-    facts["LoHa unmatched"] = len(handle.unmatched)
-
-    facts["no adapter"] = refusal(lambda: add_native_lora(plain, one, 1.0))
-    save_file({"foo.lora_A.weight": torch.ones(1, 2)}, folder / "foreign.safetensors")
-    facts["foreign"] = refusal(lambda: add_native_lora(patched, folder / "foreign.safetensors", 1.0))
-    wrong = {f"{layer}.lora_down.weight": torch.randn(2, 99), f"{layer}.lora_up.weight": torch.randn(128, 2)}
-    save_file(wrong, folder / "wrong.safetensors")
-    facts["wrong"] = refusal(lambda: add_native_lora(patched, folder / "wrong.safetensors", 1.0))
-print(json.dumps(facts))
-"""
-
-
-def test_loras_act_on_unet_and_adapter_as_in_the_diffusers_path(
-    comfy_install: ComfyInstall, tmp_path: Path
-) -> None:
-    facts = run(comfy_install, LORAS, tmp_path)
-    assert facts["matched"] == facts["modules"]
-    assert facts["unmatched"] == 0
-    for name in ("one LoRA", "two LoRAs", "multiview parts alone", "kohya"):
-        assert facts[name] < 1e-4, name
-    for name in ("LoRA matters", "LoHa through ComfyUI"):
-        assert facts[name] > 0.02, name
-    for name in ("same branch, same bits", "adapter alone, same bits", "plain, same bits",
-                 "same bits after unloading"):  # fmt: skip
-        assert facts[name], name
-    assert facts["kohya unmatched"] == ["lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight"]
-    assert facts["LoHa unmatched"] == 0
-    assert "put Apply MV-Adapter (T2MV) before" in facts["no adapter"]
-    assert "no LoRA weights for this model" in facts["foreign"]
-    assert "(128, 99), this model's is (128, 192)" in facts["wrong"]
-
+NativeFacts = Callable[..., dict[str, Any]]
 
 TYPES = """
 from benchmarks.sdxl_files import original_unet
@@ -187,12 +66,11 @@ with torch.inference_mode():
         vae_layers=1, tokens=12,
     ))
     facts["other UNet"] = refusal(lambda: apply_adapter(pair.model, other.adapter_file, RIG))
-print(json.dumps(facts))
 """
 
 
-def test_types_sharing_and_refusals(comfy_install: ComfyInstall, tmp_path: Path) -> None:
-    facts = run(comfy_install, TYPES, tmp_path)
+def test_types_sharing_and_refusals(native_facts: NativeFacts) -> None:
+    facts = native_facts(TYPES)
     assert facts["fp8 is stored"]
     assert facts["fp8"] < 1e-5
     assert facts["fp8 rounds"] > 1e-3
@@ -210,3 +88,66 @@ def test_types_sharing_and_refusals(comfy_install: ComfyInstall, tmp_path: Path)
     assert "multiples of 16 px" in facts["odd"]
     assert "already has an MV-Adapter" in facts["second adapter"]
     assert "does not fit this model's UNet" in facts["other UNet"]
+
+
+SMALL_CARD = """
+import comfy.model_management as management
+
+# "cpu:0" computes as "cpu" does, and is taken for a card here.
+card = torch.device("cpu", 0)
+management.get_torch_device = lambda: card
+management.is_device_cpu = lambda device: device == torch.device("cpu")
+management.get_free_memory = lambda device=None, torch_free_too=False: (0, 0) if torch_free_too else 2**40
+management.vram_state = management.VRAMState.NORMAL_VRAM
+management.soft_empty_cache = lambda force=False: None
+"""
+
+NO_ROOM = """
+import weakref
+from pack.nodes.native.load_lora import add_native_lora
+
+with torch.inference_mode(False), torch.no_grad():
+    pair = create_pair(folder)
+    write_lora(pair, folder / "lora.safetensors")
+    model, _ = add_native_lora(pair.patched(), folder / "lora.safetensors", 1.0)
+    adapter = adapter_of(model)
+    x, condition = torch.randn(1, RIG.num_views, 4, 8, 8), pair.condition(1, (64, 64))
+    whole = evaluate(model, x, 620, condition)
+    facts["both are on the card"] = all(
+        p.loaded_size() == p.model_size() and p.model.device == card for p in (model, adapter)
+    )
+    facts["two models"] = len(management.current_loaded_models) == 2
+
+    management.unload_all_models()
+    facts["both left"] = all(
+        p.loaded_size() == 0 and {w.device for w in p.model.parameters()} == {torch.device("cpu")}
+        for p in (model, adapter)
+    )
+    management.vram_state = management.VRAMState.NO_VRAM
+    streamed = evaluate(model, x, 620, condition)
+    facts["nothing stays on the card"] = adapter.loaded_size() < 0.1 * adapter.model_size()
+    facts["streamed by layer"] = adapter.model.model_lowvram
+    facts["streamed, with LoRA"] = relative_error(streamed, whole)
+
+    adapter.partially_load(card, 0.5 * adapter.model_size())
+    facts["half is there"] = 0.2 < adapter.loaded_size() / adapter.model_size() < 0.8
+    sampled = evaluate(model, x, 620, condition)
+    facts["half, with LoRA"] = relative_error(sampled, whole)
+    facts["freed in part"] = adapter.partially_unload(torch.device("cpu"), 0.2 * adapter.model_size()) > 0
+    facts["less, with LoRA"] = relative_error(evaluate(model, x, 620, condition), whole)
+
+    # The residuals are freed after a sampling: they would stay in the card's memory.
+    sigmas, residuals = torch.tensor([10.0, 0.0]), []
+    keep = lambda module, inputs, outputs: residuals.extend(map(weakref.ref, outputs))
+    adapter.model.adapter.register_forward_hook(keep)
+    sample(model, x.flatten(0, 1), sigmas, comfy_conditions(condition, RIG.num_views), 1.0)
+    facts["residuals were computed"] = len(residuals) > 0
+    facts["residuals are freed"] = all(residual() is None for residual in residuals)
+"""
+
+
+def test_the_adapter_is_offloaded_as_comfyuis_own_weights(native_facts: NativeFacts) -> None:
+    facts = native_facts(NO_ROOM, before=SMALL_CARD)
+    for name in ("streamed, with LoRA", "half, with LoRA", "less, with LoRA"):
+        assert facts.pop(name) < 1e-5, name
+    assert [name for name, holds in facts.items() if not holds] == []

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm.auto import trange
 
 from ..comfyui import WrappersMP, k_diffusion
-from ..guidance import EMBEDDED_GUIDANCE_OPTION, GUIDANCE_KEY, MIN_GUIDANCE
+from ..guidance import EMBEDDED_GUIDANCE_OPTION, GUIDANCE, GUIDANCE_KEY
 from ..patch import VIEW_SCALE_OPTION
 from ..schedule import read_family
 from .sigma_space import invert, network_output, read_level, shown_latents
@@ -150,10 +150,10 @@ def _weaken(
     options = extra_args.get("model_options", {})
     transformer_options = {**options.get("transformer_options", {}), VIEW_SCALE_OPTION: view_scale}
     if GUIDANCE_KEY in transformer_options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {}):
-        if guidance < MIN_GUIDANCE:
+        if guidance < GUIDANCE.low:
             raise ValueError(
                 f"inverse_guidance={guidance:g} is too low for a model with embedded guidance, which starts "
-                f"at {MIN_GUIDANCE:g} (none). Use {MIN_GUIDANCE:g} or more."
+                f"at {GUIDANCE.low:g} (none). Use {GUIDANCE.low:g} or more."
             )
         transformer_options[EMBEDDED_GUIDANCE_OPTION] = guidance
         weaker = model

@@ -16,7 +16,7 @@ from ...sampling.inputs import (
     ZIGZAG_STEPS,
     check_sampling_numbers,
 )
-from ...sockets import make_schema
+from ...sockets import make_schema, output
 from ..comfyui import KSAMPLER
 from .loop import SAMPLERS, ZigzagSettings, sample_zigzag
 
@@ -33,7 +33,6 @@ class T2MVCreateZigzagSampler(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Return the node's inputs and outputs."""
         return make_schema(
             node_id="T2MVCreateZigzagSampler",
             display_name="Zigzag Sampler (T2MV)",
@@ -67,11 +66,7 @@ class T2MVCreateZigzagSampler(io.ComfyNode):
                     "others ignore it.",
                 ),
             ),
-            outputs=[
-                io.Sampler.Output(
-                    "sampler", display_name="sampler", tooltip="For SamplerCustomAdvanced or SamplerCustom."
-                )
-            ],
+            outputs=[output(io.Sampler, "sampler", "For SamplerCustomAdvanced or SamplerCustom.")],
         )
 
     @classmethod
