@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.denoiser import encode_cameras, guidance_embedding
 from t2mv_core.images import decode_latents
-from t2mv_core.lora.adapters import active_loras
+from t2mv_core.lora.adapters import activate_loras
 from t2mv_core.policy import denoise_step, invert_step, log_prob
 from t2mv_core.samplers import SamplingSettings
 from t2mv_core.text import TextCondition
@@ -99,7 +99,8 @@ def predict(
     unet, (num_prompts, num_views) = policy.bundle.unet, x.shape[:2]
     num_rows, dtype = num_prompts * num_views, next(unet.parameters()).dtype
     guidance = guidance_embedding(torch.full((num_rows,), w), unet.config["time_cond_proj_dim"]).to(dtype)
-    with active_loras(policy.bundle), policy.autocast():
+    activate_loras(policy.bundle)
+    with policy.autocast():
         for module in unet.modules():
             if hasattr(module, "cast_input_dtype_enabled"):
                 module.cast_input_dtype_enabled = True  # peft's default

@@ -28,6 +28,7 @@ class LoraHandle:
         unmatched: keys of its file this UNet has no place for.
         layout: of its file: "PEFT" (ours, too), "diffusers" or "kohya".
         path: its file; None for one that was made here.
+        holder: keeps a LoRA from a file attached, see `lora.adapters.hold_lora`.
     """
 
     name: str
@@ -36,6 +37,7 @@ class LoraHandle:
     unmatched: tuple[str, ...] = ()
     layout: str = ""
     path: Path | None = None
+    holder: object = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .bundle import ModelBundle
 from .cameras import CameraRig
-from .lora.adapters import active_loras
+from .lora.adapters import activate_loras, reactivate_in_backward
 
 if TYPE_CHECKING:
     from diffusers import T2IAdapter, UNet2DConditionModel
@@ -171,18 +171,19 @@ def predict_noise(
     steps = torch.as_tensor(timestep, dtype=torch.long).expand(len(x))
 
     def ask(x: Tensor, steps: Tensor, condition: TextCondition, guidance: Tensor | None = None) -> Tensor:
-        return call_unet(bundle.unet, x, steps, condition, cameras, view_scale, guidance)
+        noise = call_unet(bundle.unet, x, steps, condition, cameras, view_scale, guidance)
+        reactivate_in_backward(bundle, noise)
+        return noise
 
-    with active_loras(bundle):
-        if bundle.has_guidance_embedding:
-            guidance = torch.full((len(x),), float(guidance_scale), device=x.device)
-            return ask(x, steps, condition, guidance)
-        if guidance_scale == 1.0:
-            return ask(x, steps, condition)
-        if bundle.memory.sequential_guidance:
-            negative_noise = ask(x, steps, condition.negative())
-            prompt_noise = ask(x, steps, condition)
-        else:
-            both = ask(torch.cat([x, x]), steps.repeat(2), condition.with_negative())
-            prompt_noise, negative_noise = both.chunk(2)
-        return negative_noise + guidance_scale * (prompt_noise - negative_noise)
+    activate_loras(bundle)
+    if bundle.has_guidance_embedding:
+        return ask(x, steps, condition, torch.full((len(x),), float(guidance_scale), device=x.device))
+    if guidance_scale == 1.0:
+        return ask(x, steps, condition)
+    if bundle.memory.sequential_guidance:
+        negative_noise = ask(x, steps, condition.negative())
+        prompt_noise = ask(x, steps, condition)
+    else:
+        both = ask(torch.cat([x, x]), steps.repeat(2), condition.with_negative())
+        prompt_noise, negative_noise = both.chunk(2)
+    return negative_noise + guidance_scale * (prompt_noise - negative_noise)

@@ -93,16 +93,12 @@ def _decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
 
 
 def to_comfy(images: Tensor) -> Tensor:
-    """[n, 3, H, W] to ComfyUI's IMAGE [n, H, W, 3], both in [0, 1]; float32 on the CPU."""
+    """Convert [n, 3, H, W] to ComfyUI's IMAGE [n, H, W, 3], both in [0, 1]; float32 on the CPU."""
     return images.detach().float().cpu().movedim(1, -1).contiguous()
 
 
 def from_comfy(images: Tensor) -> Tensor:
-    """ComfyUI's IMAGE [n, H, W, 3 or 4] to [n, 3, H, W]; an alpha channel is dropped.
-
-    Raises:
-        ValueError: not a batch of pictures.
-    """
+    """Convert ComfyUI's IMAGE [n, H, W, 3 or 4] to [n, 3, H, W] without the alpha channel."""
     if images.ndim != 4 or images.shape[-1] not in (3, 4):
         raise ValueError(f"Pictures must be [n, height, width, 3], not {tuple(images.shape)}.")
     return images[..., :3].movedim(-1, 1).contiguous()
@@ -114,7 +110,7 @@ def contact_sheet(
     column_labels: Sequence[str] = (),
     cell_px: int = 128,
 ) -> Image.Image:
-    """One picture of all pictures: a row per prompt, a column per view.
+    """Draw all pictures into one: a row per prompt, a column per view.
 
     Args:
         images: [B, V, 3, H, W] in [0, 1].
@@ -122,9 +118,6 @@ def contact_sheet(
         column_labels: V texts at the top, or none; an empty one gives its room to the one before. Texts that
             are too long lose their first words ("front-right 45°" its side), in rows the last ones.
         cell_px: height of a cell, pixels; labels grow with it from 192 px on.
-
-    Returns:
-        RGB picture.
     """
     from PIL import Image
 
@@ -149,11 +142,7 @@ def contact_sheet(
 
 
 def label_font(text: str, size_px: float) -> tuple[str, Font]:
-    """Choose the font that draws most of a text: PIL's, or one of the system's for what PIL's lacks.
-
-    Args:
-        text: a line.
-        size_px: height of the font.
+    """Choose the font that draws most of a line: PIL's, or one of the system's for what PIL's lacks.
 
     Returns:
         The text as the font can draw it, and the font. A character that no font has appears as its letter
@@ -203,15 +192,12 @@ def _system_fonts(names: tuple[str, ...]) -> list[ImageFont.FreeTypeFont]:
 
 
 def encode_webp(images: Tensor, frames_per_second: float, exif: bytes = b"") -> bytes:
-    """Pictures as an endless animated WEBP.
+    """Return the content of an endless animated WEBP file.
 
     Args:
-        images: [n, 3, H, W] in [0, 1]; shown in this order.
+        images: the frames, [n, 3, H, W] in [0, 1].
         frames_per_second: greater than 0; a frame lasts whole milliseconds, at least one.
-        exif: metadata that the file is to carry.
-
-    Returns:
-        The file's content.
+        exif: the file's metadata.
 
     Raises:
         ValueError: a picture is larger than WEBP's 16383 px.

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from .bundle import ModelBundle
-from .formats.components import PartsLoader, read_scheduler_config
+from .formats.components import load_parts, read_scheduler_config
 from .formats.infer_config import ADAPTER_LATENT_PX, LATENT_PX
 from .formats.sources import ModelFiles, ModelSources, resolve_sources
 from .formats.strict import without_weights
 from .schedule import schedule_from_config
 from .unet.adapter import create_camera_encoder, load_adapter
 from .unet.attention import install_multiview_attention
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
 
 _KEPT_PRECISE = ("norm", "time_embedding", "add_embedding", "conv_in", "conv_out", "lora_")
 """Parts of names of modules that are small and matter to every number."""
@@ -44,23 +41,21 @@ def load_bundle(
         sources = ModelSources(model=sources)
     files = resolve_sources(sources)
     schedule = schedule_from_config(read_scheduler_config(files.scheduler), sources.solver)
-    loader = PartsLoader(dtype)
-    unet = loader.load_unet(files.unet, files.own_unet)
-    vae = loader.load_vae(files.vae)
-    _check_latents(unet, vae, files)
+    parts = load_parts(files, dtype)
+    unet = parts["unet"]
+    _check_parts(files, **parts)
     with without_weights():
         install_multiview_attention(unet)
-        camera_encoder = create_camera_encoder(unet, 2 ** (len(vae.config["block_out_channels"]) - 1))
+        widths = parts["vae"].config["block_out_channels"]
+        camera_encoder = create_camera_encoder(unet, vae_scale_factor=2 ** (len(widths) - 1))
     load_adapter(unet, camera_encoder, files.adapter, dtype)
-    text_encoders = loader.load_text_encoders(files.text_encoder, files.text_encoder_2)
-    _check_text(unet, text_encoders, files)
     if sources.solver is None and unet.config["time_cond_proj_dim"] is not None:
         # Only a distilled consistency model has this input; LCM-SDXL's UNet is often used with SDXL's folder.
         schedule = replace(schedule, solver="lcm")
     if unet.config["sample_size"] == LATENT_PX:
         # MV-Adapter's views are smaller than SDXL's pictures.
         unet.register_to_config(sample_size=ADAPTER_LATENT_PX)
-    bundle = ModelBundle(unet, vae, *text_encoders, camera_encoder, schedule, sources)
+    bundle = ModelBundle(**parts, camera_encoder=camera_encoder, schedule=schedule, sources=sources)
     for module in bundle.modules().values():
         # Not the module's own `to`: diffusers' warns of modules to keep in float32, though there are none.
         nn.Module.to(module, device=device, dtype=dtype).eval().requires_grad_(False)
@@ -93,18 +88,15 @@ def with_float8_storage(bundle: ModelBundle) -> ModelBundle:
     return replace(bundle, unet=unet)
 
 
-def _check_latents(unet: UNet2DConditionModel, vae: AutoencoderKL, files: ModelFiles) -> None:
+def _check_parts(files: ModelFiles, unet: Any, vae: Any, text_encoder: Any, text_encoder_2: Any) -> None:
     unet_channels, vae_channels = unet.config["in_channels"], vae.config["latent_channels"]
     if unet_channels != vae_channels:
         raise ValueError(
             f"{files.vae} makes latents of {vae_channels} channels, the UNet takes {unet_channels}: it is "
             "the VAE of another kind of model. Choose SDXL's."
         )
-
-
-def _check_text(unet: UNet2DConditionModel, encoders: tuple[Any, Any], files: ModelFiles) -> None:
     unet_width = unet.config["cross_attention_dim"]
-    text_width = sum(encoder.config.hidden_size for encoder in encoders)
+    text_width = text_encoder.config.hidden_size + text_encoder_2.config.hidden_size
     if unet_width != text_width:
         raise ValueError(
             f"The UNet of {files.unet} takes text features of width {unet_width}, the text encoders give "

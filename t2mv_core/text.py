@@ -19,7 +19,7 @@ _NUM_SPECIAL_TOKENS = 2
 
 @dataclass(frozen=True)
 class TextCondition:
-    """Everything the UNet gets to know of B prompts.
+    """What the UNet learns of B prompts.
 
     Attributes:
         prompt_embeds: token features of both encoders side by side, [B, L, D].
@@ -40,30 +40,22 @@ class TextCondition:
         return len(self.prompt_embeds)
 
     def select(self, indices: Sequence[int] | Tensor) -> TextCondition:
-        """The condition of some of the prompts, in the given order."""
+        """Return the condition of some of the prompts, in the order of `indices`."""
         index = torch.as_tensor(indices, dtype=torch.long, device=self.prompt_embeds.device)
         return TextCondition(*(None if x is None else x[index] for x in self._tensors()))  # type: ignore[arg-type]
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> TextCondition:
-        """A copy on a device, floating-point parts in `dtype`."""
+        """Return a copy on a device and in a precision."""
         return TextCondition(*(None if x is None else x.to(device, dtype) for x in self._tensors()))  # type: ignore[arg-type]
 
     def negative(self) -> TextCondition:
-        """The negative condition of the prompts, B rows.
-
-        Raises:
-            ValueError: there is no negative condition.
-        """
+        """Return the negative condition of the prompts, B rows; ValueError when there is none."""
         if self.negative_embeds is None or self.negative_pooled is None:
             raise ValueError("Classifier-free guidance needs a negative condition; use encode_text.")
         return TextCondition(self.negative_embeds, self.negative_pooled, self.time_ids)
 
     def with_negative(self) -> TextCondition:
-        """Prompts followed by their negatives, 2·B rows: what classifier-free guidance evaluates in one pass.
-
-        Raises:
-            ValueError: there is no negative condition.
-        """
+        """Return prompts and then their negatives, 2·B rows, for both passes of guidance at once."""
         prompts = TextCondition(self.prompt_embeds, self.pooled_embeds, self.time_ids)
         return concat_conditions([prompts, self.negative()])
 
@@ -73,13 +65,7 @@ class TextCondition:
 
 
 def concat_conditions(conditions: Sequence[TextCondition]) -> TextCondition:
-    """Join conditions along the prompts; all have negatives, or none has.
-
-    Raises:
-        ValueError: none given.
-    """
-    if not conditions:
-        raise ValueError("There is no text condition to join; give at least one.")
+    """Join one or more conditions along the prompts; all have negatives, or none has."""
     columns = zip(*(condition._tensors() for condition in conditions), strict=True)
     return TextCondition(*(None if any(x is None for x in parts) else torch.cat(parts) for parts in columns))  # type: ignore[arg-type]
 
@@ -92,14 +78,11 @@ class ClipTokenizer:
     """
 
     def __init__(self, vocab_size: int = 49408, pads_with_end: bool = False) -> None:
-        """Create the encoding with ids below `vocab_size`, the last two being start and end of text.
+        """Create the encoding.
 
         Args:
-            vocab_size: number of ids.
+            vocab_size: number of ids, 514 to 49408; the last two are start and end of text.
             pads_with_end: fill up with the end token, as SDXL's first encoder wants, not with 0.
-
-        Raises:
-            ValueError: `vocab_size` is below 514 or above 49408.
         """
         from open_clip.tokenizer import SimpleTokenizer
 
@@ -115,7 +98,7 @@ class ClipTokenizer:
         self.pad_id = self.end_id if pads_with_end else 0
 
     def __call__(self, texts: Sequence[str], max_length: int) -> Tensor:
-        """Token ids [n, max_length]: start, text, end, padding; a longer text is cut, its end stays."""
+        """Return token ids [n, max_length]: start, text, end, padding; a longer text is cut."""
         ids = torch.full((len(texts), max_length), self.pad_id)
         for row, text in zip(ids, texts, strict=True):
             body = self._bpe.encode(text)[: max_length - 2]
@@ -125,7 +108,7 @@ class ClipTokenizer:
 
 @lru_cache(maxsize=4)
 def clip_tokenizer(vocab_size: int = 49408, pads_with_end: bool = False) -> ClipTokenizer:
-    """The tokenizer of that size; built once per process."""
+    """Return the tokenizer of that size, which is built once per process."""
     return ClipTokenizer(vocab_size, pads_with_end)
 
 
@@ -138,11 +121,7 @@ def bundle_tokenizers(bundle: ModelBundle) -> tuple[ClipTokenizer, ClipTokenizer
 
 
 def check_prompts(prompts: Sequence[str]) -> None:
-    """Refuse what no text encoder could use.
-
-    Raises:
-        ValueError: no prompt, an empty one, or one of more than 2,000 characters.
-    """
+    """Raise ValueError for no prompt, an empty one, or one of more than MAX_PROMPT_CHARACTERS."""
     if not prompts:
         raise ValueError("No prompt was given; give at least one sentence.")
     for prompt in prompts:
@@ -168,9 +147,6 @@ def encode_text(
 
     Returns:
         TextCondition with B rows on the text encoders' device.
-
-    Raises:
-        ValueError: see `check_prompts`.
     """
     check_prompts(prompts)
     embeds, pooled = _encode(bundle, prompts)
@@ -187,19 +163,15 @@ def encode_text(
 
 @torch.no_grad()
 def _encode(bundle: ModelBundle, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    hidden = []
-    pooled = None
     encoders = (bundle.text_encoder, bundle.text_encoder_2)
-    for tokenizer, encoder in zip(bundle_tokenizers(bundle), encoders, strict=True):
-        ids = tokenizer(prompts, encoder.config.max_position_embeddings).to(encoder.device)
-        out = encode_tokens(encoder, ids)
-        hidden.append(out[0])
-        pooled = out[1]
-    assert pooled is not None  # the loop ran; SDXL's pooled feature is the second encoder's
-    return torch.cat(hidden, dim=-1), pooled
+    (hidden, _), (hidden_2, pooled) = (
+        encode_tokens(encoder, tokenizer(prompts, encoder.config.max_position_embeddings).to(encoder.device))
+        for tokenizer, encoder in zip(bundle_tokenizers(bundle), encoders, strict=True)
+    )
+    return torch.cat([hidden, hidden_2], dim=-1), pooled
 
 
 def encode_tokens(encoder: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Penultimate hidden states [n, L, D] and the encoder's (if it can, projected) pooled feature [n, P]."""
+    """Return penultimate hidden states [n, L, D] and the pooled, where possible projected, feature [n, P]."""
     out = encoder(ids, output_hidden_states=True)
     return out.hidden_states[-2], out[0] if out[0].ndim == 2 else out.pooler_output

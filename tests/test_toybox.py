@@ -10,7 +10,7 @@ from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.denoiser import encode_cameras
 from t2mv_core.images import decode_latents
 from t2mv_core.loading import load_bundle
-from t2mv_core.lora.adapters import load_lora
+from t2mv_core.lora.files import load_lora
 from t2mv_core.rewards.registry import load_reward
 from t2mv_core.samplers import SAMPLERS, SamplingSettings
 from t2mv_core.text import encode_text

@@ -77,7 +77,7 @@ class T2MVLoadLoRA(LoRANode):
         """Add the LoRA; the handle that came in stays as it is."""
         import torch
 
-        from ...t2mv_core.lora.adapters import load_lora
+        from ...t2mv_core.lora.files import load_lora
 
         STRENGTH.check(strength)
         path = find_file("loras", lora)

@@ -88,7 +88,7 @@ def add_native_lora(model: ModelPatcher, path: Path, strength: float) -> tuple[M
     """
     from ...t2mv_core.bundle import LoraHandle
     from ...t2mv_core.formats.safetensors_io import read_safetensors
-    from ...t2mv_core.lora.adapters import read_scale
+    from ...t2mv_core.lora.files import read_scale
     from ...t2mv_core.lora.layouts import sort_lora
 
     tensors, metadata = read_safetensors(path)

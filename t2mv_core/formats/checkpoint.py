@@ -81,11 +81,7 @@ def _refuse_old_torch(path: Path) -> None:
 
 
 def _kind_of_pickle(path: Path) -> str:
-    """Tell "zip", as torch writes since 1.6 and can map, from the "stream" before.
-
-    Raises:
-        ValueError: the file is text: a web page, or the pointer that a git checkout leaves for a large file.
-    """
+    """Tell "zip", as torch writes since 1.6 and can map, from the "stream" before; ValueError for text."""
     with path.open("rb") as file:
         head = file.read(64)
     if head.startswith(b"PK\x03\x04"):

@@ -33,10 +33,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def unet_config(shapes: Shapes) -> dict[str, Any]:
-    """diffusers' configuration of an SDXL-like UNet.
-
-    Args:
-        shapes: of its weights, under diffusers' names.
+    """Return diffusers' configuration of an SDXL-like UNet whose weights have these shapes.
 
     Raises:
         KeyError: a weight that tells a size is missing.
@@ -56,9 +53,8 @@ def unet_config(shapes: Shapes) -> dict[str, Any]:
         "block_out_channels": widths,
         "layers_per_block": _count(shapes, "down_blocks.0.resnets."),
         "transformer_layers_per_block": [max(depth, 1) for depth in depths],
-        "attention_head_dim": [
-            max(width // HEAD_WIDTH, 1) for width in widths
-        ],  # diffusers' word for the number
+        # diffusers' word for the number of heads.
+        "attention_head_dim": [max(width // HEAD_WIDTH, 1) for width in widths],
         "cross_attention_dim": shapes[attention + "transformer_blocks.0.attn2.to_k.weight"][1],
         "use_linear_projection": len(shapes[attention + "proj_in.weight"]) == 2,
         "addition_embed_type": "text_time",
@@ -69,7 +65,7 @@ def unet_config(shapes: Shapes) -> dict[str, Any]:
 
 
 def vae_config(shapes: Shapes) -> dict[str, Any]:
-    """diffusers' configuration of SDXL's VAE, or one like it; see `unet_config`."""
+    """Return diffusers' configuration of SDXL's VAE, or one like it; see `unet_config`."""
     num_levels = _count(shapes, "encoder.down_blocks.")
     return {
         "block_out_channels": [
@@ -87,10 +83,10 @@ def vae_config(shapes: Shapes) -> dict[str, Any]:
 
 
 def text_config(shapes: Shapes, activation: str) -> dict[str, Any]:
-    """transformers' configuration of one of SDXL's text encoders, without `text_model.` before the names.
+    """Return transformers' configuration of a text encoder of SDXL; see `unet_config`.
 
     Args:
-        shapes: of its weights.
+        shapes: of its weights, without `text_model.` before the names.
         activation: "quick_gelu" for the first (OpenAI's), "gelu" for the second (open_clip's).
     """
     vocabulary, width = shapes["embeddings.token_embedding.weight"]
@@ -111,5 +107,5 @@ def text_config(shapes: Shapes, activation: str) -> dict[str, Any]:
 
 def _count(shapes: Shapes, prefix: str) -> int:
     """How many numbers follow a prefix."""
-    pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
-    return len({found[1] for found in map(pattern.match, shapes) if found})
+    matches = (re.match(re.escape(prefix) + r"(\d+)\.", name) for name in shapes)
+    return len({match[1] for match in matches if match})

@@ -58,18 +58,17 @@ _CLIP_LAYER = {
 
 
 def blocks_per_level(keys: Iterable[str]) -> int:
-    """Number of numbered input blocks of one UNet level: its resnets and the downsampling after them."""
+    """Return the number of input blocks of one UNet level: its resnets and the downsampling after them."""
     downsamplings: list[int] = []
     numbers = [0]
     for key in keys:
-        found = re.match(r"input_blocks\.(\d+)\.0\.(op\.)?", key)
-        if found:
-            (downsamplings if found[2] else numbers).append(int(found[1]))
+        if block := re.match(r"input_blocks\.(\d+)\.0\.(op\.)?", key):
+            (downsamplings if block[2] else numbers).append(int(block[1]))
     return min(downsamplings, default=max(numbers) + 1)
 
 
 def diffusers_unet_name(name: str, per_level: int, separator: str = ".") -> str:
-    """The name diffusers has for a UNet's weight or module; one that is not of the original layout stays.
+    """Return diffusers' name for a UNet's weight or module; one that is not of the original layout stays.
 
     Args:
         name: without the checkpoint's prefix.
@@ -84,12 +83,8 @@ def diffusers_unet_name(name: str, per_level: int, separator: str = ".") -> str:
     block = re.fullmatch(rf"(input|output)_blocks{mark}(\d+){mark}(\d+){mark}(.+)", name)
     middle = re.fullmatch(rf"middle_block{mark}([012]){mark}(.+)", name)
     if middle:
-        place = (
-            ("mid_block", "attentions", "0")
-            if middle[1] == "1"
-            else ("mid_block", "resnets", str(int(middle[1]) // 2))
-        )
-        rest = middle[2]
+        kind = "attentions" if middle[1] == "1" else "resnets"
+        place, rest = ("mid_block", kind, str(int(middle[1]) // 2)), middle[2]
     elif block:
         is_input, rest = block[1] == "input", block[4]
         level, index = divmod(int(block[2]) - is_input, per_level)
@@ -109,7 +104,7 @@ def diffusers_unet_name(name: str, per_level: int, separator: str = ".") -> str:
 
 
 def diffusers_vae_name(name: str, num_levels: int) -> tuple[str, Change | None]:
-    """The name diffusers has for a VAE's weight, and how to change its shape; also older diffusers' names.
+    """Return diffusers' name for a VAE's weight, also an older one of its own, and how to change its shape.
 
     Args:
         name: without the checkpoint's prefix.
@@ -132,10 +127,10 @@ def diffusers_vae_name(name: str, num_levels: int) -> tuple[str, Change | None]:
 
 
 def transformers_clip_names(name: str) -> Iterator[tuple[str, Change | None]]:
-    """What one weight of open_clip's text encoder is in transformers': names and how to cut it.
+    """Yield the names in transformers of a weight of open_clip's text encoder, and how to cut it for each.
 
     Args:
-        name: without the checkpoint's prefix; one that is not open_clip's is given back.
+        name: without the checkpoint's prefix; one that is not open_clip's stays.
     """
     layer = re.fullmatch(r"transformer\.resblocks\.(\d+)\.(.+)", name)
     if name in ("text_projection", "text_projection.weight"):

@@ -105,13 +105,14 @@ def file_identity(path: Path) -> tuple[str, int, int, int]:
 
 
 def check_finite(tensor: Tensor, name: str, path: Path) -> None:
-    """Raise if a weight holds NaN or infinity; types other than the usual floating-point ones pass.
-
-    Raises:
-        ValueError: with file and name.
-    """
-    if tensor.dtype not in _CHECKED_DTYPES or tensor.numel() == 0:
-        return
-    # Both ends of the range, NaN included, without a second tensor of the weight's size.
-    if not all(bool(end.isfinite()) for end in torch.aminmax(tensor.detach())):
+    """Raise ValueError if a weight holds NaN or infinity."""
+    if not is_finite(tensor):
         raise ValueError(f"{path}: weight {name!r} holds NaN or infinity; the file is unusable.")
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Return whether a tensor is free of NaN and infinity; types other than the usual floats pass."""
+    if tensor.dtype not in _CHECKED_DTYPES or tensor.numel() == 0:
+        return True
+    # Both ends of the range, NaN included, without a second tensor of the weight's size.
+    return all(bool(end.isfinite()) for end in torch.aminmax(tensor.detach()))

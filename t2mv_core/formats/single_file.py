@@ -30,18 +30,15 @@ _HOME = {"unet": ("input_blocks.0.0.weight", "conv_in.weight"), "vae": ("encoder
 
 PartWeights = dict[str, Weight]
 
-# What is known not to be SDXL's.
-_ONLY_SDXL = "T2MV needs an SDXL model (epsilon prediction)"
+# What is known not to be SDXL's: beginning of a tensor's name that only such a file has -> what the file is.
 _SCALED = "an fp8 file with scales of its own ('scaled fp8')"
 _LORA = "a LoRA (it goes into models/loras and the Load LoRA node)"
-_KEYS = {  # a tensor that only such a file has -> what the file is
+_MARKS = {
     "v_pred": "a v-prediction model",
     "edm_mean": "an EDM model (Playground 2.5)",
     "edm_std": "an EDM model (Playground 2.5)",
     "scaled_fp8": _SCALED,
     UNET_PREFIX + "scaled_fp8": _SCALED,
-}
-_STARTS = {  # likewise, by the beginning of a name
     "edm_vpred.": "a v-prediction (EDM) model",
     "conditioner.embedders.0.model.": "an SDXL refiner",
     "cond_stage_model.model.": "a Stable Diffusion 2.x model",
@@ -57,67 +54,47 @@ _STARTS = {  # likewise, by the beginning of a name
     "lora_unet_": _LORA,
     "lora_te": _LORA,
 }
-_CONTEXT_WIDTHS = {
-    768: "a Stable Diffusion 1.x model",
-    1024: "a Stable Diffusion 2.x model",
-    1280: "an SDXL refiner",
-}
+_CONTEXT_WIDTHS = {768: "a Stable Diffusion 1.x model", 1024: "a Stable Diffusion 2.x model"}
+_REFINER_WIDTH = 1280
 _INPUTS = {9: "an inpainting model", 8: "an image-editing model (InstructPix2Pix)"}
 
 
-def split_file(file: WeightsFile, part_alone: str | None = None) -> dict[str, PartWeights]:
-    """Sort a file's weights by part, under diffusers' and transformers' names.
+def part_of_file(file: WeightsFile, part: str) -> PartWeights:
+    """Return the weights of one part, under diffusers' or transformers' names.
 
     Args:
-        file: in original or diffusers layout.
-        part_alone: "unet" or "vae": what weights without a prefix are taken for; None refuses them.
-
-    Returns:
-        Weights by name, by part; the parts the file has.
+        file: a checkpoint, or a UNet or VAE alone; in original or diffusers layout.
+        part: one of `PARTS`' values.
 
     Raises:
-        ValueError: the file is known to be something else, or holds a tensor that belongs to no part.
+        ValueError: the part is not in the file, the file is known to be something else, or holds a tensor
+            that belongs to no part.
     """
     refuse_other_models(file)
-    raw: dict[str, dict[str, str]] = {}
-    foreign = []
+    is_checkpoint = sum(any(key.startswith(prefix) for key in file.shapes) for prefix in PARTS) > 1
+    part_alone = part if part in _HOME and not is_checkpoint else None
+    names, unknown = {}, []
     for key in sorted(file.shapes):
         if _CONSTANTS.fullmatch(key):
             continue
         prefix = next((prefix for prefix in PARTS if key.startswith(prefix)), "")
-        part = PARTS.get(prefix, part_alone)
-        if part is None:
-            foreign.append(key)
-        else:
-            raw.setdefault(part, {})[key.removeprefix(prefix)] = key
-    if foreign:
+        owner = PARTS.get(prefix, part_alone)
+        if owner is None:
+            unknown.append(key)
+        elif owner == part:
+            names[key.removeprefix(prefix)] = key
+    if unknown:
         raise ValueError(
-            f"{file.path} is not an SDXL checkpoint this project knows: {foreign[0]!r} belongs to no part of "
-            f"it ({len(foreign)} such tensors of {len(file.shapes)}). Choose a single-file SDXL checkpoint."
+            f"{file.path} is not an SDXL checkpoint this project knows: {unknown[0]!r} belongs to no part of "
+            f"it ({len(unknown)} such tensors of {len(file.shapes)}). Choose a single-file SDXL checkpoint."
         )
-    return {part: _renamed(part, names, file) for part, names in raw.items()}
-
-
-def part_of_file(file: WeightsFile, part: str, alone: bool = False) -> PartWeights:
-    """The weights of one part; see `split_file`.
-
-    Args:
-        file: a checkpoint, or the part alone.
-        part: one of `PARTS`' values.
-        alone: whether the part may be alone in the file, without a prefix.
-
-    Raises:
-        ValueError: the part is not in the file; see also `split_file`.
-    """
-    is_checkpoint = sum(any(key.startswith(prefix) for key in file.shapes) for prefix in PARTS) > 1
-    weights = split_file(file, part if alone and not is_checkpoint else None).get(part)
-    if not weights or (alone and not _looks_like(part, file)):
+    if not names or (part in _HOME and not _looks_like(part, file)):
         first = next(iter(sorted(file.shapes)), "none")
         raise ValueError(
             f"{file.path} holds no {part} of SDXL (first tensor: {first!r}). Choose a checkpoint, or for a "
             "part alone a UNet from models/diffusion_models or a VAE from models/vae."
         )
-    return weights
+    return _renamed(part, names, file)
 
 
 def _looks_like(part: str, file: WeightsFile) -> bool:
@@ -141,20 +118,16 @@ def _renamed(part: str, names: Mapping[str, str], file: WeightsFile) -> PartWeig
 
 
 def _renamer(part: str, names: Collection[str]) -> Callable[[str], Iterable[tuple[str, Change | None]]]:
-    """A rule from a part's original names to diffusers' or transformers', and how to change their tensors.
+    """A rule from original names to diffusers' or transformers', and how to change the tensors.
 
-    Args:
-        part: one of `PARTS`' values.
-        names: all its names, without prefix: they tell how many blocks there are.
+    All `names` of the part tell how many blocks there are.
     """
     if part == "unet":
         per_level = blocks_per_level(names)
         return lambda name: [(diffusers_unet_name(name, per_level), None)]
     if part == "vae":
-        levels = [
-            int(found[1]) for found in (re.match(r"decoder\.up\.(\d+)\.", name) for name in names) if found
-        ]
-        num_levels = max(levels, default=0) + 1
+        levels = [re.match(r"decoder\.up\.(\d+)\.", name) for name in names]
+        num_levels = 1 + max((int(level[1]) for level in levels if level), default=0)
         return lambda name: [diffusers_vae_name(name, num_levels)]
     return lambda name: [
         (new.removeprefix("text_model."), change) for new, change in transformers_clip_names(name)
@@ -162,21 +135,13 @@ def _renamer(part: str, names: Collection[str]) -> Callable[[str], Iterable[tupl
 
 
 def refuse_other_models(file: WeightsFile) -> None:
-    """Refuse files that are known not to be SDXL, with what they are.
-
-    Raises:
-        ValueError: v-prediction, SD 1.x or 2.x, refiner, inpainting, Flux, SD 3, ControlNet, LoRA, scaled
-            fp8.
-    """
-    kind = _marked(file) or _by_shape(file)
+    """Raise ValueError for a file of a kind that is known not to be SDXL's, and say which."""
+    marked = (kind for mark, kind in _MARKS.items() if any(key.startswith(mark) for key in file.shapes))
+    kind = next(marked, None) or _by_shape(file)
     if kind is not None:
-        raise ValueError(f"{file.path} is {kind}; {_ONLY_SDXL}. Choose another file.")
-
-
-def _marked(file: WeightsFile) -> str | None:
-    by_key = (kind for mark, kind in _KEYS.items() if mark in file.shapes)
-    by_start = (kind for mark, kind in _STARTS.items() if any(key.startswith(mark) for key in file.shapes))
-    return next(by_key, None) or next(by_start, None)
+        raise ValueError(
+            f"{file.path} is {kind}; T2MV needs an SDXL model (epsilon prediction). Choose another file."
+        )
 
 
 def _by_shape(file: WeightsFile) -> str | None:
@@ -187,8 +152,10 @@ def _by_shape(file: WeightsFile) -> str | None:
             if len(shape) == 4 and shape[1] in _INPUTS:
                 return _INPUTS[shape[1]]
     has_size_input = any(".label_emb." in f".{key}" or "add_embedding." in key for key in file.shapes)
-    for key, shape in file.shapes.items():
-        if key.endswith("attn2.to_k.weight") and len(shape) == 2 and shape[1] in _CONTEXT_WIDTHS:
-            is_refiner = shape[1] == 1280
-            return _CONTEXT_WIDTHS[shape[1]] if is_refiner or not has_size_input else None
+    widths = (s[1] for key, s in file.shapes.items() if key.endswith("attn2.to_k.weight") and len(s) == 2)
+    for width in widths:
+        if width == _REFINER_WIDTH:
+            return "an SDXL refiner"
+        if width in _CONTEXT_WIDTHS and not has_size_input:
+            return _CONTEXT_WIDTHS[width]
     return None

@@ -134,9 +134,7 @@ def weights_file(folder: Path, names: Sequence[str] = WEIGHT_NAMES) -> Path:
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise FileNotFoundError(
-        f"{folder} has no weights (looked for {', '.join(names)}); fetch the folder again."
-    )
+    raise FileNotFoundError(f"{folder} has no weights (looked for {', '.join(names)}); fetch it again.")
 
 
 def hub_file(repo_id: str, filename: str, allow_download: bool) -> Path:

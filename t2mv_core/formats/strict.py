@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .safetensors_io import check_finite, open_safetensors
+from .safetensors_io import check_finite, is_finite, open_safetensors
 
 Shape = tuple[int, ...]
 
@@ -29,7 +29,7 @@ class WeightsFile:
     """A safetensors file that is read tensor by tensor."""
 
     def __init__(self, path: Path) -> None:
-        """Open a file; see `open_safetensors` for what raises."""
+        """Open a file; see `open_safetensors`."""
         self.path = path
         self._opened = open_safetensors(path)
         self._copied_bytes = 0
@@ -51,40 +51,29 @@ class WeightsFile:
         check_finite(stored, key, self.path)
         tensor = stored if change is None else change(stored)
         copied = torch.empty(tensor.shape, dtype=dtype).copy_(tensor)
-        if tensor.dtype != dtype:  # fp8 that was NaN, or too large for fp16
-            self._check_conversion(copied, key, stored.dtype)
+        if tensor.dtype != dtype and not is_finite(copied):  # fp8 that was NaN, or too large for fp16
+            raise ValueError(
+                f"{self.path}: weight {key!r} ({stored.dtype}) is not finite as {dtype}; use bfloat16 or "
+                "float32, or fetch the file again."
+            )
         self._copied_bytes += stored.nbytes
         if self._copied_bytes > _RELEASE_BYTES:
             self._opened, self._copied_bytes = open_safetensors(self.path), 0
         return copied
 
-    def _check_conversion(self, converted: Tensor, key: str, stored: torch.dtype) -> None:
-        try:
-            check_finite(converted, key, self.path)
-        except ValueError as error:
-            raise ValueError(
-                f"{self.path}: weight {key!r} ({stored}) is not finite as {converted.dtype}; use bfloat16 or "
-                "float32, or fetch the file again."
-            ) from error
-
 
 @dataclass(frozen=True)
 class Weight:
-    """A tensor in a file, not read yet.
-
-    Attributes:
-        file: where it is.
-        key: its name there.
-        change: how to cut or transpose it for the module; None takes it as it is.
-    """
+    """A tensor in a file, not read yet."""
 
     file: WeightsFile
     key: str
     change: Callable[[Tensor], Tensor] | None = None
+    """How to cut or transpose it for the module."""
 
     @property
     def shape(self) -> Shape:
-        """Its shape once changed."""
+        """The shape after the change."""
         stored = self.file.shapes[self.key]
         return stored if self.change is None else tuple(self.change(torch.empty(stored, device="meta")).shape)
 

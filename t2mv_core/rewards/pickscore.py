@@ -88,7 +88,6 @@ def _read_config(folder: Path) -> Any:
     path = folder / "config.json"
     values = read_json(path, f"PickScore is a folder with config.json and {_WEIGHTS_NAMES[0]}.")
     if values.get("model_type") != "clip":
-        raise ValueError(
-            f"{path} describes a {values.get('model_type')!r} model, not a 'clip' model; PickScore is a CLIPModel."
-        )
+        kind = values.get("model_type")
+        raise ValueError(f"{path} describes a {kind!r} model, not a 'clip' model; PickScore is a CLIPModel.")
     return CLIPConfig.from_dict(values)

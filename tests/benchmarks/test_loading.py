@@ -8,7 +8,8 @@ from benchmarks.sdxl_files import FULL, TINY
 from t2mv_core.formats.sources import ModelSources
 from t2mv_core.formats.strict import WeightsFile
 from t2mv_core.loading import load_bundle
-from t2mv_core.lora.adapters import add_lora, load_lora, lora_state_dict, save_lora, trainable_parameters
+from t2mv_core.lora.adapters import add_lora, trainable_parameters
+from t2mv_core.lora.files import load_lora, lora_state_dict, save_lora
 
 LCM = "single file + LCM UNet (diffusers layout) + VAE file"
 

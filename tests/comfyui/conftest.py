@@ -298,7 +298,8 @@ def _write_tiny_lora(path: Path, model: Path) -> None:
     import torch
 
     from t2mv_core.loading import load_bundle
-    from t2mv_core.lora.adapters import add_lora, save_lora, trainable_parameters
+    from t2mv_core.lora.adapters import add_lora, trainable_parameters
+    from t2mv_core.lora.files import save_lora
 
     unet = load_bundle(str(model)).unet
     add_lora(unet, rank=2, alpha=2, name="tiny")

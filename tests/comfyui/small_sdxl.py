@@ -21,7 +21,8 @@ from benchmarks.sdxl_files import Size, create_modules, original_unet, unet_sett
 from t2mv_core.bundle import ModelBundle
 from t2mv_core.cameras import CameraRig
 from t2mv_core.denoiser import CameraFeatures, compute_camera_features, predict_noise
-from t2mv_core.lora.adapters import add_lora, load_lora, remove_lora, save_lora, trainable_parameters
+from t2mv_core.lora.adapters import add_lora, remove_lora, trainable_parameters
+from t2mv_core.lora.files import load_lora, save_lora
 from t2mv_core.schedule import schedule_from_config
 from t2mv_core.text import TextCondition
 from t2mv_core.unet.adapter import create_camera_encoder, save_adapter

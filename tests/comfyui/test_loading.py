@@ -121,7 +121,8 @@ def few_step_lora(path: Path, model: Path) -> None:
     import torch
 
     from t2mv_core.loading import load_bundle
-    from t2mv_core.lora.adapters import add_lora, lora_state_dict, save_lora
+    from t2mv_core.lora.adapters import add_lora
+    from t2mv_core.lora.files import lora_state_dict, save_lora
 
     unet = load_bundle(str(model)).unet
     add_lora(unet, rank=2, alpha=2, name="few", targets=("conv1", "ff.net.2", "to_q"))
@@ -140,7 +141,7 @@ def test_a_few_step_lora_and_a_trained_one_in_a_row_draw_what_the_core_draws(ser
     from t2mv_core.denoiser import encode_cameras
     from t2mv_core.images import decode_latents
     from t2mv_core.loading import load_bundle
-    from t2mv_core.lora.adapters import load_lora
+    from t2mv_core.lora.files import load_lora
     from t2mv_core.samplers import SamplingSettings, sample_standard
     from t2mv_core.text import encode_text
     from t2mv_core.trajectory import SeededNoise

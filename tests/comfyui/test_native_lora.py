@@ -9,7 +9,7 @@ NativeFacts = Callable[..., dict[str, Any]]
 
 LORAS = """
 from pack.nodes.native.load_lora import add_native_lora
-from pack.t2mv_core.lora.adapters import load_lora
+from pack.t2mv_core.lora.files import load_lora
 from safetensors.torch import load_file, save_file
 
 with torch.inference_mode(False), torch.no_grad():
@@ -102,7 +102,7 @@ QUANTISED = """
 import comfy.lora, comfy.ops, comfy.supported_models, comfy.model_detection
 from comfy.model_patcher import ModelPatcher
 from pack.nodes.native.load_lora import add_native_lora
-from pack.t2mv_core.lora.adapters import load_lora
+from pack.t2mv_core.lora.files import load_lora
 
 def pack_weight(weight):
     # Eight bits per number, a scale per row, all in one row of bytes: no shape of a weight is left.

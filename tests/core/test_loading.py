@@ -13,7 +13,8 @@ from t2mv_core.formats.safetensors_io import read_safetensors, write_safetensors
 from t2mv_core.formats.sources import ModelSources
 from t2mv_core.images import decode_latents
 from t2mv_core.loading import load_bundle, with_float8_storage
-from t2mv_core.lora.adapters import add_lora, load_lora, save_lora, trainable_parameters
+from t2mv_core.lora.adapters import add_lora, trainable_parameters
+from t2mv_core.lora.files import load_lora, save_lora
 from t2mv_core.text import bundle_tokenizers, encode_text
 from t2mv_core.toybox import toybox_path
 

@@ -166,8 +166,6 @@ def test_concat_undoes_select():
     assert twice.pooled_embeds.flatten().tolist() == [0.0, 1.0, 2.0] * 2
     assert twice.negative_embeds is None
     assert twice.negative_pooled is None
-    with pytest.raises(ValueError, match="at least one"):
-        concat_conditions([])
 
 
 def test_with_negative_puts_prompts_first():

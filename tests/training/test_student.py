@@ -15,7 +15,7 @@ from t2mv_core.denoiser import encode_cameras
 from t2mv_core.formats.safetensors_io import read_safetensors
 from t2mv_core.formats.sources import ModelSources
 from t2mv_core.loading import load_bundle
-from t2mv_core.lora.adapters import load_lora
+from t2mv_core.lora.files import load_lora
 from t2mv_core.samplers import SamplingSettings, sample_standard
 from t2mv_core.text import encode_text
 from t2mv_core.toybox import toybox_path

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from t2mv_core.bundle import ModelBundle
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.denoiser import encode_cameras
-from t2mv_core.lora.adapters import load_lora
+from t2mv_core.lora.files import load_lora
 from t2mv_core.samplers import OnStep, SamplingSettings, StepEvent, count_evaluations
 from t2mv_core.toybox.judge import Judge, load_judge
 from t2mv_core.toybox.prompt_lists import PromptSpec, asymmetric_families, find_specs

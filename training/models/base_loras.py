@@ -13,7 +13,7 @@ import torch
 from t2mv_core.bundle import LoraHandle, ModelBundle
 from t2mv_core.formats.strict import WeightsFile
 from t2mv_core.loading import load_bundle
-from t2mv_core.lora.adapters import load_lora
+from t2mv_core.lora.files import load_lora
 from t2mv_core.lora.layouts import describe_unmatched
 
 from ..config import BaseLoraConfig, ModelConfig

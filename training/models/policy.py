@@ -17,7 +17,8 @@ from t2mv_core.cameras import CameraRig
 from t2mv_core.denoiser import encode_cameras
 from t2mv_core.formats.sources import ModelSources
 from t2mv_core.formats.strict import check_fit, shapes_of
-from t2mv_core.lora.adapters import add_lora, lora_state_dict, trainable_parameters
+from t2mv_core.lora.adapters import add_lora, trainable_parameters
+from t2mv_core.lora.files import lora_state_dict
 from t2mv_core.samplers import SamplingSettings
 from t2mv_core.trajectory import derive_seed
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from t2mv_core.formats.atomic import replaced
-from t2mv_core.lora.adapters import lora_state_dict
+from t2mv_core.lora.files import lora_state_dict
 
 from ..algorithm.constraint import DualVariable
 from ..algorithm.rollout import Policy

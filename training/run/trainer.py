@@ -14,7 +14,8 @@ from accelerate import Accelerator, DistributedType
 from torch import Tensor
 
 from t2mv_core.bundle import ModelBundle
-from t2mv_core.lora.adapters import save_lora, trainable_parameters
+from t2mv_core.lora.adapters import trainable_parameters
+from t2mv_core.lora.files import save_lora
 from t2mv_core.samplers import StepEvent, count_evaluations
 
 from ..algorithm.advantages import (

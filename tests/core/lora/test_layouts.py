@@ -10,7 +10,8 @@ from torch import nn
 
 from benchmarks.sdxl_files import TINY, create_modules, original_unet
 from t2mv_core.formats.safetensors_io import read_safetensors, write_safetensors
-from t2mv_core.lora.adapters import active_loras, attached_loras, load_lora
+from t2mv_core.lora.adapters import activate_loras, attached_loras
+from t2mv_core.lora.files import load_lora
 from t2mv_core.lora.layouts import describe_unmatched, sort_lora
 from t2mv_core.unet.attention import install_multiview_attention
 
@@ -51,7 +52,8 @@ def compute(bundle):
     x, text, pooled = (torch.randn(s, generator=generator) for s in ((4, 4, 8, 8), (4, 12, 192), (4, 64)))
     added = {"text_embeds": pooled, "time_ids": torch.ones(4, 6)}
     views = {"num_views": 2, "latent_size": (8, 8)}
-    with torch.no_grad(), active_loras(bundle):
+    activate_loras(bundle)
+    with torch.no_grad():
         return bundle.unet(x, 500, text, added_cond_kwargs=added, cross_attention_kwargs=views).sample
 
 

@@ -259,8 +259,8 @@ def test_the_first_wrong_weight_is_named_as_in_the_file(folder, weights, change,
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("ImageReward.pt", "holds no ImageReward.pt"),
-        ("med_config.json", "get med_config.json from https://huggingface.co/zai-org/ImageReward"),
+        ("ImageReward.pt", "has no weights .looked for ImageReward.pt"),
+        ("med_config.json", "get it from https://huggingface.co/zai-org/ImageReward"),
         ("vocab.txt", "get vocab.txt from https://huggingface.co/google-bert/bert-base-uncased"),
     ],
 )
@@ -272,7 +272,7 @@ def test_a_missing_file_is_named_with_its_address(folder, name, words):
 
 def test_damaged_side_files_are_refused_in_words(folder):
     (folder / "med_config.json").write_text('{"hidden_size": 16}')
-    with pytest.raises(ValueError, match="does not hold the text encoder's sizes .'vocab_size'."):
+    with pytest.raises(ValueError, match="lacks 'vocab_size', a size of the text encoder"):
         load_image_reward(folder)
     (folder / "vocab.txt").write_text("hello\nworld\n")
     with pytest.raises(ValueError, match="is not BERT's vocabulary"):

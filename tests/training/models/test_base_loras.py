@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from t2mv_core.denoiser import encode_cameras
 from t2mv_core.formats.safetensors_io import read_safetensors
 from t2mv_core.loading import load_bundle
-from t2mv_core.lora.adapters import add_lora, load_lora, lora_state_dict, save_lora
+from t2mv_core.lora.adapters import add_lora
+from t2mv_core.lora.files import load_lora, lora_state_dict, save_lora
 from t2mv_core.samplers import SamplingSettings, sample_standard
 from t2mv_core.text import encode_text
 from t2mv_core.trajectory import SeededNoise

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from t2mv_core.loading import load_bundle
-from t2mv_core.lora.adapters import load_lora, lora_state_dict
+from t2mv_core.lora.files import load_lora, lora_state_dict
 from t2mv_core.rewards.base import RewardResult
 from training.algorithm.advantages import iteration_advantages
 from training.algorithm.constraint import DualVariable

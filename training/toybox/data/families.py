@@ -6,13 +6,34 @@ single view by shape or by the places of its parts, not only by shading.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
 from . import families_furniture as furniture
 from . import families_home as home
 from . import families_moving as moving
 from . import families_outdoor as outdoor
-from .family import Family
+from .shapes import Part, Proportions
 
 _LEGS = ("wooden", "metal")
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family: how to build it from its proportions and what its captions may say.
+
+    `part_name` is the part that can have its own colour; `part_default` is its material when none is said.
+    `ranges` bounds each proportion; `part_materials` are allowed for the part besides the ten colours.
+    """
+
+    name: str
+    build: Callable[[Proportions], list[Part]]
+    part_name: str
+    part_default: str
+    is_asymmetric: bool
+    ranges: Mapping[str, tuple[float, float]]
+    part_materials: tuple[str, ...] = ()
+
 
 FAMILIES: dict[str, Family] = {
     family.name: family

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from .family import Proportions
-from .shapes import Part, limb, taper, turned
+from .shapes import Part, Proportions, limb, taper, turned
 
 CHAIR = {
     "width": (0.23, 0.29),

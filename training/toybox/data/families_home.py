@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from .family import Proportions
-from .shapes import Part, taper, turned
+from .shapes import Part, Proportions, taper, turned
 
 _UPRIGHT_RING = turned("x", 90)  # a torus lying in the x-z plane
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 
-from .family import Proportions
-from .shapes import Part, limb, taper, turned
+from .shapes import Part, Proportions, limb, taper, turned
 
 _ACROSS = turned("y", 90)  # an axis along x: wheels
 _CAR_FLOOR = -0.20

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .families import FAMILIES
-from .family import Family
+from .families import FAMILIES, Family
 from .shapes import Part
 
 __all__ = [

@@ -8,7 +8,7 @@ are used on arrays: they are exactly rounded, hence the same seed gives the same
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 Vector = tuple[float, float, float]
+Proportions = Mapping[str, float]
 IDENTITY: tuple[Vector, Vector, Vector] = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
 

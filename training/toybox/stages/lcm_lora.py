@@ -28,7 +28,8 @@ from t2mv_core.denoiser import CameraFeatures, encode_cameras, predict_noise
 from t2mv_core.formats.atomic import replaced
 from t2mv_core.formats.safetensors_io import write_safetensors
 from t2mv_core.loading import load_bundle
-from t2mv_core.lora.adapters import FORMAT, add_lora, lora_state_dict, trainable_parameters
+from t2mv_core.lora.adapters import add_lora, trainable_parameters
+from t2mv_core.lora.files import FORMAT, lora_state_dict
 from t2mv_core.policy import consistency_output
 from t2mv_core.schedule import NoiseSchedule
 from t2mv_core.text import encode_text

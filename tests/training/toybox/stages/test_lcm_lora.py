@@ -8,7 +8,8 @@ from t2mv_core.bundle import ModelBundle
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.denoiser import encode_cameras, predict_noise
 from t2mv_core.loading import load_bundle
-from t2mv_core.lora.adapters import add_lora, load_lora, lora_state_dict
+from t2mv_core.lora.adapters import add_lora
+from t2mv_core.lora.files import load_lora, lora_state_dict
 from t2mv_core.policy import consistency_output
 from t2mv_core.text import encode_text
 from training.toybox.stages.distil import SOLVER_STEPS
