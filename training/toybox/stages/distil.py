@@ -207,7 +207,8 @@ def is_learned(name: str) -> bool:
     """Whether the student's UNet weight of that name is its own; it shares all others with the teacher.
 
     Shared are the MV-Adapter, as LCM-SDXL shares the published one, and the big 3x3 convolutions below the
-    highest resolution: otherwise both UNets would not fit into the shipped 30 MB; the teacher's file holds only what differs.
+    highest resolution: otherwise both UNets would not fit into the shipped 30 MB. The teacher's file holds
+    only what differs.
     """
     is_deep = name.startswith(("down_blocks.1", "down_blocks.2", "mid_block", "up_blocks.0", "up_blocks.1"))
     is_convolution = name.endswith((".conv1.weight", ".conv2.weight", ".conv.weight"))
