@@ -28,13 +28,13 @@ def build_record(kind: type[Record], values: Any, prefix: str = "") -> Record:
         prefix: key of the block, for messages.
 
     Raises:
-        ValueError: an unknown key (the nearest valid one is named), or a value of the wrong type.
+        ValueError: an unknown key (the nearest valid one is named), or a value that its field does not take.
     """
     if not isinstance(values, Mapping):
         raise ValueError(
             f"{prefix or 'The configuration'} must be a block of `key: value` lines, not {values!r}."
         )
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
     for key in values:
         if key not in names:
@@ -46,14 +46,14 @@ def build_record(kind: type[Record], values: Any, prefix: str = "") -> Record:
 
 
 def check_record(record: Any, prefix: str) -> None:
-    """Raise ValueError for a field whose value is none that its annotation allows; types are not looked at.
+    """Raise ValueError when a field of a dataclass has a value that it does not take.
 
     Args:
-        record: a dataclass.
+        record: the dataclass.
         prefix: stands before the fields' names in messages, such as "optim.".
     """
     for name, hint in typing.get_type_hints(type(record), include_extras=True).items():
-        _check(hint, getattr(record, name), f"{prefix}{name}")
+        _convert(hint, getattr(record, name), f"{prefix}{name}")
 
 
 def plain_values(record: Any) -> dict[str, Any]:
@@ -91,44 +91,36 @@ def range_words(interval: str) -> str:
     return " and ".join(words)
 
 
-def _check(hint: Any, value: Any, key: str, or_null: str = "") -> None:
+def _convert(hint: Any, value: Any, key: str, or_null: str = "") -> Any:
+    """Return the value as its annotation wants it; ValueError where that is impossible."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated and not _is_within(value, arguments[1]):
-        words = range_words(arguments[1])
-        if not math.isfinite(value):
-            words = f"{words} and finite" if words else "a finite number"
-        raise ValueError(f"{key}={value} must be {words}{or_null}.")
-    if origin is Literal and value not in arguments:
-        raise ValueError(f"{key}={value!r} is not known; use one of {', '.join(arguments)}{or_null}.")
-    if origin in (typing.Union, types.UnionType) and value is not None:
-        _check(_not_none(arguments), value, key, ", or null")
-    for item in value if origin is tuple else ():
-        _check(arguments[0], item, key)
-    for name, item in value.items() if origin is dict else ():
-        _check(arguments[1], item, f"{key}.{name}")
+    if is_dataclass(hint):
+        kind = typing.cast(type, hint)
+        return value if isinstance(value, kind) else build_record(kind, value, f"{key}.")
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _convert(arguments[0], value, key, ", or null")
+    if origin is Literal:
+        value = "no" if value is False and "no" in arguments else value  # YAML 1.1 reads that word as false
+        if value not in arguments:
+            raise ValueError(f"{key}={value!r} is not known; use one of {', '.join(arguments)}{or_null}.")
+        return value
+    if origin is Annotated:
+        number = _convert(arguments[0], value, key)
+        if not _is_within(number, arguments[1]):
+            words = range_words(arguments[1])
+            if not math.isfinite(number):
+                words = f"{words} and finite" if words else "a finite number"
+            raise ValueError(f"{key}={number} must be {words}{or_null}.")
+        return number
+    if origin is tuple:
+        return _convert_tuple(arguments, value, key)
+    return _convert_dict(arguments[1], value, key) if origin is dict else _convert_scalar(hint, value, key)
 
 
 def _is_within(value: float, interval: str) -> bool:
     low, high = map(float, interval[1:-1].split(","))
     is_above = value > low if interval[0] == "(" else value >= low
     return is_above and (value < high if interval[-1] == ")" else value <= high)
-
-
-def _not_none(arguments: tuple[Any, ...]) -> Any:
-    return next(a for a in arguments if a is not type(None))
-
-
-def _convert(hint: Any, value: Any, key: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if is_dataclass(hint):
-        return build_record(typing.cast(type, hint), value, f"{key}.")
-    if origin in (typing.Union, types.UnionType):
-        return None if value is None else _convert(_not_none(arguments), value, key)
-    if origin is tuple:
-        return _convert_tuple(arguments, value, key)
-    if origin is dict:
-        return _convert_dict(arguments[1], value, key)
-    return _convert_scalar(str if origin is Literal else hint, value, key)
 
 
 def _convert_tuple(arguments: tuple[Any, ...], value: Any, key: str) -> tuple[Any, ...]:
@@ -143,11 +135,12 @@ def _convert_dict(hint: Any, value: Any, key: str) -> dict[str, Any]:
     """Convert names with values of one type; where these are weights, one word is that name with weight 1."""
     if value is None or value == "":
         return {}
-    if hint is float and isinstance(value, str):
+    is_weight = typing.get_origin(hint) is Annotated
+    if is_weight and isinstance(value, str):
         return {value: 1.0}
     if not isinstance(value, Mapping):
         form = "a name, or names with weights such as {a: 1, b: 0.5}"
-        raise ValueError(f"{key}={value!r} must be {form if hint is float else 'a block of names'}.")
+        raise ValueError(f"{key}={value!r} must be {form if is_weight else 'a block of names'}.")
     return {str(name): _convert(hint, item, f"{key}.{name}") for name, item in value.items()}
 
 

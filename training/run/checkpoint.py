@@ -24,24 +24,14 @@ from ..models.policy import LORA_NAME, restore_lora
 if TYPE_CHECKING:
     from diffusers.training_utils import EMAModel
 
-FREE_SECTIONS = {"preset", "run", "evaluation"}
 FREE = {
-    "model.device",
-    "model.gradient_checkpointing",
-    "model.base_loras",  # files may have moved; base_loras.py compares the weights themselves
-    "sampling.batch_size",
-    "sampling.prompts",  # a file may have moved; PromptSampler compares the prompts themselves
-    "reward.device",
-    "reward.folder",
-    "reward.allow_download",
-    "optim.lr",
-    "optim.weight_decay",
-    "optim.max_grad_norm",
-    "optim.kl_weight",
-    "optim.micro_batch",
-    "optim.splits_pairs",
-    "optim.mixed_precision",
-}
+    "model.device", "model.gradient_checkpointing", "sampling.batch_size", "reward.device", "reward.folder",
+    "reward.allow_download", "optim.lr", "optim.weight_decay", "optim.max_grad_norm", "optim.kl_weight",
+    "optim.micro_batch", "optim.splits_pairs", "optim.mixed_precision",
+    # The files may have moved; base_loras.py and PromptSampler compare what is in them.
+    "model.base_loras", "sampling.prompts",
+}  # fmt: skip
+FREE_SECTIONS = {"preset", "run", "evaluation"}
 BOUND = {"run.seed", "run.iterations_per_epoch"}
 """A resumed run may change the settings of FREE and of FREE_SECTIONS without those of BOUND: they cost or
 steer a run without changing what its saved state means."""
@@ -103,16 +93,7 @@ def load_checkpoint(path: Path) -> Checkpoint | None:
 
 @dataclass(frozen=True)
 class RunState:
-    """The parts of a run that change; the record refers to them, the trainer owns them.
-
-    Attributes:
-        policy: the policy whose LoRA is trained.
-        optimizer: the LoRA's.
-        average: the LoRA's moving average, or None.
-        dual: multiplier and threshold, or None without a constraint.
-        prompts: how far the prompts are drawn.
-        early_stop: the best evaluation.
-    """
+    """The parts of a run whose state a Checkpoint holds; the trainer owns them."""
 
     policy: Policy
     optimizer: torch.optim.Optimizer

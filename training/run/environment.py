@@ -59,15 +59,11 @@ def write_environment(path: Path) -> None:
     Raises:
         OSError: the file cannot be written; it is then unchanged.
     """
-    starts: Any = []
-    if path.is_file():
-        try:
-            starts = json.loads(path.read_bytes())
-        except (ValueError, RecursionError):
-            starts = None
-        if not isinstance(starts, list):
-            logger.warning("%s is damaged; the record of earlier starts is lost.", path)
-            starts = []
+    try:
+        starts = [*json.loads(path.read_bytes())] if path.is_file() else []
+    except (ValueError, TypeError, RecursionError):
+        logger.warning("%s is damaged; the record of earlier starts is lost.", path)
+        starts = []
     with replaced(path) as temporary:
         text = json.dumps([*starts, describe_environment()], indent=1)
         temporary.write_text(text + "\n", encoding="utf-8")

@@ -26,16 +26,7 @@ TRACKER_FOLDER = "trackers"
 
 
 class RunFolder:
-    """Paths of a run.
-
-    Attributes:
-        root: the run folder.
-        config_path: the resolved configuration.
-        metrics_path: one JSON line per iteration.
-        evaluations_path: one JSON line per held-out evaluation.
-        curves_path: the curves picture.
-        state_path: the saved state.
-    """
+    """Paths of a run; docs/training.md, "The run folder", says what lies there."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

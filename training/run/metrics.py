@@ -34,12 +34,9 @@ METRICS = {
     "update_seconds": "time for the policy update",
 }
 OPTIONAL = {
-    *(f"{role}_reward_{kind}" for role in ("view", "joint") for kind in ("zmv", "again")),
-    "joint_reward_standard",
-    "lambda",
-    "threshold",
-    "joint_share",
-}
+    "view_reward_zmv", "view_reward_again", "joint_reward_standard", "joint_reward_zmv", "joint_reward_again",
+    "lambda", "threshold", "joint_share",
+}  # fmt: skip
 """Metrics of some objectives, and of runs with a joint reward."""
 
 

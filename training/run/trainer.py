@@ -58,9 +58,8 @@ class RolloutCancelled(Exception):  # noqa: N818 - not an error
 class Trainer:
     """One training run.
 
-    State: the LoRA, its moving average and its optimizer, the dual variable, the prompt sampler, the best
-    evaluation and the number of iterations done. All of it is in the run folder's saved state, and every
-    random draw derives from (seed, iteration, slot), so that a resumed run continues bit for bit on the CPU.
+    All that changes is in a Checkpoint, and every random draw derives from (seed, iteration, slot), so that a
+    resumed run continues bit for bit on the CPU.
 
     Args:
         config: everything the run depends on.

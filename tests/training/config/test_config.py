@@ -133,6 +133,10 @@ def test_a_wrong_override_gets_a_sentence(word, sentence):
         load_config("demo", [word])
 
 
+def test_the_word_no_is_not_taken_for_false():
+    assert load_config("lcm-sdxl", ["optim.mixed_precision=no"]).optim.mixed_precision == "no"
+
+
 def test_rewards_are_names_with_weights_or_one_name():
     named = load_config("demo", ["reward.view={pickscore: 2, hpsv2: 0.5}", "reward.joint=hyperscore"]).reward
     assert named.view == {"pickscore": 2.0, "hpsv2": 0.5}
@@ -175,8 +179,10 @@ def test_reading_the_configuration_imports_only_the_standard_library():
 
 
 def test_every_place_that_builds_a_record_has_its_values_checked():
-    with pytest.raises(ValueError, match="optim.lr=-1 must be greater than 0"):
+    with pytest.raises(ValueError, match=r"optim.lr=-1.0 must be greater than 0"):
         OptimConfig(lr=-1)
+    with pytest.raises(ValueError, match="optim.micro_batch='two' must be a whole number"):
+        OptimConfig(micro_batch="two")
 
 
 def test_the_reference_page_is_what_the_code_says():
