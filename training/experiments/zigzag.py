@@ -287,38 +287,9 @@ def gap_rows(
     return rows
 
 
-def pair_spread(
-    bundle: ModelBundle, instruments: Instruments, prompts: Sequence[str], ways: Sequence[Way]
-) -> dict[str, tuple[float, float]]:
-    """Return what training learns from: the spread of the reward differences of a prompt's two trajectories.
-
-    Both start from one initial noise, as in training.algorithm.rollout.collect. The first way is the first
-    trajectory, every way in turn the second; name -> standard deviation of the differences in view and in
-    joint reward.
-    """
-    scores = []
-    for number, way in enumerate([ways[0], *ways]):
-        drawn = draw(way, bundle, prompts, DEV_SEED, min(number, 1))
-        parts = [instruments.rewards.score(images, batch) for batch, images, _ in drawn]
-        scores.append(
-            [torch.cat([next(iter(getattr(p, kind).values())) for p in parts]) for kind in ("view", "joint")]
-        )
-    first, *seconds = scores
-    return {
-        way.name: (float((first[0] - view).std()), float((first[1] - joint).std()))
-        for way, (view, joint) in zip(ways, seconds, strict=True)
-    }
-
-
 def correlation(a: Tensor, b: Tensor) -> float:
     """Return Pearson's correlation over all elements."""
     return float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])
-
-
-def spread_table(spreads: Mapping[str, tuple[float, float]]) -> str:
-    """Return `pair_spread` as Markdown."""
-    header = ["second trajectory", "spread of the view reward's difference", "joint reward's"]
-    return markdown_rows(header, ([name, f"{v:.4f}", f"{j:.4f}"] for name, (v, j) in spreads.items()))
 
 
 def gap_table(rows: Sequence[dict[str, float]]) -> str:
@@ -374,10 +345,6 @@ def measure_group(
     record: dict[str, Any] = {"dev": record_of(found, reference), "gaps": gaps}
     if ways[0].model != "toybox":
         return parts, record
-    second = [way for way in ways if way.name in (reference, PAPERS, "renoise")]
-    record["spreads"] = pair_spread(bundle, instruments, dev, second)
-    parts += ["What a pair of trajectories differs by, when the first one is standard:"]
-    parts += [spread_table(record["spreads"])]
     chosen = tqdm(choose(ways, found), f"{group}, held out")
     found = {way.name: measure(way, bundle, instruments, held_out, HELD_OUT_SEED) for way in chosen}
     parts += [f"The references and the best two on {len(held_out)} held-out prompts, another seed:"]
