@@ -63,7 +63,7 @@ class ModelBundle:
         text_encoder_2: SDXL's second, with the pooled output.
         camera_encoder: T2I-Adapter for camera 6-vectors.
         schedule: noise schedule and solver.
-        sources: what was loaded.
+        sources: what the parts were loaded from.
         loras: LoRAs acting on the UNet, see `lora.adapters`.
         memory: how much memory the UNet's calls may take.
     """
@@ -125,8 +125,5 @@ class ModelBundle:
 
     def with_solver(self, solver: str) -> ModelBundle:
         """Return the same model with another solver, a word of `schedule.SOLVERS`."""
-        return replace(
-            self,
-            schedule=with_solver(self.schedule, solver),
-            sources=replace(self.sources, solver=solver),
-        )
+        schedule, sources = with_solver(self.schedule, solver), replace(self.sources, solver=solver)
+        return replace(self, schedule=schedule, sources=sources)

@@ -167,7 +167,7 @@ def _spell(character: str, font: Font) -> str:
 
 
 def _undrawable(text: str, font: Font) -> set[str]:
-    """The characters for which a font has only its sign for unknown ones, mostly an empty box."""
+    """Return the characters for which a font has only its sign for unknown ones, mostly an empty box."""
 
     def drawn(character: str) -> tuple[tuple[int, int], bytes]:
         mask = font.getmask(character)
@@ -179,7 +179,7 @@ def _undrawable(text: str, font: Font) -> set[str]:
 
 @functools.cache
 def _system_fonts(names: tuple[str, ...]) -> list[ImageFont.FreeTypeFont]:
-    """The fonts of this machine among files of these names."""
+    """Load the fonts of this machine among files of these names."""
     from PIL import ImageFont
 
     fonts = []
@@ -219,12 +219,12 @@ def encode_webp(images: Tensor, frames_per_second: float, exif: bytes = b"") -> 
 
 
 def _to_bytes(images: Tensor) -> Tensor:
-    """[n, 3, H, W] in [0, 1] to [n, H, W, 3] uint8 on the CPU."""
+    """Convert [n, 3, H, W] in [0, 1] to [n, H, W, 3] uint8 on the CPU."""
     return (images.detach().float().cpu().clamp(0, 1) * 255).round().byte().movedim(1, -1).contiguous()
 
 
 def _label(text: str, width: int, height: int, keeps_start: bool = False) -> Image.Image:
-    """A line of text on white that never runs into its neighbour: words are left out, then it is smaller."""
+    """Draw a line of text on white that fits its width: words are left out, then it is smaller."""
     from PIL import Image, ImageDraw
 
     strip = Image.new("RGB", (width, height), "white")

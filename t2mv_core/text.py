@@ -36,7 +36,7 @@ class TextCondition:
     negative_pooled: Tensor | None = None
 
     def __len__(self) -> int:
-        """Number of prompts B."""
+        """Return the number of prompts B."""
         return len(self.prompt_embeds)
 
     def select(self, indices: Sequence[int] | Tensor) -> TextCondition:

@@ -71,7 +71,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def _refuse_old_torch(path: Path) -> None:
-    """Before 2.6, weights_only could be tricked into running what a file holds (CVE-2025-32434)."""
+    """Raise before torch 2.6: its weights_only could be tricked into running a file (CVE-2025-32434)."""
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if version < SAFE_TORCH:
         raise ValueError(
@@ -81,7 +81,7 @@ def _refuse_old_torch(path: Path) -> None:
 
 
 def _kind_of_pickle(path: Path) -> str:
-    """Tell "zip", as torch writes since 1.6 and can map, from the "stream" before; ValueError for text."""
+    """Tell "zip", as torch writes since 1.6 and can map, from the older "stream"; ValueError for text."""
     with path.open("rb") as file:
         head = file.read(64)
     if head.startswith(b"PK\x03\x04"):

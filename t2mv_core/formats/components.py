@@ -66,7 +66,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _inferred_config(part: str, weights: Mapping[str, Weight], path: Path) -> dict[str, Any]:
-    """The configuration of a part in a single file, from the shapes of its weights."""
+    """Read the configuration of a part in a single file from the shapes of its weights."""
     try:
         return _INFER_CONFIG[part]({name: weight.shape for name, weight in weights.items()})
     except (KeyError, IndexError, ValueError) as error:
@@ -77,7 +77,7 @@ def _inferred_config(part: str, weights: Mapping[str, Weight], path: Path) -> di
 
 
 def _weights_of_folder(part: str, file: WeightsFile) -> dict[str, Weight]:
-    """The weights under the names of today's diffusers, and of transformers without `text_model.`."""
+    """Return the weights under the names of today's diffusers, and of transformers without `text_model.`."""
     if part == "unet":
         return file.weights()
     if part == "vae":
@@ -91,7 +91,7 @@ def _weights_of_folder(part: str, file: WeightsFile) -> dict[str, Weight]:
 
 
 def _create_part(part: str, config: dict[str, Any]) -> Any:
-    """A part without weights."""
+    """Create a part without weights."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -106,7 +106,5 @@ def _create_part(part: str, config: dict[str, Any]) -> Any:
 
 def _prefixed(module: nn.Module, weights: Mapping[str, W]) -> dict[str, W]:
     """Name weights as the module does: versions of transformers disagree about a `text_model.` in front."""
-    own = module.state_dict().keys()
-    return {
-        next((n for n in (name, f"text_model.{name}") if n in own), name): x for name, x in weights.items()
-    }
+    names = module.state_dict().keys()
+    return {f"text_model.{name}" if f"text_model.{name}" in names else name: x for name, x in weights.items()}

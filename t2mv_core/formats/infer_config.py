@@ -106,6 +106,6 @@ def text_config(shapes: Shapes, activation: str) -> dict[str, Any]:
 
 
 def _count(shapes: Shapes, prefix: str) -> int:
-    """How many numbers follow a prefix."""
+    """Count the different numbers behind a prefix."""
     matches = (re.match(re.escape(prefix) + r"(\d+)\.", name) for name in shapes)
     return len({match[1] for match in matches if match})

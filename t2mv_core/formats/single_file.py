@@ -103,7 +103,7 @@ def _looks_like(part: str, file: WeightsFile) -> bool:
 
 
 def _renamed(part: str, names: Mapping[str, str], file: WeightsFile) -> PartWeights:
-    """Weights of one part under its module's names; `names`: name without prefix -> key in the file."""
+    """Name the weights of one part as its module does; `names`: name without prefix -> key in the file."""
     weights: PartWeights = {}
     rename = _renamer(part, names)
     for name, key in names.items():
@@ -118,7 +118,7 @@ def _renamed(part: str, names: Mapping[str, str], file: WeightsFile) -> PartWeig
 
 
 def _renamer(part: str, names: Collection[str]) -> Callable[[str], Iterable[tuple[str, Change | None]]]:
-    """A rule from original names to diffusers' or transformers', and how to change the tensors.
+    """Return a rule from original names to diffusers' or transformers', and how to change the tensors.
 
     All `names` of the part tell how many blocks there are.
     """
@@ -145,7 +145,7 @@ def refuse_other_models(file: WeightsFile) -> None:
 
 
 def _by_shape(file: WeightsFile) -> str | None:
-    """By the UNet's inputs: channels of the latent and width of the text, as neither can be seen by names."""
+    """Tell the kind by the UNet's inputs, channels of the latent and width of the text: no name says it."""
     for prefix in ("", UNET_PREFIX):
         for conv_in in ("input_blocks.0.0.weight", "conv_in.weight"):
             shape = file.shapes.get(prefix + conv_in, ())

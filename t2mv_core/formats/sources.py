@@ -101,27 +101,27 @@ def published_sources(sources: ModelSources) -> ModelSources:
 
 
 def _finders(sources: ModelSources) -> dict[str, Callable[[], Path | None]]:
-    """How to find each of the `ModelFiles`."""
+    """Return for each of the `ModelFiles` how to find it."""
     sources, allow = published_sources(sources), sources.allow_download
-    model = own = sources.model
+    model = unet_model = sources.model
     find_adapter: Callable[[], Path] = partial(_find_adapter, sources)
     if sources.model in TOYBOX_PRESETS:
         model = str(toybox_path("model"))
-        own = str(toybox_path("teacher")) if sources.model == "toybox-teacher" else model
+        unet_model = str(toybox_path("teacher")) if sources.model == "toybox-teacher" else model
         find_adapter = partial(toybox_path, "mvadapter.safetensors")
-    is_replaced = bool(sources.unet) or own != model
+    is_replaced = bool(sources.unet) or unet_model != model
 
     def part(name: str, other: str | None = None, of: str = model) -> Callable[[], Path]:
         return partial(_find_part, other or of, name, allow, is_alone=bool(other))
 
     return {
         "adapter": find_adapter,
-        "unet": part("unet", sources.unet, own),
+        "unet": part("unet", sources.unet, unet_model),
         "own_unet": lambda: Path(model) / "unet" if is_replaced and Path(model).is_dir() else None,
         "vae": part("vae", sources.vae),
         "text_encoder": part("text_encoder"),
         "text_encoder_2": part("text_encoder_2"),
-        "scheduler": partial(_find_scheduler, sources.scheduler, own, allow),
+        "scheduler": partial(_find_scheduler, sources.scheduler, unet_model, allow),
     }
 
 
@@ -162,7 +162,7 @@ def hub_file(repo_id: str, filename: str, allow_download: bool) -> Path:
 
 
 def _find_part(model: str, part: str, allow_download: bool, is_alone: bool) -> Path:
-    """A part's folder, or the file that holds it.
+    """Find a part's folder, or the file that holds it.
 
     Args:
         model: the model the part belongs to, or, `is_alone`, also the part's own folder, file or repository.
@@ -192,7 +192,7 @@ def _find_scheduler(named: str | None, model: str, allow_download: bool) -> Path
 
 
 def _hub_folder(repo_id: str, folder: str, allow_download: bool) -> Path:
-    """The cached folder of a part, downloaded if it may be; half precision halves the download."""
+    """Find a part in the cache, or download it where that is allowed: in half precision if there is one."""
     local = hub_file(repo_id, f"{folder}{_CONFIG}", allow_download).parent
     if any((local / name).is_file() for name in WEIGHT_NAMES):
         return local

@@ -173,8 +173,8 @@ def load_strictly(
     Raises:
         ValueError: see `check_fit`.
     """
-    own = module.state_dict()
-    expected = {file_name(name): shape for name, shape in shapes_of(own).items()}
+    names = {name: file_name(name) for name in module.state_dict()}
+    expected = {names[name]: shape for name, shape in shapes_of(module.state_dict()).items()}
     check_fit(expected, shapes_of(tensors), source, "this model")
     is_empty = any(parameter.is_meta for parameter in module.parameters())
-    module.load_state_dict({name: tensors[file_name(name)] for name in own}, assign=is_empty)
+    module.load_state_dict({name: tensors[key] for name, key in names.items()}, assign=is_empty)

@@ -51,7 +51,7 @@ class Reward(Protocol):
         ...
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
-        """Move the scorer to a device and a precision (None: as it is), and return it."""
+        """Move the scorer to a device and a precision (None keeps it), and return it."""
         ...
 
 

@@ -59,16 +59,12 @@ class HyperScoreSize:
     num_views: int = 0
 
     def to_json(self) -> str:
-        """The sizes as JSON, as stored in a weights file."""
+        """Return the sizes as a weights file stores them."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_config(cls, config: dict[str, Any], source: str) -> HyperScoreSize:
-        """Read the sizes from a saved configuration.
-
-        Raises:
-            ValueError: the config names a size this class does not know.
-        """
+        """Read the sizes from a saved configuration; ValueError for one this class does not know."""
         values = dict(known_fields(cls, config, source))
         if "clip" in values:
             values["clip"] = ClipSize(**known_fields(ClipSize, values["clip"], source))
@@ -91,7 +87,7 @@ class TextTower(nn.Module):
         self.register_buffer("attn_mask", clip_model.attn_mask, persistent=False)
 
     def forward(self, embedded: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-        """Embedded tokens [n, L, w], end token at `end` [n] -> features ([n, d], [n, L, d]), float32."""
+        """Encode embedded tokens [n, L, w] with end tokens at `end` [n]: ([n, d], [n, L, d]), float32."""
         embedded = embedded.to(self.positional_embedding.dtype) + self.positional_embedding
         hidden = _transform(self.transformer, embedded, self.attn_mask)
         features = (self.ln_final(hidden) @ self.text_projection).float()
@@ -128,7 +124,7 @@ class PromptLearner(nn.Module):
         self.token_suffix = embedded[:, 1 + self.ctx.shape[1] :].clone()
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Embedded prompts [4, L, w] and the place of their end token [4]."""
+        """Return embedded prompts [4, L, w] and the place of their end token [4]."""
         rows = []
         for index, length in enumerate(self.name_lengths):
             name, rest = self.token_suffix[index].split([length, self.token_suffix.shape[1] - length])
@@ -158,7 +154,7 @@ class HyperNetwork(nn.Module):
         self.fc4b_fc = nn.Linear(channels, 1)
 
     def forward(self, condition: Tensor) -> TargetLayers:
-        """The four layers' weights and biases."""
+        """Return the four layers' weights and biases."""
         w0, w1, w2, w3 = self.widths
         count, pooled = len(condition), condition.mean(dim=(2, 3))
         return [
@@ -194,7 +190,7 @@ class HyperScore(nn.Module):
         self.text_encoder.to(dtype=dtype)
 
     def encode_views(self, pixels: Tensor) -> Tensor:
-        """Normalised pictures [B, V, 3, px, px] -> projected patches of all views [B, V·P, d], float32."""
+        """Encode normalised pictures [B, V, 3, px, px] as patches of all views [B, V·P, d], float32."""
         visual, (num_sets, num_views) = self.clip_model.visual, pixels.shape[:2]
         pixels = pixels.flatten(0, 1).to(visual.conv1.weight.dtype)
         hidden = visual.conv1(pixels).flatten(2).transpose(1, 2)
@@ -207,30 +203,30 @@ class HyperScore(nn.Module):
         return patches.reshape(num_sets, num_views * patches.shape[1], -1)
 
     def encode_prompts(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Token ids [B, L] -> end-of-text feature [B, d] and all token features [B, L, d]."""
+        """Encode token ids [B, L]: end-of-text feature [B, d] and all token features [B, L, d]."""
         return self.text_encoder(self.clip_model.token_embedding(tokens), tokens.argmax(dim=1))
 
     def encode_conditions(self) -> tuple[Tensor, TargetLayers]:
-        """The four conditions [4, d] and their target networks; they depend on the weights alone."""
+        """Return the four conditions [4, d] and their target networks; they depend on the weights alone."""
         condition, _ = self.text_encoder(*self.prompt_learner())
         grid = self.size.condition_grid
         maps = self.fc_condition(condition).reshape(len(condition), self.size.condition_channels, grid, grid)
         return condition, self.hypernet(maps)
 
     def forward(self, pixels: Tensor, tokens: Tensor) -> Tensor:
-        """Normalised pictures [B, V, 3, px, px], token ids [B, L] -> scores [B, 4] in the order of HEADS."""
+        """Score normalised pictures [B, V, 3, px, px] against token ids [B, L]: [B, 4], as HEADS."""
         end, text = self.encode_prompts(tokens)
         return self.score(self.encode_views(pixels), end, text, self.encode_conditions())
 
     def score(
         self, patches: Tensor, end: Tensor, text: Tensor, conditions: tuple[Tensor, TargetLayers]
     ) -> Tensor:
-        """Patches [B, N, d], end-of-text [B, d], tokens [B, L, d] -> scores [B, 4]."""
+        """Score patches [B, N, d] by end-of-text [B, d] and tokens [B, L, d]: [B, 4]."""
         condition, layers = conditions
         return run_target(self.fc_quality(self.fuse(patches, end, text, condition)), layers)[..., 0]
 
     def fuse(self, patches: Tensor, end: Tensor, text: Tensor, condition: Tensor) -> Tensor:
-        """What each condition sees of the patches, times the end-of-text feature: q_k, [B, 4, d].
+        """Return what each condition sees of the patches, times the end-of-text feature: q_k, [B, 4, d].
 
         Args:
             patches: of all views, [B, N, d].
@@ -260,15 +256,15 @@ def _transform(transformer: Any, hidden: Tensor, mask: Tensor | None = None) -> 
 
 
 def weights_to_save(model: HyperScore) -> dict[str, Tensor]:
-    """The state dict without `text_encoder.*`, which only repeats tensors of `clip_model.*`."""
+    """Return the state dict without `text_encoder.*`, which only repeats tensors of `clip_model.*`."""
     return {name: t for name, t in model.state_dict().items() if not name.startswith("text_encoder.")}
 
 
 def load_hyperscore_weights(model: HyperScore, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Load the published layout strictly; `text_encoder.*` may be left out, but must not contradict the CLIP.
+    """Load the published layout strictly; `text_encoder.*` may be left out.
 
     Raises:
-        ValueError: names the first weight that is missing, left over, of another shape or contradictory.
+        ValueError: a weight does not fit, or `text_encoder.*` contradicts the CLIP.
     """
     complete = dict(tensors)
     for name in model.state_dict():

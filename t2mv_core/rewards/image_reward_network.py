@@ -103,7 +103,7 @@ class ImageRewardNetwork(nn.Module):
         self.mlp = nn.Sequential(*layers, *linears[3:])
 
     def forward(self, pixels: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Normalised pictures [n, 3, px, px], token ids and their mask [n, L] -> scores [n], float32."""
+        """Score normalised pictures [n, 3, px, px] against token ids and their mask [n, L]: [n], float32."""
         patches = self.image_encoder(pixel_values=pixels).last_hidden_state
         hidden = self.text_encoder(
             input_ids=tokens, attention_mask=mask, encoder_hidden_states=patches

@@ -60,7 +60,7 @@ def prepare_images(
 
 
 def _fitting_size(height: int, width: int, image_px: int, fit: Fit) -> tuple[int, int]:
-    """Size of a picture before the middle is cut out, or the bars are added; rounded as published."""
+    """Return the size of a picture before it is cut or gets bars; rounded as published."""
     if fit == "crop":  # torchvision and transformers round the longer side down
         shorter = min(height, width)
         return int(image_px * height / shorter), int(image_px * width / shorter)

@@ -34,9 +34,8 @@ def load_open_clip_score(
         fit: how a picture that is not square becomes square; None: as the architecture's configuration says.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a folder with no checkpoint or several, an unknown architecture or one whose tokenizer is
-            on the Hub, or the file is not of it.
+        FileNotFoundError, ValueError: a folder with no checkpoint or several, an unknown architecture, one
+            whose tokenizer is on the Hub, or the file is not of it.
     """
     import open_clip
 
@@ -71,7 +70,7 @@ def _find_checkpoint(place: Path) -> Path:
 
 
 def _build(architecture: str, config: dict[str, Any]) -> Any:
-    """The architecture alone; open_clip's own factory moves it to a device, for which it needs weights."""
+    """Create the architecture alone; open_clip's factory moves it to a device, for which it needs weights."""
     from open_clip.model import CLIP, CustomTextCLIP
 
     values = dict(config)

@@ -44,11 +44,11 @@ class TransformersClip(nn.Module):
         return self.clip.logit_scale
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """Normalised pictures [n, 3, px, px] -> features [n, d]."""
+        """Encode normalised pictures [n, 3, px, px] as [n, d]."""
         return self.clip.visual_projection(self.clip.vision_model(pixel_values=pixels).pooler_output)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Token ids [n, L], the end token being the largest -> features [n, d]."""
+        """Encode token ids [n, L], of which the end token is the largest, as [n, d]."""
         hidden = self.clip.text_model(input_ids=tokens).last_hidden_state
         rows = torch.arange(len(tokens), device=tokens.device)
         return self.clip.text_projection(hidden[rows, tokens.argmax(dim=1)])

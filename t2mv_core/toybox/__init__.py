@@ -9,7 +9,7 @@ TOYBOX_DIR = Path(__file__).parent
 
 
 def toybox_path(part: str) -> Path:
-    """Path of one shipped part, for example "model" or "rewards/clip.safetensors".
+    """Return the path of a shipped part, for example "model" or "rewards/clip.safetensors".
 
     Raises:
         FileNotFoundError: this checkout does not have it.

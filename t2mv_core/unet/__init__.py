@@ -1,1 +1,0 @@
-"""The UNet's two additions: multiview attention, and the camera encoder beside it."""
