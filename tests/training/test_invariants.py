@@ -107,7 +107,9 @@ def test_two_processes_train_the_lora_of_one(runs, monkeypatch):
         assert expected.shape == (8, 2, 2)
         for rank in (0, 1):
             found = torch.load(runs.root / "two" / f"advantages_{iteration}_{rank}.pt", weights_only=True)
-            torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+            # Batches of other sizes round otherwise in float32, and normalisation divides by the rewards'
+            # spread, which enlarges that; 1.01e-5 was seen.
+            torch.testing.assert_close(found, expected, atol=3e-5, rtol=0)
     assert len(advantages) == 2
     assert one.keys() == two.keys()
     for part in ("lora", "epoch_0001.safetensors", "average"):
