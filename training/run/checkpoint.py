@@ -78,9 +78,14 @@ def load_checkpoint(path: Path) -> Checkpoint | None:
     """Read a checkpoint; None when the run has not saved anything yet.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or an earlier version began the run and kept its state in a folder.
     """
     if not path.is_file():
+        if (path.parent / "last").is_dir():
+            raise ValueError(
+                f"{path.parent} holds a run of an earlier version, which cannot be resumed; choose another "
+                "run.out_dir."
+            )
         return None
     try:
         return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))

@@ -151,3 +151,10 @@ def test_a_resumed_run_takes_the_new_learning_rate(tiny_model_dir, plain_rewards
     other = tiny_config(objective="ppo", run={**short, "epochs": 2})
     with pytest.raises(ValueError, match="was started with objective="):
         Trainer(other, load_bundle(str(tiny_model_dir)), plain_rewards, resume=True)
+
+
+def test_a_run_of_an_earlier_version_is_refused_and_left_as_it_is(tmp_path):
+    (tmp_path / "last").mkdir()
+    with pytest.raises(ValueError, match="a run of an earlier version"):
+        load_checkpoint(tmp_path / "last.pt")
+    assert (tmp_path / "last").is_dir()
