@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ...t2mv_core.text import MAX_PROMPT_CHARACTERS
+
 if TYPE_CHECKING:
     from comfy_api.latest import io
 
 MAX_PROMPTS = 16
-MAX_PROMPT_CHARACTERS = 2000
 MAX_VIEWS = 24
 MAX_SEED = 2**64 - 1
 
