@@ -125,7 +125,7 @@ Conv2d = manual_cast.Conv2d
 class Linear(manual_cast.Linear):
     """ComfyUI's layer, whose weight has a shape before it is loaded, under dynamic VRAM too.
 
-    There ComfyUI's own has none until `load_state_dict`, so no file could be compared with it. ComfyUI creates
+    There ComfyUI's own has none until `load_state_dict`, and no file could be compared with it. ComfyUI makes
     the weight of a subclass that loads it itself.
     """
 
@@ -134,7 +134,7 @@ class Linear(manual_cast.Linear):
 
 
 def create_patcher(module: nn.Module, like: ModelPatcher) -> ModelPatcher:
-    """Return a patcher of the kind that ComfyUI's loaders use (static or dynamic) on the devices of another."""
+    """Return a patcher of the kind that ComfyUI's loaders use, with the devices of another patcher."""
     kind = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
     patcher: ModelPatcher = kind(module, like.load_device, like.offload_device)
     return patcher
