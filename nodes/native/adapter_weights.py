@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ...t2mv_core.formats.strict import Weight, WeightsFile, fill_module
+from ...t2mv_core.formats.strict import WeightsFile, fill_module
 from ...t2mv_core.unet.adapter import CAMERA_CHANNELS
 from ..common.folders import fingerprint
 from .comfyui import (
@@ -52,18 +52,32 @@ def load_native_adapter(model: ModelPatcher, path: Path) -> ModelPatcher:
         ValueError: the model's UNet is no SDXL UNet, or the file is damaged or made for another one.
     """
     unet = check_unet(model)
-    places, widths, dtype = list(find_attentions(unet)), level_widths(unet), compute_dtype(model)
-    identity = (fingerprint(path), dtype, model.load_device, tuple(places), tuple(widths))
+    places, widths = tuple(find_attentions(unet)), tuple(level_widths(unet))
+    settings = (compute_dtype(model), model.load_device, model.offload_device)
+    identity = (fingerprint(path), places, widths, *settings)
     root = _IN_USE.get(identity)
     if root is None:
-        file = WeightsFile(path)
-        weights = {key: Weight(file, key) for key in file.shapes}
-        with torch.inference_mode(False), torch.no_grad():
-            module = NativeAdapter(places, widths)
-            fill_module(module, weights, dtype, "this model's UNet (SDXL's)")
-            module.eval().requires_grad_(False)
-        root = _IN_USE[identity] = create_patcher(module, model)
+        root = _IN_USE[identity] = _read_adapter(path, places, widths, *settings)
+        # ComfyUI loads a copy by this for each further GPU.
+        root.cached_patcher_init = (_read_adapter, (path, places, widths, *settings))
     return root.clone()
+
+
+def _read_adapter(
+    path: Path,
+    places: Sequence[AttentionPlace],
+    widths: Sequence[int],
+    dtype: torch.dtype,
+    load_device: torch.device,
+    offload_device: torch.device,
+    disable_dynamic: bool = False,
+) -> ModelPatcher:
+    file = WeightsFile(path)
+    with torch.inference_mode(False), torch.no_grad():
+        module = NativeAdapter(places, widths)
+        fill_module(module, file.weights(), dtype, "this model's UNet (SDXL's)")
+        module.eval().requires_grad_(False)
+    return create_patcher(module, load_device, offload_device, disable_dynamic=disable_dynamic)
 
 
 class MultiviewAttention(nn.Module):

@@ -24,7 +24,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
 from comfy.model_patcher import ModelPatcher
 from comfy.ops import manual_cast
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy.samplers import KSAMPLER
 from torch import nn
 
@@ -32,9 +32,17 @@ from ...t2mv_core.formats.key_mapping import diffusers_unet_name
 from ..common.memory import preferred_dtype
 
 __all__ = [
-    "KSAMPLER", "ModelPatcher", "WrappersMP", "comfy_lora", "k_diffusion", "model_management",
-    "model_sampling", "optimized_attention", "timestep_embedding",
+    "CLONES_KEY", "CLONES_MATCHED", "DEVICE_OPTION", "KSAMPLER", "ModelPatcher", "WrappersMP", "comfy_lora",
+    "k_diffusion", "model_management", "model_sampling", "optimized_attention", "timestep_embedding",
 ]  # fmt: skip
+
+# Several GPUs (MultiGPU CFG Split): copies of a model with its hooks, each on a device of its own.
+CLONES_KEY = "multigpu"
+"""Key of the copies among a model's `additional_models`."""
+DEVICE_OPTION = "multigpu_thread_device"
+"""In `transformer_options`: the device that evaluates."""
+CLONES_MATCHED = getattr(CallbacksMP, "ON_MATCH_MULTIGPU_CLONES", "on_match_multigpu_clones")
+"""Callback after a copy got its model's patches, before it is loaded."""
 
 BlockKey = tuple[str, int, int]
 """How ComfyUI names a transformer block: "input", "middle" or "output"; number of the block; number in it."""
@@ -133,10 +141,10 @@ class Linear(manual_cast.Linear):
         super()._load_from_state_dict(*args)
 
 
-def create_patcher(module: nn.Module, like: ModelPatcher) -> ModelPatcher:
-    """Return a patcher of the kind that ComfyUI's loaders use, with the devices of another patcher."""
-    kind = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
-    patcher: ModelPatcher = kind(module, like.load_device, like.offload_device)
+def create_patcher(module: nn.Module, *devices: torch.device, disable_dynamic: bool = False) -> ModelPatcher:
+    """Return a patcher of the kind that ComfyUI's loaders use, static or dynamic."""
+    kind = ModelPatcher if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
+    patcher: ModelPatcher = kind(module, *devices)
     return patcher
 
 

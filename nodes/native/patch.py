@@ -5,6 +5,7 @@
 * `input_block_patch` adds a level's camera residual before ComfyUI stores the skip connection;
   `output_block_patch` of the first output block adds the last residual to the middle block's output.
 * An `OUTER_SAMPLE` wrapper refuses a batch that is no multiple of the views before ComfyUI loads any model.
+* A `PREPARE_SAMPLING` wrapper finds the adapter's copy on each GPU, where ComfyUI has spread the model.
 
 The hooks are closures over the adapter's module, not objects: ComfyUI makes deep copies of objects.
 """
@@ -14,17 +15,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from torch import Tensor
 
-from .comfyui import ModelPatcher, WrappersMP, residual_blocks
+from .comfyui import (
+    CLONES_KEY,
+    CLONES_MATCHED,
+    DEVICE_OPTION,
+    ModelPatcher,
+    WrappersMP,
+    residual_blocks,
+)
 
 if TYPE_CHECKING:
     from ...t2mv_core.cameras import CameraRig
     from .adapter_weights import NativeAdapter
 
+ModuleOf = Callable[[dict[str, Any]], "NativeAdapter"]
+"""The adapter for an evaluation with these `transformer_options`."""
+Cache = dict[Any, list[Tensor]]
+"""The camera residuals of one sampling, by the latents' size and the device."""
 ADAPTER_KEY = "t2mv_adapter"
-"""Key of the adapter among a model's `additional_models` and of its wrapper."""
+"""Key of the adapter among a model's `additional_models` and of its wrappers."""
 VIEW_SCALE_OPTION = "t2mv_view_scale"
 """In `transformer_options`: a view scale for one evaluation instead of the node's."""
 _HIDDEN_STATES = "t2mv_hidden_states"
@@ -55,14 +68,45 @@ def apply_adapter(
     adapter = load_native_adapter(model, path)
     patched = model.clone()
     patched.set_additional_models(ADAPTER_KEY, [adapter])
-    _patch_attention(patched, adapter.model, rig.num_views, mv_scale)
-    _patch_residuals(patched, adapter.model, rig, view_scale)
+    module_of = _follow_copies(patched, adapter.model)
+    _patch_attention(patched, module_of, rig.num_views, mv_scale)
+    _patch_residuals(patched, module_of, rig, view_scale)
     return patched
 
 
 def adapter_of(model: ModelPatcher) -> ModelPatcher | None:
     """Return the patcher of the adapter that acts on a model; None without one."""
     return next(iter(model.get_additional_models_with_key(ADAPTER_KEY)), None)
+
+
+def _follow_copies(model: ModelPatcher, module: NativeAdapter) -> ModuleOf:
+    """Return what finds the adapter for an evaluation: its own, or the copy on the GPU that evaluates.
+
+    ComfyUI spreads a model over several GPUs by copies of its networks, the adapter among them, but all are
+    evaluated with the first one's hooks.
+    """
+    # By device; under None the adapter of the model that was sampled last.
+    copies: WeakValueDictionary[Any, NativeAdapter] = WeakValueDictionary()
+
+    def prepare(executor: Any, sampled: ModelPatcher, *args: Any, **kwargs: Any) -> Any:
+        prepared = executor(sampled, *args, **kwargs)
+        for patcher in (*sampled.get_additional_models_with_key(CLONES_KEY), sampled):
+            if (adapter := adapter_of(patcher)) is not None:
+                copies[patcher.load_device] = copies[None] = adapter.model
+        return prepared
+
+    model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, ADAPTER_KEY, prepare)
+    model.add_callback_with_key(CLONES_MATCHED, ADAPTER_KEY, _match_adapter)
+    return lambda options: copies.get(options.get(DEVICE_OPTION), module)
+
+
+def _match_adapter(model: ModelPatcher, clone: ModelPatcher) -> None:
+    """Give the adapter's copy on another GPU the LoRAs of the adapter; ComfyUI does so for the UNet alone."""
+    own, copied = adapter_of(model), adapter_of(clone)
+    if own is not None and copied is not None and own.patches_uuid != copied.patches_uuid:
+        matched = own.clone(model_override=copied.get_clone_model_override())
+        matched.load_device = copied.load_device
+        clone.set_additional_models(ADAPTER_KEY, [matched])
 
 
 def _check_batch(batch: int, num_views: int) -> None:
@@ -81,14 +125,14 @@ def _check_size(height: int, width: int) -> None:
         )
 
 
-def _patch_attention(model: ModelPatcher, module: NativeAdapter, num_views: int, mv_scale: float) -> None:
+def _patch_attention(model: ModelPatcher, module_of: ModuleOf, num_views: int, mv_scale: float) -> None:
     def keep(n: Tensor, context: Tensor, value: Tensor, options: dict[str, Any]) -> tuple[Tensor, ...]:
         options[_HIDDEN_STATES] = n  # this dictionary lives as long as one transformer block's evaluation
         return n, context, value
 
     def add(out: Tensor, options: dict[str, Any]) -> Tensor:
         hidden_states = options.pop(_HIDDEN_STATES)
-        attention = module.attention_at(options)
+        attention = module_of(options).attention_at(options)
         if attention is None or mv_scale == 0.0:
             return out
         rows, columns = options["activations_shape"][-2:]
@@ -104,16 +148,17 @@ def _patch_attention(model: ModelPatcher, module: NativeAdapter, num_views: int,
     model.set_model_attn1_output_patch(add)
 
 
-def _patch_residuals(model: ModelPatcher, module: NativeAdapter, rig: CameraRig, view_scale: float) -> None:
+def _patch_residuals(model: ModelPatcher, module_of: ModuleOf, rig: CameraRig, view_scale: float) -> None:
     levels = {number: level for level, number in enumerate(residual_blocks(model.model.diffusion_model))}
-    cache: dict[tuple[int, int], list[Tensor]] = {}  # size of the latents -> residuals, for one sampling
+    cache: Cache = {}
 
     def add_residual(h: Tensor, level: int, options: dict[str, Any]) -> Tensor:
         size = tuple(options["original_shape"][-2:])
-        if size not in cache:
+        key = (size, options.get(DEVICE_OPTION))
+        if key not in cache:
             _check_size(*size)
-            cache[size] = module.adapter(rig.embedding().to(h.device, h.dtype), *size)
-        residual = cache[size][level].to(h.device, h.dtype)
+            cache[key] = module_of(options).adapter(rig.embedding().to(h.device, h.dtype), *size)
+        residual = cache[key][level].to(h.device, h.dtype)
         scale = float(options.get(VIEW_SCALE_OPTION, view_scale))
         return h + (scale * residual).repeat(len(h) // len(residual), 1, 1, 1)
 
@@ -135,7 +180,7 @@ def _patch_residuals(model: ModelPatcher, module: NativeAdapter, rig: CameraRig,
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, ADAPTER_KEY, _sample_wrapper(rig.num_views, cache))
 
 
-def _sample_wrapper(num_views: int, cache: dict[tuple[int, int], list[Tensor]]) -> Callable[..., Tensor]:
+def _sample_wrapper(num_views: int, cache: Cache) -> Callable[..., Tensor]:
     def sample(executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         _check_batch(len(noise), num_views)
         _check_size(*noise.shape[-2:])
