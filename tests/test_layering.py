@@ -208,8 +208,8 @@ def test_nobody_edits_the_module_search_path():
             parts = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
             written = {ast.unparse(node) for node in parts if isinstance(node, ast.Attribute | ast.Subscript)}
             found += [f"{path.name}: {x}" for x in written if x.startswith(("sys.path.", "sys.modules["))]
-    # A user's file becomes a module under a name of its own. Training in ComfyUI's process finds the core that
-    # is there under the name of the command line: the same modules, so nothing is loaded twice.
+    # A user's file becomes a module of its own. Training in ComfyUI's process finds the core there under
+    # the name that it has on the command line: the same modules, so nothing is loaded twice.
     assert set(found) <= {"rewards.py: sys.modules[spec.name]", "session.py: sys.modules[f't2mv_core{name}']"}
 
 
