@@ -89,6 +89,11 @@ class Residency:
         unload_everything()
         return work(self.load(*names))
 
+    @property
+    def patcher(self) -> ModelPatcher:
+        """The patcher of the first module, by which ComfyUI knows that models hang on a result."""
+        return next(iter(self._patchers.values()))
+
     def size_bytes(self, name: str) -> int:
         """Bytes of a module's weights."""
         return int(self._patchers[name].model_size())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ..common.checks import Field, check_fields, first_problem, widgets
+from ..common.checks import Field, first_problem, widgets
 from ..common.memory import load_once, preferred_dtype, usable_for_training
 from ..sockets import Model, ModelHandle, make_schema, output
 from .model_files import BUNDLED, FILES, OWN, ModelChoice, check_model_choice, find_sources, identify
@@ -79,17 +79,12 @@ class T2MVLoadModel(io.ComfyNode):
         cls,
         model: str | None = None,
         adapter: str | None = None,
-        precision: str | None = None,
         unet: str | None = OWN,
         vae: str | None = OWN,
         download: bool | None = False,
-        sampler: str | None = AUTO,
     ) -> bool | str:
-        """Refuse names that ComfyUI's folders do not have, and missing files, before anything is read."""
-        return first_problem(
-            lambda: check_fields(OPTIONS, {"precision": precision, "sampler": sampler}),
-            lambda: check_model_choice(ModelChoice(model, adapter, unet, vae, download)),
-        )
+        """Refuse a combination for which files are missing before anything is read."""
+        return first_problem(lambda: check_model_choice(ModelChoice(model, adapter, unet, vae, download)))
 
     @classmethod
     def fingerprint_inputs(

@@ -86,6 +86,17 @@ def check_sampling_numbers(numbers: dict[str, Any]) -> None:
         raise ValueError(f"zigzag_steps={zigzag_steps} must lie between 0 and steps={steps}.")
 
 
+def check_sampling(negative_prompt: str | None = "", seed: int | None = None, **numbers: Any) -> None:
+    """Refuse values of the inputs that all sampling nodes have, except the prompt; others are ignored.
+
+    Raises:
+        ValueError: with the value and what is allowed.
+    """
+    NEGATIVE_PROMPT.check(negative_prompt)
+    SEED.check(seed)
+    check_sampling_numbers(numbers)
+
+
 def numbers_read(sampler: str | None, numbers: dict[str, Any]) -> dict[str, Any]:
     """Return the numbers that a sampler reads: the standard one has no zigzags."""
     unread = [each.name for each in ZIGZAG] if sampler == "standard" else []
@@ -95,7 +106,7 @@ def numbers_read(sampler: str | None, numbers: dict[str, Any]) -> dict[str, Any]
 def prompt_inputs(seed_tooltip: str, *between: io.Input, prompt_name: str = PROMPT.name) -> list[io.Input]:
     """Return model, the inputs in between, prompt, seed."""
     return [
-        Model.Input("model", tooltip="From Load Model, with or without LoRAs."),
+        Model.Input("model", lazy=True, tooltip="From Load Model, with or without LoRAs."),
         *between,
         *widgets(replace(PROMPT, name=prompt_name), replace(SEED, tooltip=seed_tooltip)),
     ]

@@ -19,7 +19,7 @@ from .inputs import (
     STEPS,
     VIEW_SCALE,
     ZIGZAG,
-    check_sampling_numbers,
+    check_sampling,
     latent_output,
     optional_inputs,
     prompt_inputs,
@@ -39,7 +39,26 @@ SEED_TOOLTIP = (
 )
 
 
-class T2MVSampleStandard(io.ComfyNode):
+class SamplingNode(io.ComfyNode):
+    """What the sampling nodes check before ComfyUI loads the model for them.
+
+    ComfyUI paints every input red that a failed `validate_inputs` takes, so that one takes the prompt only.
+    """
+
+    @classmethod
+    def validate_inputs(cls, prompt: str | None = None) -> bool | str:
+        """Refuse unusable prompts before the run."""
+        return first_problem(lambda: read_prompts(prompt))
+
+    @classmethod
+    def check_lazy_status(cls, prompt: str | None = None, **others: Any) -> list[str]:
+        """Refuse values that ComfyUI let pass, linked ones too, and then ask for the model."""
+        read_prompts(prompt)
+        check_sampling(**others)
+        return ["model"]
+
+
+class T2MVSampleStandard(SamplingNode):
     """Ordinary few-step sampling."""
 
     @classmethod
@@ -55,17 +74,12 @@ class T2MVSampleStandard(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, prompt: str | None = None, negative_prompt: str | None = None) -> bool | str:
-        """Refuse unusable texts before the run."""
-        return first_problem(lambda: read_prompts(prompt), lambda: NEGATIVE_PROMPT.check(negative_prompt))
-
-    @classmethod
     def execute(cls, model: ModelHandle, prompt: str, seed: int, **others: Any) -> io.NodeOutput:
         """Sample; one UNet evaluation per step."""
         return io.NodeOutput(*sample_views("standard", model, prompt, seed, **others))
 
 
-class T2MVSampleZMV(io.ComfyNode):
+class T2MVSampleZMV(SamplingNode):
     """Few-step sampling with zigzags."""
 
     @classmethod
@@ -79,21 +93,6 @@ class T2MVSampleZMV(io.ComfyNode):
             search_aliases=["zmv", "zigzag sampling", "z-sampling", "self-reflection", "text to multiview"],
             inputs=_inputs(*widgets(*ZIGZAG)),
             outputs=_outputs(),
-        )
-
-    @classmethod
-    def validate_inputs(
-        cls,
-        prompt: str | None = None,
-        negative_prompt: str | None = None,
-        steps: int | None = None,
-        zigzag_steps: int | None = None,
-    ) -> bool | str:
-        """Refuse unusable texts, and more zigzags than steps, before the run."""
-        return first_problem(
-            lambda: read_prompts(prompt),
-            lambda: NEGATIVE_PROMPT.check(negative_prompt),
-            lambda: check_sampling_numbers({"steps": steps, "zigzag_steps": zigzag_steps}),
         )
 
     @classmethod
