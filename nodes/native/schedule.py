@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..common.checks import Field, first_problem, widgets
 from ..sockets import make_schema, output
@@ -95,8 +96,27 @@ def shift_sampling(base: Any, scale: float) -> torch.nn.Module:
     stride = num_steps // len(sigmas)
     timesteps = torch.arange(1, len(sigmas) + 1, dtype=torch.float64, device=sigmas.device) * stride - 1
     shifted = copy.deepcopy(base)
+    if not isinstance(base, _OwnSigmas):
+        for name in ("sigmas", "log_sigmas"):
+            delattr(shifted, name)
+        shifted.__class__ = type(type(base).__name__, (_OwnSigmas, type(base)), {})
     shifted.set_sigmas(sigmas * scale ** (0.5 * timesteps / (num_steps - 1)))
     return shifted
+
+
+class _OwnSigmas:
+    """Sigmas that are no buffers, for a schedule among the object patches of a model.
+
+    A dynamic patcher saves buffers when it loads a model and restores them by name at the next load: by then
+    another branch's schedule may have that name, and would get this one's sigmas (ComfyUI issue 16490).
+    """
+
+    def set_sigmas(self, sigmas: Tensor) -> None:
+        """Set the schedule as ComfyUI's method of this name does."""
+        self.sigmas, self.log_sigmas = sigmas.float(), sigmas.log().float()
+
+    def register_buffer(self, *args: Any, **named: Any) -> None:
+        """Ignore the buffers of another schedule, which a patcher puts back by name."""
 
 
 def read_family(base: Any) -> Family:

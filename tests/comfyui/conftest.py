@@ -11,6 +11,7 @@ import contextlib
 import functools
 import json
 import os
+import shutil
 import socket
 import struct
 import subprocess
@@ -33,6 +34,10 @@ PACK_DIR = Path(__file__).parents[2]
 PACK_NAME = "ComfyUI-T2MV"
 START_TIMEOUT_S = 600
 RUN_TIMEOUT_S = 600
+DYNAMIC_VRAM = (
+    f"sys.path.append({str(Path(__file__).parent)!r})\n"
+    "import imitated_card.dynamic_vram; imitated_card.dynamic_vram.enable()\n"
+)  # code for a process like ComfyUI's
 PREVIEW_EVENTS = (1, 4)  # ComfyUI's binary messages: a preview picture, without and with metadata
 
 
@@ -254,9 +259,21 @@ def comfy_install() -> ComfyInstall:
     return find_install()
 
 
+@pytest.fixture(scope="session", params=[False, True], ids=["static", "dynamic"])
+def dynamic_vram(request: pytest.FixtureRequest, comfy_install: ComfyInstall) -> bool:
+    """Whether ComfyUI's dynamic VRAM is on, on a card that is imitated.
+
+    `imitated_card/dynamic_vram.py` says where the imitation ends.
+    """
+    patchers = (comfy_install.folder / "comfy" / "model_patcher.py").read_text("utf-8")
+    if request.param and "class ModelPatcherDynamic" not in patchers:
+        pytest.skip("This ComfyUI is older than dynamic VRAM (0.16).")
+    return bool(request.param)
+
+
 @pytest.fixture(scope="session")
 def native_facts(
-    comfy_install: ComfyInstall, tmp_path_factory: pytest.TempPathFactory
+    comfy_install: ComfyInstall, dynamic_vram: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., dict[str, Any]]:
     """Runs code in a process like ComfyUI's, behind `native_pair`; gives what it put into `facts`.
 
@@ -265,7 +282,8 @@ def native_facts(
 
     def run(code: str, *more: str, before: str = "") -> dict[str, Any]:
         prelude = (
-            f"import json, torch\nfrom pathlib import Path\n{before}\nsys.path.append(sys.argv[1])\n"
+            f"import json, torch\nfrom pathlib import Path\n{before}\n"
+            f"{DYNAMIC_VRAM if dynamic_vram else ''}sys.path.append(sys.argv[1])\n"
             "folder, more, facts = Path(sys.argv[2]), sys.argv[3:], {}\nfrom native_pair import *\n"
         )
         folder = tmp_path_factory.mktemp("native")
@@ -408,14 +426,16 @@ def server(comfy_install: ComfyInstall, comfy_base: Path) -> Iterator[ComfyServe
 
 @pytest.fixture(scope="session")
 def small_sdxl(
-    comfy_install: ComfyInstall, tmp_path_factory: pytest.TempPathFactory
+    comfy_install: ComfyInstall, dynamic_vram: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[ComfyServer, Reference]]:
     """A running ComfyUI with a small random SDXL, and our diffusers path over the same weights."""
-    from tests.comfyui.small_sdxl import write_base
+    from tests.comfyui.small_sdxl import CARD, write_base
 
     base = tmp_path_factory.mktemp("small sdxl") / "base"
     reference = write_base(base)
-    with run_server(comfy_install, base) as running:
+    if dynamic_vram:
+        shutil.copytree(CARD, base / "custom_nodes" / CARD.name)
+    with run_server(comfy_install, base, environment={"T2MV_DYNAMIC_VRAM": "1"}) as running:
         yield running, reference
 
 
