@@ -28,7 +28,7 @@ class _Handle:
     residency: Residency
 
     @property
-    def patcher(self) -> Any:
+    def patcher(self) -> object:
         """Say as ComfyUI's own CLIP and VAE do that weights hang on this result."""
         return self.residency.patcher
 
