@@ -126,11 +126,13 @@ def read_family(base: Any) -> Family:
         ValueError: a kind of model whose zag has not been derived.
     """
     kinds = model_sampling
-    if isinstance(base, kinds.CONST):
-        return "flow"
-    if isinstance(base, kinds.EPS) and not isinstance(base, (kinds.EDM, kinds.X0)):  # X0 includes IMG_TO_IMG
-        return "velocity" if isinstance(base, kinds.V_PREDICTION) else "noise"
     names = [kind.__name__ for kind in type(base).__mro__ if kind.__module__ == kinds.__name__]
+    # By name, because older ComfyUIs lack some: they inherit from EPS or CONST and predict something else.
+    if not any(name in ("EDM", "X0") or name.startswith("IMG_TO_IMG") for name in names):
+        if isinstance(base, kinds.CONST):
+            return "flow"
+        if isinstance(base, kinds.EPS):
+            return "velocity" if isinstance(base, kinds.V_PREDICTION) else "noise"
     raise ValueError(
         f"The zigzag sampler cannot go back with this kind of model ({', '.join(names) or 'unknown'}). It "
         "works with models that predict noise, v or a flow (SD, SDXL, SD3, Flux, …). Use zigzag_steps=0 or "

@@ -34,10 +34,6 @@ PACK_DIR = Path(__file__).parents[2]
 PACK_NAME = "ComfyUI-T2MV"
 START_TIMEOUT_S = 600
 RUN_TIMEOUT_S = 600
-DYNAMIC_VRAM = (
-    f"sys.path.append({str(Path(__file__).parent)!r})\n"
-    "import imitated_card.dynamic_vram; imitated_card.dynamic_vram.enable()\n"
-)  # code for a process like ComfyUI's
 PREVIEW_EVENTS = (1, 4)  # ComfyUI's binary messages: a preview picture, without and with metadata
 
 
@@ -55,12 +51,24 @@ class ComfyInstall:
     folder: Path
     python: Path
 
-    def run_code(self, code: str, *args: str) -> str:
-        """Run code in a process like ComfyUI's, before any node is loaded; give what it prints."""
+    def run_code(self, code: str, *args: str, before: str = "", dynamic_vram: bool = False) -> str:
+        """Run code in a process like ComfyUI's, before any node is loaded; give what it prints.
+
+        Args:
+            code: what to run.
+            args: in its `sys.argv`.
+            before: code that runs before ComfyUI is imported.
+            dynamic_vram: whether ComfyUI loads models dynamically, on a card that is imitated.
+        """
         prelude = (
             "import sys; sys.path.insert(0, sys.argv.pop(1))\n"
-            "from comfy.cli_args import args; args.cpu = True\n"
+            f"from comfy.cli_args import args; args.cpu = True\n{before}\n"
         )
+        if dynamic_vram:
+            prelude += (
+                f"sys.path.append({str(Path(__file__).parent)!r})\n"
+                "import imitated_card.dynamic_vram; imitated_card.dynamic_vram.enable()\n"
+            )
         done = subprocess.run(
             [str(self.python), "-c", prelude + code, str(self.folder), *args],
             capture_output=True,
@@ -282,15 +290,15 @@ def native_facts(
 
     def run(code: str, *more: str, before: str = "") -> dict[str, Any]:
         prelude = (
-            f"import json, torch\nfrom pathlib import Path\n{before}\n"
-            f"{DYNAMIC_VRAM if dynamic_vram else ''}sys.path.append(sys.argv[1])\n"
+            "import json, torch\nfrom pathlib import Path\nsys.path.append(sys.argv[1])\n"
             "folder, more, facts = Path(sys.argv[2]), sys.argv[3:], {}\nfrom native_pair import *\n"
         )
         folder = tmp_path_factory.mktemp("native")
         code = f"{prelude}{code}\nprint(json.dumps(facts))"
-        return json.loads(
-            comfy_install.run_code(code, str(Path(__file__).parent), str(folder), *more).splitlines()[-1]
+        printed = comfy_install.run_code(
+            code, str(Path(__file__).parent), str(folder), *more, before=before, dynamic_vram=dynamic_vram
         )
+        return json.loads(printed.splitlines()[-1])
 
     return run
 
