@@ -18,8 +18,23 @@ Rig = io.Custom("T2MV_RIG")
 Rewards = io.Custom("T2MV_REWARD")
 
 
+class _Handle:
+    """Something with weights on a socket, known as such to the cache that ComfyUI empties when RAM is short.
+
+    That cache (0.33's default) drops results of earlier workflows first if their `patcher` is a patcher; it
+    takes other objects for light, and would drop the pictures before a model.
+    """
+
+    residency: Residency
+
+    @property
+    def patcher(self) -> object:
+        """Say as ComfyUI's own CLIP and VAE do that weights hang on this result."""
+        return self.residency.patcher
+
+
 @dataclass(frozen=True)
-class ModelHandle:
+class ModelHandle(_Handle):
     """A model on a T2MV_MODEL socket: light, never changed; a LoRA gives a new handle over the same weights.
 
     Attributes:
@@ -32,7 +47,7 @@ class ModelHandle:
 
 
 @dataclass(frozen=True)
-class RewardHandle:
+class RewardHandle(_Handle):
     """One reward; a T2MV_REWARD socket carries a tuple of them.
 
     Attributes:

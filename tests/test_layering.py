@@ -20,7 +20,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "training.algorithm.objectives": ("t2mv_core", "training"),
     "training.algorithm.constraint": ("t2mv_core", "training"),
 }
-EXCEPTIONS = {("nodes.train", "training.config")}
+EXCEPTIONS = {("nodes.train", "training")}
 
 # A folder or file -> all of ours that it may import beside itself.
 ALLOWED: dict[str, tuple[str, ...]] = {
@@ -208,8 +208,9 @@ def test_nobody_edits_the_module_search_path():
             parts = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
             written = {ast.unparse(node) for node in parts if isinstance(node, ast.Attribute | ast.Subscript)}
             found += [f"{path.name}: {x}" for x in written if x.startswith(("sys.path.", "sys.modules["))]
-    # A user's file becomes a module under a name of its own; nothing of ours gets a second name.
-    assert set(found) <= {"rewards.py: sys.modules[spec.name]"}
+    # A user's file becomes a module of its own. Training in ComfyUI's process finds the core there under
+    # the name that it has on the command line: the same modules, so nothing is loaded twice.
+    assert set(found) <= {"rewards.py: sys.modules[spec.name]", "session.py: sys.modules[f't2mv_core{name}']"}
 
 
 @pytest.mark.parametrize("top", ["t2mv_core", "training", "nodes", "benchmarks"])

@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from .config import EvaluationConfig, TrainConfig, load_config, preset_names
-from .run.stop import ParentWatch, stopping_on_signals
+from .run.stop import stopping_on_signals
 
 if TYPE_CHECKING:
     from .run.trainer import Trainer
@@ -36,23 +36,17 @@ def build_parser() -> argparse.ArgumentParser:
         help="auto: continue the run in run.out_dir if there is one; never: refuse such a folder",
     )
     parser.add_argument(
-        "--stop-with-parent",
-        action="store_true",
-        help="save and end when standard input closes: the program that started this one holds its other end",
-    )
-    parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="settings that differ from the preset"
     )
     return parser
 
 
-def train(config: TrainConfig, resume: bool, parent: ParentWatch | None = None) -> bool:
+def train(config: TrainConfig, resume: bool) -> bool:
     """Load model and rewards, train, and save on interruption.
 
     Args:
         config: everything the run depends on.
         resume: continue from the run folder's saved state when there is one.
-        parent: watches the program that started this one, if the run is to end with it.
 
     Returns:
         Whether the run reached its end.
@@ -66,8 +60,6 @@ def train(config: TrainConfig, resume: bool, parent: ParentWatch | None = None) 
 
     trainer = make_trainer(config, resume)
     with stopping_on_signals(trainer.request_stop):
-        if parent is not None:
-            parent.hand_over(trainer.request_stop)
         try:
             is_done = trainer.run()
         except OutOfMemoryError as error:
@@ -120,12 +112,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments = parser.parse_intermixed_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parent = ParentWatch() if arguments.stop_with_parent else None
-    if parent is not None:
-        parent.start()
     try:
         config = load_config(arguments.preset, arguments.overrides)
-        is_done = train(config, arguments.resume == "auto", parent)
+        is_done = train(config, arguments.resume == "auto")
     except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         print(f"mvczigal: {error}", file=sys.stderr)  # noqa: T201 - a command line
         return 1

@@ -1,8 +1,9 @@
 """A node's inputs: their widgets, and their values read or refused in words. Needs no ComfyUI.
 
-A workflow file is a stranger's file. ComfyUI 0.3.64 does not check the choices of V3 combo inputs, its range
-checks let NaN through, and a linked value is known only when the node runs: so a node checks its values again
-then. Before the run it checks what ComfyUI cannot check.
+A workflow file is a stranger's file. ComfyUI checks ranges, but NaN passes; 0.3.64 does not check the choices
+of V3 combo inputs, 0.33 does; a linked value is known only when the node runs: so a node checks its values
+again then. Before the run it checks what ComfyUI cannot: `validate_inputs` takes as few inputs as possible,
+because ComfyUI leaves all checks of these to it, and paints all of them red when it refuses.
 
 Every check raises a ValueError with the value and what is allowed. None, a linked input not known yet,
 passes.
@@ -138,16 +139,14 @@ def check_boolean(name: str, value: bool | None) -> None:
         raise ValueError(f"{name}={_shown(value)} must be true or false.")
 
 
-def check_text(name: str, text: str | None) -> None:
-    """Refuse what is not a text of at most 2,000 characters."""
+def check_text(name: str, text: str | None, most: int = MAX_PROMPT_CHARACTERS) -> None:
+    """Refuse what is not a text, or a text that is too long."""
     if text is None:
         return
     if not isinstance(text, str):
         raise ValueError(f"{name}={_shown(text)} must be a text.")
-    if len(text) > MAX_PROMPT_CHARACTERS:
-        raise ValueError(
-            f"{name} has {len(text)} characters; at most {MAX_PROMPT_CHARACTERS} are allowed. Shorten it."
-        )
+    if len(text) > most:
+        raise ValueError(f"{name} has {len(text)} characters; at most {most} are allowed. Shorten it.")
 
 
 def check_choice(name: str, value: str | None, choices: Sequence[str], remedy: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -88,4 +89,9 @@ def fingerprint(path: Path) -> str:
     """Return the identity of a file, or of everything in a folder."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     parts = [":".join(map(str, file_identity(file))) for file in files if file.is_file()]
-    return "|".join(parts) or f"{path}: missing"
+    return digest("|".join(parts) or f"{path}: missing")
+
+
+def digest(identity: str) -> str:
+    """Shorten an identity, and hide its paths: ComfyUI writes fingerprints into the pictures it saves."""
+    return hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import comfy.model_management as model_management
@@ -37,7 +38,13 @@ class _WholePatcher(ModelPatcher):
         **newer: Any,
     ) -> Any:
         """Load all of it, whatever part ComfyUI had in mind."""
-        return super().load(device_to, lowvram_model_memory, force_patch_weights, full_load=True, **newer)
+        with usable_for_training():
+            return super().load(device_to, lowvram_model_memory, force_patch_weights, full_load=True, **newer)
+
+    def unpatch_model(self, *args: Any, **newer: Any) -> Any:
+        """Move all of it back."""
+        with usable_for_training():
+            return super().unpatch_model(*args, **newer)
 
     def partially_unload(self, *args: Any, **newer: Any) -> int:
         """Free nothing in part: ComfyUI then unloads the whole module."""
@@ -62,10 +69,7 @@ class Residency:
     def load(self, *names: str) -> torch.device:
         """Bring modules (all, if none is named) to the compute device, and return it; others may leave."""
         patchers = [self._patchers[name] for name in names or self._patchers]
-        model_management.load_models_gpu(patchers, force_full_load=True)
-        for patcher in patchers:
-            # A LoRA that was added after the first load lies where it was read: bring it along.
-            patcher.model.to(patcher.load_device)
+        _load(patchers)
         return patchers[0].load_device
 
     def run(self, work: Callable[[torch.device], T], *names: str) -> T:
@@ -85,9 +89,34 @@ class Residency:
         unload_everything()
         return work(self.load(*names))
 
+    @property
+    def patcher(self) -> ModelPatcher:
+        """The patcher of the first module, by which ComfyUI knows that models hang on a result."""
+        return next(iter(self._patchers.values()))
+
     def size_bytes(self, name: str) -> int:
         """Bytes of a module's weights."""
         return int(self._patchers[name].model_size())
+
+
+def load_together(residencies: Iterable[Residency]) -> None:
+    """Bring several models to the compute device at once, so that none of them sends another one away."""
+    _load([patcher for each in residencies for patcher in each._patchers.values()])
+
+
+def _load(patchers: list[_WholePatcher]) -> None:
+    model_management.load_models_gpu(patchers, force_full_load=True)
+    with usable_for_training():
+        for patcher in patchers:
+            # A LoRA that was added after the first load lies where it was read: bring it along.
+            patcher.model.to(patcher.load_device)
+
+
+@contextmanager
+def usable_for_training() -> Iterator[None]:
+    """Leave ComfyUI's inference mode: a weight that is made or moved in it could never be trained through."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 # What is in use in some workflow; an entry goes with its last user, so the cache itself holds no memory.
@@ -99,12 +128,11 @@ def load_once(identity: Hashable, load: Callable[[], tuple[Any, Mapping[str, nn.
 
     Args:
         identity: equal exactly when the same files would be loaded in the same way.
-        load: gives the owner and its modules by name; called outside ComfyUI's inference mode, whose tensors
-            could never be used for training or changed in place later.
+        load: gives the owner and its modules by name; called within `usable_for_training`.
     """
     residency = _IN_USE.get(identity)
     if residency is None:
-        with torch.inference_mode(False), torch.no_grad():
+        with usable_for_training():
             residency = Residency(*load())
         _IN_USE[identity] = residency
     return residency
@@ -136,14 +164,14 @@ def is_out_of_memory(error: Exception) -> bool:
 def unload_everything() -> None:
     """Send all models away, those of other nodes too, and give the cached memory back to the device."""
     model_management.unload_all_models()
+    free_cached_memory()
+
+
+def free_cached_memory() -> None:
+    """Give memory that torch keeps for later back to the device."""
     model_management.soft_empty_cache()
 
 
 def check_cancelled() -> None:
     """Raise ComfyUI's interrupt when the user pressed cancel; never caught in this pack."""
     model_management.throw_exception_if_processing_interrupted()
-
-
-def is_cancelled() -> bool:
-    """Return whether the user pressed cancel; `check_cancelled` is still to be called."""
-    return bool(model_management.processing_interrupted())

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ..common.checks import Field, check_fields, first_problem, widgets
-from ..common.memory import load_once, preferred_dtype
+from ..common.checks import Field, first_problem, widgets
+from ..common.memory import load_once, preferred_dtype, usable_for_training
 from ..sockets import Model, ModelHandle, make_schema, output
 from .model_files import BUNDLED, FILES, OWN, ModelChoice, check_model_choice, find_sources, identify
 
@@ -79,17 +79,12 @@ class T2MVLoadModel(io.ComfyNode):
         cls,
         model: str | None = None,
         adapter: str | None = None,
-        precision: str | None = None,
         unet: str | None = OWN,
         vae: str | None = OWN,
         download: bool | None = False,
-        sampler: str | None = AUTO,
     ) -> bool | str:
-        """Refuse names that ComfyUI's folders do not have, and missing files, before anything is read."""
-        return first_problem(
-            lambda: check_fields(OPTIONS, {"precision": precision, "sampler": sampler}),
-            lambda: check_model_choice(ModelChoice(model, adapter, unet, vae, download)),
-        )
+        """Refuse a combination for which files are missing before anything is read."""
+        return first_problem(lambda: check_model_choice(ModelChoice(model, adapter, unet, vae, download)))
 
     @classmethod
     def fingerprint_inputs(
@@ -116,33 +111,45 @@ class T2MVLoadModel(io.ComfyNode):
         sequential_guidance: bool = False,
     ) -> io.NodeOutput:
         """Load the model, or take the one in use."""
-        from ...t2mv_core.bundle import MemorySettings
-        from ...t2mv_core.formats.sources import resolve_sources
-        from ...t2mv_core.loading import load_bundle, with_float8_storage
-
         for option, value in zip(OPTIONS, (precision, sampler, sequential_guidance), strict=True):
             option.check(value)
         choice = ModelChoice(model, adapter, unet, vae, download)
-        check_model_choice(choice)
-        sources, dtype = find_sources(choice), _dtype(model, precision)
-        resolve_sources(sources)  # fetches what is missing, if allowed: the identity is that of the files
-
-        def load() -> tuple[Any, dict[str, Any]]:
-            bundle = load_bundle(sources, dtype=dtype)
-            if precision == FLOAT8:
-                bundle = with_float8_storage(bundle)
-            return bundle, bundle.modules()
-
-        local = replace(sources, allow_download=False)
-        identity = ("model", local, str(dtype), precision == FLOAT8, identify(sources))
-        residency = load_once(identity, load)
-        # Not part of the identity: these are light copies over the same weights.
-        bundle = residency.owner if sampler == AUTO else residency.owner.with_solver(sampler)
-        bundle = replace(bundle, memory=MemorySettings(sequential_guidance))
-        return io.NodeOutput(ModelHandle(bundle, residency))
+        return io.NodeOutput(load_handle(choice, precision, sampler, sequential_guidance))
 
 
-def _dtype(model: str, precision: str) -> torch.dtype:
+def load_handle(
+    choice: ModelChoice, precision: str, solver: str = AUTO, has_sequential_guidance: bool = False
+) -> ModelHandle:
+    """Load a model, or take the one in use; the arguments are the node's.
+
+    Raises:
+        ValueError: a name is unknown, or files are missing, with what to fetch.
+    """
+    from ...t2mv_core.bundle import MemorySettings
+    from ...t2mv_core.formats.sources import resolve_sources
+    from ...t2mv_core.loading import load_bundle, with_float8_storage
+
+    check_model_choice(choice)
+    sources, dtype = find_sources(choice), _dtype(choice.model, precision)
+    resolve_sources(sources)  # fetches what is missing, if allowed: the identity is that of the files
+
+    def load() -> tuple[Any, dict[str, Any]]:
+        bundle = load_bundle(sources, dtype=dtype)
+        if precision == FLOAT8:
+            bundle = with_float8_storage(bundle)
+        return bundle, bundle.modules()
+
+    local = replace(sources, allow_download=False)
+    identity = ("model", local, str(dtype), precision == FLOAT8, identify(sources))
+    residency = load_once(identity, load)
+    # Not part of the identity: these are light copies over the same weights.
+    with usable_for_training():
+        bundle = residency.owner if solver == AUTO else residency.owner.with_solver(solver)
+    bundle = replace(bundle, memory=MemorySettings(has_sequential_guidance))
+    return ModelHandle(bundle, residency)
+
+
+def _dtype(model: str | None, precision: str) -> torch.dtype:
     import torch
 
     if precision not in (AUTO, FLOAT8):

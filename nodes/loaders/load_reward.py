@@ -82,20 +82,29 @@ class T2MVLoadReward(io.ComfyNode):
     def execute(
         cls, reward: str, rewards: tuple[RewardHandle, ...] = (), download: bool = False
     ) -> io.NodeOutput:
-        """Load the reward, or take the one in use; parts of one reward share its weights."""
-        from ...t2mv_core.rewards.registry import load_reward, reward_dtype, take_part
-
-        _check(reward, download)
-        places, (model, _, part) = _places(download), reward.partition(".")
-        dtype = reward_dtype(model, compute_device())
-
-        def load() -> tuple[Any, dict[str, Any]]:
-            scorer = load_reward(model, dtype=dtype, places=places)
-            return scorer, {"model": scorer.model}
-
-        residency = load_once(("reward", model, str(dtype), _identity(model, places)), load)
-        handle = RewardHandle(take_part(residency.owner, part), residency)
+        """Load the reward, or take the one in use."""
+        handle = load_reward_handle(reward, download)
         return io.NodeOutput((*(other for other in rewards if other.reward.name != reward), handle))
+
+
+def load_reward_handle(reward: str, download: bool) -> RewardHandle:
+    """Load a reward, or take the one in use; parts of one reward share its weights.
+
+    Raises:
+        ValueError: there is no such reward, or its weights are missing, with what to fetch.
+    """
+    from ...t2mv_core.rewards.registry import load_reward, reward_dtype, take_part
+
+    _check(reward, download)
+    places, (model, _, part) = _places(download), reward.partition(".")
+    dtype = reward_dtype(model, compute_device())
+
+    def load() -> tuple[Any, dict[str, Any]]:
+        scorer = load_reward(model, dtype=dtype, places=places)
+        return scorer, {"model": scorer.model}
+
+    residency = load_once(("reward", model, str(dtype), _identity(model, places)), load)
+    return RewardHandle(take_part(residency.owner, part), residency)
 
 
 def _places(download: bool) -> RewardPlaces:

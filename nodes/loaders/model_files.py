@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..common.checks import Field, check_choice, check_fields
 from ..common.folders import (
     ADAPTER_FOLDER,
+    digest,
     find_file,
     fingerprint,
     list_diffusers_folders,
@@ -156,9 +157,9 @@ def identify(sources: ModelSources) -> str:
     try:
         files = resolve_sources(replace(sources, allow_download=False))
     except FileNotFoundError as error:
-        return f"not here: {error}"
+        return digest(f"not here: {error}")
     paths = {path for path in vars(files).values() if path is not None}
-    return "|".join(f"{path}>{fingerprint(path)}" for path in sorted(paths))
+    return digest("|".join(f"{path}>{fingerprint(path)}" for path in sorted(paths)))
 
 
 def _check_files(choice: ModelChoice) -> None:

@@ -14,16 +14,16 @@ from ..sockets import RewardHandle, Rewards, make_schema, output
 from .candidates import RANK_BY, Ranking, check_ranking, rank, ranking_sheet, ranking_text, sample_candidates
 from .inputs import (
     GUIDANCE,
-    NEGATIVE_PROMPT,
     SEED,
     STEPS,
     VIEW_SCALE,
     ZIGZAG,
-    check_sampling_numbers,
+    check_sampling,
     latent_output,
     numbers_read,
     optional_inputs,
     prompt_inputs,
+    settings_output,
 )
 from .sample import comfy_latent, decode_set
 
@@ -78,24 +78,24 @@ class T2MVSampleBest(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
+    def validate_inputs(cls, prompts: str | None = None) -> bool | str:
+        """Refuse unusable prompts before the run; of other inputs ComfyUI would paint the innocent ones."""
+        return first_problem(lambda: read_prompts(prompts))
+
+    @classmethod
+    def check_lazy_status(
         cls,
         prompts: str | None = None,
-        negative_prompt: str | None = None,
-        candidates: int | None = None,
-        keep: int | None = None,
+        rewards: tuple[RewardHandle, ...] = (),
         rank_by: str | None = None,
-        sampler: str | None = None,
-        steps: int | None = None,
-        zigzag_steps: int | None = None,
-    ) -> bool | str:
-        """Refuse unusable texts, choices and counts before the run."""
-        numbers = numbers_read(sampler, {"steps": steps, "zigzag_steps": zigzag_steps})
-        return first_problem(
-            lambda: _check_plan(prompts, candidates, keep, rank_by, sampler),
-            lambda: NEGATIVE_PROMPT.check(negative_prompt),
-            lambda: check_sampling_numbers(numbers),
-        )
+        **others: Any,
+    ) -> list[str]:
+        """Refuse values that ComfyUI let pass, and rewards that cannot rank, and then ask for the model."""
+        sampler = others.get("sampler")
+        _check_plan(prompts, others.get("candidates"), others.get("keep"), rank_by, sampler)
+        check_sampling(**numbers_read(sampler, others))
+        check_ranking(rank_by, [handle.reward.kind for handle in rewards])
+        return ["model"]
 
     @classmethod
     def execute(
@@ -131,6 +131,7 @@ class T2MVSampleBest(io.ComfyNode):
             [score for _, score in best],
             report,
             sheet,
+            "\n".join(candidate.settings for candidate, _ in best),
             ui={**ui.PreviewImage(sheet, cls=cls).as_dict(), **ui.PreviewText(report).as_dict()},
         )
 
@@ -180,4 +181,5 @@ def _outputs() -> list[io.Output]:
         output(io.Float, "scores", "What every kept set was ranked by, as a list.", is_output_list=True),
         output(io.String, "report", "The whole ranking, to read."),
         output(io.Image, "ranking", "All sets in order, with ranks, seeds and scores."),
+        settings_output(),
     ]  # fmt: skip

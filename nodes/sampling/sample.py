@@ -19,11 +19,13 @@ from .inputs import (
     STEPS,
     VIEW_SCALE,
     ZIGZAG,
-    check_sampling_numbers,
+    check_sampling,
+    describe_set,
     latent_output,
     optional_inputs,
     prompt_inputs,
     read_settings,
+    settings_output,
 )
 
 if TYPE_CHECKING:
@@ -39,7 +41,26 @@ SEED_TOOLTIP = (
 )
 
 
-class T2MVSampleStandard(io.ComfyNode):
+class SamplingNode(io.ComfyNode):
+    """What the sampling nodes check before ComfyUI loads the model for them.
+
+    ComfyUI paints every input red that a failed `validate_inputs` takes, so that one takes the prompt only.
+    """
+
+    @classmethod
+    def validate_inputs(cls, prompt: str | None = None) -> bool | str:
+        """Refuse unusable prompts before the run."""
+        return first_problem(lambda: read_prompts(prompt))
+
+    @classmethod
+    def check_lazy_status(cls, prompt: str | None = None, **others: Any) -> list[str]:
+        """Refuse values that ComfyUI let pass, linked ones too, and then ask for the model."""
+        read_prompts(prompt)
+        check_sampling(**others)
+        return ["model"]
+
+
+class T2MVSampleStandard(SamplingNode):
     """Ordinary few-step sampling."""
 
     @classmethod
@@ -55,17 +76,12 @@ class T2MVSampleStandard(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, prompt: str | None = None, negative_prompt: str | None = None) -> bool | str:
-        """Refuse unusable texts before the run."""
-        return first_problem(lambda: read_prompts(prompt), lambda: NEGATIVE_PROMPT.check(negative_prompt))
-
-    @classmethod
     def execute(cls, model: ModelHandle, prompt: str, seed: int, **others: Any) -> io.NodeOutput:
         """Sample; one UNet evaluation per step."""
         return io.NodeOutput(*sample_views("standard", model, prompt, seed, **others))
 
 
-class T2MVSampleZMV(io.ComfyNode):
+class T2MVSampleZMV(SamplingNode):
     """Few-step sampling with zigzags."""
 
     @classmethod
@@ -82,21 +98,6 @@ class T2MVSampleZMV(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls,
-        prompt: str | None = None,
-        negative_prompt: str | None = None,
-        steps: int | None = None,
-        zigzag_steps: int | None = None,
-    ) -> bool | str:
-        """Refuse unusable texts, and more zigzags than steps, before the run."""
-        return first_problem(
-            lambda: read_prompts(prompt),
-            lambda: NEGATIVE_PROMPT.check(negative_prompt),
-            lambda: check_sampling_numbers({"steps": steps, "zigzag_steps": zigzag_steps}),
-        )
-
-    @classmethod
     def execute(cls, model: ModelHandle, prompt: str, seed: int, **others: Any) -> io.NodeOutput:
         """Sample; a zigzag costs two more UNet evaluations per repeat."""
         return io.NodeOutput(*sample_views("zmv", model, prompt, seed, **others))
@@ -109,7 +110,7 @@ def _inputs(*zigzag: io.Input) -> list[io.Input]:
 
 def _outputs() -> list[io.Output]:
     tooltip = "The views as a batch: in the rig's order, one set after the other."
-    return [output(io.Image, "images", tooltip), latent_output()]
+    return [output(io.Image, "images", tooltip), latent_output(), settings_output()]
 
 
 def sample_views(
@@ -120,7 +121,7 @@ def sample_views(
     rig: CameraRig | None = None,
     negative_prompt: str = "",
     **numbers: float,
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> tuple[Tensor, dict[str, Tensor], str]:
     """Sample every line of the prompt, one after the other, and decode the views.
 
     Args:
@@ -133,19 +134,22 @@ def sample_views(
         numbers: the node's numeric inputs, by input name.
 
     Returns:
-        Pictures as ComfyUI keeps them, [B·V, H, W, 3] float32 in [0, 1], and the same as a LATENT.
+        Pictures as ComfyUI keeps them, [B·V, H, W, 3] float32 in [0, 1], the same as a LATENT, and what was
+        used, a line per set.
     """
     from ...t2mv_core.samplers import count_evaluations
 
     prompts = read_prompts(prompt)
     SEED.check(seed)
     NEGATIVE_PROMPT.check(negative_prompt)
-    settings = read_settings(numbers)
+    settings = read_settings(numbers, model)
     progress = SamplingProgress(model, count_evaluations(sampler, settings) * len(prompts))
     sample_set = SetSampler(model, sampler, settings, progress, prompts, rig, negative_prompt)
-    latents = [sample_set(line, seed + index) for index, line in enumerate(prompts)]
+    seeds = [(seed + index) % (MAX_SEED + 1) for index in range(len(prompts))]
+    latents = [sample_set(*each) for each in zip(prompts, seeds, strict=True)]
     images = [decode_set(model, views) for views in latents]
-    return torch.cat(images), comfy_latent(model, latents)
+    used = "\n".join(describe_set(each, settings, numbers) for each in seeds)
+    return torch.cat(images), comfy_latent(model, latents), used
 
 
 class SetSampler:
@@ -204,7 +208,7 @@ class SetSampler:
 
         def sample(_: torch.device) -> Tensor:
             self._progress.done = done  # a second try, out of memory, counts anew
-            noise = SeededNoise([seed % (MAX_SEED + 1)])
+            noise = SeededNoise([seed])
             trajectory = self._sample(
                 self._bundle, self._conditions[prompt], self._cameras, noise, self._settings, self._progress
             )

@@ -1,4 +1,4 @@
-"""The node that trains a LoRA: it starts the trainer as a process of its own and shows how it gets on."""
+"""The node that trains a LoRA inside ComfyUI, on the model and rewards of the graph."""
 
 from __future__ import annotations
 
@@ -7,20 +7,29 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io, ui
 
-from ...training.config import load_config
 from ..common.checks import first_problem, widgets
 from ..common.folders import lora_folders, output_dir, refresh_lora_list, reward_folders
-from ..common.memory import check_cancelled, compute_device, is_cancelled, unload_everything
+from ..common.memory import compute_device
 from ..common.outputs import picture_tensor
-from ..sockets import make_schema, output
+from ..sockets import Model, Rewards, make_schema, output
 from .publish import find_place, is_lost, listed_name, publish
-from .settings import FIELDS, build_overrides, check_inputs, check_name, read_training_prompts, write_prompts
+from .settings import (
+    FIELDS,
+    Places,
+    build_config,
+    check_inputs,
+    check_name,
+    read_training_prompts,
+    write_prompts,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ...training.config import TrainConfig
+    from ..sockets import ModelHandle, RewardHandle
+
 RUNS_FOLDER = "t2mv_runs"
-POLL_SECONDS = 0.25
 # ComfyUI 0.3.64 gives io.Combo.Output no type name, so that nothing could be connected to it.
 LoraName = io.Custom("COMBO")
 
@@ -34,12 +43,27 @@ class T2MVTrainLoRA(io.ComfyNode):
             node_id="T2MVTrainLoRA",
             display_name="Train LoRA (T2MV)",
             category="T2MV/training",
-            description="Trains a LoRA by reinforcement learning with rewards (MVC-ZigAL), in a process of "
-            "its own. Cancelling keeps the state; queueing again goes on.",
+            description="Trains a LoRA by reinforcement learning with rewards (MVC-ZigAL). Cancelling keeps "
+            "the state; queueing again goes on.",
             search_aliases=["mvc-zigal", "reinforcement learning", "finetune", "rl training", "train lora"],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
-            inputs=widgets(*FIELDS),
+            inputs=[
+                *widgets(*FIELDS),
+                Model.Input(
+                    "model",
+                    optional=True,
+                    lazy=True,
+                    tooltip="What to train on, LoRAs included, which stay as they are. Unconnected: the "
+                    "preset's model.",
+                ),
+                Rewards.Input(
+                    "rewards",
+                    optional=True,
+                    lazy=True,
+                    tooltip="What to learn from, each with weight 1. Unconnected: the preset's rewards.",
+                ),
+            ],
             outputs=[
                 output(
                     LoraName, "lora_name", "The LoRA's name: connect it to the input 'lora' of Load LoRA."
@@ -51,16 +75,16 @@ class T2MVTrainLoRA(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls,
-        name: str | None = None,
-        preset: str | None = None,
-        prompts: str | None = None,
-        objective: str | None = None,
-    ) -> bool | str:
-        """Refuse unusable names, choices and texts before the run."""
-        inputs = {"name": name, "preset": preset, "prompts": prompts, "objective": objective}
-        return first_problem(lambda: check_inputs(inputs))
+    def validate_inputs(cls, name: str | None = None) -> bool | str:
+        """Refuse unusable names before the run; of other inputs ComfyUI would paint the innocent ones."""
+        return first_problem(lambda: check_name(name))
+
+    @classmethod
+    def check_lazy_status(cls, **inputs: Any) -> list[str]:
+        """Refuse what cannot be trained, and then ask for the model and the rewards that are connected."""
+        check_inputs(inputs)
+        find_place(inputs["name"], _run_dir(inputs["name"]), lora_folders())
+        return [name for name in ("model", "rewards") if name in inputs]
 
     @classmethod
     def fingerprint_inputs(cls, name: str | None = None, **others: Any) -> str:
@@ -72,13 +96,18 @@ class T2MVTrainLoRA(io.ComfyNode):
         return "lost" if name is not None and is_lost(name, _run_dir(name), lora_folders()) else ""
 
     @classmethod
-    def execute(cls, **inputs: Any) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: ModelHandle | None = None,
+        rewards: tuple[RewardHandle, ...] | None = None,
+        **inputs: Any,
+    ) -> io.NodeOutput:
         """Train to the end, or go on where the run was; put the LoRA into its place."""
         check_inputs(inputs)
         run_dir = _run_dir(inputs["name"])
         place = find_place(inputs["name"], run_dir, lora_folders())
-        overrides, total = _prepare(inputs, run_dir)
-        _train(inputs, overrides, run_dir, total, cls.hidden.unique_id)
+        config = _prepare(inputs, run_dir, model, rewards)
+        _train(config, inputs["resume"], model, rewards, cls.hidden.unique_id)
         source = publish(run_dir, place)
         refresh_lora_list()
         report = _report(inputs, run_dir, source)
@@ -86,56 +115,47 @@ class T2MVTrainLoRA(io.ComfyNode):
         return io.NodeOutput(*outputs, ui=ui.PreviewText(report))
 
 
-def _prepare(inputs: dict[str, Any], run_dir: Path) -> tuple[list[str], int]:
-    """Write the prompts and build the trainer's arguments; all that can be refused is refused here.
-
-    Returns:
-        The overrides, and the number of iterations of the whole run.
-    """
-    on_cpu = compute_device().type == "cpu"
+def _prepare(
+    inputs: dict[str, Any],
+    run_dir: Path,
+    model: ModelHandle | None,
+    rewards: tuple[RewardHandle, ...] | None,
+) -> TrainConfig:
+    """Build the configuration and write the prompts; all that can be refused is refused here."""
     reward_dirs = reward_folders()
     reward_dir = next((folder for folder in reward_dirs if folder.is_dir()), reward_dirs[0])
     prompts = read_training_prompts(inputs["prompts"])
     prompts_path = run_dir / "prompts.jsonl" if prompts else None
-    preset = load_config(inputs["preset"])
-    overrides = build_overrides(inputs, preset, run_dir, reward_dir, on_cpu, prompts_path)
-    run = load_config(inputs["preset"], overrides).run
+    places = Places(run_dir, reward_dir, prompts_path, compute_device().type == "cpu")
+    config = build_config(inputs, places, model, rewards)
     run_dir.mkdir(parents=True, exist_ok=True)
     if prompts_path is not None:
         write_prompts(prompts, prompts_path)
-    return overrides, run.epochs * run.iterations_per_epoch
+    return config
 
 
 def _train(
-    inputs: dict[str, Any], overrides: list[str], run_dir: Path, total: int, node_id: str | None
+    config: TrainConfig,
+    resume: bool,
+    model: ModelHandle | None,
+    rewards: tuple[RewardHandle, ...] | None,
+    node_id: str | None,
 ) -> None:
-    """Run the trainer to its end.
-
-    Raises:
-        RuntimeError: it ended otherwise; with the last lines of its log.
-        InterruptProcessingException: cancelled; the trainer has saved its state and ended.
-    """
-    from .process import build_command, running_trainer
+    """Train on what is connected, and for the rest on what the preset names."""
     from .progress import TrainingDisplay
+    from .session import load_preset_model, load_preset_rewards, train
 
-    unload_everything()  # the trainer needs the room
-    display = TrainingDisplay(run_dir, total, node_id)
-    command = build_command(inputs["preset"], inputs["resume"], overrides)
-    with running_trainer(command, run_dir / "trainer.log") as trainer:
-        while (exit_code := trainer.wait(POLL_SECONDS)) is None:
-            if is_cancelled():
-                trainer.stop(display.stop_seconds(), display.show_stopping)
-            check_cancelled()
-            display.update()
-    if exit_code != 0:
-        raise RuntimeError(trainer.failure(exit_code))
-    display.update()
+    total = config.run.epochs * config.run.iterations_per_epoch
+    display = TrainingDisplay(Path(config.run.out_dir), total, node_id)
+    model = model or load_preset_model(config.model)
+    train(config, resume, model, rewards or load_preset_rewards(config), display)
 
 
 def _report(inputs: dict[str, Any], run_dir: Path, source: Path) -> str:
-    from .progress import read_records, reward_lines
+    from ...training.run.metrics import read_metrics
+    from .progress import reward_lines
 
-    records = read_records(run_dir / "metrics.jsonl")
+    records = read_metrics(run_dir / "metrics.jsonl")
     num_done = int(records[-1]["iteration"]) if records else 0
     lines = [
         f"LoRA: {listed_name(inputs['name'])} ({source.name} after {num_done} iterations)",

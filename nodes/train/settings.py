@@ -1,26 +1,37 @@
-"""The inputs of the node that trains, and the trainer's arguments that are made of them. Needs no ComfyUI.
+"""The inputs of the node that trains, and the configuration that is made of them. Needs no ComfyUI.
 
-A workflow file is a stranger's file. Nothing of it reaches the trainer's command line but numbers, names from
-lists, and paths that this pack built itself; prompts go through a file.
+A workflow file is a stranger's file. Nothing of it reaches the trainer but numbers, names from lists, and
+paths that this pack built itself; prompts go through a file.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...t2mv_core.formats.atomic import replaced
-from ...training.config import OBJECTIVE_NAMES, TrainConfig, preset_names
+from ...training.config import (
+    OBJECTIVE_NAMES,
+    TrainConfig,
+    config_from_dict,
+    config_to_dict,
+    load_config,
+    preset_names,
+)
 from ..common.checks import Field, split_lines
+
+if TYPE_CHECKING:
+    from ..sockets import ModelHandle, RewardHandle
 
 PRESETS_OWN = "preset's"
 NOT_FOR_USERS = {"comparison"}  # what training.compare repeats the paper's comparison with
 MAX_NAME_CHARACTERS = 50  # of up to four bytes: with its endings still a file name everywhere
 MAX_TRAINING_PROMPTS = 5000
+DTYPE_WORDS = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
 
 
 def list_presets() -> list[str]:
@@ -140,66 +151,105 @@ def write_prompts(prompts: Sequence[str], path: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def build_overrides(
+@dataclass(frozen=True)
+class Places:
+    """Where a run finds and writes things on this machine.
+
+    Attributes:
+        run_dir: its folder.
+        reward_dir: folder with the weights of published rewards.
+        prompts_path: file of the user's own prompts; None leaves the preset's.
+        on_cpu: ComfyUI computes on the processor.
+    """
+
+    run_dir: Path
+    reward_dir: Path
+    prompts_path: Path | None
+    on_cpu: bool
+
+
+def build_config(
     inputs: Mapping[str, Any],
-    preset: TrainConfig,
-    run_dir: Path,
-    reward_dir: Path,
-    on_cpu: bool,
-    prompts_path: Path | None,
-) -> list[str]:
-    """Write the checked inputs as the trainer's `section.key=value` words.
+    places: Places,
+    model: ModelHandle | None = None,
+    rewards: Sequence[RewardHandle] | None = None,
+) -> TrainConfig:
+    """Write the checked inputs into the chosen preset.
 
     Every iteration is an epoch of its own, so that pictures and a LoRA are there after each, and a run can be
     made longer by any number of iterations.
 
     Args:
         inputs: checked values by input name.
-        preset: the chosen one's configuration.
-        run_dir: where the run lies.
-        reward_dir: folder with the weights of published rewards.
-        on_cpu: ComfyUI computes on the processor, so the trainer is to do likewise.
-        prompts_path: file of the user's own prompts; None leaves the preset's.
+        places: see Places.
+        model: the connected model, which then stands in the configuration; None is the preset's.
+        rewards: the connected rewards, likewise.
+
+    Raises:
+        ValueError: the inputs do not go together, such as an objective without its reward, in a sentence.
     """
-    values: dict[str, Any] = {
-        "run.out_dir": str(run_dir),
-        "run.epochs": inputs["iterations"] or preset.run.epochs * preset.run.iterations_per_epoch,
-        "run.iterations_per_epoch": 1,
-        "run.keep_loras": 3,
-        "run.sheet_prompts": max(preset.run.sheet_prompts, 1),
-        "run.trackers": [],
-        "run.seed": inputs["seed"],
-        "model.allow_download": inputs["download"],
-        "reward.allow_download": inputs["download"],
-        "reward.folder": str(reward_dir),
+    preset = load_config(inputs["preset"])
+    sections: dict[str, dict[str, Any]] = {
+        "run": {
+            "out_dir": str(places.run_dir),
+            "epochs": inputs["iterations"] or preset.run.epochs * preset.run.iterations_per_epoch,
+            "iterations_per_epoch": 1,
+            "save_every": 1,
+            "keep_loras": 3,
+            "sheet_prompts": max(preset.run.sheet_prompts, 1),
+            "trackers": [],
+            "seed": inputs["seed"],
+        },
+        "model": {"allow_download": inputs["download"]} | ({"device": "cpu"} if places.on_cpu else {}),
+        "reward": {"allow_download": inputs["download"], "folder": str(places.reward_dir)},
+        "sampling": {"prompts": str(places.prompts_path)} if places.prompts_path else {},
+        "optim": {"lr": float(inputs["learning_rate"])} if inputs["learning_rate"] else {},
+        "evaluation": {},
     }
-    if on_cpu:
-        values["model.device"] = "cpu"
-    if prompts_path is not None:
-        values["sampling.prompts"] = str(prompts_path)
+    if rank := inputs["rank"]:
+        # alpha / rank scales the LoRA; another rank is not to be another strength
+        scale = preset.model.lora_alpha / preset.model.lora_rank
+        sections["model"] |= {"lora_rank": rank, "lora_alpha": scale * rank}
+    if count := inputs["prompts_per_iteration"]:
+        sections["sampling"]["prompts_per_iteration"] = count
+        if preset.optim.prompts_per_update is not None:
+            sections["optim"]["prompts_per_update"] = min(preset.optim.prompts_per_update, count)
+    if model is not None:
+        sections["model"] |= _describe_model(model)
+    if rewards:
+        sections["reward"] |= {
+            kind: {handle.reward.name: 1.0 for handle in rewards if handle.reward.kind == kind}
+            for kind in ("view", "joint")
+        }
+        sections["evaluation"] = {"view": [], "joint": []}  # what is connected is measured, and nothing more
+    values = config_to_dict(preset)
+    for name, section in sections.items():
+        values[name] |= section
     if inputs["objective"] != PRESETS_OWN:
         values["objective"] = inputs["objective"]
-    if inputs["learning_rate"]:
-        values["optim.lr"] = float(inputs["learning_rate"])
-    if inputs["rank"]:
-        values["model.lora_rank"] = inputs["rank"]
-        # alpha / rank scales the LoRA; another rank is not to be another strength
-        values["model.lora_alpha"] = preset.model.lora_alpha / preset.model.lora_rank * inputs["rank"]
-    if count := inputs["prompts_per_iteration"]:
-        values["sampling.prompts_per_iteration"] = count
-        if preset.optim.prompts_per_update is not None:
-            values["optim.prompts_per_update"] = min(preset.optim.prompts_per_update, count)
-    return [f"{key}={yaml_value(value)}" for key, value in values.items()]
+    return config_from_dict(values)
 
 
-def yaml_value(value: str | int | float | bool | list[Any]) -> str:
-    """Write a value as YAML that reads back as it was, in plain ASCII whatever a path holds.
+def _describe_model(model: ModelHandle) -> dict[str, Any]:
+    """Return a connected model in the words of the configuration.
 
-    Not `json.dumps`: YAML 1.1 reads neither its pairs of surrogates nor an unescaped delete character.
+    Raises:
+        ValueError: it is kept in float8, or one of its LoRAs has no file, by which a resumed run could know
+            it again.
     """
-    if isinstance(value, str):
-        plain = (c if " " <= c <= "~" and c not in '"\\' else f"\\U{ord(c):08x}" for c in value)
-        return f'"{"".join(plain)}"'
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{value} is not a finite number.")
-    return json.dumps(value)
+    bundle = model.bundle
+    if any(weight.dtype.itemsize == 1 for weight in bundle.unet.parameters()):
+        raise ValueError("A model in float8 cannot be trained on; set Load Model's precision to another one.")
+    nameless = [lora.name for lora in bundle.loras if lora.path is None]
+    if nameless:
+        raise ValueError(f"The model has a LoRA without a file ({nameless[0]}); connect one from Load LoRA.")
+    sources = bundle.sources
+    return {
+        "name": sources.model,
+        "adapter": sources.adapter,
+        "unet": sources.unet,
+        "scheduler": sources.scheduler,
+        "solver": sources.solver,
+        "dtype": DTYPE_WORDS[str(bundle.unet.dtype)],
+        "base_loras": [{"path": str(lora.path), "strength": lora.strength} for lora in bundle.loras],
+    }

@@ -59,11 +59,9 @@ class T2MVCreateTurntable(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, filename_prefix: str | None = None, folder: str | None = None) -> bool | str:
+    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
         """Refuse names that leave the folder before the run."""
-        return first_problem(
-            lambda: check_prefix("filename_prefix", filename_prefix), lambda: FOLDER.check(folder)
-        )
+        return first_problem(lambda: check_prefix("filename_prefix", filename_prefix))
 
     @classmethod
     def execute(

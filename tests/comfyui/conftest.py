@@ -122,6 +122,8 @@ class Run:
         previews: pictures (JPEG or PNG bytes) shown during the run.
         outputs: node id -> what the node showed (ComfyUI's "ui" output).
         error: ComfyUI's error message, if any.
+        executing: ids of the nodes that ComfyUI ran, in order.
+        cached: ids of the nodes whose results it had kept.
     """
 
     status: str = ""
@@ -129,6 +131,8 @@ class Run:
     previews: list[bytes] = field(default_factory=list)
     outputs: dict[str, Any] = field(default_factory=dict)
     error: str = ""
+    executing: list[str] = field(default_factory=list)
+    cached: list[str] = field(default_factory=list)
 
 
 class ComfyServer:
@@ -160,6 +164,19 @@ class ComfyServer:
         status, answer = self.post("/prompt", {"prompt": workflow})
         assert status == 400, f"accepted: {answer}"
         return json.dumps(answer["node_errors"], ensure_ascii=False)
+
+    def refusal_or_error(self, workflow: dict[str, Any]) -> str:
+        """Queue a workflow that must fail, before the run or in it; give ComfyUI's answer as text.
+
+        In a run nothing may have been sampled. ComfyUI 0.33 checks more before it than 0.3.64.
+        """
+        status, answer = self.post("/prompt", {"prompt": workflow})
+        if status == 400:
+            return json.dumps(answer["node_errors"], ensure_ascii=False)
+        run = self.run(workflow)
+        assert run.status == "error"
+        assert not run.progress
+        return run.error
 
     def run(self, workflow: dict[str, Any], on_progress: Callable[[int], None] | None = None) -> Run:
         """Queue a workflow and follow it to its end.
@@ -194,6 +211,10 @@ class ComfyServer:
             run.progress.append((data["node"], data["value"], data["max"]))
             if on_progress:
                 on_progress(len(run.progress))
+        elif kind == "executing" and data["node"] is not None:
+            run.executing.append(data["node"])
+        elif kind == "execution_cached":
+            run.cached += data["nodes"]
         elif kind == "executed":
             run.outputs[data["node"]] = data["output"]
         elif kind.startswith("execution_") and kind.split("_")[1] in ("success", "interrupted", "error"):

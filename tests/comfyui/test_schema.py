@@ -109,7 +109,7 @@ def test_script_versions_fit_the_schemas(object_info: dict[str, Any], name: str)
         assert set(node["inputs"]) <= set(known)
         assert set(schema["input"].get("required", {})) <= set(node["inputs"])
         if node["class_type"].startswith("T2MV"):  # nothing is left to a default, which may change
-            widgets = {field for field in known if _kind(known[field]) in WIDGETS}
+            widgets = {field for field in known if _has_widget(known[field])}
             assert widgets <= set(node["inputs"])
         for field, value in node["inputs"].items():
             if isinstance(value, list):
@@ -128,12 +128,13 @@ def test_shown_workflows_fit_the_schemas(object_info: dict[str, Any], name: str)
         schema = object_info[node["type"]]
         known = _inputs(schema)
         own = [entry for entry in node["inputs"] if (node["type"], entry["name"]) not in OF_THE_PAGE]
-        assert {entry["name"]: entry["type"] for entry in own} == {
-            field: _kind(declared) for field, declared in known.items()
-        }
-        assert [output["type"] for output in node["outputs"]] == [
-            "COMBO" if isinstance(kind, list) else kind for kind in schema["output"]
-        ]
+        names = [entry["name"] for entry in own]
+        assert names == [name for name in known if name in names]
+        assert all(_accepts(known[entry["name"]], entry["type"]) for entry in own)
+        kinds = ["COMBO" if isinstance(kind, list) else kind for kind in schema["output"]]
+        # What is new in a node since a workflow was kept comes last, and may be missing.
+        assert set(schema["input"].get("required", {})) <= set(names)
+        assert [output["type"] for output in node["outputs"]] == kinds[: len(node["outputs"])]
         linked = {entry["name"] for entry in node["inputs"] if entry["link"] is not None}
         fields = _widget_fields(schema)
         values = node.get("widgets_values", [])
@@ -148,11 +149,15 @@ def _kind(declared: list[Any]) -> str:
     return "COMBO" if isinstance(declared[0], list) else declared[0]
 
 
+def _has_widget(declared: list[Any]) -> bool:
+    return _kind(declared) in WIDGETS and not (declared[1] if len(declared) > 1 else {}).get("forceInput")
+
+
 def _widget_fields(schema: dict[str, Any]) -> list[str | None]:
     """The inputs that have a box, in the frontend's order; None is a seed's control-after-generate."""
     fields: list[str | None] = []
     for field, declared in _inputs(schema).items():
-        if _kind(declared) not in WIDGETS:
+        if not _has_widget(declared):
             continue
         fields.append(field)
         options = declared[1] if len(declared) > 1 else {}
@@ -167,8 +172,12 @@ def _widget_fields(schema: dict[str, Any]) -> list[str | None]:
 def _check_link(
     object_info: dict[str, Any], api: dict[str, Any], declared: list[Any], link: list[Any]
 ) -> None:
-    source = object_info[api[link[0]]["class_type"]]["output"][link[1]]
-    assert _kind(declared) in (source, "*")
+    assert _accepts(declared, object_info[api[link[0]]["class_type"]]["output"][link[1]])
+
+
+def _accepts(declared: list[Any], kind: str) -> bool:
+    """Return whether an input takes a type; one that takes several lists them with commas."""
+    return kind in _kind(declared).split(",") or kind == _kind(declared) or _kind(declared) == "*"
 
 
 def _check_value(node_type: str, field: str, declared: list[Any], value: Any) -> None:

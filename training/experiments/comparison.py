@@ -222,7 +222,7 @@ def write_result(task: Task, found: Measurement, training: dict[str, Any] | None
         "seed": task.seed,
         "key": task.key(),
         "config": config,
-        "git": environment["git"],
+        "commit": environment["commit"],
         "packages": environment["packages"],
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "evaluations_per_set": found.evaluations_per_set,

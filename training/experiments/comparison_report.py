@@ -146,8 +146,8 @@ def _table(runs: Sequence[dict[str, Any]], measure: str) -> Tensor:
 
 
 def _commit(run: Mapping[str, Any]) -> str:
-    git = run["git"] or {"commit": "unknown", "is_dirty": False}
-    return str(git["commit"])[:10] + (" with changes" if git["is_dirty"] else "")
+    earlier = run.get("git") or {}  # records of 2026 and before
+    return str(run.get("commit") or earlier.get("commit") or "unknown")[:10]
 
 
 def _method_record(name: str, results: Results) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from t2mv_core.cameras import CameraRig
 from t2mv_core.denoiser import encode_cameras
 from t2mv_core.formats.sources import ModelSources
 from t2mv_core.formats.strict import check_fit, shapes_of
-from t2mv_core.lora.adapters import add_lora, trainable_parameters
+from t2mv_core.lora.adapters import add_lora, remove_lora, trainable_parameters
 from t2mv_core.lora.files import lora_state_dict
 from t2mv_core.samplers import SamplingSettings
 from t2mv_core.trajectory import derive_seed
@@ -90,6 +90,13 @@ def make_policy(config: TrainConfig, bundle: ModelBundle) -> Policy:
     azimuths_deg = config.sampling.azimuths_deg[: config.sampling.num_views]
     cameras = encode_cameras(bundle, camera_rig(azimuths_deg))
     return Policy(policy_bundle, cameras, config.optim.mixed_precision == "bf16")
+
+
+def undo_policy(bundle: ModelBundle) -> None:
+    """Take the LoRA and the settings of `make_policy` off a model that others use, too."""
+    remove_lora(bundle.unet, LORA_NAME)
+    bundle.unet.disable_gradient_checkpointing()
+    bundle.unet.eval()
 
 
 def reference_policy(policy: Policy) -> Policy:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Protocol
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -25,6 +26,22 @@ TEXTS = {
     "clip_fraction": "clipped {:.0%}",
 }
 """The metrics that are shown."""
+
+
+class Display(Protocol):
+    """Shows where a run stands; whatever one of its methods raises ends the run."""
+
+    def shown(self) -> AbstractContextManager[None]:
+        """Be there within the block."""
+
+    def phase(self, name: str, total: int) -> None:
+        """Begin a part of the current iteration, such as "rollout", of `total` steps."""
+
+    def advance(self) -> None:
+        """End a step of the phase."""
+
+    def report(self, record: Mapping[str, float]) -> None:
+        """End an iteration, whose files are written; `record` has its metrics by name."""
 
 
 class RunDisplay:

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import platform
-import subprocess
 import sys
 from datetime import datetime, timezone
 from importlib import metadata
@@ -22,7 +21,6 @@ logger = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy")
 REPOSITORY = Path(__file__).resolve().parents[2]
-GIT_SECONDS = 10.0
 
 
 def describe_environment() -> dict[str, Any]:
@@ -37,7 +35,7 @@ def describe_environment() -> dict[str, Any]:
         packages: version by package name; None for one that is not installed.
         devices: `name` and `memory_gib` of each CUDA device; without one, the CPU's name, `num_cores` and
             `num_threads` (of torch).
-        git: see `describe_commit`.
+        commit: see `describe_commit`.
     """
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -47,7 +45,7 @@ def describe_environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": {name: package_version(name) for name in PACKAGES},
         "devices": describe_devices(),
-        "git": describe_commit(REPOSITORY),
+        "commit": describe_commit(REPOSITORY),
     }
 
 
@@ -95,26 +93,27 @@ def describe_devices() -> list[dict[str, Any]]:
     return [{"name": name, "num_cores": os.cpu_count(), "num_threads": torch.get_num_threads()}]
 
 
-def describe_commit(folder: Path) -> dict[str, Any]:
-    """Return `commit` of the repository whose root is `folder`, and `is_dirty`: whether tracked files differ.
+def describe_commit(folder: Path) -> str | None:
+    """Return the commit that is checked out in the repository whose root is `folder`; None elsewhere.
 
-    Both are None without git, and for a copy of this pack inside another repository (ComfyUI's, say), whose
-    commit would say nothing about the pack.
+    Git's own files say it: the pack starts no programs.
     """
-    root, _, commit = (_ask_git(folder, "rev-parse", "--show-toplevel", "HEAD") or "").partition("\n")
-    if not commit or Path(root).resolve() != folder.resolve():
-        return {"commit": None, "is_dirty": None}
-    changes = _ask_git(folder, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
-    return {"commit": commit, "is_dirty": None if changes is None else bool(changes)}
-
-
-def _ask_git(folder: Path, *words: str) -> str | None:
-    """Return what git prints; None when there is no git, it fails or takes too long."""
-    command = ["git", "-C", str(folder), *words]
+    head = _read_line(folder / ".git" / "HEAD")
+    if head is None or not head.startswith("ref: "):
+        return head
+    name = head.removeprefix("ref: ")
+    commit = _read_line(folder / ".git" / name)
+    if commit is not None:
+        return commit
     try:
-        answer = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=GIT_SECONDS, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
+        packed = (folder / ".git" / "packed-refs").read_text("utf-8").splitlines()
+    except (OSError, ValueError):
         return None
-    return answer.stdout.decode("utf-8", errors="replace").strip()
+    return next((line.partition(" ")[0] for line in packed if line.endswith(f" {name}")), None)
+
+
+def _read_line(path: Path) -> str | None:
+    try:
+        return path.read_text("utf-8").strip()
+    except (OSError, ValueError):
+        return None

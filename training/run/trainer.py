@@ -45,7 +45,7 @@ from ..models.policy import (
     sampling_settings,
 )
 from .checkpoint import RunState, load_checkpoint, refuse_another_run, save_checkpoint
-from .console import RunDisplay
+from .console import Display, RunDisplay
 from .folder import Recorder, RunFolder
 
 logger = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ class Trainer:
         accelerator: processes and device; none is this process alone on the bundle's device.
         resume: continue from the run folder's saved state when there is one.
         measures: the scorers of held-out evaluations; none: those of the training.
+        display: shows the run, and may raise at any step to end it where it is; none: bars on a terminal.
 
     Raises:
         FileExistsError: the run folder holds a run and `resume` is false.
@@ -84,6 +85,7 @@ class Trainer:
         accelerator: Accelerator | None = None,
         resume: bool = False,
         measures: Rewards | None = None,
+        display: Display | None = None,
     ) -> None:
         self.config, self.rewards = config, rewards
         self.accelerator = accelerator or Accelerator(cpu=bundle.device.type == "cpu")
@@ -111,7 +113,9 @@ class Trainer:
         self.folder = RunFolder(Path(config.run.out_dir))
         with self._locked_folder():  # not into the files of a run that is going on
             self._open_folder(resume)
-        self.display = RunDisplay(self.num_iterations, self.iteration, self.accelerator.is_main_process)
+        self.display = display or RunDisplay(
+            self.num_iterations, self.iteration, self.accelerator.is_main_process
+        )
 
     def request_stop(self) -> None:
         """Ask the run to save its state and end as soon as it can; safe to call from a signal handler."""

@@ -5,27 +5,19 @@ from __future__ import annotations
 import importlib
 import math
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-import yaml
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.config import load_config
 from training.data.prompts import read_prompt_file
-from training.mvczigal import build_parser
 
 GOOD: dict[str, Any] = {
     "name": "my lora", "preset": "demo", "prompts": "a red mug", "iterations": 7, "learning_rate": 1e-5,
     "rank": 4, "seed": 3, "objective": "ppo", "prompts_per_iteration": 2, "resume": True, "download": False,
-}  # fmt: skip
-KEYS = {
-    "run.out_dir", "run.epochs", "run.iterations_per_epoch", "run.keep_loras", "run.sheet_prompts",
-    "run.trackers", "run.seed", "model.allow_download", "model.device", "model.lora_rank", "model.lora_alpha",
-    "reward.allow_download", "reward.folder", "sampling.prompts", "sampling.prompts_per_iteration",
-    "objective", "optim.lr", "optim.prompts_per_update",
 }  # fmt: skip
 ANY_TEXT = st.text(st.characters(), max_size=80)  # unpaired surrogates too: paths can hold them
 HOSTILE = st.one_of(
@@ -44,29 +36,14 @@ def settings(pack: ModuleType) -> ModuleType:
     return importlib.import_module(f"{pack.__name__}.nodes.train.settings")
 
 
-@pytest.fixture(scope="module")
-def process(pack: ModuleType) -> ModuleType:
-    """`nodes/train/process.py` of the loaded pack."""
-    return importlib.import_module(f"{pack.__name__}.nodes.train.process")
-
-
-@given(text=ANY_TEXT)
-def test_any_text_survives_yaml_in_plain_characters(settings: ModuleType, text: str) -> None:
-    written = settings.yaml_value(text)
-    assert written.isascii()
-    assert written.isprintable()
-    assert yaml.safe_load(written) == text
-
-
-@pytest.mark.parametrize("value", [0, 12, 3e-5, 1e-320, True, [], [1, 2]])
-def test_other_values_survive_the_trainers_reading(settings: ModuleType, value: Any) -> None:
-    read = yaml.safe_load(settings.yaml_value(value))
-    assert (float(read) if isinstance(value, float) else read) == value  # YAML 1.1 takes 3e-05 for a word
+def places(settings: ModuleType, run_dir: Path, prompts: Path | None = None, on_cpu: bool = True) -> Any:
+    """A run folder and the others beside it."""
+    return settings.Places(run_dir, run_dir.parent / "rewards", prompts, on_cpu)
 
 
 @given(changes=st.dictionaries(st.sampled_from(sorted(GOOD)), HOSTILE, max_size=3), folder=ANY_TEXT)
 def test_hostile_values_are_refused_or_stay_values(
-    settings: ModuleType, process: ModuleType, changes: dict[str, Any], folder: str
+    settings: ModuleType, changes: dict[str, Any], folder: str
 ) -> None:
     inputs = {**GOOD, **changes}
     try:
@@ -74,16 +51,8 @@ def test_hostile_values_are_refused_or_stay_values(
     except ValueError:
         return
     run_dir = Path("/runs") / folder.replace("\0", "").strip("/") / inputs["name"]
-    preset = load_config(inputs["preset"])
-    around = (run_dir, run_dir.parent / "rewards", True)
-    words = settings.build_overrides(inputs, preset, *around, run_dir / "prompts.jsonl")
-    assert {word.partition("=")[0] for word in words} <= KEYS
-    command = process.build_command(inputs["preset"], inputs["resume"], words)
-    read = build_parser().parse_intermixed_args(command[command.index(process.CODE) + 2 :])
-    assert (read.preset, read.resume == "auto", read.overrides) == (
-        inputs["preset"], inputs["resume"], words,
-    )  # fmt: skip
-    config = load_config(inputs["preset"], words)
+    config = settings.build_config(inputs, places(settings, run_dir, run_dir / "prompts.jsonl"))
+    assert config.preset == inputs["preset"]
     assert config.run.out_dir == str(run_dir)
     assert config.run.seed == inputs["seed"]
     assert config.model.allow_download is config.reward.allow_download is inputs["download"]
@@ -158,19 +127,16 @@ def test_prompts_come_out_of_the_file_as_they_were_typed(
 def test_zero_means_the_presets_value(settings: ModuleType) -> None:
     zeros = {**GOOD, "prompts": "", "objective": settings.PRESETS_OWN}
     zeros |= dict.fromkeys(("iterations", "learning_rate", "rank", "prompts_per_iteration"), 0)
-    preset = load_config("demo")
-    around = (Path("/r/x"), Path("/models/t2mv_rewards"), False)
-    config = load_config("demo", settings.build_overrides(zeros, preset, *around, None))
+    config = settings.build_config(zeros, places(settings, Path("/r/x"), on_cpu=False))
+    preset = settings.load_config("demo")
     assert (config.model, config.sampling, config.optim) == (preset.model, preset.sampling, preset.optim)
     assert config.objective == preset.objective
     # the same length, but a LoRA and a sheet after every iteration
     assert (config.run.epochs, config.run.iterations_per_epoch) == (25, 1)  # demo: 5 epochs of 5
 
 
-def test_overrides_do_what_their_names_say(settings: ModuleType) -> None:
-    around = (Path("/r/x"), Path("/models/t2mv_rewards"), True)
-    words = settings.build_overrides(GOOD, load_config("demo"), *around, Path("/r/p.jsonl"))
-    config = load_config("demo", words)
+def test_inputs_do_what_their_names_say(settings: ModuleType) -> None:
+    config = settings.build_config(GOOD, places(settings, Path("/r/x"), Path("/r/p.jsonl")))
     assert config.run.epochs == 7
     assert config.optim.lr == 1e-5
     assert (config.model.lora_rank, config.model.lora_alpha) == (4, 4.0)  # demo's scale is 8 / 8
@@ -178,3 +144,46 @@ def test_overrides_do_what_their_names_say(settings: ModuleType) -> None:
     assert (config.sampling.prompts_per_iteration, config.optim.prompts_per_update) == (2, 2)  # demo's: 4
     assert config.sampling.prompts == str(Path("/r/p.jsonl"))
     assert config.model.device == "cpu"
+
+
+def model_handle(pack: ModuleType, dtype: torch.dtype = torch.float32, path: Path | None = None) -> Any:
+    """What Load Model and Load LoRA give, as far as a configuration speaks of it."""
+    bundle = importlib.import_module(f"{pack.__name__}.t2mv_core.bundle")
+    sources = importlib.import_module(f"{pack.__name__}.t2mv_core.formats.sources")
+    unet = torch.nn.Linear(1, 1).to(dtype)
+    unet.dtype = dtype
+    lora = bundle.LoraHandle("style", 0.5, path=path)
+    return SimpleNamespace(
+        bundle=SimpleNamespace(
+            unet=unet, loras=(lora,), sources=sources.ModelSources("/m/x.safetensors", "/m/mv.safetensors")
+        )
+    )
+
+
+def reward_handle(name: str, kind: str) -> Any:
+    return SimpleNamespace(reward=SimpleNamespace(name=name, kind=kind))
+
+
+def test_what_is_connected_stands_in_the_configuration(settings: ModuleType, pack: ModuleType) -> None:
+    model = model_handle(pack, torch.bfloat16, Path("/l/style.safetensors"))
+    rewards = [reward_handle("pickscore", "view"), reward_handle("pickscore.min", "joint")]
+    config = settings.build_config(
+        GOOD | {"preset": "lcm-sdxl"}, places(settings, Path("/r/x")), model, rewards
+    )
+    assert (config.model.name, config.model.adapter) == ("/m/x.safetensors", "/m/mv.safetensors")
+    assert config.model.dtype == "bf16"
+    assert [(each.path, each.strength) for each in config.model.base_loras] == [("/l/style.safetensors", 0.5)]
+    assert (config.reward.view, config.reward.joint) == ({"pickscore": 1.0}, {"pickscore.min": 1.0})
+    assert not config.evaluation.view  # the preset measures with rewards that nobody has connected
+
+
+def test_what_cannot_be_trained_on_is_refused(settings: ModuleType, pack: ModuleType) -> None:
+    def build(*connected: Any) -> Any:
+        return settings.build_config(GOOD, places(settings, Path("/r/x")), *connected)
+
+    with pytest.raises(ValueError, match="float8 cannot be trained on"):
+        build(model_handle(pack, torch.float8_e4m3fn, Path("/l/style.safetensors")))
+    with pytest.raises(ValueError, match="a LoRA without a file"):
+        build(model_handle(pack))
+    with pytest.raises(ValueError, match="view names no reward"):
+        build(None, [reward_handle("hyperscore", "joint")])

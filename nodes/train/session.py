@@ -1,0 +1,140 @@
+"""Training inside ComfyUI's process, on the model and the rewards that the graph has loaded.
+
+So there is no second copy of a model, and nothing is started that ComfyUI or the user does not see: a cancel
+ends the run at the next UNet evaluation, and the state on the disk is that of the last whole iteration.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..common.memory import (
+    check_cancelled,
+    free_cached_memory,
+    is_out_of_memory,
+    load_together,
+    unload_everything,
+)
+from ..loaders.load_model import AUTO, load_handle
+from ..loaders.load_reward import load_reward_handle
+from ..loaders.model_files import BUNDLED, PUBLISHED, ModelChoice
+
+if TYPE_CHECKING:
+    from ...training.algorithm.rollout import Rewards, Scorer
+    from ...training.config import ModelConfig, TrainConfig
+    from ..sockets import ModelHandle, RewardHandle
+    from .progress import TrainingDisplay
+
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # the trainer's word -> Load Model's
+
+
+def load_preset_model(config: ModelConfig) -> ModelHandle:
+    """Load the model that a preset names, as Load Model does: shared with the graph, if that has it too.
+
+    Raises:
+        ValueError: files are missing, with what to fetch.
+    """
+    choices = {name: choice for choice, name in {**BUNDLED, **PUBLISHED}.items()}
+    choice = ModelChoice(choices[config.name], download=config.allow_download)
+    return load_handle(choice, PRECISIONS[config.dtype], config.solver or AUTO)
+
+
+def load_preset_rewards(config: TrainConfig) -> tuple[RewardHandle, ...]:
+    """Load the rewards that a preset learns from and those that it only measures, as Load Reward does.
+
+    Raises:
+        ValueError: weights are missing, with what to fetch.
+    """
+    measured = (*config.evaluation.view, *config.evaluation.joint) if config.evaluation.every else ()
+    names = dict.fromkeys((*config.reward.view, *config.reward.joint, *measured))
+    return tuple(load_reward_handle(name, config.reward.allow_download) for name in names)
+
+
+def train(
+    config: TrainConfig,
+    resume: bool,
+    model: ModelHandle,
+    rewards: Sequence[RewardHandle],
+    display: TrainingDisplay,
+) -> None:
+    """Train to the end, or go on to it from the saved state; the model is afterwards as it was.
+
+    Args:
+        config: everything the run depends on.
+        resume: whether to go on with a run that the folder holds.
+        model: what to train on; its weights and those of its LoRAs stay frozen.
+        rewards: those that the configuration names, and perhaps more.
+        display: shows the run; raises when the user cancels.
+
+    Raises:
+        InterruptProcessingException: cancelled; the state of the last whole iteration is on the disk.
+        ValueError, OSError: the run folder holds another run, or cannot be written, in a sentence.
+        NonFiniteError: a reward, a loss or a gradient is not finite.
+        MemoryError: the device is out of memory.
+    """
+    share_core()
+    from ...training.models.policy import undo_policy
+    from ...training.run.trainer import Trainer
+
+    unload_everything()
+    on_device = [] if config.reward.device == "cpu" else rewards
+    load_together([model.residency, *(handle.residency for handle in on_device)])
+    measures = _select(config, rewards)
+    learned = measures.select(config.reward.view, config.reward.joint)
+    try:
+        # ComfyUI runs nodes in inference mode, in which nothing can be trained.
+        with torch.inference_mode(False), torch.enable_grad():
+            Trainer(config, model.bundle, learned, resume=resume, measures=measures, display=display).run()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(
+            f"The device ran out of memory while training ({str(error).splitlines()[0]}). The state of the "
+            "last iteration is saved. Use the preset lcm-sdxl-12gb or fewer prompts_per_iteration under "
+            "another name."
+        ) from error
+    finally:
+        undo_policy(model.bundle)
+        free_cached_memory()
+
+
+def share_core() -> None:
+    """Give `training` the core that ComfyUI has loaded, under the name that the command line knows it by.
+
+    `python -m training.mvczigal` and ComfyUI see the same files under two names: `t2mv_core`, and
+    `<the pack>.t2mv_core`. Without this the trainer would load a second core, whose records are other classes
+    than those of the graph.
+    """
+    core = importlib.import_module("...t2mv_core", __package__)
+    for path in Path(core.__path__[0]).rglob("*.py"):
+        parts = path.relative_to(core.__path__[0]).with_suffix("").parts
+        for count in range(len(parts) + 1):
+            name = "".join(f".{part}" for part in parts[:count] if part != "__init__")
+            sys.modules[f"t2mv_core{name}"] = importlib.import_module(f"{core.__name__}{name}")
+
+
+def _select(config: TrainConfig, rewards: Sequence[RewardHandle]) -> Rewards:
+    """Return the rewards that the configuration names, each of which a cancel stops before its next call."""
+    from ...training.algorithm.rollout import Rewards
+
+    scorers = {handle.reward.name: _cancellable(handle.reward) for handle in rewards}
+    view = dict.fromkeys((*config.reward.view, *config.evaluation.view))
+    joint = dict.fromkeys((*config.reward.joint, *config.evaluation.joint))
+    return Rewards(
+        {name: scorers[name] for name in view if name in scorers},
+        {name: scorers[name] for name in joint if name in scorers},
+    )
+
+
+def _cancellable(scorer: Callable[..., Any]) -> Scorer:
+    def score(images: torch.Tensor, prompts: Sequence[str]) -> Any:
+        check_cancelled()
+        return scorer(images, prompts)
+
+    return score
