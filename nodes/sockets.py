@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 if TYPE_CHECKING:
-    from comfy.model_patcher import ModelPatcher
-
     from ..t2mv_core.bundle import ModelBundle
     from ..t2mv_core.rewards.base import Reward
     from .common.memory import Residency
@@ -30,7 +28,7 @@ class _Handle:
     residency: Residency
 
     @property
-    def patcher(self) -> ModelPatcher:
+    def patcher(self) -> object:
         """Say as ComfyUI's own CLIP and VAE do that weights hang on this result."""
         return self.residency.patcher
 

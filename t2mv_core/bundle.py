@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from .formats.sources import ModelSources
+from .formats.sources import TOYBOX_GUIDANCE, ModelSources
 from .schedule import NoiseSchedule, with_solver
 
 if TYPE_CHECKING:
@@ -97,6 +97,17 @@ class ModelBundle:
     def has_guidance_embedding(self) -> bool:
         """Whether guidance is an input of the UNet (LCM) instead of a second pass."""
         return self.unet.config["time_cond_proj_dim"] is not None
+
+    @property
+    def own_guidance(self) -> float:
+        """Guidance w to sample with where the user names none.
+
+        7 is what LCM-SDXL and SDXL are sampled with; few-step weights for SDXL with another solver (Turbo,
+        Lightning, Hyper-SD, LCM-LoRA, DMD2) are made for 1, one pass without guidance.
+        """
+        if not self.has_guidance_embedding and self.schedule.solver_name != "ddim":
+            return 1.0
+        return TOYBOX_GUIDANCE.get(self.sources.model, 7.0)
 
     @property
     def latent_px(self) -> int:

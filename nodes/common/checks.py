@@ -139,16 +139,14 @@ def check_boolean(name: str, value: bool | None) -> None:
         raise ValueError(f"{name}={_shown(value)} must be true or false.")
 
 
-def check_text(name: str, text: str | None) -> None:
-    """Refuse what is not a text of at most 2,000 characters."""
+def check_text(name: str, text: str | None, most: int = MAX_PROMPT_CHARACTERS) -> None:
+    """Refuse what is not a text, or a text that is too long."""
     if text is None:
         return
     if not isinstance(text, str):
         raise ValueError(f"{name}={_shown(text)} must be a text.")
-    if len(text) > MAX_PROMPT_CHARACTERS:
-        raise ValueError(
-            f"{name} has {len(text)} characters; at most {MAX_PROMPT_CHARACTERS} are allowed. Shorten it."
-        )
+    if len(text) > most:
+        raise ValueError(f"{name} has {len(text)} characters; at most {most} are allowed. Shorten it.")
 
 
 def check_choice(name: str, value: str | None, choices: Sequence[str], remedy: str) -> None:

@@ -23,6 +23,7 @@ from .inputs import (
     numbers_read,
     optional_inputs,
     prompt_inputs,
+    settings_output,
 )
 from .sample import comfy_latent, decode_set
 
@@ -130,6 +131,7 @@ class T2MVSampleBest(io.ComfyNode):
             [score for _, score in best],
             report,
             sheet,
+            "\n".join(candidate.settings for candidate, _ in best),
             ui={**ui.PreviewImage(sheet, cls=cls).as_dict(), **ui.PreviewText(report).as_dict()},
         )
 
@@ -179,4 +181,5 @@ def _outputs() -> list[io.Output]:
         output(io.Float, "scores", "What every kept set was ranked by, as a list.", is_output_list=True),
         output(io.String, "report", "The whole ranking, to read."),
         output(io.Image, "ranking", "All sets in order, with ranks, seeds and scores."),
+        settings_output(),
     ]  # fmt: skip

@@ -27,12 +27,14 @@ class Candidate:
         latents: scaled, [V, C, h, w]; pictures are decoded from them again if the set is kept.
         thumbnails: small pictures, [V, 3, h, w] in [0, 1].
         scored: what the rewards said.
+        settings: what the set was sampled with, in a line.
     """
 
     seed: int
     latents: Tensor
     thumbnails: Tensor
     scored: ScoredSet
+    settings: str = ""
 
 
 Ranking = list[tuple[Candidate, float]]
@@ -57,11 +59,12 @@ def sample_candidates(
     from ...t2mv_core.samplers import count_evaluations
     from ..common.progress import SamplingProgress
     from ..scoring.score import score_set
-    from .inputs import NEGATIVE_PROMPT, numbers_read, read_settings
+    from .inputs import NEGATIVE_PROMPT, describe_set, numbers_read, read_settings
     from .sample import SetSampler, decode_set
 
     NEGATIVE_PROMPT.check(negative_prompt)
-    settings = read_settings(numbers_read(sampler, numbers))
+    numbers = numbers_read(sampler, numbers)
+    settings = read_settings(numbers, model)
     total = len(plan) * (count_evaluations(sampler, settings) + len(rewards))
     progress = SamplingProgress(model, total)
     lines = [line for line, _ in plan]
@@ -71,7 +74,8 @@ def sample_candidates(
     for (line, seed), views in zip(plan, latents, strict=True):
         pictures = from_comfy(decode_set(model, views))
         scored = score_set(rewards, pictures, line, progress.advance)
-        competing.append(Candidate(seed, views, _thumbnails(pictures), scored))
+        used = describe_set(seed, settings, numbers)
+        competing.append(Candidate(seed, views, _thumbnails(pictures), scored, used))
     return competing
 
 

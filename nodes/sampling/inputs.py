@@ -12,6 +12,7 @@ from ..sockets import Model, Rig, output
 
 if TYPE_CHECKING:
     from ...t2mv_core.samplers import SamplingSettings
+    from ..sockets import ModelHandle
 
 PROMPT = Field(
     "prompt", "a red mug", "What to draw. One object per line: every line becomes a set of views.",
@@ -21,8 +22,12 @@ SEED = Field("seed", 0, "", high=MAX_SEED, more={"control_after_generate": True}
 STEPS = Field(
     "steps", 4, "Denoising steps: 4 for the toybox, 25 for its teacher, 4 to 8 for LCM models.", 1, 100,
 )  # fmt: skip
+OWN_GUIDANCE = 0.0
 GUIDANCE = Field(
-    "guidance", 7.0, "How strongly the views follow the prompt; 1 is no guidance.", high=30, step=0.1,
+    "guidance", OWN_GUIDANCE,
+    "How strongly the views follow the prompt; 1 is no guidance. 0 takes the model's own: 2 for the toybox, "
+    "2.5 for its teacher, 7 for LCM-SDXL and SDXL, 1 for few-step models with another solver.",
+    high=30, step=0.1,
 )  # fmt: skip
 VIEW_SCALE = Field(
     "view_scale", 1.0, "How strongly the views follow the cameras; 1 is as trained.", high=10, step=0.1,
@@ -38,7 +43,7 @@ ZIGZAG_REPEATS = Field(
 )  # fmt: skip
 INVERSE_GUIDANCE = replace(
     GUIDANCE, name="inverse_guidance", default=1.0,
-    tooltip="Guidance on the way back; the gap to 'guidance' is what helps.", is_advanced=True,
+    tooltip="Guidance on the way back, 1 is none; the gap to 'guidance' is what helps.", is_advanced=True,
 )  # fmt: skip
 INVERSE_VIEW_SCALE = replace(VIEW_SCALE, name="inverse_view_scale", tooltip="View scale on the way back.")
 NEGATIVE_PROMPT = Field(
@@ -60,8 +65,8 @@ NUMBERS = {
 }
 
 
-def read_settings(numbers: dict[str, Any]) -> SamplingSettings:
-    """Make the core's settings of numeric inputs by name, checked again: a linked value is not known earlier.
+def read_settings(numbers: dict[str, Any], model: ModelHandle) -> SamplingSettings:
+    """Make the core's settings of numeric inputs by name, checked again; a guidance of 0 is the model's own.
 
     Raises:
         ValueError: a number is out of its range, or there are more zigzags than steps.
@@ -69,9 +74,36 @@ def read_settings(numbers: dict[str, Any]) -> SamplingSettings:
     from ...t2mv_core.samplers import SamplingSettings
 
     check_sampling_numbers(numbers)
+    numbers = {**numbers, "guidance": numbers["guidance"] or model.bundle.own_guidance}
     return SamplingSettings(
         **{setting: numbers[each.name] for setting, each in NUMBERS.items() if each.name in numbers}
     )
+
+
+def describe_set(seed: int, settings: SamplingSettings, numbers: dict[str, Any]) -> str:
+    """Say in a line what a set was sampled with.
+
+    Args:
+        seed: of its noise.
+        settings: as `read_settings` made them.
+        numbers: of the node, those that its sampler reads.
+    """
+    own = " (the model's own)" if numbers["guidance"] == OWN_GUIDANCE else ""
+    parts = [f"seed {seed}", f"{settings.num_steps} steps", f"guidance {settings.guidance_scale:g}{own}"]
+    if settings.view_scale != 1:
+        parts.append(f"view scale {settings.view_scale:g}")
+    if numbers.get("zigzag_steps"):
+        inverse = f"{settings.inverse_guidance_scale:g}"
+        parts.append(
+            f"{settings.zigzag_steps} x {settings.zigzag_repeats} zigzag, back at guidance {inverse}"
+        )
+    return " · ".join(parts)
+
+
+def settings_output() -> io.Output:
+    """Return the output that says what was used, for a contact sheet's caption."""
+    tooltip = "What every set was sampled with, a line each: for Create Contact Sheet's caption."
+    return output(io.String, "settings", tooltip)
 
 
 def check_sampling_numbers(numbers: dict[str, Any]) -> None:

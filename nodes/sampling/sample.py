@@ -20,10 +20,12 @@ from .inputs import (
     VIEW_SCALE,
     ZIGZAG,
     check_sampling,
+    describe_set,
     latent_output,
     optional_inputs,
     prompt_inputs,
     read_settings,
+    settings_output,
 )
 
 if TYPE_CHECKING:
@@ -108,7 +110,7 @@ def _inputs(*zigzag: io.Input) -> list[io.Input]:
 
 def _outputs() -> list[io.Output]:
     tooltip = "The views as a batch: in the rig's order, one set after the other."
-    return [output(io.Image, "images", tooltip), latent_output()]
+    return [output(io.Image, "images", tooltip), latent_output(), settings_output()]
 
 
 def sample_views(
@@ -119,7 +121,7 @@ def sample_views(
     rig: CameraRig | None = None,
     negative_prompt: str = "",
     **numbers: float,
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> tuple[Tensor, dict[str, Tensor], str]:
     """Sample every line of the prompt, one after the other, and decode the views.
 
     Args:
@@ -132,19 +134,22 @@ def sample_views(
         numbers: the node's numeric inputs, by input name.
 
     Returns:
-        Pictures as ComfyUI keeps them, [B·V, H, W, 3] float32 in [0, 1], and the same as a LATENT.
+        Pictures as ComfyUI keeps them, [B·V, H, W, 3] float32 in [0, 1], the same as a LATENT, and what was
+        used, a line per set.
     """
     from ...t2mv_core.samplers import count_evaluations
 
     prompts = read_prompts(prompt)
     SEED.check(seed)
     NEGATIVE_PROMPT.check(negative_prompt)
-    settings = read_settings(numbers)
+    settings = read_settings(numbers, model)
     progress = SamplingProgress(model, count_evaluations(sampler, settings) * len(prompts))
     sample_set = SetSampler(model, sampler, settings, progress, prompts, rig, negative_prompt)
-    latents = [sample_set(line, seed + index) for index, line in enumerate(prompts)]
+    seeds = [(seed + index) % (MAX_SEED + 1) for index in range(len(prompts))]
+    latents = [sample_set(*each) for each in zip(prompts, seeds, strict=True)]
     images = [decode_set(model, views) for views in latents]
-    return torch.cat(images), comfy_latent(model, latents)
+    used = "\n".join(describe_set(each, settings, numbers) for each in seeds)
+    return torch.cat(images), comfy_latent(model, latents), used
 
 
 class SetSampler:
@@ -203,7 +208,7 @@ class SetSampler:
 
         def sample(_: torch.device) -> Tensor:
             self._progress.done = done  # a second try, out of memory, counts anew
-            noise = SeededNoise([seed % (MAX_SEED + 1)])
+            noise = SeededNoise([seed])
             trajectory = self._sample(
                 self._bundle, self._conditions[prompt], self._cameras, noise, self._settings, self._progress
             )

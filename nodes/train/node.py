@@ -53,12 +53,14 @@ class T2MVTrainLoRA(io.ComfyNode):
                 Model.Input(
                     "model",
                     optional=True,
+                    lazy=True,
                     tooltip="What to train on, LoRAs included, which stay as they are. Unconnected: the "
                     "preset's model.",
                 ),
                 Rewards.Input(
                     "rewards",
                     optional=True,
+                    lazy=True,
                     tooltip="What to learn from, each with weight 1. Unconnected: the preset's rewards.",
                 ),
             ],
@@ -73,16 +75,16 @@ class T2MVTrainLoRA(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls,
-        name: str | None = None,
-        preset: str | None = None,
-        prompts: str | None = None,
-        objective: str | None = None,
-    ) -> bool | str:
-        """Refuse unusable names, choices and texts before the run."""
-        inputs = {"name": name, "preset": preset, "prompts": prompts, "objective": objective}
-        return first_problem(lambda: check_inputs(inputs))
+    def validate_inputs(cls, name: str | None = None) -> bool | str:
+        """Refuse unusable names before the run; of other inputs ComfyUI would paint the innocent ones."""
+        return first_problem(lambda: check_name(name))
+
+    @classmethod
+    def check_lazy_status(cls, **inputs: Any) -> list[str]:
+        """Refuse what cannot be trained, and then ask for the model and the rewards that are connected."""
+        check_inputs(inputs)
+        find_place(inputs["name"], _run_dir(inputs["name"]), lora_folders())
+        return [name for name in ("model", "rewards") if name in inputs]
 
     @classmethod
     def fingerprint_inputs(cls, name: str | None = None, **others: Any) -> str:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io, ui
 
-from ..common.checks import Field, widgets
+from ..common.checks import Field, check_text, widgets
 from ..common.outputs import picture_tensor
 from ..sockets import Rig, make_schema, output
+from .caption import with_caption
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +24,7 @@ ROW_LABELS = Field(
 CELL_PX = Field(
     "cell_px", 160, "Height of every view on the sheet, in pixels.", 32, 1024, step=16, is_optional=True,
 )  # fmt: skip
+MAX_CAPTION_CHARACTERS = 20_000
 SET = Field(
     "set", 1, "Which set, when several prompts or seeds are in the batch; counted from 1.", 1,
     MAX_SHEET_PICTURES, is_optional=True,
@@ -41,7 +43,16 @@ class T2MVCreateContactSheet(io.ComfyNode):
             description="Puts views side by side on one picture: a row per set, a column per view.",
             search_aliases=["image grid", "side by side", "compare views", "multiview sheet"],
             is_output_node=True,
-            inputs=[*view_inputs("; they give the columns and their angles"), *widgets(ROW_LABELS, CELL_PX)],
+            inputs=[
+                *view_inputs("; they give the columns and their angles"),
+                *widgets(ROW_LABELS, CELL_PX),
+                io.String.Input(
+                    "caption",
+                    optional=True,
+                    force_input=True,
+                    tooltip="A text under the sheet, such as a sampler's settings.",
+                ),
+            ],
             outputs=[output(io.Image, "sheet", "The contact sheet, one picture.")],
         )
 
@@ -52,17 +63,19 @@ class T2MVCreateContactSheet(io.ComfyNode):
         rig: CameraRig | None = None,
         row_labels: str = "",
         cell_px: int = CELL_PX.default,
+        caption: str = "",
     ) -> io.NodeOutput:
         """Draw the sheet and show it on the node."""
         from ...t2mv_core.cameras import DEFAULT_RIG
         from ...t2mv_core.images import contact_sheet, from_comfy
 
         CELL_PX.check(cell_px)
+        check_text("caption", caption, MAX_CAPTION_CHARACTERS)
         rig = rig or DEFAULT_RIG
         views = split_sets(from_comfy(images), rig.num_views)
         lines = [line.strip() for line in row_labels.splitlines()]
         rows = (lines + [""] * len(views))[: len(views)] if any(lines) else []
-        sheet = picture_tensor(contact_sheet(views, rows, rig.labels(), cell_px))
+        sheet = picture_tensor(with_caption(contact_sheet(views, rows, rig.labels(), cell_px), caption or ""))
         return io.NodeOutput(sheet, ui=ui.PreviewImage(sheet, cls=cls))
 
 

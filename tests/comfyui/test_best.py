@@ -55,10 +55,11 @@ def test_what_is_kept_is_the_best_and_comes_again_with_its_seed(server: ComfySer
     assert run.status == "success", run.error
     evaluations = 2 if sampler == "standard" else 4
     *ticks, last = [(value, total) for node, value, total in run.progress if node == "4"]
-    assert ticks == [
-        (i, 6 * evaluations + 12)
-        for i in range(1, 6 * evaluations + 13)  # six sets, two rewards each
-    ]
+    total = 6 * evaluations + 12  # six sets, two rewards each
+    assert ticks[: 6 * evaluations] == [(i, total) for i in range(1, 6 * evaluations + 1)]
+    # Scores come without a preview: since 2026 ComfyUI leaves out reports within 0.1 s, but not the last.
+    assert ticks == sorted(set(ticks))
+    assert ticks[-1] == (total, total)
     # The page leaves the last preview on the node: it has to be the ranking, pixel for pixel in size.
     assert last == (1, 1)
     ranking = Image.open(io.BytesIO(server.picture(run.outputs["4"]["images"][0])))

@@ -178,7 +178,7 @@ with torch.inference_mode():
     limit = int(1.5 * total)
     numbers = {"steps": 2, "guidance": 2.0, "view_scale": 1.0}
 
-    first, _ = sample_views("standard", model, "a red mug", 3, **numbers)
+    first, *_ = sample_views("standard", model, "a red mug", 3, **numbers)
     devices = {device for _, device in states(model.residency).values()}
     facts["all on the card"] = on_card() == total and devices == {card}
 
@@ -195,7 +195,7 @@ with torch.inference_mode():
     )
     facts["the UNet was among them"] = left["unet"] == (0, torch.device("cpu"))
 
-    second, _ = sample_views("standard", model, "a red mug", 3, **numbers)
+    second, *_ = sample_views("standard", model, "a red mug", 3, **numbers)
     facts["ours is back"] = states(model.residency)["unet"] == (sizes["unet"], card)
     facts["and the other had to leave"] = other.loaded_size() < other.model_size() and on_card() <= limit
     facts["same pictures"] = torch.equal(first, second)
@@ -212,7 +212,7 @@ with torch.inference_mode():
     # A card that never holds the whole model: its parts come as their work does, and go.
     model_management.unload_all_models()
     limit = int(1.02 * (sizes["unet"] + sizes["vae"]))
-    third, _ = sample_views("standard", model, "a red mug", 3, **numbers)
+    third, *_ = sample_views("standard", model, "a red mug", 3, **numbers)
     facts["a card smaller than the model is enough"] = on_card() <= limit < total
     facts["and gives the same pictures"] = torch.equal(first, third)
 print(json.dumps({name: bool(holds) for name, holds in facts.items()} | {"bytes": sizes}))

@@ -103,6 +103,37 @@ def test_progress_counts_the_evaluations_of_all_lines(server: ComfyServer) -> No
     assert len(run.previews) == 12
 
 
+def test_a_guidance_of_0_is_the_models_own_and_the_sheet_says_so(server: ComfyServer) -> None:
+    lines = "a red mug\na blue chair"
+    run = server.run({
+        "1": LOAD,
+        "2": sampler("ZMV", ["1", 0], guidance=0, prompt=lines),
+        "3": sampler("ZMV", ["1", 0], guidance=7.0, prompt=lines),  # that of a UNet with a guidance input
+        "12": sheet(["2", 0], caption=["2", 2]),
+        "13": sheet(["3", 0], caption=["3", 2]),
+        "14": sheet(["3", 0]),
+        "22": {"class_type": "PreviewAny", "inputs": {"source": ["2", 2]}},
+        "23": {"class_type": "PreviewAny", "inputs": {"source": ["3", 2]}},
+    })  # fmt: skip
+    assert run.status == "success", run.error
+    zigzag = "1 x 1 zigzag, back at guidance 1"
+    assert run.outputs["22"]["text"][0].splitlines() == [
+        f"seed {seed} · 2 steps · guidance 7 (the model's own) · {zigzag}" for seed in (1, 2)
+    ]
+    assert run.outputs["23"]["text"][0].splitlines() == [
+        f"seed {seed} · 2 steps · guidance 7 · {zigzag}" for seed in (1, 2)
+    ]
+    own, named, plain = (
+        np.asarray(Image.open(io.BytesIO(server.picture(run.outputs[node]["images"][0]))))
+        for node in ("12", "13", "14")
+    )
+    height = len(plain)
+    assert np.array_equal(own[:height], plain)
+    assert np.array_equal(named[:height], plain)
+    assert len(own) > height
+    assert own[height:].min() < 100
+
+
 def test_a_rig_chooses_views(server: ComfyServer) -> None:
     rig = {"class_type": "T2MVCreateCameraRig", "inputs": {"azimuths": "0, 90, 180", "elevations": "0"}}
     drawn = sampler("Standard", ["1", 0], rig=["5", 0])

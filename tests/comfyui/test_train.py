@@ -206,15 +206,16 @@ def test_cancel_keeps_the_state_and_the_next_queue_goes_on(server: ComfyServer, 
     assert f"at iteration {iteration}." in server.log.read_text("utf-8")  # Resumed ... at iteration
 
 
+@pytest.mark.parametrize("value", ["../escape", "/etc/x", "a\\\\b", "", "con", "--resume"])
+def test_a_name_that_is_no_file_name_is_refused_alone(server: ComfyServer, value: str) -> None:
+    refused = server.refusal({"1": train(name=value)})
+    assert "cannot name a LoRA" in refused
+    assert len(json.loads(refused)["1"]["errors"]) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("name", "../escape", "cannot name a LoRA"),
-        ("name", "/etc/x", "cannot name a LoRA"),
-        ("name", "a\\\\b", "cannot name a LoRA"),
-        ("name", "", "cannot name a LoRA"),
-        ("name", "con", "cannot name a LoRA"),
-        ("name", "--resume", "cannot name a LoRA"),
         ("preset", "comparison", "is not available here"),
         ("preset", "../../evil.yaml", "is not available here"),
         ("objective", "os.system", "is not available here"),
@@ -226,10 +227,22 @@ def test_cancel_keeps_the_state_and_the_next_queue_goes_on(server: ComfyServer, 
         ("prompts_per_iteration", 10**6, "bigger than max"),
     ],
 )
-def test_bad_values_are_refused_before_the_run(
+def test_bad_values_are_refused_before_a_model_is_loaded(
     server: ComfyServer, name: str, value: Any, words: str
 ) -> None:
-    assert words in server.refusal({"1": train(**{name: value})})
+    """By ComfyUI where it checks such inputs (0.3.64 checks no choices), else when the node is asked."""
+    node = train(name="never", **{name: value})
+    node["inputs"]["model"] = ["2", 0]
+    status, answer = server.post("/prompt", {"prompt": {"1": node, "2": LOAD}})
+    if status == 400:
+        (error,) = answer["node_errors"]["1"]["errors"]
+        assert words in error["message"] or error["type"] == "value_not_in_list"
+        assert name in error["details"]
+        return
+    run = server.run({"1": node, "2": LOAD})
+    assert run.status == "error"
+    assert words in run.error
+    assert not run_dir(server, "never").exists()
 
 
 def test_bad_values_that_comfyui_lets_through_are_refused_when_they_arrive(server: ComfyServer) -> None:

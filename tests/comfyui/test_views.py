@@ -227,8 +227,6 @@ def changed(name: str, field: str, value: Any) -> Workflow:
         ("table", "filename_prefix", "", "names no file"),
         ("table", "filename_prefix", "x" * 10_000, "too long"),
         ("table", "filename_prefix", "a\u0000b", "characters that file names cannot have"),
-        ("table", "folder", "input", "is not available here"),
-        ("table", "folder", "../output", "is not available here"),
         ("table", "set", -1, "smaller than min"),
         ("data", "view", 0, "smaller than min"),
         ("data", "view", 10**9, "bigger than max"),
@@ -239,6 +237,13 @@ def test_bad_values_are_refused_before_the_run(
     server: ComfyServer, name: str, field: str, value: Any, words: str
 ) -> None:
     assert words in server.refusal(changed(name, field, value))
+
+
+@pytest.mark.parametrize("folder", ["input", "../output"])
+def test_another_folder_is_refused(server: ComfyServer, folder: str) -> None:
+    """By ComfyUI 0.33 before the run, else by the node."""
+    answer = server.refusal_or_error(changed("table", "folder", folder))
+    assert "is not available here" in answer or "Value not in list" in answer
 
 
 @pytest.mark.parametrize(

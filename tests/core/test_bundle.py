@@ -1,9 +1,10 @@
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
 
 from t2mv_core.denoiser import encode_cameras
+from t2mv_core.formats.sources import ModelSources
 from t2mv_core.samplers import sample_standard
 from t2mv_core.text import encode_text
 from t2mv_core.trajectory import SeededNoise
@@ -30,3 +31,21 @@ def test_text_is_encoded_where_the_encoders_are(make_lcm_bundle, prompts):
     bundle.unet.to("meta")
     condition = encode_text(bundle, prompts)
     assert condition.prompt_embeds.device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("kind", "solver", "model", "guidance"),
+    [
+        ("lcm", "lcm", "tiny", 7.0),  # a UNet with a guidance input, as LCM-SDXL's
+        ("lcm", "ddim", "tiny", 7.0),
+        ("lcm", "lcm", "toybox", 2.0),
+        ("ddim", "ddim", "tiny", 7.0),
+        ("ddim", "ddim", "toybox-teacher", 2.5),
+        ("ddim", "lcm", "tiny", 1.0),
+        ("ddim", "ddim-trailing", "tiny", 1.0),
+        ("ddim", "lcm", "toybox-teacher", 1.0),  # with its LCM-LoRA
+    ],
+)
+def test_every_model_has_a_guidance_of_its_own(request, kind, solver, model, guidance):
+    bundle = request.getfixturevalue(f"{kind}_bundle").with_solver(solver)
+    assert replace(bundle, sources=ModelSources(model=model)).own_guidance == guidance
