@@ -4,17 +4,23 @@ window.t2mv = {
   TITLE: 30,
 
   // Columns of nodes from left to right, each in a group with a title; a column's note stands on top of it.
-  arrange(layout, version) {
+  // Nodes are taller in the new design than in the classic one: they get the height that both can live with.
+  async arrange(layout, version) {
     const graph = window.app.graph
-    let x = 0
-    for (const column of layout.columns) {
-      let y = 0
+    const columns = layout.columns.map(column => {
       const nodes = column.nodes.map(id => graph.getNodeById(Number(id)))
       if (column.note) nodes.unshift(this.createNote(column.note))
-      for (const node of nodes) {
-        const isNote = node.type === 'MarkdownNote'
-        const height = isNote ? column.note_height : node.computeSize()[1] + (layout.room[node.id] ?? 0)
-        node.setSize([column.width, height])
+      for (const node of nodes)
+        node.setSize([column.width, node.type === 'MarkdownNote' ? column.note_height : node.computeSize()[1]])
+      return { ...column, nodes }
+    })
+    await window.t2mvPage.settled()
+    let x = 0
+    for (const column of columns) {
+      let y = 0
+      for (const node of column.nodes) {
+        const height = Math.max(node.size[1], node.computeSize()[1])
+        node.setSize([column.width, height + (layout.room[node.id] ?? 0)])
         node.pos = [x, y]
         y += node.size[1] + this.TITLE + this.GAP
       }
@@ -29,16 +35,19 @@ window.t2mv = {
       for (const widget of node.widgets ?? [])
         if (widget.name === 'control_after_generate') widget.value = layout.after_run
       if (node.type.startsWith('T2MV')) Object.assign(node.properties, { cnr_id: 't2mv', ver: version })
-      if (layout.downloads[node.id]) node.properties.models = layout.downloads[node.id]
+      if (layout.models[node.id]) node.properties.models = layout.models[node.id]
     }
+    await window.t2mvPage.settled()
   },
 
-  // Boxes of linked inputs show what is linked, not the node's default, which nobody reads.
+  // Boxes of linked inputs show what is linked, or nothing: a default that nobody reads could name a file of
+  // this machine, which others then miss.
   showLinkedValues(node) {
     node.inputs.forEach((input, slot) => {
       const widget = input.widget && node.widgets.find(widget => widget.name === input.widget.name)
       const source = widget && node.getInputNode(slot)
       if (source?.type.startsWith('Primitive')) widget.value = source.widgets[0].value
+      else if (source && widget.type === 'combo') widget.value = ''
     })
   },
 
@@ -80,11 +89,5 @@ window.t2mv = {
     view.offset = [left / scale - this.bounds()[0], top / scale - this.bounds()[1]]
     window.app.canvas.deselectAll?.()
     window.app.canvas.setDirty(true, true)
-  },
-
-  follow() {
-    window.seen = []
-    const names = ['progress', 'execution_success', 'execution_interrupted', 'execution_error']
-    names.forEach(name => window.app.api.addEventListener(name, () => window.seen.push(name)))
   }
 }

@@ -123,7 +123,7 @@ class T2MVSampleBest(io.ComfyNode):
         report = "\n\n".join(ranking_text(ranking, rank_by, keep) for ranking in rankings)
         sheet = ranking_sheet(rankings, keep)
         show_text(cls, _kept(best))
-        show_result(sheet)
+        show_result(cls, sheet)
         return io.NodeOutput(
             torch.cat([decode_set(model, candidate.latents) for candidate, _ in best]),
             comfy_latent(model, [candidate.latents for candidate, _ in best]),

@@ -193,7 +193,7 @@ def test_the_same_workflow_again_is_cached_and_changing_a_prompt_loads_nothing(s
 
 
 def test_the_example_workflow_runs_on_the_toybox(server: ComfyServer, toybox: Path) -> None:
-    workflow = json.loads((PACK_DIR / "docs" / "api" / "2_standard_vs_zmv.json").read_text("utf-8"))
+    workflow = json.loads((PACK_DIR / "docs" / "api" / "2 Standard and zigzag.json").read_text("utf-8"))
     unrelated = {"rewards": ["8", 0], "images": ["5", 0], "prompts": "a blue chair"}
     workflow["20"] = {"class_type": "T2MVScoreViews", "inputs": unrelated}
     workflow["21"] = {"class_type": "PreviewAny", "inputs": {"source": ["20", 3]}}
