@@ -23,12 +23,14 @@ from ..common.folders import fingerprint
 from .comfyui import (
     AttentionPlace,
     BlockKey,
+    Conv2d,
+    Linear,
     ModelPatcher,
     check_unet,
     compute_dtype,
+    create_patcher,
     find_attentions,
     level_widths,
-    manual_cast,
     optimized_attention,
 )
 
@@ -60,7 +62,7 @@ def load_native_adapter(model: ModelPatcher, path: Path) -> ModelPatcher:
             module = NativeAdapter(places, widths)
             fill_module(module, weights, dtype, "this model's UNet (SDXL's)")
             module.eval().requires_grad_(False)
-        root = _IN_USE[identity] = ModelPatcher(module, model.load_device, model.offload_device)
+        root = _IN_USE[identity] = create_patcher(module, model)
     return root.clone()
 
 
@@ -72,7 +74,7 @@ class MultiviewAttention(nn.Module):
         super().__init__()
 
         def linear(width_in: int, width_out: int, has_bias: bool) -> nn.Module:
-            return manual_cast.Linear(width_in, width_out, bias=has_bias, device="meta")
+            return Linear(width_in, width_out, bias=has_bias, device="meta")
 
         self.to_q_mv = linear(query_dim, inner_dim, False)
         self.to_k_mv = linear(query_dim, inner_dim, False)
@@ -104,8 +106,8 @@ class MultiviewAttention(nn.Module):
 class _ResnetBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.block1 = manual_cast.Conv2d(channels, channels, 3, padding=1, device="meta")
-        self.block2 = manual_cast.Conv2d(channels, channels, 1, device="meta")
+        self.block1 = Conv2d(channels, channels, 3, padding=1, device="meta")
+        self.block2 = Conv2d(channels, channels, 1, device="meta")
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.block2(F.relu(self.block1(x)))
@@ -116,7 +118,7 @@ class _EncoderBlock(nn.Module):
         super().__init__()
         self.is_down = is_down
         if channels_in != channels:
-            self.in_conv = manual_cast.Conv2d(channels_in, channels, 1, device="meta")
+            self.in_conv = Conv2d(channels_in, channels, 1, device="meta")
         self.resnets = nn.Sequential(*(_ResnetBlock(channels) for _ in range(2)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -133,7 +135,7 @@ class CameraEncoder(nn.Module):
         super().__init__()
         channels = [*widths, widths[-1]]
         inputs = CAMERA_CHANNELS * _ENCODER_DOWNSCALE**2
-        self.conv_in = manual_cast.Conv2d(inputs, channels[0], 3, padding=1, device="meta")
+        self.conv_in = Conv2d(inputs, channels[0], 3, padding=1, device="meta")
         # As published: the second and the third block widen, and the third halves the picture.
         self.body = nn.ModuleList(
             _EncoderBlock(channels[i - 1] if i in (1, 2) else channels[i], channels[i], is_down=i == 2)

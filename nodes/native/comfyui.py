@@ -16,6 +16,7 @@ from typing import Any
 import comfy.k_diffusion.sampling as k_diffusion
 import comfy.lora as comfy_lora
 import comfy.model_management as model_management
+import comfy.model_patcher
 import comfy.model_sampling as model_sampling
 import torch
 from comfy.ldm.modules.attention import optimized_attention
@@ -31,7 +32,7 @@ from ...t2mv_core.formats.key_mapping import diffusers_unet_name
 from ..common.memory import preferred_dtype
 
 __all__ = [
-    "KSAMPLER", "ModelPatcher", "WrappersMP", "comfy_lora", "k_diffusion", "manual_cast", "model_management",
+    "KSAMPLER", "ModelPatcher", "WrappersMP", "comfy_lora", "k_diffusion", "model_management",
     "model_sampling", "optimized_attention", "timestep_embedding",
 ]  # fmt: skip
 
@@ -116,6 +117,27 @@ def residual_blocks(unet: Any) -> list[int]:
     last_resnets = [per_level * (level + 1) - 1 for level in range(len(unet.channel_mult))]
     num_blocks = len(unet.input_blocks)
     return [block if block in with_attention else min(block + 1, num_blocks - 1) for block in last_resnets]
+
+
+Conv2d = manual_cast.Conv2d
+
+
+class Linear(manual_cast.Linear):
+    """ComfyUI's layer, whose weight has a shape before it is loaded, under dynamic VRAM too.
+
+    There ComfyUI's own has none until `load_state_dict`, and no file could be compared with it. ComfyUI makes
+    the weight of a subclass that loads it itself.
+    """
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+
+
+def create_patcher(module: nn.Module, like: ModelPatcher) -> ModelPatcher:
+    """Return a patcher of the kind that ComfyUI's loaders use, with the devices of another patcher."""
+    kind = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
+    patcher: ModelPatcher = kind(module, like.load_device, like.offload_device)
+    return patcher
 
 
 def lcm_sampling(model: ModelPatcher) -> Any:

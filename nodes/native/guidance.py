@@ -20,7 +20,7 @@ PROJECTION_NAMES = ("time_embedding.cond_proj.weight", "time_embed.cond_proj.wei
 GUIDANCE_KEY = "t2mv_guidance"
 EMBEDDED_GUIDANCE_OPTION = "t2mv_embedded_guidance"
 """In `transformer_options`: a guidance for one evaluation instead of the node's."""
-_TIMESTEPS = "t2mv_timesteps"
+_EMBEDDING = "t2mv_guided_embedding"
 UNET = Field(
     "unet", None, "The file in models/diffusion_models that Load Diffusion Model has, too.",
     choices=lambda: list_files(UNET_FOLDER), remedy="Put the UNet into models/diffusion_models and refresh.",
@@ -99,26 +99,26 @@ def embed_guidance(model: ModelPatcher, path: Path, guidance: float) -> ModelPat
     with torch.inference_mode(False), torch.no_grad():
         projection = file.read(name, torch.float32)
     patched = model.clone()
-    patched.set_model_emb_patch(_embedding_patch(unet, projection, guidance))
-    patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, GUIDANCE_KEY, _keep_timesteps)
+    patched.set_model_emb_patch(lambda emb, channels, options: options[_EMBEDDING].to(emb.dtype))
+    wrapper = _embedding_wrapper(projection, guidance)
+    patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, GUIDANCE_KEY, wrapper)
     return patched
 
 
-def _keep_timesteps(executor: Any, x: Tensor, timesteps: Tensor, *others: Any, **named: Any) -> Tensor:
-    """Keep the timesteps of the UNet's call where a patch of the embedding can read them."""
-    _context, _y, _control, transformer_options = others
-    transformer_options[_TIMESTEPS] = timesteps
-    return executor(x, timesteps, *others, **named)
+def _embedding_wrapper(projection: Tensor, guidance: float) -> Callable[..., Tensor]:
+    """Return a wrapper of a UNet's evaluation that computes the time embedding anew, with guidance in it.
 
-
-def _embedding_patch(unet: Any, projection: Tensor, guidance: float) -> Callable[..., Tensor]:
-    """Return an `emb_patch` that computes the time embedding anew, with guidance before its first layer."""
+    It asks the UNet that is evaluated: on several GPUs ComfyUI evaluates copies of it with the same hooks.
+    """
     from ...t2mv_core.denoiser import guidance_embedding
 
-    def patch(emb: Tensor, model_channels: int, options: dict[str, Any]) -> Tensor:
+    def embed(executor: Any, x: Tensor, timesteps: Tensor, *others: Any, **named: Any) -> Tensor:
+        _context, _y, _control, options = others
         scale = projection.new_tensor([float(options.get(EMBEDDED_GUIDANCE_OPTION, guidance))])
         offset = guidance_embedding(scale, projection.shape[1]) @ projection.T
-        timesteps = timestep_embedding(options[_TIMESTEPS], model_channels, repeat_only=False)
-        return unet.time_embed(timesteps.to(emb.dtype) + offset.to(emb.device, emb.dtype))
+        unet = executor.class_obj
+        embedding = timestep_embedding(timesteps, unet.model_channels, repeat_only=False)
+        options[_EMBEDDING] = unet.time_embed(embedding.to(x.dtype) + offset.to(x.device, x.dtype))
+        return executor(x, timesteps, *others, **named)
 
-    return patch
+    return embed

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..common.checks import Field, first_problem, widgets
 from ..sockets import make_schema, output
@@ -95,8 +96,27 @@ def shift_sampling(base: Any, scale: float) -> torch.nn.Module:
     stride = num_steps // len(sigmas)
     timesteps = torch.arange(1, len(sigmas) + 1, dtype=torch.float64, device=sigmas.device) * stride - 1
     shifted = copy.deepcopy(base)
+    if not isinstance(base, _OwnSigmas):
+        for name in ("sigmas", "log_sigmas"):
+            delattr(shifted, name)
+        shifted.__class__ = type(type(base).__name__, (_OwnSigmas, type(base)), {})
     shifted.set_sigmas(sigmas * scale ** (0.5 * timesteps / (num_steps - 1)))
     return shifted
+
+
+class _OwnSigmas:
+    """Sigmas that are no buffers, for a schedule among the object patches of a model.
+
+    A dynamic patcher saves buffers when it loads a model and restores them by name at the next load: by then
+    another branch's schedule may have that name, and would get this one's sigmas (ComfyUI issue 16490).
+    """
+
+    def set_sigmas(self, sigmas: Tensor) -> None:
+        """Set the schedule as ComfyUI's method of this name does."""
+        self.sigmas, self.log_sigmas = sigmas.float(), sigmas.log().float()
+
+    def register_buffer(self, *args: Any, **named: Any) -> None:
+        """Ignore the buffers of another schedule, which a patcher puts back by name."""
 
 
 def read_family(base: Any) -> Family:
@@ -106,11 +126,13 @@ def read_family(base: Any) -> Family:
         ValueError: a kind of model whose zag has not been derived.
     """
     kinds = model_sampling
-    if isinstance(base, kinds.CONST):
-        return "flow"
-    if isinstance(base, kinds.EPS) and not isinstance(base, (kinds.EDM, kinds.X0)):  # X0 includes IMG_TO_IMG
-        return "velocity" if isinstance(base, kinds.V_PREDICTION) else "noise"
     names = [kind.__name__ for kind in type(base).__mro__ if kind.__module__ == kinds.__name__]
+    # By name, because older ComfyUIs lack some: they inherit from EPS or CONST and predict something else.
+    if not any(name in ("EDM", "X0") or name.startswith("IMG_TO_IMG") for name in names):
+        if isinstance(base, kinds.CONST):
+            return "flow"
+        if isinstance(base, kinds.EPS):
+            return "velocity" if isinstance(base, kinds.V_PREDICTION) else "noise"
     raise ValueError(
         f"The zigzag sampler cannot go back with this kind of model ({', '.join(names) or 'unknown'}). It "
         "works with models that predict noise, v or a flow (SD, SDXL, SD3, Flux, …). Use zigzag_steps=0 or "

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import json
 import os
+import shutil
 import socket
 import struct
 import subprocess
@@ -50,12 +51,24 @@ class ComfyInstall:
     folder: Path
     python: Path
 
-    def run_code(self, code: str, *args: str) -> str:
-        """Run code in a process like ComfyUI's, before any node is loaded; give what it prints."""
+    def run_code(self, code: str, *args: str, before: str = "", dynamic_vram: bool = False) -> str:
+        """Run code in a process like ComfyUI's, before any node is loaded; give what it prints.
+
+        Args:
+            code: what to run.
+            args: in its `sys.argv`.
+            before: code that runs before ComfyUI is imported.
+            dynamic_vram: whether ComfyUI loads models dynamically, on a card that is imitated.
+        """
         prelude = (
             "import sys; sys.path.insert(0, sys.argv.pop(1))\n"
-            "from comfy.cli_args import args; args.cpu = True\n"
+            f"from comfy.cli_args import args; args.cpu = True\n{before}\n"
         )
+        if dynamic_vram:
+            prelude += (
+                f"sys.path.append({str(Path(__file__).parent)!r})\n"
+                "import imitated_card.dynamic_vram; imitated_card.dynamic_vram.enable()\n"
+            )
         done = subprocess.run(
             [str(self.python), "-c", prelude + code, str(self.folder), *args],
             capture_output=True,
@@ -254,9 +267,21 @@ def comfy_install() -> ComfyInstall:
     return find_install()
 
 
+@pytest.fixture(scope="session", params=[False, True], ids=["static", "dynamic"])
+def dynamic_vram(request: pytest.FixtureRequest, comfy_install: ComfyInstall) -> bool:
+    """Whether ComfyUI's dynamic VRAM is on, on a card that is imitated.
+
+    `imitated_card/dynamic_vram.py` says where the imitation ends.
+    """
+    patchers = (comfy_install.folder / "comfy" / "model_patcher.py").read_text("utf-8")
+    if request.param and "class ModelPatcherDynamic" not in patchers:
+        pytest.skip("This ComfyUI is older than dynamic VRAM (0.16).")
+    return bool(request.param)
+
+
 @pytest.fixture(scope="session")
 def native_facts(
-    comfy_install: ComfyInstall, tmp_path_factory: pytest.TempPathFactory
+    comfy_install: ComfyInstall, dynamic_vram: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., dict[str, Any]]:
     """Runs code in a process like ComfyUI's, behind `native_pair`; gives what it put into `facts`.
 
@@ -265,14 +290,15 @@ def native_facts(
 
     def run(code: str, *more: str, before: str = "") -> dict[str, Any]:
         prelude = (
-            f"import json, torch\nfrom pathlib import Path\n{before}\nsys.path.append(sys.argv[1])\n"
+            "import json, torch\nfrom pathlib import Path\nsys.path.append(sys.argv[1])\n"
             "folder, more, facts = Path(sys.argv[2]), sys.argv[3:], {}\nfrom native_pair import *\n"
         )
         folder = tmp_path_factory.mktemp("native")
         code = f"{prelude}{code}\nprint(json.dumps(facts))"
-        return json.loads(
-            comfy_install.run_code(code, str(Path(__file__).parent), str(folder), *more).splitlines()[-1]
+        printed = comfy_install.run_code(
+            code, str(Path(__file__).parent), str(folder), *more, before=before, dynamic_vram=dynamic_vram
         )
+        return json.loads(printed.splitlines()[-1])
 
     return run
 
@@ -408,14 +434,16 @@ def server(comfy_install: ComfyInstall, comfy_base: Path) -> Iterator[ComfyServe
 
 @pytest.fixture(scope="session")
 def small_sdxl(
-    comfy_install: ComfyInstall, tmp_path_factory: pytest.TempPathFactory
+    comfy_install: ComfyInstall, dynamic_vram: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[ComfyServer, Reference]]:
     """A running ComfyUI with a small random SDXL, and our diffusers path over the same weights."""
-    from tests.comfyui.small_sdxl import write_base
+    from tests.comfyui.small_sdxl import CARD, write_base
 
     base = tmp_path_factory.mktemp("small sdxl") / "base"
     reference = write_base(base)
-    with run_server(comfy_install, base) as running:
+    if dynamic_vram:
+        shutil.copytree(CARD, base / "custom_nodes" / CARD.name)
+    with run_server(comfy_install, base, environment={"T2MV_DYNAMIC_VRAM": "1"}) as running:
         yield running, reference
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import comfy.model_detection
 import comfy.model_management
+import comfy.model_patcher
 import comfy.sample
 import comfy.samplers
 import comfy.supported_models
@@ -110,8 +111,8 @@ def comfy_model(
     config.set_inference_dtype(dtype, computes_in)
     model = config.get_model(weights, "", device="cpu")
     model.load_model_weights(dict(weights), "")
-    device = comfy.model_management.get_torch_device()
-    return ModelPatcher(model.eval(), device, torch.device("cpu"))
+    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)  # as its loaders choose
+    return patcher(model.eval(), comfy.model_management.get_torch_device(), torch.device("cpu"))
 
 
 def comfy_conditions(condition: TextCondition, num_views: int) -> tuple[list[Any], list[Any]]:
@@ -130,10 +131,12 @@ def comfy_conditions(condition: TextCondition, num_views: int) -> tuple[list[Any
 
 
 def evaluate(
-    model: ModelPatcher, x: torch.Tensor, timestep: int, condition: TextCondition, control: Any = None
-) -> torch.Tensor:
+    model: ModelPatcher, x: torch.Tensor, timestep: int, condition: TextCondition, control: Any = None,
+    loads: bool = True,
+) -> torch.Tensor:  # fmt: skip
     """The noise that ComfyUI's model predicts for latents [B, V, C, H, W] at one of SDXL's timesteps."""
-    comfy.model_management.load_models_gpu([model, *model.get_nested_additional_models()])
+    if loads:
+        comfy.model_management.load_models_gpu([model, *model.get_nested_additional_models()])
     sampling, flat = model.model.model_sampling, x.flatten(0, 1)
     sigma = sampling.sigma(torch.tensor(float(timestep)))
     (embeds, facts), _ = (side[0] for side in comfy_conditions(condition, x.shape[1]))

@@ -31,7 +31,7 @@ from t2mv_core.unet.attention import install_multiview_attention
 if TYPE_CHECKING:
     from conftest import ComfyServer, Run
 
-PACK_DIR = Path(__file__).parents[2]
+PACK_DIR, CARD = Path(__file__).parents[2], Path(__file__).with_name("imitated_card")
 SIZE = Size(
     widths=(64, 128, 256), depths=(0, 1, 2), text=((64, 2, 96, 600), (128, 3, 160, 600)), pooled=64,
     vae_widths=(32, 64), vae_layers=1, tokens=12,

@@ -15,12 +15,20 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from tests.comfyui.small_sdxl import controlled, graph, latents, node, relative_error, sampled, write_base
+from tests.comfyui.small_sdxl import (
+    CARD,
+    controlled,
+    graph,
+    latents,
+    node,
+    relative_error,
+    sampled,
+    write_base,
+)
 
 if TYPE_CHECKING:
     from conftest import ComfyServer
 
-CARD = Path(__file__).with_name("imitated_card")
 FLOAT8 = {"--fp8_e4m3fn-unet": torch.float8_e4m3fn, "--fp8_e5m2-unet": torch.float8_e5m2}
 OPTIONS = {
     "--fp8_e4m3fn-unet": "manual cast: torch.float32",

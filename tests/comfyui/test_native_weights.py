@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 NativeFacts = Callable[..., dict[str, Any]]
 
 TYPES = """
@@ -131,10 +133,11 @@ with torch.inference_mode(False), torch.no_grad():
 
     adapter.partially_load(card, 0.5 * adapter.model_size())
     facts["half is there"] = 0.2 < adapter.loaded_size() / adapter.model_size() < 0.8
-    sampled = evaluate(model, x, 620, condition)
-    facts["half, with LoRA"] = relative_error(sampled, whole)
+    # As it lies: 0.33's `load_models_gpu` would ask for one byte more, and set LoRAs on loaded layers again.
+    as_it_lies = lambda: evaluate(model, x, 620, condition, loads=False)
+    facts["half, with LoRA"] = relative_error(as_it_lies(), whole)
     facts["freed in part"] = adapter.partially_unload(torch.device("cpu"), 0.2 * adapter.model_size()) > 0
-    facts["less, with LoRA"] = relative_error(evaluate(model, x, 620, condition), whole)
+    facts["less, with LoRA"] = relative_error(as_it_lies(), whole)
 
     # The residuals are freed after a sampling: they would stay in the card's memory.
     sigmas, residuals = torch.tensor([10.0, 0.0]), []
@@ -146,8 +149,68 @@ with torch.inference_mode(False), torch.no_grad():
 """
 
 
-def test_the_adapter_is_offloaded_as_comfyuis_own_weights(native_facts: NativeFacts) -> None:
+def test_the_adapter_is_offloaded_as_comfyuis_own_weights(
+    native_facts: NativeFacts, dynamic_vram: bool
+) -> None:
+    if dynamic_vram:
+        pytest.skip("Dynamic VRAM has a test of its own.")
     facts = native_facts(NO_ROOM, before=SMALL_CARD)
     for name in ("streamed, with LoRA", "half, with LoRA", "less, with LoRA"):
         assert facts.pop(name) < 1e-5, name
+    assert [name for name, holds in facts.items() if not holds] == []
+
+
+NO_ROOM_DYNAMIC = """
+import comfy.model_management as management
+from imitated_card.dynamic_vram import BUDGET, Reservation
+from pack.nodes.native.load_lora import add_native_lora
+
+# A card without room: a static model would send the dynamic ones away, dynamic ones share it as they run.
+management.get_free_memory = lambda device=None, torch_free_too=False: (0, 0) if torch_free_too else 0
+
+with torch.inference_mode(False), torch.no_grad():
+    pair = create_pair(folder)
+    write_lora(pair, folder / "lora.safetensors")
+    patched = pair.patched()
+    model, _ = add_native_lora(patched, folder / "lora.safetensors", 1.0)
+    base, adapter = pair.model, adapter_of(model)
+    x, condition = torch.randn(1, RIG.num_views, 4, 8, 8), pair.condition(1, (64, 64))
+    own = evaluate(patched, x, 620, condition)
+    management.unload_all_models()
+    places = lambda patcher: sum(place.loaded_size() for place in patcher.model.dynamic_vbars.values())
+    facts["the adapter is dynamic"] = adapter.is_dynamic()
+    facts["unloaded"] = places(base) == places(adapter) == 0
+    plain = evaluate(base, x, 620, condition)
+    filled = places(base)
+    freed, free = [], Reservation.free_memory
+    Reservation.free_memory = lambda self, size: freed.append(self) or free(self, size)
+    big = lambda: {key: x for key, x in adapter.model.state_dict().items() if "_mv" in key and x.ndim > 1}
+    before = {key: weight.data_ptr() for key, weight in big().items()}
+    whole = evaluate(model, x, 620, condition)
+    facts["the base stays on the card"] = filled > 0 and places(base) >= filled and not freed
+    facts["the adapter is on the card"] = places(adapter) >= sum(x.nbytes for x in big().values())
+    facts["no second copy of its weights"] = len(before) > 20 and before == {
+        key: weight.data_ptr() for key, weight in big().items()
+    }
+    facts["LoRA matters"] = relative_error(whole, own) > 0.02
+    for name, branch, bits in (("own", patched, own), ("plain", base, plain), ("LoRA", model, whole)):
+        facts[f"{name} branch, same bits"] = torch.equal(evaluate(branch, x, 620, condition), bits)
+    management.unload_all_models()
+    facts["all left"] = places(base) == places(adapter) == 0
+    for name, budget in (("nothing stays", 0), ("some stays", filled // 2)):
+        BUDGET[0] = budget
+        facts[name] = relative_error(evaluate(model, x, 620, condition), whole) < 1e-5
+        facts[name + ", places"] = places(base) + places(adapter) <= budget
+    management.unload_all_models()
+    BUDGET[0] = 2**40
+    facts["same bits again"] = torch.equal(evaluate(model, x, 620, condition), whole)
+"""
+
+
+def test_dynamic_vram_loads_the_adapter_beside_the_base(
+    native_facts: NativeFacts, dynamic_vram: bool
+) -> None:
+    if not dynamic_vram:
+        pytest.skip("Static loading has a test of its own.")
+    facts = native_facts(NO_ROOM_DYNAMIC)
     assert [name for name, holds in facts.items() if not holds] == []

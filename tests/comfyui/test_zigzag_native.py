@@ -10,6 +10,7 @@ import pytest
 CODE = """
 from dataclasses import replace
 import comfy.sample
+from comfy.k_diffusion.sampling import default_noise_sampler
 from safetensors.torch import save_file
 from pack.nodes.native.guidance import embed_guidance
 from pack.nodes.native.schedule import T2MVShiftSNR
@@ -27,11 +28,11 @@ with torch.inference_mode():
     first = torch.randn(B, RIG.num_views, 4, 8, 8)
 
     def expected(schedule, settings, sample):
-        generator, given = torch.Generator().manual_seed(0), [first]
+        draw, given = default_noise_sampler(first.flatten(0, 1), seed=0), [first]
         def noise(size):
             if given:
                 return given.pop()
-            return torch.randn(first.flatten(0, 1).shape, generator=generator).reshape(size)
+            return draw(None, None).reshape(size)
         bundle = replace(pair.bundle, schedule=schedule)
         return sample(bundle, condition, cameras, noise, settings).denoised.flatten(0, 1)
 

@@ -18,6 +18,7 @@ sys.modules["pack"] = importlib.util.module_from_spec(
 spec.loader.exec_module(sys.modules["pack"])
 
 import comfy.model_base
+import comfy.model_management
 import comfy.model_patcher
 import comfy.model_sampling
 import comfy.samplers
@@ -25,6 +26,7 @@ import comfy.supported_models
 import comfy.utils
 import latent_preview
 from comfy.cli_args import LatentPreviewMethod, args
+from comfy.k_diffusion.sampling import default_noise_sampler
 from comfy_extras.nodes_custom_sampler import BasicScheduler, Guider_Basic, Guider_DualCFG
 from comfy_extras.nodes_model_advanced import LCM, ModelSamplingDiscrete, ModelSamplingDiscreteDistilled
 from pack.nodes.native.patch import VIEW_SCALE_OPTION
@@ -78,7 +80,8 @@ def make_model(model_type="EPS"):
     config.unet_config = {"disable_unet_model_creation": True}
     model = comfy.model_base.BaseModel(config, comfy.model_base.ModelType[model_type])
     model.diffusion_model = Network()
-    return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    return patcher(model, comfy.model_management.get_torch_device(), torch.device("cpu"))
 
 
 def shifted_model(is_distilled):
@@ -149,17 +152,22 @@ def plain():
     return found
 
 
+def comfy_noise():
+    """What ComfyUI's samplers draw with this seed, which newer versions raise by one on the CPU."""
+    return default_noise_sampler(make_noise(), seed=SEED)
+
+
 class CoreNoise:
     """The numbers that ComfyUI draws, in the core's shape."""
 
     def __init__(self):
-        self.first, self.generator = True, torch.Generator().manual_seed(SEED)
+        self.first, self.draw = True, comfy_noise()
 
     def __call__(self, shape):
         if self.first:
             self.first = False
             return make_noise().reshape(shape)
-        return torch.randn(shape[1:], generator=self.generator)[None]
+        return self.draw(None, None)[None]
 
 
 def core_predict(bundle, x, timestep, condition, cameras, guidance_scale, view_scale):
@@ -257,16 +265,16 @@ def flow():
         return without + guidance * (with_text - without)
 
     for name in ("euler", "lcm"):
-        x, generator = make_noise() * sigmas[0], torch.Generator().manual_seed(SEED)
+        x, draw = make_noise() * sigmas[0], comfy_noise()
 
-        def forth(x, step, name=name, generator=generator):
+        def forth(x, step, name=name, draw=draw):
             v = velocity(x, step, 5.0, OWN_VIEW_SCALE)
             if name == "euler":
                 return x + (sigmas[step + 1] - sigmas[step]) * v
             clean = x - sigmas[step] * v
             if sigmas[step + 1] == 0:
                 return clean
-            z = torch.randn(x.shape, generator=generator)
+            z = draw(None, None)
             return (1 - sigmas[step + 1]) * clean + sigmas[step + 1] * z
 
         for step in range(3):
@@ -343,6 +351,19 @@ def x0_model():
     return ModelSamplingDiscrete().patch(make_model(), "x0", False)[0]
 
 
+def img_to_img_model(name):
+    """A model of one of ComfyUI's newer kinds, which an older ComfyUI gets from here."""
+    model, inherited = make_model(), comfy.model_sampling.CONST
+    kind = getattr(comfy.model_sampling, name, None) or type(
+        name, (inherited,), {"__module__": inherited.__module__}
+    )
+    bases = (comfy.model_sampling.ModelSamplingDiscrete, kind)
+    model.add_object_patch(
+        "model_sampling", type("ModelSamplingAdvanced", bases, {})(model.model.model_config)
+    )
+    return model
+
+
 def refusals():
     found = {}
 
@@ -363,6 +384,8 @@ def refusals():
     refuse("flipped", make_guider(model, 5.0), zigzag(), sigmas[:-1].flip(0))
     refuse("cosmos", make_guider(cosmos, 5.0), zigzag(), sigmas_of(cosmos, 3))
     refuse("x0", make_guider(x0_model(), 5.0), zigzag(), sigmas)
+    for name in ("IMG_TO_IMG_FLOW", "IMG_TO_IMG_VELOCITY"):
+        refuse(name, make_guider(img_to_img_model(name), 5.0), zigzag(), sigmas)
     return found
 
 
