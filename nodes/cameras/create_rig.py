@@ -14,11 +14,10 @@ from .rig import (
     PRESET_CHOICES,
     TRAINED_AZIMUTHS,
     choose_rig,
-    to_camera,
     to_json,
     to_text,
-    to_viewer_camera,
 )
+from .viewer import to_camera, to_viewer_camera
 
 if TYPE_CHECKING:
     from ...t2mv_core.cameras import CameraRig

@@ -135,6 +135,23 @@ def test_a_guidance_of_0_is_the_models_own_and_the_sheet_says_so(server: ComfySe
     assert own[height:].min() < 100
 
 
+@pytest.mark.usefixtures("toybox")
+@pytest.mark.parametrize(
+    ("model", "solver", "guidance"),
+    [("toybox", "auto", "2"), ("toybox teacher", "auto", "2.5"), ("toybox teacher", "lcm", "1")],
+)
+def test_a_user_who_changes_the_model_gets_its_guidance(
+    server: ComfyServer, model: str, solver: str, guidance: str
+) -> None:
+    load = {**LOAD, "inputs": {**LOAD["inputs"], "model": model, "sampler": solver}}
+    run = server.run({
+        "1": load,
+        "2": sampler("Standard", ["1", 0], guidance=0, steps=1),
+        "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 2]}},
+    })  # fmt: skip
+    assert run.outputs["3"]["text"] == [f"seed 1 · 1 step · guidance {guidance} (the model's own)"]
+
+
 def test_a_rig_chooses_views(server: ComfyServer) -> None:
     rig = {"class_type": "T2MVCreateCameraRig", "inputs": {"azimuths": "0, 90, 180", "elevations": "0"}}
     drawn = sampler("Standard", ["1", 0], rig=["5", 0])

@@ -100,6 +100,18 @@ def test_help_pages_are_served(server: ComfyServer) -> None:
     assert server.get("/extensions/ComfyUI-T2MV/docs/T2MVLoadModel.md").startswith(b"# Load Model")
 
 
+def test_nodes_on_comfyuis_own_model_are_experimental(object_info: dict[str, Any]) -> None:
+    experimental = {name for name in NODE_IDS if object_info[name].get("experimental")}
+    assert experimental == {
+        "T2MVApplyAdapter",
+        "T2MVCreateZigzagSampler",
+        "T2MVEmbedGuidance",
+        "T2MVEmptyLatent",
+        "T2MVLoadLoRANative",
+        "T2MVShiftSNR",
+    }
+
+
 def test_schemas_use_what_this_comfyui_offers(object_info: dict[str, Any]) -> None:
     if "search_aliases" not in object_info["KSampler"]:
         pytest.skip("This ComfyUI knows no extras.")
@@ -107,6 +119,7 @@ def test_schemas_use_what_this_comfyui_offers(object_info: dict[str, Any]) -> No
     keeping = {name for name in NODE_IDS if object_info[name].get("has_intermediate_output")}
     assert keeping >= {"T2MVCreateCameraRig", "T2MVLoadLoRA", "T2MVCreateContactSheet", "T2MVScoreViews"}
     assert not keeping & {"T2MVLoadModel", "T2MVSampleStandard"}
+    assert keeping >= {"T2MVLoadLoRANative", "T2MVTrainLoRA", "T2MVSampleBest", "T2MVCreateTurntable"}
     essential = {name for name in NODE_IDS if object_info[name].get("essentials_category")}
     assert essential == {"T2MVLoadModel", "T2MVSampleStandard", "T2MVCreateContactSheet"}
 
