@@ -59,6 +59,7 @@ class T2MVSampleBest(io.ComfyNode):
             category="T2MV/sampling",
             description="Samples several sets of views per prompt, scores them with rewards and keeps the "
             "best; the ranking is shown.",
+            shows_result=True,
             search_aliases=["best of n", "best of", "top k", "rank", "cherry pick", "inference time scaling"],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],

@@ -103,6 +103,30 @@ def test_help_pages_are_served(server: ComfyServer) -> None:
     assert server.get("/extensions/ComfyUI-T2MV/docs/T2MVLoadModel.md").startswith(b"# Load Model")
 
 
+def test_nodes_on_comfyuis_own_model_are_experimental(object_info: dict[str, Any]) -> None:
+    experimental = {name for name in NODE_IDS if object_info[name].get("experimental")}
+    assert experimental == {
+        "T2MVApplyAdapter",
+        "T2MVCreateZigzagSampler",
+        "T2MVEmbedGuidance",
+        "T2MVEmptyLatent",
+        "T2MVLoadLoRANative",
+        "T2MVShiftSNR",
+    }
+
+
+def test_schemas_use_what_this_comfyui_offers(object_info: dict[str, Any]) -> None:
+    if "search_aliases" not in object_info["KSampler"]:
+        pytest.skip("This ComfyUI knows no extras.")
+    assert all(object_info[name]["search_aliases"] for name in NODE_IDS)
+    keeping = {name for name in NODE_IDS if object_info[name].get("has_intermediate_output")}
+    assert keeping >= {"T2MVCreateCameraRig", "T2MVLoadLoRA", "T2MVCreateContactSheet", "T2MVScoreViews"}
+    assert not keeping & {"T2MVLoadModel", "T2MVSampleStandard"}
+    assert keeping >= {"T2MVLoadLoRANative", "T2MVTrainLoRA", "T2MVSampleBest", "T2MVCreateTurntable"}
+    essential = {name for name in NODE_IDS if object_info[name].get("essentials_category")}
+    assert essential == {"T2MVLoadModel", "T2MVSampleStandard", "T2MVCreateContactSheet"}
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_no_example_uses_a_node_that_comfyui_gives_up(object_info: dict[str, Any], name: str) -> None:
     api = json.loads((PACK_DIR / "docs" / "api" / f"{name}.json").read_text("utf-8"))
@@ -139,12 +163,12 @@ def test_shown_workflows_fit_the_schemas(object_info: dict[str, Any], name: str)
         schema = object_info[node["type"]]
         known = _inputs(schema)
         own = [entry for entry in node["inputs"] if (node["type"], entry["name"]) not in OF_THE_PAGE]
-        names = [entry["name"] for entry in own]
-        assert names == [name for name in known if name in names]
+        names = {entry["name"] for entry in own}
+        assert names <= set(known)
         assert all(_accepts(known[entry["name"]], entry["type"]) for entry in own)
         kinds = ["COMBO" if isinstance(kind, list) else kind for kind in schema["output"]]
         # What is new in a node since a workflow was kept comes last, and may be missing.
-        assert set(schema["input"].get("required", {})) <= set(names)
+        assert set(schema["input"].get("required", {})) <= names
         outputs = [output["type"] for output in node["outputs"]]
         if not node["type"].startswith("T2MV"):  # the core's preview nodes have had an output since 2026
             outputs = outputs[: len(kinds)]
