@@ -94,6 +94,7 @@ def test_types_sharing_and_refusals(native_facts: NativeFacts) -> None:
 
 SMALL_CARD = """
 import comfy.model_management as management
+import torch
 
 # "cpu:0" computes as "cpu" does, and is taken for a card here.
 card = torch.device("cpu", 0)

@@ -65,8 +65,11 @@ def test_progress_counts_every_evaluation(server: ComfyServer) -> None:
     run = server.run(graph(zigzagged("progress", SMALL, steps=3, zigzag_steps=2, zigzag_repeats=3)))
     assert run.status == "success", run.error
     seen = [(value, total) for node, value, total in run.progress if node == "progress"]
-    # 3 steps, and 2 more evaluations for each of 3 repeats of 2 steps; ComfyUI may repeat the last message.
-    assert [value for value, _ in seen][:15] == list(range(1, 16))
+    # 3 steps, and 2 more evaluations for each of 3 repeats of 2 steps; ComfyUI may repeat the last message,
+    # and newer versions leave out what follows within 0.1 s.
+    values = [value for value, _ in seen]
+    assert values == sorted(values)
+    assert values[-1] == 15
     assert {total for _, total in seen} == {15}
 
 

@@ -45,7 +45,8 @@ class Reservation:
         if number not in self._resident:
             if num_bytes + sum(other.loaded_size() for other in _ALL) > BUDGET[0]:
                 return None
-            memory = torch.empty(num_bytes, dtype=torch.uint8)
+            with torch.inference_mode(False):  # a model may be sent away outside of it
+                memory = torch.empty(num_bytes, dtype=torch.uint8)
             self._resident[number] = memory, next(_SIGNATURES).to_bytes(8, "big")
         return self._resident[number][1]
 
