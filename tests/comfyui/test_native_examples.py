@@ -77,7 +77,7 @@ def in_small(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("name", "samplers"), [(name, ["10", "20"] if "zigzag" in name else ["10"]) for name in MISSING]
+    ("name", "samplers"), [(name, ["10", "20"] if "ControlNet" in name else ["10"]) for name in MISSING]
 )
 def test_a_native_example_runs_with_small_weights(
     small_sdxl: tuple[ComfyServer, Reference], name: str, samplers: list[str]
