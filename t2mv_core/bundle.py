@@ -105,12 +105,11 @@ class ModelBundle:
         7 is what LCM-SDXL and SDXL are sampled with; few-step weights for SDXL with another solver (Turbo,
         Lightning, Hyper-SD, LCM-LoRA, DMD2) are made for 1, one pass without guidance.
         """
-        has_guidance = self.has_guidance_embedding or self.schedule.solver_name == "ddim"
-        if (
-            has_guidance or self.sources.solver is None
-        ):  # the toybox's teacher has a trailing solver of its own
-            return TOYBOX_GUIDANCE.get(self.sources.model, 7.0 if has_guidance else 1.0)
-        return 1.0
+        stated = TOYBOX_GUIDANCE.get(self.sources.model)
+        if stated is not None and (self.has_guidance_embedding or self.schedule.solver == "ddim"):
+            return stated  # the toybox teacher's own solver is DDIM with trailing timesteps
+        is_few_step = not self.has_guidance_embedding and self.schedule.solver_name != "ddim"
+        return 1.0 if is_few_step else 7.0
 
     @property
     def latent_px(self) -> int:

@@ -11,10 +11,10 @@ from ...t2mv_core.cameras import CameraRig
 # floor, and looks with a vertical field of view of 35 degrees.
 VIEWER_MODEL_SIZE = 5.0
 VIEWER_FOV_DEG = 35.0
-# Today's viewer leaves models as they are and looks with 75 degrees where it is given a camera. It and Render
-# Mesh know perspective only: from far away, with a large zoom, that is nearly orthographic.
-CAMERA_FOV_DEG = 75.0
-CAMERA_ZOOM = 80.0
+# Today's viewer leaves models as they are and reads position, target and zoom. It and Render Mesh know
+# perspective only: from far away, with a large zoom, that is nearly orthographic. From farther away the
+# viewer's depths would be too coarse.
+CAMERA_ZOOM = 33.0
 
 
 def to_camera(rig: CameraRig, index: int, mesh_size: float = 1.0) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def to_camera(rig: CameraRig, index: int, mesh_size: float = 1.0) -> dict[str, A
     """
     x, y, z = (float(axis) / rig.distance for axis in rig.camera_to_world()[index, :3, 3])
     half_width = rig.frustum * mesh_size
-    distance = half_width * CAMERA_ZOOM / math.tan(math.radians(CAMERA_FOV_DEG / 2))
+    distance = half_width * CAMERA_ZOOM / math.tan(math.radians(VIEWER_FOV_DEG / 2))
     edge = half_width * CAMERA_ZOOM  # before the zoom, as three.js keeps it
     return {
         "position": {"x": distance * x, "y": distance * z, "z": -distance * y},
@@ -38,7 +38,7 @@ def to_camera(rig: CameraRig, index: int, mesh_size: float = 1.0) -> dict[str, A
         "quaternion": _quaternion(rig.azimuths_deg[index], rig.elevations_deg[index]),
         "zoom": CAMERA_ZOOM,
         "cameraType": "orthographic",
-        "fov": CAMERA_FOV_DEG,
+        "fov": VIEWER_FOV_DEG,
         "aspect": 1.0,
         "near": distance / 100,
         "far": distance * 10,
