@@ -14,7 +14,8 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 SHOWN_DIR, API_DIR = ROOT / "example_workflows", ROOT / "docs" / "api"
-NAMES = sorted(path.stem for path in SHOWN_DIR.glob("*.json"))
+APPS = sorted(path.name.removesuffix(".app.json") for path in SHOWN_DIR.glob("*.app.json"))
+NAMES = sorted({path.stem.removesuffix(".app") for path in SHOWN_DIR.glob("*.json")})
 NOTES = {"Note", "MarkdownNote"}  # these exist in the page only
 # What the examples use of ComfyUI itself; every other node would be one more pack to install.
 CORE = {
@@ -73,7 +74,9 @@ def notes(name: str) -> str:
 
 def test_there_are_nine_each_with_a_picture_a_script_version_and_a_layout(layouts: ModuleType) -> None:
     assert [name[0] for name in NAMES] == list("123456789")
-    assert sorted(path.stem for path in SHOWN_DIR.glob("*.jpg")) == NAMES
+    assert sorted(path.stem for path in SHOWN_DIR.glob("*.jpg")) == sorted(
+        [*NAMES, *(f"{name}.app" for name in APPS)]
+    )
     assert sorted(path.stem for path in API_DIR.glob("*.json")) == NAMES
     assert sorted(layouts.LAYOUTS) == NAMES
 
@@ -81,10 +84,38 @@ def test_there_are_nine_each_with_a_picture_a_script_version_and_a_layout(layout
 @pytest.mark.parametrize("name", NAMES)
 def test_pictures_are_pictures_of_a_reasonable_size(name: str) -> None:
     path = SHOWN_DIR / f"{name}.jpg"
+    assert (ROOT / "docs" / "images" / "workflows" / f"{name}.jpg").stat().st_size < MAX_PICTURE_BYTES
     assert path.stat().st_size < MAX_PICTURE_BYTES
     with Image.open(path) as picture:
         assert picture.format == "JPEG"
-        assert min(picture.size) > 300
+        assert picture.size == (512, 512)  # ComfyUI's page shows it in a square
+
+
+@pytest.mark.parametrize("name", APPS)
+def test_an_app_is_its_workflow_with_a_form(name: str) -> None:
+    app, workflow = shown(f"{name}.app"), shown(name)
+    form = app["extra"]["linearData"]
+    assert app["extra"]["linearMode"] is True
+    assert app["nodes"] == workflow["nodes"]
+    assert app["links"] == workflow["links"]
+    assert {node for node, _ in form["inputs"]} | set(form["outputs"]) <= set(api(name))
+    assert all(isinstance(api(name)[node]["inputs"][widget], str | int) for node, widget in form["inputs"])
+
+
+def test_every_node_of_ours_is_in_a_workflow() -> None:
+    ours = {page.stem for page in (ROOT / "web" / "docs").glob("T2MV*.md")}
+    assert ours <= {node["class_type"] for name in NAMES for node in api(name).values()}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "subgraphs").glob("*.json")), ids=lambda path: path.stem)
+def test_a_blueprint_is_one_node_with_its_contents(path: Path) -> None:
+    blueprint = json.loads(path.read_text("utf-8"))
+    (host,), (subgraph,) = blueprint["nodes"], blueprint["definitions"]["subgraphs"]
+    assert host["type"] == subgraph["id"]
+    assert host["title"] == subgraph["name"] == path.stem
+    assert subgraph["category"] == "T2MV"
+    assert [slot["name"] for slot in host["inputs"]] == ["prompt", "seed", "model"]
+    assert all(slot["linkIds"] for slot in subgraph["inputs"] + subgraph["outputs"])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -44,12 +44,16 @@ class Layout:
         room: node id -> height below its widgets, for the pictures and texts it shows after a run.
         after_run: what happens to seeds after a run, a word of ComfyUI's control_after_generate.
         runs: ids of the output nodes that make.py runs for the picture; None runs all, () nothing.
+        result: ids of the nodes whose pictures make the thumbnail; () shows a column of the graph instead.
+        closeup: number of that column, from 0.
     """
 
     columns: tuple[Column, ...]
     room: dict[str, int] = field(default_factory=dict)
     after_run: str = "randomize"
     runs: tuple[str, ...] | None = None
+    result: tuple[str, ...] = ()
+    closeup: int = 0
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -62,6 +66,7 @@ LAYOUTS: dict[str, Layout] = {
             Column("5 Single views", ("9", "10"), 260),
         ),
         room={"2": TEXT, "3": VIEWS, "4": VIEWS, "5": 310, "7": VIEWS, "8": VIEWS, "9": VIEWS, "10": VIEWS},
+        result=("4",),
     ),
     "2 Standard and zigzag": Layout(
         columns=(
@@ -83,6 +88,7 @@ LAYOUTS: dict[str, Layout] = {
             "12": 110,
         },  # fmt: skip
         after_run="fixed",
+        result=("13", "14"),
     ),
     "3 Train a LoRA": Layout(
         columns=(
@@ -104,6 +110,7 @@ LAYOUTS: dict[str, Layout] = {
             "13": 210,
         },
         after_run="fixed",
+        result=("12",),
     ),
     "4 Best of eight": Layout(
         columns=(
@@ -112,6 +119,7 @@ LAYOUTS: dict[str, Layout] = {
             Column("3 The best", ("6", "7", "8"), 520),
         ),
         room={"2": TEXT, "5": 1000, "6": VIEWS, "7": 180, "8": 420},
+        result=("6",),
     ),
     "5 LCM-SDXL - download": Layout(
         columns=(
@@ -121,17 +129,19 @@ LAYOUTS: dict[str, Layout] = {
         ),
         room={"2": TEXT, "3": TEXT, "4": VIEWS, "5": VIEWS, "6": 420},
         runs=(),
+        closeup=1,
     ),
     "6 Views to mesh - download": Layout(
         columns=(
-            Column("1 Model and cameras", ("1", "2"), 400, note_height=300),
+            Column("1 Model and cameras", ("1", "2", "18", "19"), 400, note_height=300),
             Column("2 Views", ("3", "4", "5"), 420),
             Column("3 What Hunyuan3D sees", ("6", "7", "8", "9", "10"), 360),
             Column("4 Shape", ("11", "12", "13", "14"), 340),
             Column("5 Mesh", ("15", "16", "17"), 400),
         ),
-        room={"2": TEXT, "3": VIEWS, "4": VIEWS, "17": 400},
-        runs=("4",),
+        room={"2": TEXT, "3": VIEWS, "4": VIEWS, "17": 400, "19": 100},
+        runs=("4", "19"),
+        result=("4",),
     ),
     "7 Native LCM-LoRA - download": Layout(
         columns=(
@@ -143,6 +153,7 @@ LAYOUTS: dict[str, Layout] = {
         ),
         room={"4": TEXT, "7": 120, "8": 120, "12": VIEWS, "13": 420},
         runs=(),
+        closeup=1,
     ),
     "8 Native ControlNet - download": Layout(
         columns=(
@@ -154,6 +165,7 @@ LAYOUTS: dict[str, Layout] = {
         ),
         room={"4": TEXT, "7": 100, "8": 100, "14": 100, "22": VIEWS, "23": VIEWS, "24": 300},
         runs=(),
+        closeup=3,
     ),
     "9 Native LCM-SDXL - download": Layout(
         columns=(
@@ -165,6 +177,7 @@ LAYOUTS: dict[str, Layout] = {
         ),
         room={"4": TEXT, "7": 120, "8": 120, "14": TEXT, "12": VIEWS, "13": 420},
         runs=(),
+        closeup=1,
     ),
 }
 

@@ -59,6 +59,48 @@ window.t2mv = {
     return note
   },
 
+  // The workflow that ComfyUI saves when somebody publishes a subgraph: one node and what is in it.
+  blueprint({ name, description, aliases, nodes, inputs, outputs }) {
+    const graph = window.app.graph
+    const inside = nodes.map(id => graph.getNodeById(Number(id)))
+    for (const node of [...graph._nodes]) if (!inside.includes(node)) graph.remove(node)
+    for (const group of [...graph._groups]) graph.remove(group)
+    const titles = Object.fromEntries(inside.map(node => [node.id, node.title]))
+    const { subgraph, node } = graph.convertToSubgraph(new Set(inside)) // of copies, which have other ids
+    const find = id => subgraph._nodes.find(node => node.title === titles[id])
+    for (const slot of [...subgraph.inputs]) subgraph.removeInput(slot)
+    for (const slot of [...subgraph.outputs]) subgraph.removeOutput(slot)
+    for (const [id, widget, label] of inputs) {
+      const inner = find(id)
+      const input = inner.inputs.find(input => input.widget?.name === widget)
+      subgraph.addInput(label, input.type).connect(input, inner)
+    }
+    for (const [id, slot, label] of outputs) {
+      const output = find(id).outputs[slot]
+      subgraph.addOutput(label, output.type).connect(output, find(id))
+    }
+    subgraph.name = node.title = name
+    const written = node.serialize()
+    const preview = '$$canvas-image-preview' // ComfyUI's name for the picture that a node shows
+    written.properties.previewExposures = outputs
+      .filter(([id]) => find(id).type === 'T2MVCreateContactSheet')
+      .map(([id], index) => ({
+        name: index ? `${preview}_${index}` : preview,
+        sourceNodeId: String(find(id).id),
+        sourcePreviewName: preview
+      }))
+    return JSON.stringify({
+      revision: 0,
+      last_node_id: node.id,
+      last_link_id: 0,
+      nodes: [written],
+      links: [],
+      version: 0.4,
+      definitions: { subgraphs: [{ ...subgraph.asSerialisable(), category: 'T2MV' }] },
+      extra: { BlueprintDescription: description, BlueprintSearchAliases: aliases }
+    })
+  },
+
   serialize() {
     const written = window.app.graph.serialize()
     written.extra = { ds: { scale: 0.7, offset: [60, 120] } }
@@ -88,6 +130,14 @@ window.t2mv = {
     view.scale = scale
     view.offset = [left / scale - this.bounds()[0], top / scale - this.bounds()[1]]
     window.app.canvas.deselectAll?.()
+    window.app.canvas.setDirty(true, true)
+  },
+
+  // A column of the graph, from its title on.
+  showColumn(index, scale) {
+    const [left, top] = window.app.graph._groups[index].pos
+    window.app.canvas.ds.scale = scale
+    window.app.canvas.ds.offset = [-left, -top]
     window.app.canvas.setDirty(true, true)
   }
 }

@@ -24,7 +24,13 @@ TIMEOUT_MS = 300_000
 VIEWPORT = {"width": 1800, "height": 1300}
 # The page opens with a workflow of its own; ours has to come after it.
 READY = "window.LiteGraph?.registered_node_types.T2MVLoadModel && window.app?.graph?._nodes.length > 0"
-SETTINGS = {"Comfy.TutorialCompleted": True}  # a new user is greeted with a dialogue over the canvas
+BROKEN_NODES = """() => window.app.graph._nodes
+    .filter(node => node.has_errors || !(node.type in LiteGraph.registered_node_types))
+    .map(node => node.type)"""
+SETTINGS = {  # a new user is greeted with a dialogue over the canvas, and with another one over an app
+    "Comfy.TutorialCompleted": True,
+    "Comfy.OnboardingCoachmarks.Seen": ["appMode"],
+}
 
 
 def find_browser() -> str | None:
@@ -83,7 +89,8 @@ class ComfyPage:
         viewport: dict[str, int] = VIEWPORT,
     ) -> None:
         """Open the page and wait until it takes a workflow."""
-        self.design, self.failures = design, []
+        self.server, self.design = server, design
+        self.failures: list[str] = []
         server.post("/settings/Comfy.VueNodes.Enabled", design == NEW)
         self.page: Page = browser.new_page(viewport=viewport)  # type: ignore[arg-type]
         self.page.set_default_timeout(TIMEOUT_MS)

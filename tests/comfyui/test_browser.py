@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.comfyui.comfy_page import DESIGNS, NEW, ROOT, WORKFLOWS, ComfyPage, has_new_design
+from tests.comfyui.comfy_page import BROKEN_NODES, DESIGNS, NEW, ROOT, WORKFLOWS, ComfyPage, has_new_design
 
 if TYPE_CHECKING:
     from conftest import ComfyServer
     from playwright.sync_api import Browser
 
-EXAMPLES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+EXAMPLES = sorted(path.stem for path in WORKFLOWS.glob("*.json") if not path.stem.endswith(".app"))
 STANDARD_VS_ZMV = "2 Standard and zigzag"
-BROKEN_NODES = """() => window.app.graph._nodes
-    .filter(node => node.has_errors || !(node.type in LiteGraph.registered_node_types))
-    .map(node => node.type)"""
 AS_SCRIPT = "async () => (await window.app.graphToPrompt()).output"
 LABEL = "name => window.t2mvPage.find('T2MVLoadModel').widgets.find(widget => widget.name === name).label"
 
@@ -40,7 +37,7 @@ def test_examples_open_without_errors_and_say_what_the_script_versions_say(
     page.drop(name)
     assert page.page.evaluate(BROKEN_NODES) == []
     sent = page.page.evaluate(AS_SCRIPT)
-    expected = json.loads((ROOT / "docs" / "api" / f"{name}.json").read_text("utf-8"))
+    expected = json.loads((ROOT / "docs/api" / f"{name}.json").read_text("utf-8"))
     assert {key: node["class_type"] for key, node in sent.items()} == {
         key: node["class_type"] for key, node in expected.items()
     }
@@ -71,8 +68,8 @@ def test_drop_queue_watch_cancel_and_queue_again(page: ComfyPage, page_server: C
         assert f"progress {node} {evaluations}/{evaluations}" in seen
         assert seen.count(f"preview {node}") == evaluations
     page.wait_until("window.t2mvPage.pictures('T2MVCreateContactSheet').length > 0")
-    # angles above, a label above the row
-    assert page.ask("pictures", "T2MVCreateContactSheet") == [[6 * 160, 16 + 16 + 160]]
+    # angles above, a label above the row, a line of settings below
+    assert page.ask("pictures", "T2MVCreateContactSheet") == [[6 * 160, 16 + 16 + 160 + 16]]
     assert page.ask("text", "T2MVScoreViews").startswith("toybox_clip 0.")
     assert page.ask("text", "T2MVCreateCameraRig").startswith("6 views: 1 front 0°")
     assert page.collisions() == []

@@ -44,7 +44,7 @@ def pictures(server: ComfyServer, run: Run, node: str) -> list[Image.Image]:
 def test_1_text_to_views(server: ComfyServer) -> None:
     run = succeed(server, example("1 Text to views"))
     (sheet,) = pictures(server, run, "4")
-    assert sheet.size == (6 * 160, 16 + 160)
+    assert sheet.size == (6 * 160, 16 + 160 + 16)  # angles, views, settings
     (turning,) = pictures(server, run, "5")
     assert turning.format == "WEBP"
     assert turning.n_frames == 6
@@ -54,7 +54,7 @@ def test_1_text_to_views(server: ComfyServer) -> None:
 
 
 @pytest.mark.usefixtures("toybox")
-def test_4_best_of_8(server: ComfyServer) -> None:
+def test_4_best_of_eight(server: ComfyServer) -> None:
     run = succeed(server, example("4 Best of eight"))
     assert len(run.outputs["8"]["images"]) == 6
     ranking = run.outputs["7"]["text"][0]

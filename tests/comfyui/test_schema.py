@@ -26,6 +26,11 @@ TO_DOWNLOAD = {
 OF_THE_PAGE = {("SaveGLB", "image")}  # a viewer, which the page adds to the node's widgets
 
 
+def read_api(name: str) -> dict[str, Any]:
+    """What an example, or the example that an app is made of, sends."""
+    return json.loads((PACK_DIR / "docs/api" / f"{name.removesuffix('.app')}.json").read_text("utf-8"))
+
+
 @pytest.fixture(scope="module")
 def object_info(server: ComfyServer) -> dict[str, Any]:
     """Every node's schema, as the frontend gets it."""
@@ -129,7 +134,7 @@ def test_schemas_use_what_this_comfyui_offers(object_info: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_no_example_uses_a_node_that_comfyui_gives_up(object_info: dict[str, Any], name: str) -> None:
-    api = json.loads((PACK_DIR / "docs" / "api" / f"{name}.json").read_text("utf-8"))
+    api = read_api(name)
     deprecated = {kind for kind, schema in object_info.items() if schema.get("deprecated")}
     assert deprecated  # the core marks some
     assert {node["class_type"] for node in api.values()} & deprecated == set()
@@ -137,7 +142,7 @@ def test_no_example_uses_a_node_that_comfyui_gives_up(object_info: dict[str, Any
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_script_versions_fit_the_schemas(object_info: dict[str, Any], name: str) -> None:
-    api = json.loads((PACK_DIR / "docs" / "api" / f"{name}.json").read_text("utf-8"))
+    api = read_api(name)
     for node in api.values():
         schema = object_info[node["class_type"]]
         known = _inputs(schema)
