@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 Model = io.Custom("T2MV_MODEL")
 Rig = io.Custom("T2MV_RIG")
 Rewards = io.Custom("T2MV_REWARD")
+ESSENTIALS = "Multiview"
+"""Folder of the nodes that every multiview graph has."""
 
 
 class _Handle:
@@ -59,12 +61,31 @@ class RewardHandle(_Handle):
     residency: Residency
 
 
-def make_schema(*, search_aliases: list[str], **fields: Any) -> io.Schema:
-    """Return a node schema, without search aliases where ComfyUI does not know them (before 0.4)."""
+def make_schema(
+    *,
+    search_aliases: list[str],
+    shows_result: bool = False,
+    essentials_category: str | None = None,
+    is_experimental: bool = False,
+    **fields: Any,
+) -> io.Schema:
+    """Return a node schema, with those extras that the running ComfyUI knows.
+
+    Args:
+        search_aliases: other words that people search for.
+        shows_result: the node shows a picture or a text on itself, which the page then keeps when it reloads.
+        essentials_category: folder among the page's essentials.
+        is_experimental: the page marks the node as one that may change.
+        fields: of io.Schema, in every version.
+    """
+    extras = {
+        "search_aliases": search_aliases,
+        "has_intermediate_output": shows_result,
+        "essentials_category": essentials_category,
+        "is_experimental": is_experimental,
+    }
     known = {field.name for field in dataclasses.fields(io.Schema)}
-    if "search_aliases" in known:
-        fields["search_aliases"] = search_aliases
-    return io.Schema(**fields)
+    return io.Schema(**fields, **{name: extra for name, extra in extras.items() if name in known})
 
 
 def output(

@@ -105,9 +105,11 @@ class ModelBundle:
         7 is what LCM-SDXL and SDXL are sampled with; few-step weights for SDXL with another solver (Turbo,
         Lightning, Hyper-SD, LCM-LoRA, DMD2) are made for 1, one pass without guidance.
         """
-        if not self.has_guidance_embedding and self.schedule.solver_name != "ddim":
-            return 1.0
-        return TOYBOX_GUIDANCE.get(self.sources.model, 7.0)
+        stated = TOYBOX_GUIDANCE.get(self.sources.model)
+        if stated is not None and (self.has_guidance_embedding or self.schedule.solver == "ddim"):
+            return stated  # the toybox teacher's own solver is DDIM with trailing timesteps
+        is_few_step = not self.has_guidance_embedding and self.schedule.solver_name != "ddim"
+        return 1.0 if is_few_step else 7.0
 
     @property
     def latent_px(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 ROOT = Path(__file__).parents[1]
 CODE_NAME = re.compile(r"`((?:t2mv_core|training)(?:\.\w+)+)`")
@@ -69,4 +70,4 @@ def test_links_between_documents_lead_somewhere():
         for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
             if "://" in target:
                 continue  # other people's pages are not ours to test
-            assert (path.parent / target).exists(), f"{path.name}: {target}"
+            assert (path.parent / unquote(target)).exists(), f"{path.name}: {target}"

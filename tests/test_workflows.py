@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +14,8 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 SHOWN_DIR, API_DIR = ROOT / "example_workflows", ROOT / "docs" / "api"
-NAMES = sorted(path.stem for path in SHOWN_DIR.glob("*.json"))
+APPS = sorted(path.name.removesuffix(".app.json") for path in SHOWN_DIR.glob("*.app.json"))
+NAMES = sorted({path.stem.removesuffix(".app") for path in SHOWN_DIR.glob("*.json")})
 NOTES = {"Note", "MarkdownNote"}  # these exist in the page only
 # What the examples use of ComfyUI itself; every other node would be one more pack to install.
 CORE = {
@@ -29,7 +29,6 @@ CORE = {
     "ControlNetLoader",
     "EmptyLatentHunyuan3Dv2",
     "Hunyuan3Dv2ConditioningMultiView",
-    "ImageBatch",
     "ImageOnlyCheckpointLoader",
     "KSampler",
     "LoraLoaderModelOnly",
@@ -54,12 +53,10 @@ MAX_PICTURE_BYTES = 300_000
 @pytest.fixture(scope="module")
 def layouts() -> ModuleType:
     """docs/workflows/layouts.py, which is no package."""
-    spec = importlib.util.spec_from_file_location("layouts", ROOT / "docs" / "workflows" / "layouts.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["layouts"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    monkeypatch_path = pytest.MonkeyPatch()
+    monkeypatch_path.syspath_prepend(ROOT / "docs" / "workflows")
+    module = importlib.import_module("layouts")
+    monkeypatch_path.undo()
     return module
 
 
@@ -77,7 +74,9 @@ def notes(name: str) -> str:
 
 def test_there_are_nine_each_with_a_picture_a_script_version_and_a_layout(layouts: ModuleType) -> None:
     assert [name[0] for name in NAMES] == list("123456789")
-    assert sorted(path.stem for path in SHOWN_DIR.glob("*.jpg")) == NAMES
+    assert sorted(path.stem for path in SHOWN_DIR.glob("*.jpg")) == sorted(
+        [*NAMES, *(f"{name}.app" for name in APPS)]
+    )
     assert sorted(path.stem for path in API_DIR.glob("*.json")) == NAMES
     assert sorted(layouts.LAYOUTS) == NAMES
 
@@ -85,10 +84,38 @@ def test_there_are_nine_each_with_a_picture_a_script_version_and_a_layout(layout
 @pytest.mark.parametrize("name", NAMES)
 def test_pictures_are_pictures_of_a_reasonable_size(name: str) -> None:
     path = SHOWN_DIR / f"{name}.jpg"
+    assert (ROOT / "docs" / "images" / "workflows" / f"{name}.jpg").stat().st_size < MAX_PICTURE_BYTES
     assert path.stat().st_size < MAX_PICTURE_BYTES
     with Image.open(path) as picture:
         assert picture.format == "JPEG"
-        assert min(picture.size) > 300
+        assert picture.size == (512, 512)  # ComfyUI's page shows it in a square
+
+
+@pytest.mark.parametrize("name", APPS)
+def test_an_app_is_its_workflow_with_a_form(name: str) -> None:
+    app, workflow = shown(f"{name}.app"), shown(name)
+    form = app["extra"]["linearData"]
+    assert app["extra"]["linearMode"] is True
+    assert app["nodes"] == workflow["nodes"]
+    assert app["links"] == workflow["links"]
+    assert {node for node, _ in form["inputs"]} | set(form["outputs"]) <= set(api(name))
+    assert all(isinstance(api(name)[node]["inputs"][widget], str | int) for node, widget in form["inputs"])
+
+
+def test_every_node_of_ours_is_in_a_workflow() -> None:
+    ours = {page.stem for page in (ROOT / "web" / "docs").glob("T2MV*.md")}
+    assert ours <= {node["class_type"] for name in NAMES for node in api(name).values()}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "subgraphs").glob("*.json")), ids=lambda path: path.stem)
+def test_a_blueprint_is_one_node_with_its_contents(path: Path) -> None:
+    blueprint = json.loads(path.read_text("utf-8"))
+    (host,), (subgraph,) = blueprint["nodes"], blueprint["definitions"]["subgraphs"]
+    assert host["type"] == subgraph["id"]
+    assert host["title"] == subgraph["name"] == path.stem
+    assert subgraph["category"] == "T2MV"
+    assert [slot["name"] for slot in host["inputs"]] == ["prompt", "seed", "model"]
+    assert all(slot["linkIds"] for slot in subgraph["inputs"] + subgraph["outputs"])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -147,17 +174,21 @@ def test_a_note_says_what_it_is_about_and_every_node_has_its_place(name: str, la
     assert len(shown(name)["groups"]) == len(layout.columns)
     placed = [node for column in layout.columns for node in column.nodes]
     assert sorted(placed) == sorted(api(name))
-    assert set(layout.room) | set(layout.downloads) | set(layout.runs or ()) <= set(placed)
+    assert set(layout.room) | set(layout.runs or ()) <= set(placed)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_has_to_be_downloaded_is_said_with_its_folder(name: str, layouts: ModuleType) -> None:
-    for path in layouts.LAYOUTS[name].placeholders:
-        folder, file_name = path.split("/")
-        assert file_name in notes(name)
-        assert f"models/{folder}" in notes(name)
-    chosen = re.findall(r'"([^"]+\.(?:safetensors|ckpt|pt|pth))"', json.dumps(api(name)))
-    assert set(chosen) == {path.split("/")[1] for path in layouts.LAYOUTS[name].placeholders}
+def test_every_model_file_has_an_address_a_folder_and_a_line_in_the_note(name: str) -> None:
+    """Without the first two, ComfyUI's page offers no download and calls the folder unknown."""
+    for node in shown(name)["nodes"]:
+        values = [value for value in node.get("widgets_values", []) if isinstance(value, str)]
+        files = {value for value in values if re.fullmatch(r"[^\n]+\.(?:safetensors|ckpt|pt|pth)", value)}
+        models = {model["name"]: model for model in node["properties"].get("models", [])}
+        assert set(models) == files
+        for file, model in models.items():
+            assert model["url"].startswith("https://")
+            assert file in notes(name)
+            assert f"models/{model['directory']}" in notes(name)
     if "LCM-SDXL" in json.dumps(api(name)):
         for word in (
             "sd_xl_base_1.0",

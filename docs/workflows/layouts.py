@@ -6,9 +6,16 @@ example_workflows/<name>.json (make.py).
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from model_files import named_in
+
+API_DIR = Path(__file__).parents[1] / "api"
+# What a node needs below its widgets in the new design to show a text, a sheet of views, or both.
+TEXT, VIEWS, BOTH = 130, 280, 400
 
 
 @dataclass(frozen=True)
@@ -37,26 +44,20 @@ class Layout:
         room: node id -> height below its widgets, for the pictures and texts it shows after a run.
         after_run: what happens to seeds after a run, a word of ComfyUI's control_after_generate.
         runs: ids of the output nodes that make.py runs for the picture; None runs all, () nothing.
-        placeholders: files under models/ that stand for downloads while the picture is taken.
-        downloads: node id -> what ComfyUI offers to download when it is missing.
+        result: ids of the nodes whose pictures make the thumbnail; () shows a column of the graph instead.
+        closeup: number of that column, from 0.
     """
 
     columns: tuple[Column, ...]
     room: dict[str, int] = field(default_factory=dict)
     after_run: str = "randomize"
     runs: tuple[str, ...] | None = None
-    placeholders: tuple[str, ...] = ()
-    downloads: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+    result: tuple[str, ...] = ()
+    closeup: int = 0
 
-
-_NATIVE_FILES = (
-    "checkpoints/sd_xl_base_1.0.safetensors",
-    "vae/sdxl-vae-fp16-fix.safetensors",
-    "mvadapter/mvadapter_t2mv_sdxl.safetensors",
-)
 
 LAYOUTS: dict[str, Layout] = {
-    "1_text_to_views_standard": Layout(
+    "1 Text to views": Layout(
         columns=(
             Column("1 Model and cameras", ("1", "2"), 340, note_height=250),
             Column("2 Sample", ("3", "4"), 420),
@@ -64,19 +65,32 @@ LAYOUTS: dict[str, Layout] = {
             Column("4 Single views", ("7", "8"), 260),
             Column("5 Single views", ("9", "10"), 260),
         ),
-        room={"2": 60, "3": 280, "4": 220, "5": 260, "7": 280, "8": 280, "9": 280, "10": 280},
+        room={"2": TEXT, "3": VIEWS, "4": VIEWS, "5": 310, "7": VIEWS, "8": VIEWS, "9": VIEWS, "10": VIEWS},
+        result=("4",),
     ),
-    "2_standard_vs_zmv": Layout(
+    "2 Standard and zigzag": Layout(
         columns=(
             Column("1 The same for both", ("1", "2", "3", "4"), 340, note_height=220),
-            Column("2 Sample twice", ("5", "6", "13"), 340),
+            Column("2 Sample twice", ("5", "6"), 340),
             Column("3 Score", ("7", "8", "9", "10"), 440),
-            Column("4 Compare", ("14", "11", "12"), 520),
+            Column("4 Compare", ("13", "14", "11", "12"), 520),
         ),
-        room={"2": 60, "4": 60, "5": 280, "6": 280, "9": 260, "10": 260, "14": 320, "11": 110, "12": 110},
+        room={
+            "2": 60,
+            "4": TEXT,
+            "5": VIEWS,
+            "6": VIEWS,
+            "9": BOTH,
+            "10": BOTH,
+            "13": VIEWS,
+            "14": VIEWS,
+            "11": 110,
+            "12": 110,
+        },  # fmt: skip
         after_run="fixed",
+        result=("13", "14"),
     ),
-    "3_train_lora_before_after": Layout(
+    "3 Train a LoRA": Layout(
         columns=(
             Column("1 Train", ("4",), 400, note_height=330),
             Column("2 With and without", ("1", "5", "2", "3"), 340),
@@ -84,50 +98,52 @@ LAYOUTS: dict[str, Layout] = {
             Column("4 Score", ("8", "9", "12", "13"), 440),
             Column("5 Compare", ("10", "11"), 520),
         ),
-        room={"2": 90, "4": 500, "5": 60, "6": 280, "7": 280, "10": 620, "11": 620, "12": 300, "13": 210},
+        room={
+            "2": 90,
+            "4": 500,
+            "5": TEXT,
+            "6": VIEWS,
+            "7": VIEWS,
+            "10": 720,
+            "11": 720,
+            "12": 300,
+            "13": 210,
+        },
         after_run="fixed",
+        result=("12",),
     ),
-    "4_best_of_8_standard": Layout(
+    "4 Best of eight": Layout(
         columns=(
             Column("1 Model, cameras and rewards", ("1", "2", "3", "4"), 340, note_height=190),
             Column("2 Sample and rank", ("5",), 560),
             Column("3 The best", ("6", "7", "8"), 520),
         ),
-        room={"2": 60, "5": 1000, "6": 220, "7": 180, "8": 420},
+        room={"2": TEXT, "5": 1000, "6": VIEWS, "7": 180, "8": 420},
+        result=("6",),
     ),
-    "5_text_to_views_lcm_sdxl": Layout(
+    "5 LCM-SDXL - download": Layout(
         columns=(
             Column("1 Model, LoRA and cameras", ("1", "2", "3"), 520, note_height=330),
             Column("2 Sample", ("4",), 420),
             Column("3 Look and keep", ("5", "6"), 620),
         ),
-        room={"2": 60, "3": 60, "4": 260, "5": 160, "6": 420},
+        room={"2": TEXT, "3": TEXT, "4": VIEWS, "5": VIEWS, "6": 420},
         runs=(),
-        placeholders=("loras/mvc_zigal_lcm_sdxl.safetensors",),
+        closeup=1,
     ),
-    "6_views_to_mesh_hunyuan3d": Layout(
+    "6 Views to mesh - download": Layout(
         columns=(
-            Column("1 Model and cameras", ("1", "2"), 400, note_height=300),
+            Column("1 Model and cameras", ("1", "2", "18", "19"), 400, note_height=300),
             Column("2 Views", ("3", "4", "5"), 420),
             Column("3 What Hunyuan3D sees", ("6", "7", "8", "9", "10"), 360),
             Column("4 Shape", ("11", "12", "13", "14"), 340),
             Column("5 Mesh", ("15", "16", "17"), 400),
         ),
-        room={"2": 60, "3": 260, "4": 180, "17": 400},
-        runs=("4",),
-        placeholders=("checkpoints/hunyuan3d-dit-v2-mv_fp16.safetensors",),
-        downloads={
-            "6": [
-                {
-                    "name": "hunyuan3d-dit-v2-mv_fp16.safetensors",
-                    "url": "https://huggingface.co/Comfy-Org/hunyuan3D_2.0_repackaged/resolve/main/"
-                    "split_files/hunyuan3d-dit-v2-mv_fp16.safetensors",
-                    "directory": "checkpoints",
-                }
-            ]
-        },
+        room={"2": TEXT, "3": VIEWS, "4": VIEWS, "17": 400, "19": 100},
+        runs=("4", "19"),
+        result=("4",),
     ),
-    "7_native_lcm_lora": Layout(
+    "7 Native LCM-LoRA - download": Layout(
         columns=(
             Column("1 ComfyUI's SDXL", ("1", "2", "3"), 520, note_height=360),
             Column("2 Views on it", ("4", "5", "6"), 400),
@@ -135,11 +151,11 @@ LAYOUTS: dict[str, Layout] = {
             Column("4 Sample", ("10", "11"), 340),
             Column("5 Look and keep", ("12", "13"), 620),
         ),
-        room={"4": 60, "7": 120, "8": 120, "12": 160, "13": 420},
+        room={"4": TEXT, "7": 120, "8": 120, "12": VIEWS, "13": 420},
         runs=(),
-        placeholders=(*_NATIVE_FILES, "loras/lcm-lora-sdxl.safetensors"),
+        closeup=1,
     ),
-    "8_native_controlnet_zigzag": Layout(
+    "8 Native ControlNet - download": Layout(
         columns=(
             Column("1 ComfyUI's SDXL with views", ("1", "2", "3", "4", "5", "6"), 460, note_height=340),
             Column("2 A set for its shape", ("7", "8", "9", "10", "11"), 400),
@@ -147,15 +163,11 @@ LAYOUTS: dict[str, Layout] = {
             Column("4 Another set, with zigzags", ("16", "17", "18", "19", "20", "21"), 360),
             Column("5 Look and keep", ("22", "23", "24"), 620),
         ),
-        room={"4": 60, "7": 100, "8": 100, "14": 100, "22": 160, "23": 160, "24": 300},
+        room={"4": TEXT, "7": 100, "8": 100, "14": 100, "22": VIEWS, "23": VIEWS, "24": 300},
         runs=(),
-        placeholders=(
-            *_NATIVE_FILES,
-            "loras/lcm-lora-sdxl.safetensors",
-            "controlnet/controlnet-canny-sdxl-1.0-small.safetensors",
-        ),
+        closeup=3,
     ),
-    "9_native_lcm_sdxl": Layout(
+    "9 Native LCM-SDXL - download": Layout(
         columns=(
             Column("1 Files", ("1", "3", "2"), 520, note_height=400),
             Column("2 Views, LoRA and guidance on it", ("4", "5", "14", "6", "15"), 400),
@@ -163,13 +175,9 @@ LAYOUTS: dict[str, Layout] = {
             Column("4 Sample", ("10", "11"), 340),
             Column("5 Look and keep", ("12", "13"), 620),
         ),
-        room={"4": 60, "7": 120, "8": 120, "14": 60, "12": 160, "13": 420},
+        room={"4": TEXT, "7": 120, "8": 120, "14": TEXT, "12": VIEWS, "13": 420},
         runs=(),
-        placeholders=(
-            *_NATIVE_FILES,
-            "diffusion_models/lcm-sdxl.safetensors",
-            "loras/mvc_zigal_lcm_sdxl.safetensors",
-        ),
+        closeup=1,
     ),
 }
 
@@ -184,5 +192,10 @@ def to_page(name: str) -> dict[str, Any]:
         ],
         "room": layout.room,
         "after_run": layout.after_run,
-        "downloads": layout.downloads,
+        "models": named_in(read_api(name)),
     }
+
+
+def read_api(name: str) -> dict[str, Any]:
+    """Read what a workflow computes, in API format."""
+    return json.loads((API_DIR / f"{name}.json").read_text("utf-8"))

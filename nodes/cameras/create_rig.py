@@ -9,7 +9,15 @@ from comfy_api.latest import io, ui
 from ..common.checks import MAX_VIEWS, Field, first_problem, widgets
 from ..common.progress import show_text
 from ..sockets import Rig, make_schema, output
-from .rig import CUSTOM, PRESET_CHOICES, TRAINED_AZIMUTHS, choose_rig, to_json, to_text, to_viewer_camera
+from .rig import (
+    CUSTOM,
+    PRESET_CHOICES,
+    TRAINED_AZIMUTHS,
+    choose_rig,
+    to_json,
+    to_text,
+)
+from .viewer import to_camera, to_viewer_camera
 
 if TYPE_CHECKING:
     from ...t2mv_core.cameras import CameraRig
@@ -38,6 +46,14 @@ FIELDS = (
         is_optional=True,
     ),
 )  # fmt: skip
+# Today's camera says how it looks, and is meant in the coordinates of the mesh.
+HAS_FULL_CAMERA = "quaternion" in getattr(getattr(ViewerCamera, "CameraInfo", None), "__annotations__", {})
+MESH_SIZE = Field(
+    "mesh_size", 1.0,
+    "Side of the mesh's box around the origin, for the 'camera' output: 1 for meshes as our pictures show "
+    "them, 2 for Hunyuan3D's. Without effect in ComfyUI 0.3.64, whose viewer scales every mesh.",
+    0.001, 1000.0, step=0.1, is_optional=True,
+)  # fmt: skip
 VIEW = Field("view", 1, "Which view the 'camera' output is, counted from 1 in the rig's order.", 1, MAX_VIEWS)
 
 
@@ -52,6 +68,7 @@ class T2MVCreateCameraRig(io.ComfyNode):
             category="T2MV/cameras",
             description="Chooses the views: one camera per azimuth around the object. Says so when angles "
             "leave what the models were trained on.",
+            shows_result=True,
             search_aliases=["multiview cameras", "azimuth", "elevation", "view angles", "turntable", "orbit"],
             hidden=[io.Hidden.unique_id],
             inputs=widgets(*FIELDS),
@@ -100,7 +117,7 @@ class T2MVCreateCameraData(io.ComfyNode):
             )
         ]
         if ViewerCamera is not None:
-            tooltip = "The chosen view for Preview 3D: looks at the model from the side the picture shows."
+            tooltip = "The chosen view for Preview 3D, Render Mesh and Render Splat."
             outputs.append(output(ViewerCamera, "camera", tooltip))
         return make_schema(
             node_id="T2MVCreateCameraData",
@@ -109,14 +126,19 @@ class T2MVCreateCameraData(io.ComfyNode):
             description="The cameras in numbers, for 3D nodes and other programs: angles, orthographic "
             "projection and camera-to-world matrices as JSON, and one view as ComfyUI's 3D camera.",
             search_aliases=["camera matrix", "extrinsics", "camera to world", "json cameras", "3d camera"],
-            inputs=[Rig.Input("rig", tooltip="The cameras the views were made with."), VIEW.widget()],
+            inputs=[
+                Rig.Input("rig", tooltip="The cameras the views were made with."),
+                *widgets(VIEW, MESH_SIZE),
+            ],
             outputs=outputs,
         )
 
     @classmethod
-    def execute(cls, rig: CameraRig, view: int) -> io.NodeOutput:
+    def execute(cls, rig: CameraRig, view: int, mesh_size: float = MESH_SIZE.default) -> io.NodeOutput:
         """Write the cameras down."""
         if not 1 <= view <= rig.num_views:
             raise ValueError(f"view={view} is not in this rig; it has views 1 to {rig.num_views}.")
-        camera = [] if ViewerCamera is None else [to_viewer_camera(rig, view - 1)]
-        return io.NodeOutput(to_json(rig), *camera)
+        MESH_SIZE.check(mesh_size)
+        full = to_camera(rig, view - 1, mesh_size)
+        camera = full if HAS_FULL_CAMERA else to_viewer_camera(rig, view - 1)
+        return io.NodeOutput(to_json(rig), *([] if ViewerCamera is None else [camera]))

@@ -1,12 +1,10 @@
-"""Camera rigs read from texts, and written as texts, JSON and ComfyUI's 3D camera. Needs no ComfyUI."""
+"""Camera rigs read from texts, and written as texts and JSON. Needs no ComfyUI."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable
-from typing import Any
 
 from ...t2mv_core.cameras import (
     AZIMUTH_OF_NAME,
@@ -38,10 +36,6 @@ CONVENTION = (
     "picture's right, y to its top, looking along -z (OpenGL), to the world. Orthographic: x and y in "
     "[-half_width, half_width] fill the picture. World units."
 )
-# ComfyUI's 3D viewer (three.js, y up) scales every model to a largest side of 5, standing on the floor, and
-# looks with a vertical field of view of 35 degrees.
-VIEWER_MODEL_SIZE = 5.0
-VIEWER_FOV_DEG = 35.0
 
 
 def choose_rig(
@@ -181,28 +175,6 @@ def to_json(rig: CameraRig) -> str:
         for index, label in enumerate(rig.labels())
     ]
     return json.dumps({"convention": CONVENTION, "views": views}, ensure_ascii=False, allow_nan=False)
-
-
-def to_viewer_camera(rig: CameraRig, index: int) -> dict[str, Any]:
-    """Return one view as ComfyUI's LOAD3D_CAMERA: the picture's side of the model, about as large as there.
-
-    The viewer keeps its own projection and field of view (35 degrees, perspective, unless changed there).
-    Our x, y, z are its x, -z, y, so that an object's front looks along +z, as glTF asks.
-
-    Args:
-        rig: the cameras.
-        index: of the view, from 0.
-    """
-    x, y, z = (float(axis) / rig.distance for axis in rig.camera_to_world()[index, :3, 3])
-    half_height = rig.frustum * VIEWER_MODEL_SIZE
-    distance = half_height / math.tan(math.radians(VIEWER_FOV_DEG / 2))
-    floor = VIEWER_MODEL_SIZE / 2
-    return {
-        "position": {"x": distance * x, "y": distance * z + floor, "z": -distance * y},
-        "target": {"x": 0.0, "y": floor, "z": 0.0},
-        "zoom": 1,
-        "cameraType": "perspective",
-    }
 
 
 def to_text(rig: CameraRig) -> str:

@@ -65,16 +65,30 @@ def has_decoded_previews(model: ModelHandle) -> bool:
     return model.residency.size_bytes("vae") <= MAX_PREVIEW_VAE_BYTES
 
 
-def show_result(picture: Tensor) -> None:
-    """Show a node's own picture [1, H, W, 3] as its last preview.
+def show_result(node: type[io.ComfyNode], picture: Tensor) -> None:
+    """Show a node's own picture [1, H, W, 3] once; the node must ask for `io.Hidden.unique_id`.
 
-    ComfyUI's page (1.27) leaves the last preview on a node and hides the node's own picture behind it.
+    ComfyUI's page leaves the last preview on a node. The classic design shows it instead of the node's own
+    picture, so it must be that picture. The new design shows both, so the page must drop the preview: it
+    does so, after a moment, when it learns that the node starts.
     """
     from PIL import Image
 
     pixels = (picture[0] * 255).round().byte().cpu().numpy()
     height, width = pixels.shape[:2]
     ProgressBar(1).update_absolute(1, preview=("JPEG", Image.fromarray(pixels), max(height, width)))
+    if node.hidden is not None:
+        _announce_start(node.hidden.unique_id)
+
+
+def _announce_start(node_id: str) -> None:
+    """Tell ComfyUI's page that a running node starts, as if it had not run before."""
+    from comfy_execution.progress import get_progress_state
+    from server import PromptServer
+
+    progress, server = get_progress_state(), PromptServer.instance
+    server.send_sync("progress_state", {"prompt_id": progress.prompt_id, "nodes": {}}, server.client_id)
+    progress.start_progress(node_id)
 
 
 def preview_sheet(model: ModelHandle, denoised: Tensor) -> Image:

@@ -51,6 +51,7 @@ class T2MVLoadLoRA(LoRANode):
             display_name="Load LoRA (T2MV)",
             category="T2MV/loaders",
             description="Adds a LoRA; several in a row add up. The model that came in is not changed.",
+            shows_result=True,
             search_aliases=[
                 "lora",
                 "reinforcement learning lora",

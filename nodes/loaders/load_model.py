@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..common.checks import Field, first_problem, widgets
 from ..common.memory import load_once, preferred_dtype, usable_for_training
-from ..sockets import Model, ModelHandle, make_schema, output
+from ..sockets import ESSENTIALS, Model, ModelHandle, make_schema, output
 from .model_files import BUNDLED, FILES, OWN, ModelChoice, check_model_choice, find_sources, identify
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class T2MVLoadModel(io.ComfyNode):
             display_name="Load Model (T2MV)",
             category="T2MV/loaders",
             description="Loads a text-to-multiview model. The toybox models come with this pack.",
+            essentials_category=ESSENTIALS,
             search_aliases=[
                 "multiview model",
                 "mv-adapter",

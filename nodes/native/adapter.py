@@ -41,6 +41,7 @@ class T2MVApplyAdapter(io.ComfyNode):
             category="T2MV/native",
             description="Adds an MV-Adapter to ComfyUI's SDXL model: every sampler then draws the views of a "
             "rig together, one per latent of the batch. The input model is not changed.",
+            is_experimental=True,
             search_aliases=["mv-adapter", "multiview sdxl", "multiview model patch", "consistent views"],
             inputs=[
                 io.Model.Input(

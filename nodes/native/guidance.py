@@ -41,6 +41,7 @@ class T2MVEmbedGuidance(io.ComfyNode):
             category="T2MV/native",
             description="For LCM-SDXL, whose UNet takes guidance as a number instead of a second pass. "
             "ComfyUI loads the UNet without this input; the node restores it. Sample with cfg 1.",
+            is_experimental=True,
             search_aliases=["lcm-sdxl", "guidance embedding", "latent consistency", "w embedding"],
             inputs=[
                 io.Model.Input(

@@ -34,6 +34,7 @@ class T2MVEmptyLatent(io.ComfyNode):
             category="T2MV/native",
             description="Makes empty latents for a model with an MV-Adapter: one per view of the rig. The "
             "views of a set follow one another in the batch.",
+            is_experimental=True,
             search_aliases=["empty latent", "multiview latent", "views batch"],
             inputs=[
                 Rig.Input("rig", tooltip="The rig that Apply MV-Adapter has, too."),

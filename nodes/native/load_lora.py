@@ -40,6 +40,8 @@ class T2MVLoadLoRANative(LoRANode):
             category="T2MV/native",
             description="Adds a LoRA that this pack trained to ComfyUI's model and to the MV-Adapter on it. "
             "LoRAs without multiview parts can also come through ComfyUI's own nodes.",
+            is_experimental=True,
+            shows_result=True,
             search_aliases=["lora", "multiview lora", "mvc-zigal", "reinforcement learning lora"],
             inputs=[
                 io.Model.Input("model", tooltip="A model from Apply MV-Adapter, with or without LoRAs."),

@@ -42,6 +42,7 @@ class T2MVShiftSNR(io.ComfyNode):
             category="T2MV/native",
             description="The noise schedule that MV-Adapter was trained with: divides the signal-to-noise "
             "ratio, fully at the last timestep, not at all at the first. Without it the views disagree.",
+            is_experimental=True,
             search_aliases=["snr shift", "noise schedule", "model sampling", "multiview schedule", "lcm"],
             inputs=[
                 io.Model.Input("model", tooltip="An SDXL model, with or without an MV-Adapter."),

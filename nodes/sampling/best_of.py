@@ -59,6 +59,7 @@ class T2MVSampleBest(io.ComfyNode):
             category="T2MV/sampling",
             description="Samples several sets of views per prompt, scores them with rewards and keeps the "
             "best; the ranking is shown.",
+            shows_result=True,
             search_aliases=["best of n", "best of", "top k", "rank", "cherry pick", "inference time scaling"],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
@@ -123,7 +124,7 @@ class T2MVSampleBest(io.ComfyNode):
         report = "\n\n".join(ranking_text(ranking, rank_by, keep) for ranking in rankings)
         sheet = ranking_sheet(rankings, keep)
         show_text(cls, _kept(best))
-        show_result(sheet)
+        show_result(cls, sheet)
         return io.NodeOutput(
             torch.cat([decode_set(model, candidate.latents) for candidate, _ in best]),
             comfy_latent(model, [candidate.latents for candidate, _ in best]),

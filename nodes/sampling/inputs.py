@@ -89,7 +89,8 @@ def describe_set(seed: int, settings: SamplingSettings, numbers: dict[str, Any])
         numbers: of the node, those that its sampler reads.
     """
     own = " (the model's own)" if numbers["guidance"] == OWN_GUIDANCE else ""
-    parts = [f"seed {seed}", f"{settings.num_steps} steps", f"guidance {settings.guidance_scale:g}{own}"]
+    steps = "1 step" if settings.num_steps == 1 else f"{settings.num_steps} steps"
+    parts = [f"seed {seed}", steps, f"guidance {settings.guidance_scale:g}{own}"]
     if settings.view_scale != 1:
         parts.append(f"view scale {settings.view_scale:g}")
     if numbers.get("zigzag_steps"):

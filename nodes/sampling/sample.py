@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ..common.checks import MAX_SEED, first_problem, read_prompts, widgets
 from ..common.memory import check_cancelled, intermediate_device
 from ..common.progress import SamplingProgress, has_decoded_previews
-from ..sockets import make_schema, output
+from ..sockets import ESSENTIALS, make_schema, output
 from .inputs import (
     GUIDANCE,
     NEGATIVE_PROMPT,
@@ -70,6 +70,7 @@ class T2MVSampleStandard(SamplingNode):
             display_name="Sample Views (T2MV)",
             category="T2MV/sampling",
             description="Draws all views of an object together, in a few denoising steps.",
+            essentials_category=ESSENTIALS,
             search_aliases=["text to multiview", "few-step sampler", "lcm", "generate views", "ksampler"],
             inputs=_inputs(),
             outputs=_outputs(),

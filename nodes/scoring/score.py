@@ -38,6 +38,7 @@ class T2MVScoreViews(io.ComfyNode):
             category="T2MV/scoring",
             description="Scores every view, and every set of views as a whole. Higher is better; only scores "
             "of one reward and one prompt can be compared.",
+            shows_result=True,
             search_aliases=["reward", "evaluate", "clip score", "hyperscore", "rank", "quality"],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],

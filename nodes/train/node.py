@@ -45,6 +45,7 @@ class T2MVTrainLoRA(io.ComfyNode):
             category="T2MV/training",
             description="Trains a LoRA by reinforcement learning with rewards (MVC-ZigAL). Cancelling keeps "
             "the state; queueing again goes on.",
+            shows_result=True,
             search_aliases=["mvc-zigal", "reinforcement learning", "finetune", "rl training", "train lora"],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],

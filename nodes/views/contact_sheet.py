@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..common.checks import Field, check_text, widgets
 from ..common.outputs import picture_tensor
-from ..sockets import Rig, make_schema, output
+from ..sockets import ESSENTIALS, Rig, make_schema, output
 from .caption import with_caption
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class T2MVCreateContactSheet(io.ComfyNode):
             display_name="Create Contact Sheet (T2MV)",
             category="T2MV/view",
             description="Puts views side by side on one picture: a row per set, a column per view.",
+            shows_result=True,
+            essentials_category=ESSENTIALS,
             search_aliases=["image grid", "side by side", "compare views", "multiview sheet"],
             is_output_node=True,
             inputs=[

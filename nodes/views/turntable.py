@@ -45,6 +45,7 @@ class T2MVCreateTurntable(io.ComfyNode):
             display_name="Create Turntable (T2MV)",
             category="T2MV/view",
             description="Turns the object: all views in angular order, as animated WEBP and as sequence.",
+            shows_result=True,
             search_aliases=["animated webp", "turn around", "360", "spin", "orbit video", "save animation"],
             is_output_node=True,
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],

@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from tests.comfyui.small_sdxl import Reference
 
 PACK_DIR = Path(__file__).parents[2]
@@ -401,8 +403,6 @@ def comfy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _write_tiny_lora(base / "models" / "loras" / "tiny.safetensors", base / "models" / "diffusers" / "tiny")
     _write_tiny_files(base / "models")
     (base / "models" / "loras" / "damaged.safetensors").write_bytes(b"not a safetensors file")
-    # A new user is greeted with a dialogue over the canvas; these tests are no new user.
-    (base / "user" / "default" / "comfy.settings.json").write_text('{"Comfy.TutorialCompleted": true}')
     (base / "custom_nodes" / PACK_NAME).symlink_to(PACK_DIR, target_is_directory=True)
     return base
 
@@ -429,6 +429,45 @@ def toybox() -> Path:
 def server(comfy_install: ComfyInstall, comfy_base: Path) -> Iterator[ComfyServer]:
     """A running ComfyUI with the pack; stopped at the end."""
     with run_server(comfy_install, comfy_base) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium, or a skip that says what to install."""
+    pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed; pip install playwright to drive a browser"
+    )
+    from tests.comfyui.comfy_page import find_browser, open_browser
+
+    if find_browser() is None:
+        pytest.skip("no Chromium on this machine; apt-get install chromium to try the pack in a browser")
+    with open_browser() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def page_server(
+    comfy_install: ComfyInstall,
+    toybox: Path,  # first: without it, no server is needed
+    browser: Browser,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[ComfyServer]:
+    """A running ComfyUI for the browser, with an empty file for every model that an example names.
+
+    Without them, ComfyUI's page scans for missing models after it opened a workflow, covers the canvas with
+    a dialogue (1.27) or marks nodes as broken (1.49), and tells nobody when it has done so.
+    """
+    from tests.comfyui.comfy_page import WORKFLOWS, named_models, write_base
+
+    files = {
+        f"{model['directory']}/{name}"
+        for path in WORKFLOWS.glob("*.json")
+        for name, model in named_models(json.loads(path.read_text("utf-8"))).items()
+    }
+    with run_server(
+        comfy_install, write_base(tmp_path_factory.mktemp("page"), PACK_NAME, {}, files)
+    ) as running:
         yield running
 
 

@@ -3,114 +3,41 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.comfyui.comfy_page import BROKEN_NODES, DESIGNS, NEW, ROOT, WORKFLOWS, ComfyPage, has_new_design
+
 if TYPE_CHECKING:
     from conftest import ComfyServer
+    from playwright.sync_api import Browser
 
-ROOT = Path(__file__).parents[2]
-EXAMPLES = sorted(path.stem for path in (ROOT / "example_workflows").glob("*.json"))
-STANDARD_VS_ZMV = "2_standard_vs_zmv"
-TIMEOUT_MS = 300_000
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-# The page opens with a workflow of its own; ours has to come after it.
-READY = "window.LiteGraph?.registered_node_types.T2MVLoadModel && window.app?.graph?._nodes.length > 0"
-# A file let go over the canvas, as the mouse does it.
-DROP = """([name, text]) => {
-    const data = new DataTransfer();
-    data.items.add(new File([text], name, {type: 'application/json'}));
-    const canvas = document.querySelector('#graph-canvas');
-    canvas.dispatchEvent(new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true}));
-}"""
-LOADED = "ids => window.app.graph._nodes.map(node => node.id).sort().join() === ids"
-BROKEN_NODES = """() => window.app.graph._nodes
-    .filter(node => node.has_errors || !(node.type in LiteGraph.registered_node_types))
-    .map(node => node.type)"""
+EXAMPLES = sorted(path.stem for path in WORKFLOWS.glob("*.json") if not path.stem.endswith(".app"))
+STANDARD_VS_ZMV = "2 Standard and zigzag"
 AS_SCRIPT = "async () => (await window.app.graphToPrompt()).output"
-FOLLOW = """() => {
-    window.seen = [];
-    const names = ['progress', 'execution_success', 'execution_interrupted', 'execution_error'];
-    names.forEach(name => window.app.api.addEventListener(name, () => window.seen.push(name)));
-    window.app.api.addEventListener('b_preview_with_metadata', () => window.seen.push('preview'));
-}"""
-SET_WIDGET = """([type, name, value]) => {
-    const node = window.app.graph._nodes.find(node => node.type === type);
-    node.widgets.find(widget => widget.name === name).value = value;
-}"""
-SHOWN_SIZE = """type => {
-    const node = window.app.graph._nodes.find(node => node.type === type);
-    return node.imgs?.length ? [node.imgs[0].naturalWidth, node.imgs[0].naturalHeight] : null;
-}"""
-SHOWN_TEXT = """type => {
-    const node = window.app.graph._nodes.find(node => node.type === type);
-    return node.widgets.find(widget => widget.name === '$$node-text-preview')?.value ?? null;
-}"""
+LABEL = "name => window.t2mvPage.find('T2MVLoadModel').widgets.find(widget => widget.name === name).label"
 
 
-LABEL = """([type, name]) => {
-    const node = window.app.graph._nodes.find(node => node.type === type);
-    return node.widgets.find(widget => widget.name === name).label;
-}"""
-
-
-@pytest.fixture(scope="module")
-def browser(toybox: Path) -> Iterator[Any]:  # toybox first: without it, no server is needed
-    """Headless Chromium, or a skip that says what to install."""
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed; pip install playwright to drive a browser"
-    )
-    browser_path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser_path is None:
-        pytest.skip("no Chromium on this machine; apt-get install chromium to try the pack in a browser")
-    with playwright.sync_playwright() as driver:
-        launched = driver.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-        yield launched
-        launched.close()
-
-
-@pytest.fixture(scope="module")
-def page(browser: Any, server: ComfyServer) -> Any:
-    """ComfyUI's page, ready."""
-    opened = browser.new_page(viewport={"width": 1800, "height": 1300})
-    opened.set_default_timeout(TIMEOUT_MS)
-    opened.goto(server.url)
-    opened.wait_for_function(READY)
-    opened.evaluate(FOLLOW)
-    return opened
-
-
-def drop(page: Any, name: str) -> None:
-    """Let the example's file go over the canvas and wait for its nodes."""
-    text = (ROOT / "example_workflows" / f"{name}.json").read_text("utf-8")
-    page.keyboard.press("Escape")  # a dialogue about files to download may be open
-    page.evaluate(DROP, [f"{name}.json", text])
-    ids = sorted(str(node["id"]) for node in json.loads(text)["nodes"])
-    page.wait_for_function(LOADED, arg=",".join(ids))
-
-
-def start_run(page: Any) -> None:
-    page.evaluate("window.seen.length = 0")
-    page.get_by_test_id("queue-button").get_by_role("button", name="Run", exact=True).click()
-
-
-def wait_for(page: Any, event: str) -> None:
-    page.wait_for_function(
-        "name => window.seen.some(seen => seen === name || seen === 'execution_error')", arg=event
-    )
-    assert "execution_error" not in page.evaluate("window.seen")
+@pytest.fixture(scope="module", params=DESIGNS)
+def page(browser: Browser, page_server: ComfyServer, request: pytest.FixtureRequest) -> Iterator[ComfyPage]:
+    """ComfyUI's page, ready, in both designs of its nodes."""
+    if request.param == NEW and not has_new_design(page_server):
+        pytest.skip("ComfyUI's page of this version has one design")
+    opened = ComfyPage(browser, page_server, request.param)
+    yield opened
+    opened.page.close()
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_examples_open_without_errors_and_say_what_the_script_versions_say(page: Any, name: str) -> None:
-    drop(page, name)
-    assert page.evaluate(BROKEN_NODES) == []
-    sent = page.evaluate(AS_SCRIPT)
-    expected = json.loads((ROOT / "docs" / "api" / f"{name}.json").read_text("utf-8"))
+def test_examples_open_without_errors_and_say_what_the_script_versions_say(
+    page: ComfyPage, name: str
+) -> None:
+    page.drop(name)
+    assert page.page.evaluate(BROKEN_NODES) == []
+    sent = page.page.evaluate(AS_SCRIPT)
+    expected = json.loads((ROOT / "docs/api" / f"{name}.json").read_text("utf-8"))
     assert {key: node["class_type"] for key, node in sent.items()} == {
         key: node["class_type"] for key, node in expected.items()
     }
@@ -120,42 +47,64 @@ def test_examples_open_without_errors_and_say_what_the_script_versions_say(page:
         assert known == node["inputs"]
 
 
-def test_load_model_shows_its_sampler_as_solver(page: Any) -> None:
-    drop(page, EXAMPLES[0])
-    assert page.evaluate(LABEL, ["T2MVLoadModel", "sampler"]) == "solver"
-    assert page.evaluate(LABEL, ["T2MVLoadModel", "precision"]) == "precision"
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_nodes_lie_apart_in_their_groups(page: ComfyPage, name: str) -> None:
+    page.drop(name)
+    assert page.collisions() == []
 
 
-def test_drop_queue_watch_cancel_and_queue_again(page: Any, server: ComfyServer) -> None:
-    server.forget()
-    drop(page, STANDARD_VS_ZMV)
-    start_run(page)
-    wait_for(page, "execution_success")
-    seen = page.evaluate("window.seen")
-    assert seen.count("progress") >= 4 + 6  # standard: 4 evaluations; ZMV: 4 + 2
-    assert seen.count("preview") >= 4 + 6
-    page.wait_for_function(f"({SHOWN_SIZE})('T2MVCreateContactSheet') !== null")
-    # angles above, a label above either row
-    assert page.evaluate(SHOWN_SIZE, "T2MVCreateContactSheet") == [6 * 160, 16 + 2 * (16 + 160)]
-    assert page.evaluate(SHOWN_TEXT, "T2MVScoreViews").startswith("toybox_clip 0.")
-    assert page.evaluate(SHOWN_TEXT, "T2MVCreateCameraRig").startswith("6 views: 1 front 0°")
-
-    page.evaluate(SET_WIDGET, ["T2MVSampleZMV", "steps", 50])
-    start_run(page)
-    page.wait_for_function("window.seen.includes('progress')")
-    page.get_by_role("button", name="Cancel current run").click()
-    wait_for(page, "execution_interrupted")
-
-    page.evaluate(SET_WIDGET, ["T2MVSampleZMV", "steps", 5])
-    start_run(page)
-    wait_for(page, "execution_success")
+def test_load_model_shows_its_sampler_as_solver(page: ComfyPage) -> None:
+    page.drop(EXAMPLES[0])
+    assert page.page.evaluate(LABEL, "sampler") == "solver"
+    assert page.page.evaluate(LABEL, "precision") == "precision"
 
 
-def test_the_best_set_is_shown_with_its_rank_and_not_the_last_preview(page: Any, server: ComfyServer) -> None:
-    server.forget()
-    drop(page, "4_best_of_8_standard")
-    page.evaluate(SET_WIDGET, ["T2MVSampleBest", "candidates", 3])
-    start_run(page)
-    wait_for(page, "execution_success")
-    page.wait_for_function(f"({SHOWN_SIZE})('T2MVSampleBest')?.[0] === 6 * 128")  # the preview is smaller
-    assert page.evaluate(SHOWN_TEXT, "T2MVSampleBest").startswith("kept: seed ")
+def test_drop_queue_watch_cancel_and_queue_again(page: ComfyPage, page_server: ComfyServer) -> None:
+    page_server.forget()
+    page.drop(STANDARD_VS_ZMV)
+    page.start_run()
+    seen = page.wait_for("execution_success")
+    for node, evaluations in (("5", 4), ("6", 4 + 2)):  # standard; ZMV with one zigzag
+        assert f"progress {node} {evaluations}/{evaluations}" in seen
+        assert seen.count(f"preview {node}") == evaluations
+    page.wait_until("window.t2mvPage.pictures('T2MVCreateContactSheet').length > 0")
+    # angles above, a label above the row, a line of settings below
+    assert page.ask("pictures", "T2MVCreateContactSheet") == [[6 * 160, 16 + 16 + 160 + 16]]
+    assert page.ask("text", "T2MVScoreViews").startswith("toybox_clip 0.")
+    assert page.ask("text", "T2MVCreateCameraRig").startswith("6 views: 1 front 0°")
+    assert page.collisions() == []
+
+    page.set_widget("T2MVSampleZMV", "steps", 50)
+    page.start_run()
+    page.wait_until("window.t2mvPage.seen.some(name => name.startsWith('progress 6'))")
+    page.page.get_by_role("button", name="Cancel current run").click()
+    page.wait_for("execution_interrupted")
+
+    page.set_widget("T2MVSampleZMV", "steps", 5)
+    page.start_run()
+    page.wait_for("execution_success")
+
+
+def test_nodes_keep_their_places_when_they_show_views(page: ComfyPage) -> None:
+    page.drop("1 Text to views")
+    page.start_run()
+    page.wait_for("execution_success")
+    for node_type in ("T2MVCreateContactSheet", "T2MVCreateTurntable", "PreviewImage"):
+        page.wait_until("type => window.t2mvPage.pictures(type).length > 0", node_type)
+    assert page.collisions() == []
+
+
+def test_the_best_set_is_shown_once_with_its_rank(page: ComfyPage, page_server: ComfyServer) -> None:
+    page_server.forget()
+    page.drop("4 Best of eight")
+    page.set_widget("T2MVSampleBest", "candidates", 3)
+    page.start_run()
+    page.wait_for("execution_success")
+    # The previews are smaller, and the last one stays on the node unless it is taken away.
+    page.wait_until(
+        "width => { const shown = window.t2mvPage.pictures('T2MVSampleBest');"
+        " return shown.length === 1 && shown[0][0] === width }",
+        6 * 128,
+    )
+    assert page.ask("text", "T2MVSampleBest").startswith("kept: seed ")
+    assert page.collisions() == []

@@ -42,9 +42,9 @@ def pictures(server: ComfyServer, run: Run, node: str) -> list[Image.Image]:
 
 @pytest.mark.usefixtures("toybox")
 def test_1_text_to_views(server: ComfyServer) -> None:
-    run = succeed(server, example("1_text_to_views_standard"))
+    run = succeed(server, example("1 Text to views"))
     (sheet,) = pictures(server, run, "4")
-    assert sheet.size == (6 * 160, 16 + 160)
+    assert sheet.size == (6 * 160, 16 + 160 + 16)  # angles, views, settings
     (turning,) = pictures(server, run, "5")
     assert turning.format == "WEBP"
     assert turning.n_frames == 6
@@ -54,8 +54,8 @@ def test_1_text_to_views(server: ComfyServer) -> None:
 
 
 @pytest.mark.usefixtures("toybox")
-def test_4_best_of_8(server: ComfyServer) -> None:
-    run = succeed(server, example("4_best_of_8_standard"))
+def test_4_best_of_eight(server: ComfyServer) -> None:
+    run = succeed(server, example("4 Best of eight"))
     assert len(run.outputs["8"]["images"]) == 6
     ranking = run.outputs["7"]["text"][0]
     assert ranking.count("seed") == 8
@@ -67,7 +67,7 @@ def test_4_best_of_8(server: ComfyServer) -> None:
 def test_3_training_and_its_lora_in_one_run(server: ComfyServer) -> None:
     small = {"name": "example", "iterations": 1, "prompts_per_iteration": 2}
     others = {"n2": {"value": "a green mug"}, "n5": {"strength": 5.0}}
-    workflow = example("3_train_lora_before_after", n4=small, **others)
+    workflow = example("3 Train a LoRA", n4=small, **others)
     run = succeed(server, workflow)
     assert "t2mv/example.safetensors" in run.outputs["13"]["text"][0]
     before, after = (np.asarray(pictures(server, run, node)[0]) for node in ("10", "11"))
@@ -77,7 +77,7 @@ def test_3_training_and_its_lora_in_one_run(server: ComfyServer) -> None:
 
 def test_5_with_small_files_under_the_published_names(server: ComfyServer) -> None:
     fewer = {"n3": {"preset": "front and back"}, "n4": {"steps": 2}}  # 768 px take long on a processor
-    run = succeed(server, example("5_text_to_views_lcm_sdxl", n2={"lora": "kohya.safetensors"}, **fewer))
+    run = succeed(server, example("5 LCM-SDXL - download", n2={"lora": "kohya.safetensors"}, **fewer))
     # 768 px are latents of 96; the small VAE makes them only twice as large, not eight times
     assert [view.size for view in pictures(server, run, "6")] == [(192, 192)] * 2
     (sheet,) = pictures(server, run, "5")
@@ -86,7 +86,7 @@ def test_5_with_small_files_under_the_published_names(server: ComfyServer) -> No
 
 @pytest.mark.usefixtures("toybox")
 def test_6_lacks_nothing_but_the_checkpoint_that_its_note_names(server: ComfyServer) -> None:
-    workflow = example("6_views_to_mesh_hunyuan3d")
+    workflow = example("6 Views to mesh - download")
     status, answer = server.post("/prompt", {"prompt": workflow})
     assert status == 200  # ComfyUI runs the half that can be run
     problems = [
@@ -98,7 +98,7 @@ def test_6_lacks_nothing_but_the_checkpoint_that_its_note_names(server: ComfySer
 
 
 def test_a_missing_lora_is_named_before_the_run(server: ComfyServer) -> None:
-    refused = server.refusal(example("5_text_to_views_lcm_sdxl"))
+    refused = server.refusal(example("5 LCM-SDXL - download"))
     assert "mvc_zigal_lcm_sdxl.safetensors" in refused
 
 

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 API_DIR = Path(__file__).parents[2] / "docs" / "api"
 MISSING = {
-    "7_native_lcm_lora": {"3": "lcm-lora-sdxl.safetensors"},
-    "8_native_controlnet_zigzag": {
+    "7 Native LCM-LoRA - download": {"3": "lcm-lora-sdxl.safetensors"},
+    "8 Native ControlNet - download": {
         "3": "lcm-lora-sdxl.safetensors", "13": "controlnet-canny-sdxl-1.0-small.safetensors",
     },
-    "9_native_lcm_sdxl": {"14": "mvc_zigal_lcm_sdxl.safetensors"},
+    "9 Native LCM-SDXL - download": {"14": "mvc_zigal_lcm_sdxl.safetensors"},
 }  # fmt: skip
 SMALL_FILES = {
     "lcm-sdxl.safetensors": "small-lcm.safetensors",
@@ -77,7 +77,7 @@ def in_small(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("name", "samplers"), [(name, ["10", "20"] if "zigzag" in name else ["10"]) for name in MISSING]
+    ("name", "samplers"), [(name, ["10", "20"] if "ControlNet" in name else ["10"]) for name in MISSING]
 )
 def test_a_native_example_runs_with_small_weights(
     small_sdxl: tuple[ComfyServer, Reference], name: str, samplers: list[str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import urllib.error
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,6 +135,23 @@ def test_a_guidance_of_0_is_the_models_own_and_the_sheet_says_so(server: ComfySe
     assert own[height:].min() < 100
 
 
+@pytest.mark.usefixtures("toybox")
+@pytest.mark.parametrize(
+    ("model", "solver", "guidance"),
+    [("toybox", "auto", "2"), ("toybox teacher", "auto", "2.5"), ("toybox teacher", "lcm", "1")],
+)
+def test_a_user_who_changes_the_model_gets_its_guidance(
+    server: ComfyServer, model: str, solver: str, guidance: str
+) -> None:
+    load = {**LOAD, "inputs": {**LOAD["inputs"], "model": model, "sampler": solver}}
+    run = server.run({
+        "1": load,
+        "2": sampler("Standard", ["1", 0], guidance=0, steps=1),
+        "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 2]}},
+    })  # fmt: skip
+    assert run.outputs["3"]["text"] == [f"seed 1 · 1 step · guidance {guidance} (the model's own)"]
+
+
 def test_a_rig_chooses_views(server: ComfyServer) -> None:
     rig = {"class_type": "T2MVCreateCameraRig", "inputs": {"azimuths": "0, 90, 180", "elevations": "0"}}
     drawn = sampler("Standard", ["1", 0], rig=["5", 0])
@@ -193,7 +211,7 @@ def test_the_same_workflow_again_is_cached_and_changing_a_prompt_loads_nothing(s
 
 
 def test_the_example_workflow_runs_on_the_toybox(server: ComfyServer, toybox: Path) -> None:
-    workflow = json.loads((PACK_DIR / "docs" / "api" / "2_standard_vs_zmv.json").read_text("utf-8"))
+    workflow = json.loads((PACK_DIR / "docs" / "api" / "2 Standard and zigzag.json").read_text("utf-8"))
     unrelated = {"rewards": ["8", 0], "images": ["5", 0], "prompts": "a blue chair"}
     workflow["20"] = {"class_type": "T2MVScoreViews", "inputs": unrelated}
     workflow["21"] = {"class_type": "PreviewAny", "inputs": {"source": ["20", 3]}}
@@ -221,3 +239,22 @@ def test_what_only_the_model_can_refuse_is_refused_in_words(
     run = server.run({"1": LOAD, "2": sampler("ZMV", ["1", 0], **sampler_changes), "3": sheet(["2", 0])})
     assert run.status == "error"
     assert words in run.error
+
+
+def test_a_workflow_with_a_removed_node_runs_where_comfyui_can_replace_it(server: ComfyServer) -> None:
+    try:
+        offered = json.loads(server.get("/api/node_replacements"))
+    except urllib.error.HTTPError:
+        pytest.skip("This ComfyUI replaces no nodes.")
+    (replacement,) = offered["T2MVSetMemory"]
+    assert replacement["new_node_id"] in json.loads(server.get("/object_info"))
+    workflow = {"1": LOAD, "2": sampler("Standard", ["1", 0]), "3": sheet(["2", 0])}
+    expected = pictures(server, workflow)["3"]
+    removed = {
+        "class_type": "T2MVSetMemory",
+        "inputs": {"model": ["1", 0], "sequential_guidance": True, "feed_forward_views": 1},
+        "_meta": {"title": "Set Memory Use (T2MV)"},
+    }
+    server.forget()
+    got = pictures(server, workflow | {"9": removed, "2": sampler("Standard", ["9", 0])})["3"]
+    assert np.array_equal(got, expected)

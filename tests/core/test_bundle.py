@@ -5,6 +5,7 @@ import torch
 
 from t2mv_core.denoiser import encode_cameras
 from t2mv_core.formats.sources import ModelSources
+from t2mv_core.loading import load_bundle
 from t2mv_core.samplers import sample_standard
 from t2mv_core.text import encode_text
 from t2mv_core.trajectory import SeededNoise
@@ -41,6 +42,7 @@ def test_text_is_encoded_where_the_encoders_are(make_lcm_bundle, prompts):
         ("lcm", "lcm", "toybox", 2.0),
         ("ddim", "ddim", "tiny", 7.0),
         ("ddim", "ddim", "toybox-teacher", 2.5),
+        ("ddim", "ddim-trailing", "toybox-teacher", 2.5),  # as its files say
         ("ddim", "lcm", "tiny", 1.0),
         ("ddim", "ddim-trailing", "tiny", 1.0),
         ("ddim", "lcm", "toybox-teacher", 1.0),  # with its LCM-LoRA
@@ -48,4 +50,9 @@ def test_text_is_encoded_where_the_encoders_are(make_lcm_bundle, prompts):
 )
 def test_every_model_has_a_guidance_of_its_own(request, kind, solver, model, guidance):
     bundle = request.getfixturevalue(f"{kind}_bundle").with_solver(solver)
-    assert replace(bundle, sources=ModelSources(model=model)).own_guidance == guidance
+    assert replace(bundle, sources=ModelSources(model=model, solver=solver)).own_guidance == guidance
+
+
+@pytest.mark.parametrize(("model", "guidance"), [("toybox", 2.0), ("toybox-teacher", 2.5)])
+def test_the_shipped_models_have_the_guidance_of_their_card(model, guidance):
+    assert load_bundle(model).own_guidance == guidance

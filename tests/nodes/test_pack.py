@@ -64,7 +64,8 @@ def test_workflows_have_a_picture_and_an_api_version() -> None:
     assert workflows
     for workflow in workflows:
         assert workflow.with_suffix(".jpg").is_file()
-        api = json.loads((PACK_DIR / "docs" / "api" / workflow.name).read_text("utf-8"))
+        name = workflow.name.replace(".app.json", ".json")
+        api = json.loads((PACK_DIR / "docs" / "api" / name).read_text("utf-8"))
         shown = json.loads(workflow.read_text("utf-8"))
         types = sorted(
             node["type"] for node in shown["nodes"] if node["type"] not in ("Note", "MarkdownNote")

@@ -40,6 +40,7 @@ class T2MVCreateZigzagSampler(io.ComfyNode):
             description="A sampler for SamplerCustomAdvanced whose first steps go forward, back under weaker "
             "guidance, and forward again (ZMV, Z-Sampling). Works with any model that predicts noise, v or a "
             "flow, with and without multiview.",
+            is_experimental=True,
             search_aliases=["zmv", "z-sampling", "zigzag diffusion", "lcm sampler", "self-reflection"],
             inputs=widgets(
                 SAMPLER_NAME,

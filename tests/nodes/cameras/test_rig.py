@@ -1,10 +1,9 @@
-"""Presets, angles and chosen views become a rig or a sentence; a rig becomes text, JSON, a 3D camera."""
+"""Presets, angles and chosen views become a rig or a sentence; a rig becomes text and JSON."""
 
 from __future__ import annotations
 
 import importlib
 import json
-import math
 from types import ModuleType
 from typing import Any
 
@@ -180,23 +179,3 @@ def test_json_holds_every_view_and_projects_as_the_convention_says(
     assert told["views"][1]["camera_to_world"] == [[0, 0, 1, 1.8], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
     assert all(view["distance"] == 1.8 for view in told["views"])
     assert "-0.0" not in rigs.to_json(rig)
-
-
-@pytest.mark.parametrize(
-    ("azimuth", "elevation", "direction"),
-    # The viewer's axes: x right, y up, z towards who looks at the front (glTF).
-    [(0, 0, (0, 0, 1)), (90, 0, (1, 0, 0)), (180, 0, (0, 0, -1)), (270, 0, (-1, 0, 0)), (0, 90, (0, 1, 0))],
-)
-def test_viewer_camera_stands_on_the_pictures_side(
-    rigs: ModuleType,
-    cameras: ModuleType,
-    azimuth: float,
-    elevation: float,
-    direction: tuple[float, ...],
-) -> None:
-    camera = rigs.to_viewer_camera(cameras.CameraRig((45, azimuth), (0, elevation)), 1)
-    offset = [camera["position"][axis] - camera["target"][axis] for axis in "xyz"]
-    distance = math.dist(offset, (0, 0, 0))
-    assert [part / distance for part in offset] == pytest.approx(direction, abs=1e-9)
-    # A model 5 units high that fills 1 / 1.1 of the picture: 5.5 units high at 35 degrees of view.
-    assert 2 * distance * math.tan(math.radians(17.5)) == pytest.approx(5.5)
