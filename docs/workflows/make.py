@@ -183,7 +183,7 @@ def _run(page: ComfyPage, only: tuple[str, ...] | None) -> None:
 def _photograph(page: ComfyPage, path: Path) -> None:
     """The whole graph without menus."""
     page.page.evaluate("window.app.extensionManager.focusMode = true")
-    page.page.add_style_tag(content=".comfy-menu-hamburger { display: none !important }")
+    page.page.add_style_tag(content="button:has(> .pi-bars) { visibility: hidden }")
     _, _, width, height = page.page.evaluate("window.t2mv.bounds()")
     size = {
         "width": round(width * PICTURE_SCALE) + 2 * MARGIN_PX,
