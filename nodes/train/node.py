@@ -146,17 +146,17 @@ def _train(
     from .progress import TrainingDisplay
     from .session import load_preset_model, load_preset_rewards, train
 
-    total = config.run.epochs * config.run.iterations_per_epoch
-    display = TrainingDisplay(Path(config.run.out_dir), total, node_id)
+    run_dir, total = Path(config.run.out_dir), config.run.epochs * config.run.iterations_per_epoch
+    display = TrainingDisplay(run_dir, total, node_id)
     model = model or load_preset_model(config.model)
     train(config, resume, model, rewards or load_preset_rewards(config), display)
+    display.finish(_read_records(run_dir))
 
 
 def _report(inputs: dict[str, Any], run_dir: Path, source: Path) -> str:
-    from ...training.run.metrics import read_metrics
     from .progress import reward_lines
 
-    records = read_metrics(run_dir / "metrics.jsonl")
+    records = _read_records(run_dir)
     num_done = int(records[-1]["iteration"]) if records else 0
     lines = [
         f"LoRA: {listed_name(inputs['name'])} ({source.name} after {num_done} iterations)",
@@ -167,6 +167,12 @@ def _report(inputs: dict[str, Any], run_dir: Path, source: Path) -> str:
         f"run folder: {run_dir}",
     ]
     return "\n".join(lines)
+
+
+def _read_records(run_dir: Path) -> list[dict[str, float]]:
+    from ...training.run.metrics import read_metrics
+
+    return read_metrics(run_dir / "metrics.jsonl")
 
 
 def _pictures(run_dir: Path) -> list[Tensor]:

@@ -74,6 +74,12 @@ class TrainingDisplay:
         self._status, self._phase = status_text(record, self._total), ("", 0, 0)
         self._show()
 
+    def finish(self, records: Sequence[Record]) -> None:
+        """Show where the run ended; a finished run that is queued again has nothing to report."""
+        if records:
+            self._status, self._phase = status_text(records[-1], self._total), ("", 0, 0)
+        self._show()
+
     def _show(self) -> None:
         from ..common.progress import show_text_on
 
