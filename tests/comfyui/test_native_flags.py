@@ -53,9 +53,8 @@ def test_a_servers_option_changes_no_result_but_by_its_rounding(
     base = tmp_path / "base"
     exact = write_base(base)
     reference = exact.rounded(FLOAT8[option]) if option in FLOAT8 else exact
-    # Dynamic VRAM rounds a float32 file to fp8 as it loads, and presumably leaves small layers as they are; not
-    # all of the difference (0.023) is explained (docs/status.md). With fp8 in the file it is 1e-5
-    # (test_native_weights.py).
+    # Dynamic VRAM rounds a float32 file to fp8 as it loads, and presumably leaves small layers as they are.
+    # Not all of the difference (0.023) is explained: docs/status.md. With fp8 in the file it is 1e-5.
     bound = 0.1 if dynamic_vram and option in FLOAT8 else 1e-4
     loras = {base / "models" / "loras" / "views.safetensors": 0.8}
     plain = sampled("plain", ["small", 0])
