@@ -9,14 +9,7 @@ from comfy_api.latest import io, ui
 from ..common.checks import MAX_VIEWS, Field, first_problem, widgets
 from ..common.progress import show_text
 from ..sockets import Rig, make_schema, output
-from .rig import (
-    CUSTOM,
-    PRESET_CHOICES,
-    TRAINED_AZIMUTHS,
-    choose_rig,
-    to_json,
-    to_text,
-)
+from .rig import CUSTOM, PRESET_CHOICES, TRAINED_AZIMUTHS, choose_rig, to_json, to_text
 from .viewer import to_camera, to_viewer_camera
 
 if TYPE_CHECKING:

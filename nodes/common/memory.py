@@ -114,7 +114,7 @@ def _load(patchers: list[_WholePatcher]) -> None:
 
 @contextmanager
 def usable_for_training() -> Iterator[None]:
-    """Leave ComfyUI's inference mode: a weight that is made or moved in it could never be trained through."""
+    """Leave ComfyUI's inference mode, in which no weight may be made or moved that training will use."""
     with torch.inference_mode(False), torch.no_grad():
         yield
 

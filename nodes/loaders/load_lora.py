@@ -10,6 +10,7 @@ from comfy_api.latest import io, ui
 
 from ..common.checks import Field, first_problem
 from ..common.folders import find_file, fingerprint, list_files
+from ..common.memory import usable_for_training
 from ..common.progress import show_text
 from ..sockets import Model, ModelHandle, make_schema, output
 
@@ -76,14 +77,11 @@ class T2MVLoadLoRA(LoRANode):
     @classmethod
     def execute(cls, model: ModelHandle, lora: str, strength: float) -> io.NodeOutput:
         """Add the LoRA; the handle that came in stays as it is."""
-        import torch
-
         from ...t2mv_core.lora.files import load_lora
 
         STRENGTH.check(strength)
         path = find_file("loras", lora)
-        # Outside ComfyUI's inference mode, whose tensors could never be trained or changed in place later.
-        with torch.inference_mode(False), torch.no_grad():
+        with usable_for_training():
             bundle = load_lora(model.bundle, path, strength)
         report = lora_report(lora, path, bundle.loras[-1])
         show_text(cls, _lora_line(bundle.loras[-1]))

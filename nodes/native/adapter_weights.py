@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ...t2mv_core.formats.strict import WeightsFile, fill_module
 from ...t2mv_core.unet.adapter import CAMERA_CHANNELS
 from ..common.folders import fingerprint
+from ..common.memory import usable_for_training
 from .comfyui import (
     AttentionPlace,
     BlockKey,
@@ -73,7 +74,7 @@ def _read_adapter(
     disable_dynamic: bool = False,
 ) -> ModelPatcher:
     file = WeightsFile(path)
-    with torch.inference_mode(False), torch.no_grad():
+    with usable_for_training():
         module = NativeAdapter(places, widths)
         fill_module(module, file.weights(), dtype, "this model's UNet (SDXL's)")
         module.eval().requires_grad_(False)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..common.checks import Field, first_problem, widgets
 from ..common.folders import find_file, fingerprint, list_files
+from ..common.memory import usable_for_training
 from ..loaders.model_files import UNET_FOLDER
 from ..sockets import make_schema, output
 from .comfyui import ModelPatcher, WrappersMP, check_unet, timestep_embedding
@@ -97,7 +98,7 @@ def embed_guidance(model: ModelPatcher, path: Path, guidance: float) -> ModelPat
             f"{path.name} is for a UNet of width {width}, this model has {unet.model_channels}. Choose the "
             "file that Load Diffusion Model has."
         )
-    with torch.inference_mode(False), torch.no_grad():
+    with usable_for_training():
         projection = file.read(name, torch.float32)
     patched = model.clone()
     patched.set_model_emb_patch(lambda emb, channels, options: options[_EMBEDDING].to(emb.dtype))
