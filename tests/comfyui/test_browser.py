@@ -21,7 +21,7 @@ LABEL = "name => window.t2mvPage.find('T2MVLoadModel').widgets.find(widget => wi
 
 
 @pytest.fixture(scope="module", params=DESIGNS)
-def page(browser: Browser, page_server: ComfyServer, request: pytest.FixtureRequest) -> Iterator[ComfyPage]:
+def page(page_server: ComfyServer, browser: Browser, request: pytest.FixtureRequest) -> Iterator[ComfyPage]:
     """ComfyUI's page, ready, in both designs of its nodes."""
     if request.param == NEW and not has_new_design(page_server):
         pytest.skip("ComfyUI's page of this version has one design")

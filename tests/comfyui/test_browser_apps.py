@@ -26,7 +26,7 @@ SIZES = """[...document.images].map(image => `${image.naturalWidth}x${image.natu
 
 
 @pytest.fixture
-def page(browser: Browser, page_server: ComfyServer) -> Iterator[ComfyPage]:
+def page(page_server: ComfyServer, browser: Browser) -> Iterator[ComfyPage]:
     """ComfyUI's page with its new design, ready."""
     if not has_new_design(page_server):
         pytest.skip("ComfyUI's page of this version has neither apps nor blueprints")
