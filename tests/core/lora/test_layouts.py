@@ -198,17 +198,17 @@ def test_text_encoder_parts_are_reported_in_words(bundle, matrices, tmp_path):
     ("ending", "kind"),
     [
         (".dora_scale", "DoRA"),
-        (".lora_magnitude_vector.default.weight", "DoRA"),
+        (".lora_magnitude_vector.default.weight", "PEFT's DoRA"),
         (".lora_mid.weight", "LoCon with a middle layer"),
         (".hada_w1_a", "LoHa"),
         (".lokr_w2_b", "LoKr"),
         (".oft_blocks", "OFT"),
-        (".oft_R.default.weight", "OFT"),
+        (".oft_R.default.weight", "PEFT's OFT"),
         (".a1.weight", "GLoRA"),
         (".on_input", r"(IA)3"),
         (".ia3_l.default", r"(IA)3"),
         (".lora_B.default.bias", "PEFT with biases"),
-        (".set_weight", "LyCORIS with other parts"),
+        (".set_weight", "replaced weights"),
     ],
 )
 def test_a_module_with_more_than_a_lora_is_left_out_as_a_whole(ending, kind):
