@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ..bundle import LoraHandle
-from .layouts import find_kind, group_keys, is_for_text_encoder
+from .layouts import READ_BY_COMFYUI, find_kind, group_keys, is_for_text_encoder
 
 
 def describe_lora(handle: LoraHandle) -> list[str]:
@@ -35,7 +35,8 @@ def _kind(stem: str, parts: Collection[str]) -> str:
     if is_for_text_encoder(stem):
         return "are for the text encoders, which T2MV leaves as they are"
     if name := find_kind(parts):
-        return f"are of another kind of adapter ({name}), which T2MV does not apply"
+        where = "only in Load LoRA, native" if name in READ_BY_COMFYUI else "nowhere"
+        return f"are of another kind of adapter ({name}), which T2MV applies {where}"
     if ("down" in parts) != ("up" in parts):
         return "lack one of their two matrices"
     return "have no place in this UNet"
