@@ -136,7 +136,7 @@ def find_questions(arguments: argparse.Namespace, config: TrainConfig) -> Questi
     prompts, azimuths = spread(prompts, arguments.num_prompts), sampling.azimuths_deg[: sampling.num_views]
     return Questions(
         prompts,
-        tuple(arguments.seeds),
+        tuple(dict.fromkeys(arguments.seeds)),
         sampling.batch_size,
         judged_specs(prompts, azimuths),
         sampling.negative_prompt,
