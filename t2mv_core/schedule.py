@@ -252,8 +252,8 @@ def _refuse_foreign(config: Mapping[str, Any], is_sampled_as_the_file_says: bool
         raise ValueError(f"{name} is {whose}; use an epsilon model such as SDXL.")
     if name and is_sampled_as_the_file_says and not _CLASSES.fullmatch(name):
         raise ValueError(
-            f"The scheduler {name} is not supported; choose a solver, 'lcm' for TCDScheduler, if the model is "
-            "an epsilon model such as SDXL."
+            f"The scheduler {name} is not supported; choose a solver, 'lcm' for TCDScheduler, if the model "
+            "is an epsilon model such as SDXL."
         )
     tables = [(_TRAINED, "use an epsilon model trained with {key}={value}")]
     if is_sampled_as_the_file_says:

@@ -8,18 +8,17 @@ from pathlib import Path
 
 import folder_paths
 
-from ...t2mv_core.formats.safetensors_io import file_identity
+from ...t2mv_core.formats.safetensors_io import ENDINGS, file_identity, is_safetensors
 
 ADAPTER_FOLDER = "mvadapter"
 REWARD_FOLDER = "t2mv_rewards"
-REWARD_EXTENSIONS = {".safetensors", ".pt", ".pth", ".bin"}
+REWARD_EXTENSIONS = {*ENDINGS, ".pt", ".pth", ".bin"}
 """Published rewards come as pickles, too: those are read with weights_only, never run."""
-SAFE_EXTENSION = ".safetensors"
 
 
 def register_folders() -> None:
     """Make this pack's model folders known to ComfyUI; paths from extra_model_paths.yaml stay as they are."""
-    for name, extensions in ((ADAPTER_FOLDER, {SAFE_EXTENSION}), (REWARD_FOLDER, REWARD_EXTENSIONS)):
+    for name, extensions in ((ADAPTER_FOLDER, {*ENDINGS}), (REWARD_FOLDER, REWARD_EXTENSIONS)):
         folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
         paths, _ = folder_paths.folder_names_and_paths[name]
         folder_paths.folder_names_and_paths[name] = (paths, extensions)
@@ -47,7 +46,7 @@ def output_dir() -> Path:
 
 def list_files(folder: str) -> list[str]:
     """Return the safetensors files of one of ComfyUI's model folders; others can hold programs."""
-    return [name for name in folder_paths.get_filename_list(folder) if name.lower().endswith(SAFE_EXTENSION)]
+    return [name for name in folder_paths.get_filename_list(folder) if is_safetensors(name)]
 
 
 def find_file(folder: str, name: str) -> Path:

@@ -16,6 +16,7 @@ from .kinds import kind_of_pipeline, not_sdxl, quantised
 
 INCOMPLETE = "the model folder is incomplete, or the name is wrong."
 _BLOCKS = {"DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"}
+_SDXL_VAE_WIDTHS, _SD1_SCALING = [128, 256, 512, 512], 0.18215
 # Part -> key -> values that are followed; a missing key and null are always.
 _FOLLOWED: dict[str, dict[str, tuple[Any, ...]]] = {
     "unet": {
@@ -84,6 +85,11 @@ def read_config(part: str, path: Path, notices: list[str]) -> dict[str, Any]:
         blocks = {*config.get("down_block_types", ()), *config.get("up_block_types", ())}
         if other := sorted(map(str, blocks - _BLOCKS)):
             raise ValueError(not_sdxl(path.parent, f"a UNet of other blocks ({other[0]})"))
+    if part == "vae" and config.get("block_out_channels") == _SDXL_VAE_WIDTHS:
+        if (
+            config.get("scaling_factor", _SD1_SCALING) == _SD1_SCALING
+        ):  # its absence says the same in diffusers
+            raise ValueError(not_sdxl(path.parent, "the VAE of Stable Diffusion 1.x or 2.x"))
     known = _HARMLESS | _keys_of(part)
     strange = [key for key, value in config.items() if key not in known and key[:1] != "_" and value]
     if strange:
@@ -134,7 +140,7 @@ def _refusal(part: str, path: Path, key: str, value: Any, followed: tuple[Any, .
 
 
 def _keys_of(part: str) -> set[str]:
-    """Return the keys that a part's class takes."""
+    """Return the keys that the class of a part takes."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig
 
