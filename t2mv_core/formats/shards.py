@@ -85,6 +85,11 @@ def open_weights(place: Path, notices: list[str]) -> WeightsFile | ShardedWeight
     raise FileNotFoundError(no_weights(place, WEIGHT_NAMES))
 
 
+def has_weights(folder: Path) -> bool:
+    """Return whether a folder holds weights that `open_weights` would read."""
+    return any((folder / name).is_file() for name in (*WEIGHT_NAMES, *INDEX_NAMES))
+
+
 def weights_file(folder: Path, names: Sequence[str]) -> Path:
     """Return the first of the named files that a folder holds; FileNotFoundError when it holds none."""
     for name in names:
@@ -98,7 +103,7 @@ def no_weights(folder: Path, names: Sequence[str]) -> str:
     return f"{folder} has no weights (looked for {', '.join(names)}); fetch it again."
 
 
-def pickle_refusal(path: Path) -> str:
+def pickle_refusal(path: Path | str) -> str:
     """Return the sentence that refuses a model's weights in a pickle."""
     return (
         f"{path} is a pickle, which can run programs, so T2MV does not open it. Fetch the model's "

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..toybox import toybox_path
 from .checkpoint import PICKLED
 from .safetensors_io import ENDINGS, is_safetensors
-from .shards import INDEX_NAMES, WEIGHT_NAMES, pickle_refusal
+from .shards import has_weights, pickle_refusal
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 LCM_UNET = "latent-consistency/lcm-sdxl"
@@ -186,7 +186,7 @@ def _find_scheduler(named: str | None, model: str, allow_download: bool) -> Path
 def _hub_folder(repo_id: str, folder: str, allow_download: bool) -> Path:
     """Find a part in the cache, or download it where that is allowed: in half precision if there is one."""
     local = hub_file(repo_id, f"{folder}{_CONFIG}", allow_download).parent
-    if any((local / name).is_file() for name in (*WEIGHT_NAMES, *INDEX_NAMES)):
+    if has_weights(local):
         return local
     stem = "model" if folder.startswith("text_encoder") else "diffusion_pytorch_model"
     try:
