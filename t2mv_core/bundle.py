@@ -68,6 +68,9 @@ class ModelBundle:
         sources: what the parts were loaded from.
         loras: LoRAs acting on the UNet, see `lora.adapters`.
         memory: how much memory the UNet's calls may take.
+        has_zeros_for_no_prompt: guidance without a negative prompt starts from zeros, as SDXL's does;
+            else from the empty text.
+        notices: what its files say or hold that has no effect here, in sentences.
     """
 
     unet: UNet2DConditionModel = field(repr=False)
@@ -79,6 +82,8 @@ class ModelBundle:
     sources: ModelSources = field(default_factory=ModelSources)
     loras: tuple[LoraHandle, ...] = ()
     memory: MemorySettings = MemorySettings()
+    has_zeros_for_no_prompt: bool = True
+    notices: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from . import sections
-from .parsing import range_words
+from .parsing import FilePath, range_words
 
 HEAD = """# Settings of a training run
 
 `python -m training.config` prints this page. Set a value with `section.key=value` on the command line, or in
 a preset: a YAML file with a block per section. Each setting stands here with its default.
+
+Text stays as it is typed (`run.out_dir=007`, `sampling.negative_prompt=low quality #1`; in a file ` #`
+begins a comment), numbers are decimal, `null` is no value, `~` at the start of a path is the home folder.
+Lists and blocks are YAML (`[0, 90]`, `{a: 1}`). A key that stands twice in a file is refused.
 """
 PREFIXES = {
     "TrainConfig": "",
@@ -57,7 +61,8 @@ def limits(hint: Any) -> str:
         return limits(arguments[-1] if origin is dict else arguments[0])
     if origin is Literal:
         return f" ({', '.join(f'`{word}`' for word in arguments)})"
-    return f" ({words})" if origin is Annotated and (words := range_words(arguments[1])) else ""
+    is_range = origin is Annotated and hint != FilePath
+    return f" ({words})" if is_range and (words := range_words(arguments[1])) else ""
 
 
 if __name__ == "__main__":
