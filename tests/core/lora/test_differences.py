@@ -121,7 +121,7 @@ def test_norms_in_lycoris_names_act(bundle, changes, extracted):
 def test_a_copy_of_the_unet_keeps_them(bundle, extracted):
     loaded = load_lora(bundle, extracted)
     expected = compute(loaded)
-    assert torch.equal(compute(pickle.loads(pickle.dumps(loaded))), expected)
+    assert torch.equal(compute(replace(loaded, unet=pickle.loads(pickle.dumps(loaded.unet)))), expected)
     stored = with_float8_storage(load_lora(bundle, extracted))
     assert float((compute(stored) - expected).norm() / expected.norm()) < 0.1
 
