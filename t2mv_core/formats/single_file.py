@@ -71,8 +71,8 @@ def _without_prefix(key: str) -> str:
 def _absence(file: WeightsFile, part: str) -> str:
     if part != "unet" and _looks_like("unet", file):
         return (
-            f"{file.path} holds no {part} of SDXL: it is a UNet alone. Choose it as the unet of a whole model, "
-            "from models/diffusion_models."
+            f"{file.path} holds no {part} of SDXL: it is a UNet alone. Choose it as the unet of a whole "
+            "model, from models/diffusion_models."
         )
     return (
         f"{file.path} holds no {part} of SDXL (first tensor: {next(iter(sorted(file.shapes)), 'none')!r}). "
