@@ -153,11 +153,9 @@ def find_sources(choice: ModelChoice) -> ModelSources:
         unet = unet or _known_file(UNET_FOLDER, _LCM_NAMES) or _known_folder(parts, _LCM_NAMES)
     sources = ModelSources(PUBLISHED[choice.model], adapter=adapter, unet=unet, vae=vae)
     sources = published_sources(replace(sources, allow_download=bool(choice.download)))
-    models, needed = (
-        list_diffusers_folders(),
-        ("text_encoder", "text_encoder_2", *([] if sources.unet else ["unet"])),
-    )
-    base = _known_folder(models, _BASE_NAMES, needed) or _known_file(CHECKPOINT_FOLDER, _BASE_NAMES)
+    needed = ("text_encoder", "text_encoder_2", *([] if sources.unet else ["unet"]))
+    base = _known_folder(list_diffusers_folders(), _BASE_NAMES, needed)
+    base = base or _known_file(CHECKPOINT_FOLDER, _BASE_NAMES)
     return replace(sources, model=base or sources.model)
 
 
