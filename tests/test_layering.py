@@ -39,7 +39,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "t2mv_core.schedule",
         "t2mv_core.unet",
     ),
-    "t2mv_core.text": ("t2mv_core.bundle",),
+    "t2mv_core.text": ("t2mv_core.bundle", "t2mv_core.formats"),
     "t2mv_core.images": ("t2mv_core.bundle",),
     "t2mv_core.lora": ("t2mv_core.bundle", "t2mv_core.formats"),
     "t2mv_core.denoiser": ("t2mv_core.bundle", "t2mv_core.cameras", "t2mv_core.lora", "t2mv_core.text"),
