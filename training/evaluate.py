@@ -17,6 +17,7 @@ from t2mv_core.samplers import SAMPLERS, SamplingSettings
 
 from .config import TrainConfig, load_config, preset_names
 from .data.prompts import load_prompts, load_split
+from .data.text_cache import warn_of_unread
 from .evaluation.measure import (
     Instruments,
     Questions,
@@ -155,6 +156,10 @@ def run(arguments: argparse.Namespace, config: TrainConfig) -> Path:
     check_reward_models(*names, reward)  # before gigabytes are read for nothing
     bundle = load_base_model(config.model)
     warn_of_another_base(arguments.lora, bundle.loras)
+    warn_of_unread(
+        bundle,
+        {"prompts": questions.prompts, "sampling.negative_prompt": [questions.negative_prompt or ""]},
+    )
     reward_device = bundle.device if reward.device == "auto" else reward.device
     instruments: Instruments = load_instruments(*names, reward_device, questions.specs is not None, reward)
     measurements = [measure(bundle, instruments, variant, questions) for variant in variants]

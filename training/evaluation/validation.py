@@ -15,7 +15,7 @@ from t2mv_core.toybox.judge import Judge, load_judge
 from ..algorithm.rollout import Policy, Rewards
 from ..config import TrainConfig
 from ..data.prompts import load_prompts
-from ..data.text_cache import ConditionCache
+from ..data.text_cache import ConditionCache, warn_of_unread
 from ..models.policy import sampling_settings
 from ..models.rewards import measure_names
 from .early_stop import EarlyStop
@@ -92,6 +92,8 @@ class Monitor:
                     "There are no held-out prompts to evaluate on; set evaluation.prompts or "
                     "sampling.held_out_share."
                 )
+            if source is not None:
+                warn_of_unread(policy.bundle, {source: prompts})
             self.questions = self._questions(spread(prompts, self.config.num_prompts))
             learned = {*config.reward.view, *config.reward.joint}
             only_measuring = frozenset({*rewards.view, *rewards.joint} - learned)
