@@ -144,7 +144,7 @@ def describe_reading(bundle: ModelBundle, prompts: Sequence[str]) -> list[str]:
     if too_long := [words for words in unread if words]:
         notes.append(
             f"The text encoders read {max_length - _NUM_SPECIAL_TOKENS} tokens of a prompt; they do not read "
-            f"{quote_some(too_long)}{count_of(len(too_long), len(prompts))}."
+            f"{quote_some(too_long, characters=200)}{count_of(len(too_long), len(prompts))}."
         )
     return notes
 
