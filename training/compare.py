@@ -18,8 +18,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .config import load_config
-from .data.prompts import load_prompts
+from .config import home_path, load_config
+from .data.prompts import load_held_out, load_split
 from .evaluation.measure import spread
 from .experiments.comparison import METHODS, Task, make_tasks, run_task
 from .experiments.comparison_report import write_comparison
@@ -34,12 +34,12 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     parser = argparse.ArgumentParser(prog="python -m training.compare", description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--out", type=Path, default=Path("docs/results/comparison"), help="report and result files")
-    add("--work", type=Path, default=Path("runs/comparison"), help="training runs while they go on")
+    add("--out", type=home_path, default=Path("docs/results/comparison"), help="report and result files")
+    add("--work", type=home_path, default=Path("runs/comparison"), help="training runs while they go on")
     add("--preset", default="comparison", help="training preset shared by all methods")
     add("--methods", nargs="+", default=list(METHODS), help=f"of {', '.join(METHODS)}")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    add("--prompts", default="heldout200", help="prompt set or file to measure on")
+    add("--prompts", type=os.path.expanduser, default="heldout200", help="prompt set or file to measure on")
     add("--num-prompts", type=int, default=200, help="how many of them, at even distances")
     add("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each")
     add("--quick", action="store_true", help="into <out>_quick: 8 iterations, 40 prompts, one seed")
@@ -63,7 +63,8 @@ def tasks_of(arguments: argparse.Namespace) -> list[Task]:
         overrides, count, seeds = [*QUICK, *overrides], min(count, QUICK_PROMPTS), seeds[:1]
     config = load_config(arguments.preset, overrides)
     check_base_loras(config.model.base_loras)
-    prompts = spread(load_prompts(arguments.prompts), count)
+    split = load_split(config.sampling.prompts, config.sampling.held_out_share)
+    prompts = spread(load_held_out(arguments.prompts, split.train), count)
     return make_tasks(methods, seeds, config, prompts, out_dir(arguments) / "runs", arguments.work)
 
 

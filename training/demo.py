@@ -18,8 +18,8 @@ from t2mv_core.bundle import ModelBundle
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.images import contact_sheet
 
-from .config import TrainConfig, load_config
-from .data.prompts import load_prompts
+from .config import TrainConfig, home_path, load_config
+from .data.prompts import load_held_out, load_split
 from .evaluation.intervals import Interval
 from .evaluation.measure import (
     Instruments,
@@ -55,7 +55,9 @@ GOALS = {
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     parser = argparse.ArgumentParser(prog="python -m training.demo", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of everything the demo writes")
+    parser.add_argument(
+        "--out", type=home_path, default=Path("demo"), help="folder of everything the demo writes"
+    )
     parser.add_argument("--preset", default="demo", help="training preset")
     parser.add_argument(
         "--num-prompts", type=int, default=100, help="held-out prompts to measure on; ten are shown"
@@ -78,7 +80,8 @@ def run(out_dir: Path, config: TrainConfig, num_prompts: int) -> Path | None:
         Path of report.md; None when training was interrupted (the same command continues it).
     """
     started = time.monotonic()
-    prompts, azimuths = spread(load_prompts("heldout"), num_prompts), DEFAULT_RIG.azimuths_deg
+    split = load_split(config.sampling.prompts, config.sampling.held_out_share)
+    prompts, azimuths = spread(load_held_out("heldout", split.train), num_prompts), DEFAULT_RIG.azimuths_deg
     questions = Questions(prompts, SEEDS, config.sampling.batch_size, judged_specs(prompts, azimuths))
     bundle = load_base_model(config.model)
     device = bundle.device if config.reward.device == "auto" else config.reward.device
@@ -141,8 +144,7 @@ def verdicts(changes: Mapping[str, Interval]) -> list[str]:
             continue
         change = changes[name]
         word = "not shown" if not change.excludes_zero else "better" if change.mean > 0 else "WORSE"
-        numbers = f"{change.mean:+.4f}, 95 % interval [{change.low:+.4f}, {change.high:+.4f}]"
-        lines.append(f"{words}: {word} ({numbers}, {change.count} prompts)")
+        lines.append(f"{words}: {word} ({change.in_words('+')}, 95 % interval, {change.count} prompts)")
     return lines
 
 

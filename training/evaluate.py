@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -14,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from t2mv_core.samplers import SAMPLERS, SamplingSettings
+from t2mv_core.text import describe_reading
 
-from .config import TrainConfig, load_config, preset_names
-from .data.prompts import load_prompts, load_split
-from .data.text_cache import warn_of_unread
+from .config import SamplingConfig, TrainConfig, home_path, load_config, preset_names
+from .data.prompts import load_held_out, load_prompts, load_split, name_some, shared_prompts
 from .evaluation.measure import (
     Instruments,
     Questions,
@@ -43,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--run",
-        type=Path,
+        type=home_path,
         help="a training run's folder: its settings and held-out prompts are used; a Python file that it "
         "names as a reward is run, so use a run that you trust",
     )
@@ -52,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--lora",
-        type=Path,
+        type=home_path,
         nargs="*",
         default=[],
         help="LoRA files; the model without is always measured too",
@@ -61,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--steps", type=int, nargs="+", help="denoising steps, a row for each; default: sampling.num_steps")
     add(
         "--prompts",
+        type=os.path.expanduser,
         help="prompt set or file; default: held-out ones of sampling.prompts, evaluation.prompts, or heldout",
     )
     add("--num-prompts", type=int, default=100, help="how many of them, at even distances")
@@ -69,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--device",
         help="short for model.device=; without it the configuration's, and a GPU where that is auto",
     )
-    add("--out", type=Path, required=True, help="folder of report.md, report.json and the contact sheet")
+    add("--out", type=home_path, required=True, help="folder of report.md, report.json and the contact sheet")
     add(
         "overrides",
         nargs="*",
@@ -130,8 +132,8 @@ def find_questions(arguments: argparse.Namespace, config: TrainConfig) -> Questi
     if arguments.prompts is not None:
         prompts: Sequence[str] = load_prompts(arguments.prompts)
     else:
-        prompts = load_split(sampling.prompts, sampling.held_out_share).held_out
-        prompts = prompts or load_prompts(config.evaluation.prompts or "heldout")
+        split = load_split(sampling.prompts, sampling.held_out_share)
+        prompts = split.held_out or load_held_out(config.evaluation.prompts or "heldout", split.train)
     prompts, azimuths = spread(prompts, arguments.num_prompts), sampling.azimuths_deg[: sampling.num_views]
     return Questions(
         prompts,
@@ -140,6 +142,19 @@ def find_questions(arguments: argparse.Namespace, config: TrainConfig) -> Questi
         judged_specs(prompts, azimuths),
         sampling.negative_prompt,
         azimuths,
+    )
+
+
+def remark_on_prompts(questions: Questions, config: SamplingConfig) -> list[str]:
+    """Return a sentence for the report where the prompts are not held out, or nobody can tell."""
+    try:
+        trained = load_split(config.prompts, config.held_out_share).train
+    except (FileNotFoundError, ValueError) as error:
+        return [f"Whether these prompts were trained on is not known: {error}"]
+    shared = shared_prompts(questions.prompts, trained)
+    count = f"{len(shared)} of {len(questions.prompts)}"
+    return [f"**Not held out**: these settings train on {count} prompts ({name_some(shared)})."] * bool(
+        shared
     )
 
 
@@ -156,15 +171,15 @@ def run(arguments: argparse.Namespace, config: TrainConfig) -> Path:
     check_reward_models(*names, reward)  # before gigabytes are read for nothing
     bundle = load_base_model(config.model)
     warn_of_another_base(arguments.lora, bundle.loras)
-    warn_of_unread(
-        bundle,
-        {"prompts": questions.prompts, "sampling.negative_prompt": [questions.negative_prompt or ""]},
-    )
     reward_device = bundle.device if reward.device == "auto" else reward.device
     instruments: Instruments = load_instruments(*names, reward_device, questions.specs is not None, reward)
+    remarks = remark_on_prompts(questions, config.sampling)
+    remarks += describe_reading(bundle, [*questions.prompts, questions.negative_prompt or ""])
+    for remark in remarks:
+        logging.warning("%s", remark)
     measurements = [measure(bundle, instruments, variant, questions) for variant in variants]
     command = "python -m training.evaluate " + " ".join(sys.argv[1:])
-    return write_report(measurements, questions, arguments.out, command)
+    return write_report(measurements, questions, arguments.out, command, remarks)
 
 
 def main(words: Sequence[str] | None = None) -> int:

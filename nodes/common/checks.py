@@ -154,10 +154,18 @@ def check_text(name: str, text: str | None, most: int = MAX_PROMPT_CHARACTERS) -
 
 def check_choice(name: str, value: str | None, choices: Sequence[str], remedy: str) -> None:
     """Refuse a name that is not one of the choices, of which the sentence lists ten."""
-    if value is None or value in choices:
+    if value is None or find_choice(value, choices) is not None:
         return
     known = ", ".join(map(repr, choices[:10])) + (", …" if len(choices) > 10 else "")
     raise ValueError(f"{name}={value!r} is not available here (available: {known or 'none'}). {remedy}")
+
+
+def find_choice(value: str, choices: Sequence[str]) -> str | None:
+    """Return the choice of this name, or of this path as another system writes it; None if there is none."""
+    if value in choices:
+        return value
+    slashed = str(value).replace("\\", "/")  # a workflow from Windows says `folder\x.safetensors`
+    return next((each for each in choices if each.replace("\\", "/") == slashed), None)
 
 
 def read_prompts(text: str | None) -> list[str]:

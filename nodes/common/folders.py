@@ -9,6 +9,7 @@ from pathlib import Path
 import folder_paths
 
 from ...t2mv_core.formats.safetensors_io import file_identity
+from .checks import find_choice
 
 ADAPTER_FOLDER = "mvadapter"
 REWARD_FOLDER = "t2mv_rewards"
@@ -56,11 +57,12 @@ def find_file(folder: str, name: str) -> Path:
     Raises:
         ValueError: the name is not in the list (also when it tries to leave the folder).
     """
-    if name not in list_files(folder):
+    listed = find_choice(name, list_files(folder))
+    if listed is None:
         raise ValueError(
             f"{name!r} is not a safetensors file in ComfyUI's {folder!r} folder; put it there and refresh."
         )
-    return Path(folder_paths.get_full_path_or_raise(folder, name))
+    return Path(folder_paths.get_full_path_or_raise(folder, listed))
 
 
 def list_diffusers_folders() -> dict[str, Path]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from ..common.checks import Field, check_choice, check_fields
+from ..common.checks import Field, check_choice, check_fields, find_choice
 from ..common.folders import (
     ADAPTER_FOLDER,
     digest,
@@ -187,7 +187,7 @@ def _model_path(model: str) -> Path:
     folders = list_diffusers_folders()
     name = model.removeprefix(DIFFUSERS_PREFIX)
     check_choice("model", name, list(folders), "Choose one of the list.")
-    return folders[name]
+    return folders[find_choice(name, list(folders)) or name]
 
 
 def _known_file(folder: str, names: tuple[str, ...]) -> str | None:

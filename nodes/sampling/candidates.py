@@ -124,11 +124,16 @@ def check_ranking(rank_by: str, kinds: Sequence[str]) -> None:
 
 def ranking_text(ranking: Ranking, rank_by: str, keep: int) -> str:
     """Write a ranking down, of which the first `keep` sets are kept."""
+    from ...t2mv_core.rewards.base import hardly_differ
+
     prompt = ranking[0][0].scored.prompt
     lines = [f"“{prompt}”: {len(ranking)} sets by {rank_by}, {keep} kept"]
     for place, (candidate, score) in enumerate(ranking, start=1):
         kept, means = "kept" if place <= keep else "    ", listed(candidate.scored.means())
         lines.append(f"#{place:<3} {kept}  seed {candidate.seed}  score {score:.3f}   [{means}]")
+    for name, scores in _columns([candidate.scored for candidate, _ in ranking]).items():
+        if len(scores) > 1 and hardly_differ(scores):
+            lines.append(f"{name} hardly differs between these sets: their order by it says nothing.")
     return "\n".join(lines)
 
 
@@ -144,16 +149,24 @@ def ranking_sheet(rankings: Sequence[Ranking], keep: int) -> Tensor:
     return score_sheet(views, titles, labels)
 
 
+def _columns(sets: Sequence[ScoredSet]) -> dict[str, list[float]]:
+    """Return reward name -> its score of every set, views averaged."""
+    means = [scored.means() for scored in sets]
+    return {name: [each[name] for each in means] for name in means[0]}
+
+
 def _normalised_sum(sets: Sequence[ScoredSet]) -> list[float]:
     """Every reward in standard deviations from its mean over the sets, views averaged, and summed."""
-    means = [scored.means() for scored in sets]
-    columns = [_normalised([each[name] for each in means]) for name in means[0]]
+    columns = map(_normalised, _columns(sets).values())
     return [sum(scores) for scores in zip(*columns, strict=True)]
 
 
 def _normalised(scores: Sequence[float]) -> list[float]:
+    """Return scores in standard deviations from their mean; zeros where only rounding would be blown up."""
+    from ...t2mv_core.rewards.base import hardly_differ
+
     mean, spread = statistics.fmean(scores), statistics.pstdev(scores)
-    return [(score - mean) / spread if spread else 0.0 for score in scores]
+    return [0.0 if hardly_differ(scores) else (score - mean) / spread for score in scores]
 
 
 def _first(scores: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -16,6 +17,8 @@ RewardKind = Literal["view", "joint"]
 
 # Pictures decoded in half precision leave [0, 1] by rounding; anything further out is another range.
 RANGE_TOLERANCE = 1e-3
+RESOLUTION = 1e-4
+"""Scores whose spread is a smaller share of their mean differ by rounding: half precision has 3 digits."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,11 @@ class Reward(Protocol):
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """Move the scorer to a device and a precision (None keeps it), and return it."""
         ...
+
+
+def hardly_differ(scores: Sequence[float]) -> bool:
+    """Return whether scores are equal, or differ by no more than rounding: their order then says nothing."""
+    return statistics.pstdev(scores) <= RESOLUTION * abs(statistics.fmean(scores))
 
 
 def check_request(images: Tensor, prompts: Sequence[str], kind: RewardKind) -> int:

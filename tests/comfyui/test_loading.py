@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,20 @@ def test_a_kohya_lora_acts_and_its_report_says_what_was_left_out(server: ComfySe
     assert "layout: kohya" in report
     assert "matched: 1 modules" in report
     assert "1 keys are for the text encoders" in report
+
+
+def test_a_workflow_from_windows_finds_its_files(server: ComfyServer) -> None:
+    models = server.base_dir / "models"
+    for folder, name in (("loras", "kohya"), ("checkpoints", "sd_xl_base_1.0")):
+        (models / folder / "my own").mkdir(exist_ok=True)
+        shutil.copy(models / folder / f"{name}.safetensors", models / folder / "my own" / "x.safetensors")
+    shutil.copytree(models / "diffusers/tiny", models / "diffusers/my own/tiny", dirs_exist_ok=True)
+    here = drawn(server, load(CHECKPOINT), "kohya.safetensors")
+    written = load("checkpoints/my own\\x.safetensors")
+    assert np.array_equal(drawn(server, written, "my own\\x.safetensors"), here)
+    assert np.array_equal(
+        drawn(server, load("diffusers/my own\\tiny")), drawn(server, load("diffusers/tiny"))
+    )
 
 
 def test_another_kind_of_model_is_refused_by_its_name(server: ComfyServer) -> None:

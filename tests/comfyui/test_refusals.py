@@ -55,6 +55,7 @@ def changed(node: str, name: str, value: Any) -> dict[str, Any]:
         ("1", "vae", "/etc/passwd", "is not available here"),
         ("2", "lora", "../diffusers/tiny/unet/diffusion_pytorch_model.safetensors", "is not available here"),
         ("2", "lora", "/etc/passwd", "is not available here"),
+        ("2", "lora", "..\\loras\\tiny.safetensors", "is not available here"),
         ("2", "strength", 1e9, "bigger than max"),
         ("3", "azimuths", "0, sideways", "is not a number"),
         ("3", "azimuths", "0 " * 1000, "holds 1000 angles"),

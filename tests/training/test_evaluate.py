@@ -139,6 +139,45 @@ def test_the_command_line_writes_a_report(tiny_model_dir, tmp_path, monkeypatch,
     words = [f"model.name={tiny_model_dir}", "--num-prompts", "2", "--seeds", "3", "--steps", "1"]
     assert evaluate.main([*words, "--out", str(tmp_path / "out")]) == 0
     assert "standard, 1 steps, base" in capsys.readouterr().out
+    assert "**Few prompts**" in (tmp_path / "out" / "report.md").read_text("utf-8")
+
+
+def test_a_report_on_prompts_that_are_trained_on_says_so(
+    tiny_model_dir, tmp_path, monkeypatch, caplog, instruments
+):
+    monkeypatch.setattr(evaluate, "load_instruments", lambda *_: instruments)
+    (tmp_path / "train.txt").write_text("a cat\na dog\n")
+    (tmp_path / "asked.txt").write_text("A CAT\nan ant\n")
+    settings = [f"model.name={tiny_model_dir}", f"sampling.prompts={tmp_path / 'train.txt'}"]
+    words = [*settings, "--prompts", str(tmp_path / "asked.txt"), "--seeds", "3", "--steps", "1"]
+    assert evaluate.main([*words, "--out", str(tmp_path / "out")]) == 0
+    sentence = "**Not held out**: these settings train on 1 of 2 prompts ('A CAT')."
+    assert sentence in (tmp_path / "out" / "report.md").read_text("utf-8")
+    assert sentence in caplog.text
+    report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    assert (report["remarks"], report["prompts"]) == ([sentence], ["A CAT", "an ant"])
+    (tmp_path / "train.txt").unlink()
+    assert evaluate.main([*words, "--out", str(tmp_path / "again")]) == 0
+    assert "trained on is not known" in (tmp_path / "again" / "report.md").read_text("utf-8")
+
+
+def test_a_tilde_on_the_command_line_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    arguments, _ = evaluate.parse(["--out=~/o", "--prompts=~/p.txt", "--lora", "~/l.safetensors"])
+    assert (arguments.out, arguments.lora) == (tmp_path / "o", [tmp_path / "l.safetensors"])
+    assert arguments.prompts == f"{tmp_path}/p.txt"
+
+
+def test_a_report_says_what_is_not_read_as_it_may_be_meant(
+    tiny_model_dir, tmp_path, monkeypatch, instruments
+):
+    monkeypatch.setattr(evaluate, "load_instruments", lambda *_: instruments)
+    (tmp_path / "asked.txt").write_text("a (b:2)\na b\n")
+    words = [f"model.name={tiny_model_dir}", "--prompts", str(tmp_path / "asked.txt"), "--seeds", "3"]
+    assert evaluate.main([*words, "--steps", "1", "--out", str(tmp_path / "out")]) == 0
+    sentence = "T2MV reads as plain words, unlike other programs: “(b:2)” (in 1 of 2 prompts)."
+    assert sentence in (tmp_path / "out" / "report.md").read_text("utf-8")
+    assert json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))["remarks"][-1] == sentence
 
 
 def test_loras_of_several_runs_are_told_apart(tmp_path):

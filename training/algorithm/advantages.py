@@ -9,6 +9,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from t2mv_core.rewards.base import hardly_differ
+
 from .objectives import combine_advantages, normalize_advantages
 from .rollout import Rollout
 
@@ -46,6 +48,12 @@ def gather_rewards(rollout: Rollout, prompts: Sequence[str], accelerator: Accele
         return {k: accelerator.gather(r.to(accelerator.device)).cpu()[order] for k, r in local.items()}
 
     return RewardTable(tuple(prompts), gather("view"), gather("joint"))
+
+
+def equal_rewards(table: RewardTable) -> list[str]:
+    """Return the rewards that differ by rounding only, which normalizing would blow up to advantages."""
+    rewards = table.view | table.joint
+    return [name for name, values in rewards.items() if hardly_differ(values.flatten().tolist())]
 
 
 def reward_record(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .parsing import apply_override, build_record, plain_values
+from .parsing import apply_override, build_record, home_path, plain_values
 from .sections import (
     OBJECTIVE_NAMES,
     BaseLoraConfig,
@@ -25,8 +25,8 @@ from .sections import (
 __all__ = [
     "OBJECTIVE_NAMES", "PRESET_DIR", "BaseLoraConfig", "ConstraintConfig", "EvaluationConfig",
     "ModelConfig", "OptimConfig", "OwnRewardConfig", "RewardConfig", "RunConfig", "SamplingConfig",
-    "TrainConfig", "changed_values", "config_from_dict", "config_to_dict", "flat_settings", "load_config",
-    "preset_names",
+    "TrainConfig", "changed_values", "config_from_dict", "config_to_dict", "flat_settings", "home_path",
+    "load_config", "preset_names",
 ]  # fmt: skip
 
 PRESET_DIR = Path(__file__).parent / "presets"
@@ -42,29 +42,25 @@ def load_config(preset: str, overrides: Sequence[str] = ()) -> TrainConfig:
 
     Args:
         preset: a name of training/config/presets, or the path of a YAML file of the same form.
-        overrides: `section.key=value` words; the value is YAML (`null`, `[0, 90]`, `3e-4`).
+        overrides: `section.key=value` words: `null`, `3e-4`, text as it is, or YAML in brackets (`[0, 90]`).
 
     Raises:
         FileNotFoundError: no such preset.
         ValueError: unknown key, wrong type or a value out of range, in a sentence.
     """
-    import yaml
+    from .yaml_text import read_value, read_yaml
 
-    path = PRESET_DIR / f"{preset}.yaml" if not preset.endswith((".yaml", ".yml")) else Path(preset)
+    is_file = preset.endswith((".yaml", ".yml"))
+    path = home_path(preset) if is_file else PRESET_DIR / f"{preset}.yaml"
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no preset {preset!r}; use one of {', '.join(preset_names())}, "
             "or the path of a YAML file."
         )
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        require(isinstance(values, dict), f"{path} must hold `section:` blocks with `key: value` lines.")
-        for word in overrides:
-            apply_override(values, word, yaml.safe_load)
-    except yaml.YAMLError as error:
-        raise ValueError(
-            f"{path.name} or an override is not valid YAML: {str(error).splitlines()[0]}."
-        ) from error
+    values = read_yaml(path.read_text(encoding="utf-8-sig"), path.name) or {}
+    require(isinstance(values, dict), f"{path} must hold `section:` blocks with `key: value` lines.")
+    for word in overrides:
+        apply_override(values, word, read_value)
     values.setdefault("preset", path.stem)
     return config_from_dict(values)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from . import sections
-from .parsing import range_words
+from .parsing import FilePath, range_words
 
 HEAD = """# Settings of a training run
 
@@ -57,7 +57,8 @@ def limits(hint: Any) -> str:
         return limits(arguments[-1] if origin is dict else arguments[0])
     if origin is Literal:
         return f" ({', '.join(f'`{word}`' for word in arguments)})"
-    return f" ({words})" if origin is Annotated and (words := range_words(arguments[1])) else ""
+    is_range = origin is Annotated and hint != FilePath
+    return f" ({words})" if is_range and (words := range_words(arguments[1])) else ""
 
 
 if __name__ == "__main__":

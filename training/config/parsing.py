@@ -1,21 +1,41 @@
 """Plain YAML values into nested frozen dataclasses and back, with every mistake reported in a sentence.
 
 The annotations of a dataclass say which values its fields take: `Annotated[float, "(0, 1]"]` is a number of
-this interval, `Literal["a", "b"]` one of these words.
+this interval, `Literal["a", "b"]` one of these words, `FilePath` text that may begin with `~`.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
+import os
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 Record = TypeVar("Record")
 TYPE_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+FilePath = Annotated[str, "path"]
+"""A path, or a name that stands in for one; `~` at its start is the home folder."""
+_BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+class Typed(str):
+    """A value as it was typed without quotes: the setting says whether it is text, a number or null."""
+
+    @property
+    def is_null(self) -> bool:
+        """Whether it stands for no value where a setting may have none."""
+        return self in ("", "~", "null", "Null", "NULL")
+
+
+def home_path(text: str) -> Path:
+    """Return a path with the home folder for `~` at its start: a shell leaves it in `run.out_dir=~/x`."""
+    return Path(os.path.expanduser(text))
 
 
 def build_record(kind: type[Record], values: Any, prefix: str = "") -> Record:
@@ -30,6 +50,8 @@ def build_record(kind: type[Record], values: Any, prefix: str = "") -> Record:
     Raises:
         ValueError: an unknown key (the nearest valid one is named), or a value that its field does not take.
     """
+    if isinstance(values, Typed) and values.is_null:  # a section whose lines are all comments
+        values = {}
     if not isinstance(values, Mapping):
         raise ValueError(
             f"{prefix or 'The configuration'} must be a block of `key: value` lines, not {values!r}."
@@ -61,13 +83,13 @@ def plain_values(record: Any) -> dict[str, Any]:
     return {key: _plain(value) for key, value in asdict(record).items()}
 
 
-def apply_override(values: dict[str, Any], word: str, parse: Callable[[str], Any]) -> None:
+def apply_override(values: dict[str, Any], word: str, parse: Callable[[str, str], Any]) -> None:
     """Set `section.key=value` in nested plain values.
 
     Args:
         values: changed in place.
         word: what stood on the command line.
-        parse: reads the part after the equals sign (YAML).
+        parse: reads the part after the equals sign, and is told the key.
 
     Raises:
         ValueError: no equals sign, or a section that is a value.
@@ -77,10 +99,12 @@ def apply_override(values: dict[str, Any], word: str, parse: Callable[[str], Any
         raise ValueError(f"{word!r} is not an override; write section.key=value, such as optim.lr=1e-4.")
     *sections, name = key.split(".")
     for section in sections:
+        if isinstance(found := values.get(section), Typed) and found.is_null:
+            del values[section]
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
             raise ValueError(f"{key}: {section!r} is a value, not a section.")
-    values[name] = parse(text)
+    values[name] = parse(text, key)
 
 
 def range_words(interval: str) -> str:
@@ -98,12 +122,14 @@ def _convert(hint: Any, value: Any, key: str, or_null: str = "") -> Any:
         kind = typing.cast(type, hint)
         return value if isinstance(value, kind) else build_record(kind, value, f"{key}.")
     if origin in (typing.Union, types.UnionType):
-        return None if value is None else _convert(arguments[0], value, key, ", or null")
+        is_null = value is None or (isinstance(value, Typed) and value.is_null)
+        return None if is_null else _convert(arguments[0], value, key, ", or null")
     if origin is Literal:
-        value = "no" if value is False and "no" in arguments else value  # YAML 1.1 reads that word as false
         if value not in arguments:
             raise ValueError(f"{key}={value!r} is not known; use one of {', '.join(arguments)}{or_null}.")
-        return value
+        return str(value)
+    if hint == FilePath:
+        return os.path.expanduser(_convert_scalar(str, value, key))
     if origin is Annotated:
         number = _convert(arguments[0], value, key)
         if not _is_within(number, arguments[1]):
@@ -133,11 +159,11 @@ def _convert_tuple(arguments: tuple[Any, ...], value: Any, key: str) -> tuple[An
 
 def _convert_dict(hint: Any, value: Any, key: str) -> dict[str, Any]:
     """Convert names with values of one type; where these are weights, one word is that name with weight 1."""
-    if value is None or value == "":
+    if value is None or value == "" or (isinstance(value, Typed) and value.is_null):
         return {}
-    is_weight = typing.get_origin(hint) is Annotated
+    is_weight = typing.get_args(hint)[:1] == (float,)
     if is_weight and isinstance(value, str):
-        return {value: 1.0}
+        return {str(value): 1.0}
     if not isinstance(value, Mapping):
         form = "a name, or names with weights such as {a: 1, b: 0.5}"
         raise ValueError(f"{key}={value!r} must be {form if is_weight else 'a block of names'}.")
@@ -145,13 +171,25 @@ def _convert_dict(hint: Any, value: Any, key: str) -> dict[str, Any]:
 
 
 def _convert_scalar(hint: type, value: Any, key: str) -> Any:
-    allowed = {float: (float, int, str), str: (str, int, float)}.get(hint, (hint,))
-    if type(value) in allowed:
+    if isinstance(value, Typed):
+        value = _read_typed(hint, value)
+    if type(value) not in ((float, int) if hint is float else (hint,)):
+        raise ValueError(f"{key}={value!r} must be {TYPE_WORDS[hint]}.")
+    return hint(value)
+
+
+def _read_typed(hint: type, text: Typed) -> Any:
+    """Return the value of this type that the text says, or the text if it says none; numbers are decimal."""
+    if hint is bool:
+        return _BOOLS.get(text.lower(), text)
+    if hint is int:
+        return int(text) if re.fullmatch(r"[+-]?[0-9]{1,18}", text) else text
+    if hint is float and "_" not in text:
         try:
-            return hint(value)  # YAML 1.1 reads 3e-4 as a word: float() gets its say
+            return float(re.sub(r"^([+-]?)\.(inf|nan)$", r"\1\2", text, flags=re.IGNORECASE))
         except ValueError:
-            pass
-    raise ValueError(f"{key}={value!r} must be {TYPE_WORDS[hint]}.")
+            return text
+    return str(text)
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, get_args
 
-from .parsing import check_record
+from .parsing import FilePath, check_record
 
 Count = Annotated[int, "[1, inf)"]
 CountOrZero = Annotated[int, "[0, inf)"]
@@ -37,7 +37,7 @@ def require(condition: bool, sentence: str) -> None:
 class BaseLoraConfig:
     """A LoRA that belongs to the base: it acts in training as without, and is not changed."""
 
-    path: str = ""
+    path: FilePath = ""
     """Its file (.safetensors), in any layout that Load LoRA takes, from where the trainer is started."""
     strength: Finite = 1.0
     """Factor on its effect."""
@@ -54,18 +54,18 @@ class BaseLoraConfig:
 class ModelConfig:
     """The base model and the LoRA that is trained on it."""
 
-    name: str = "toybox"
+    name: FilePath = "toybox"
     """"toybox", "toybox-teacher", "lcm-sdxl", "sdxl", a local diffusers folder or a Hub id."""
-    unet: str | None = None
+    unet: FilePath | None = None
     """UNet of another folder or Hub id in place of the model's own, such as LCM-SDXL's; null: its own."""
-    scheduler: str | None = None
+    scheduler: FilePath | None = None
     """Scheduler configuration of another folder or Hub id, likewise."""
     solver: Literal["lcm", "ddim", "ddim-trailing"] | None = None
     """How the model is sampled: "lcm" (LCM-LoRA), "ddim-trailing" (Turbo, Lightning, Hyper-SD) or "ddim";
     null: as its files say. A few-step LoRA needs one: its file says nothing of it."""
     base_loras: tuple[BaseLoraConfig, ...] = ()
     """LoRAs under the trained one, frozen: a few-step LoRA makes SDXL the student that is trained."""
-    adapter: str | None = None
+    adapter: FilePath | None = None
     """MV-Adapter file or Hub id; null when the model brings its own (the toybox does)."""
     allow_download: bool = False
     """Whether a Hub id may be fetched over the network."""
@@ -92,7 +92,7 @@ class ModelConfig:
 class SamplingConfig:
     """How the trajectories of an iteration are drawn."""
 
-    prompts: str = "toybox"
+    prompts: FilePath = "toybox"
     """A built-in prompt set (see training/data/prompts.py) or the path of a .txt or .jsonl file."""
     held_out_share: Share = 0.0
     """Share of the prompts that is never trained on: evaluation uses them; chosen by hash."""
@@ -141,7 +141,7 @@ class SamplingConfig:
 class OwnRewardConfig:
     """A reward that is a Python function of the user's; the file is run, so it must be one to trust."""
 
-    file: str = ""
+    file: FilePath = ""
     """Path of the Python file, from where the trainer is started."""
     function: str = "reward"
     """Name of the function: (images [n, 3, H, W] in [0, 1], prompts) -> scores."""
@@ -173,9 +173,9 @@ class RewardConfig:
     """Where the reward models run: "auto" is the model's device; "cpu" or "cuda:1" leaves it to the UNet."""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of the reward models; "auto": the big ones fp16 on a GPU, else fp32."""
-    folder: str | None = None
+    folder: FilePath | None = None
     """Folder with the published rewards' weights; null: models/t2mv_rewards (docs/rewards.md)."""
-    paths: dict[str, str] = field(default_factory=dict)
+    paths: dict[str, FilePath] = field(default_factory=dict)
     """Weights of single rewards that lie elsewhere: reward name -> file or folder."""
     allow_download: bool = False
     """Whether weights that are on the Hugging Face Hub may be downloaded."""
@@ -262,7 +262,7 @@ class EvaluationConfig:
 
     every: CountOrZero = 0
     """Iterations between two evaluations; 0 never evaluates."""
-    prompts: str | None = None
+    prompts: FilePath | None = None
     """Prompt set or file; null: the held-out part of sampling.prompts."""
     num_prompts: Count = 16
     """How many of them, at even distances."""
@@ -291,7 +291,7 @@ class EvaluationConfig:
 class RunConfig:
     """Length, place and record of the run."""
 
-    out_dir: str = "runs/mvczigal"
+    out_dir: FilePath = "runs/mvczigal"
     """Run folder."""
     seed: int = 0
     """Every random draw derives from it."""

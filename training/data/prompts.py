@@ -7,7 +7,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 PROMPT_SET_DIR = Path(__file__).parent / "prompt_sets"
 SPLITS = ("train", "heldout")
+MAX_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ def load_split(source: str, held_out_share: float) -> PromptSplit:
     lines = _load_lines(source)
     declared = {line.prompt: line.split for line in lines if line.split is not None}
     split = split_prompts([line.prompt for line in lines], held_out_share, declared)
+    split = replace(split, held_out=without_trained(split.held_out, split.train, source))
     fact = f"{source} has {len(lines)} prompts, and with held_out_share={held_out_share}"
     if not split.train:
         raise ValueError(f"{fact} none is left to train on; lower the share, or add prompts to train on.")
@@ -106,6 +108,45 @@ def load_split(source: str, held_out_share: float) -> PromptSplit:
         advice = _advise_share([line.prompt for line in lines if line.split is None])
         raise ValueError(f"{fact} none is held out; {advice}, or set the share to 0.")
     return split
+
+
+def shared_prompts(prompts: Sequence[str], trained: Sequence[str]) -> list[str]:
+    """Return the prompts that are trained on, in any spelling of capitals and white space."""
+    known = set(map(_spelling, trained))
+    return [prompt for prompt in prompts if _spelling(prompt) in known]
+
+
+def name_some(prompts: Sequence[str]) -> str:
+    """Return the first few prompts for a message."""
+    return ", ".join(map(repr, prompts[:MAX_NAMED])) + (", …" if len(prompts) > MAX_NAMED else "")
+
+
+def without_trained(prompts: Sequence[str], trained: Sequence[str], source: str) -> tuple[str, ...]:
+    """Leave out prompts to measure on that are trained on, with a warning that names them.
+
+    Args:
+        prompts: to measure on.
+        trained: to train on.
+        source: where the former are from, for the warning.
+    """
+    shared = shared_prompts(prompts, trained)
+    if shared:
+        count = f"{len(shared)} of {len(prompts)}"
+        log.warning("%s: %s held-out prompts are trained on; left out: %s.", source, count, name_some(shared))
+    return tuple(prompt for prompt in prompts if prompt not in set(shared))
+
+
+def load_held_out(source: str, trained: Sequence[str]) -> tuple[str, ...]:
+    """Load prompts to measure on, without those that are trained on, see `without_trained`.
+
+    Raises:
+        FileNotFoundError: neither a set nor a file.
+        ValueError: a bad file, or none is left.
+    """
+    prompts = without_trained(load_prompts(source), trained, source)
+    if not prompts:
+        raise ValueError(f"All prompts of {source} are trained on; measure on others.")
+    return prompts
 
 
 def split_prompts(
@@ -255,7 +296,9 @@ def _parse_json(content: str) -> PromptLine | None:
     if not content:
         return None
     try:
-        record = json.loads(content)
+        record = json.loads(content, object_pairs_hook=_unique_keys)
+    except _RepeatedKeyError:
+        raise
     except (ValueError, RecursionError) as error:
         raise ValueError('This is not valid JSON; write a line such as {"prompt": "a red mug"}.') from error
     if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
@@ -270,12 +313,28 @@ def _parse_json(content: str) -> PromptLine | None:
     return PromptLine(prompt, split)
 
 
-def _hold_out_rank(prompt: str) -> float:
-    """Return a number in [0, 1] from the text alone, to compare with a share; a change moves every split.
+class _RepeatedKeyError(ValueError):
+    """A JSON object has a key twice."""
 
-    Capitals and runs of white space do not count: to CLIP such prompts are one, which one part must hold.
-    """
-    return derive_seed(0, "held_out", " ".join(prompt.lower().split())) / 2**63
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of a JSON line; json alone would keep the last of two equal keys."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _RepeatedKeyError(f"{twice!r} is there twice; write one object a line.")
+    return record
+
+
+def _hold_out_rank(prompt: str) -> float:
+    """Return a number in [0, 1] from the text alone, to compare with a share; a change moves every split."""
+    return derive_seed(0, "held_out", _spelling(prompt)) / 2**63
+
+
+def _spelling(prompt: str) -> str:
+    """Return a prompt without capitals and runs of white space: to CLIP such prompts are one."""
+    return " ".join(prompt.lower().split())
 
 
 def _advise_share(undecided: Sequence[str]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -21,18 +22,20 @@ class EarlyStop:
         measure: name of the held-out value that is watched; None watches nothing and never stops.
         patience: evaluations in a row without a new best after which the run is due to stop, >= 0; 0 is
             never.
+        prompts: those that are measured on; none when nothing is measured.
 
     Raises:
         ValueError: `patience` is negative.
     """
 
-    def __init__(self, measure: str | None, patience: int) -> None:
+    def __init__(self, measure: str | None, patience: int, prompts: Sequence[str] = ()) -> None:
         if patience < 0:
             raise ValueError(
                 f"patience={patience} must be 0 (never stop early) or a number of evaluations above 0."
             )
         self.measure = measure
         self.patience = patience
+        self.fingerprint = hashlib.sha256("\n".join(prompts).encode()).hexdigest() if prompts else ""
         self.best_iteration: int | None = None
         self.best_value: float | None = None
         self._num_without_best = 0
@@ -74,14 +77,23 @@ class EarlyStop:
             "best_iteration": self.best_iteration,
             "best_value": self.best_value,
             "num_without_best": self._num_without_best,
+            "fingerprint": self.fingerprint,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state; one in which nothing was watched changes nothing.
 
         Raises:
-            ValueError: it is of another measure, with which values cannot be compared; nothing has changed.
+            ValueError: it is of another measure or other prompts: not comparable; nothing has changed.
         """
+        before = state.get("fingerprint", "")  # of a run that evaluated, since it is saved
+        if before and self.fingerprint and before != self.fingerprint:
+            raise ValueError(
+                "The saved run was measured on other held-out prompts, so its best value cannot be compared; "
+                "resume with the same evaluation.prompts and evaluation.num_prompts, or train into another "
+                "run.out_dir."
+            )
+        self.fingerprint = self.fingerprint or before
         if self.measure is None or state["measure"] is None:
             return
         if state["measure"] != self.measure:

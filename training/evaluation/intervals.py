@@ -16,23 +16,25 @@ class Interval:
 
     Attributes:
         mean: over prompts.
-        low: 2.5 % point of the bootstrap.
-        high: 97.5 % point.
+        low: 2.5 % point of the bootstrap; None with a single prompt, which tells nothing about others.
+        high: 97.5 % point, likewise.
         count: number of prompts.
     """
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     count: int
 
     @property
     def excludes_zero(self) -> bool:
         """Whether zero lies outside; for a difference: it is there."""
-        return self.low > 0 or self.high < 0
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
     def in_words(self, sign: str = "") -> str:
         """Return "mean [low, high]", all with a sign where `sign` is "+"."""
+        if self.low is None or self.high is None:
+            return f"{self.mean:{sign}.4f} [one prompt: no interval]"
         return f"{self.mean:{sign}.4f} [{self.low:{sign}.4f}, {self.high:{sign}.4f}]"
 
 
@@ -90,5 +92,7 @@ def _applicable(values: Tensor) -> Tensor:
 
 
 def _interval(table: Tensor, resampled: Tensor) -> Interval:
+    if len(table) == 1:
+        return Interval(float(table.mean()), None, None, 1)
     low, high = torch.quantile(resampled, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Interval(float(table.mean()), low, high, len(table))

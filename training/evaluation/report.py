@@ -17,6 +17,8 @@ from .intervals import Interval, bootstrap
 from .measure import Measurement, Questions
 
 SHEET_PROMPTS = 10
+FEW_PROMPTS = 20
+FEW_WORDS = " **Few prompts**: the true intervals are wider, and the figures are not to be quoted."
 
 
 def summarize(measurements: Sequence[Measurement]) -> dict[str, dict[str, Interval]]:
@@ -76,6 +78,7 @@ def write_report(
         "command": command,
         "prompts": list(questions.prompts),
         "seeds": list(questions.seeds),
+        "remarks": list(remarks),
         "variants": [_variant_record(m, measurements[0]) for m in measurements],
     }
     text = json.dumps(content, indent=1, default=str)  # str: of the dtype among the settings
@@ -126,15 +129,15 @@ def _variant_record(measurement: Measurement, reference: Measurement) -> dict[st
 def _markdown(
     measurements: Sequence[Measurement], questions: Questions, command: str, remarks: Sequence[str]
 ) -> str:
-    reference = measurements[0]
+    reference, few = measurements[0], len(questions.prompts) < FEW_PROMPTS
     gaps = {m.variant.name: differences(m, reference) for m in measurements[1:]}
     cost = [[m.variant.name, f"{m.evaluations_per_set}", f"{m.seconds_per_set:.3f}"] for m in measurements]
     parts = [
         "# Evaluation",
         f"Command: `{command}`",
         *remarks,
-        f"{len(questions.prompts)} prompts, seeds {', '.join(map(str, questions.seeds))}; mean and 95 % "
-        "interval (bootstrap over prompts). Every variant was given the same noise.",
+        f"Prompts: {len(questions.prompts)}, seeds: {', '.join(map(str, questions.seeds))}; mean and 95 % "
+        "interval (bootstrap over prompts). Every variant was given the same noise." + few * FEW_WORDS,
         markdown_table(summarize(measurements), "variant"),
     ]
     if gaps:

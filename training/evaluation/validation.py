@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -14,7 +13,7 @@ from t2mv_core.toybox.judge import Judge, load_judge
 
 from ..algorithm.rollout import Policy, Rewards
 from ..config import TrainConfig
-from ..data.prompts import load_prompts
+from ..data.prompts import PromptSplit, load_held_out
 from ..data.text_cache import ConditionCache, warn_of_unread
 from ..models.policy import sampling_settings
 from ..models.rewards import measure_names
@@ -64,7 +63,7 @@ class Monitor:
         policy: the policy in training.
         rewards: the scorers that measure.
         conditions: the run's text conditions.
-        held_out: the held-out part of the training prompts, used when no other prompts are named.
+        split: the run's prompts; those held out are used when no others are named.
 
     Raises:
         ValueError, FileNotFoundError: evaluation prompts that cannot be used.
@@ -76,17 +75,17 @@ class Monitor:
         policy: Policy,
         rewards: Rewards,
         conditions: ConditionCache,
-        held_out: Sequence[str],
+        split: PromptSplit,
     ) -> None:
         self.config = config.evaluation
         self.policy, self.conditions = policy, conditions
-        self.early_stop = EarlyStop(self.config.stop_measure, self.config.patience)
         self.azimuths_deg = config.sampling.azimuths_deg[: config.sampling.num_views]
         self.batch_size = config.sampling.batch_size
         self.variant = Variant("training", "standard", sampling_settings(config.sampling))
+        asked: tuple[str, ...] = ()
         if self.config.every:
             source = self.config.prompts
-            prompts = list(held_out) if source is None else load_prompts(source)
+            prompts = split.held_out if source is None else load_held_out(source, split.train)
             if not prompts:
                 raise ValueError(
                     "There are no held-out prompts to evaluate on; set evaluation.prompts or "
@@ -94,10 +93,12 @@ class Monitor:
                 )
             if source is not None:
                 warn_of_unread(policy.bundle, {source: prompts})
-            self.questions = self._questions(spread(prompts, self.config.num_prompts))
+            asked = spread(prompts, self.config.num_prompts)
+            self.questions = self._questions(asked)
             learned = {*config.reward.view, *config.reward.joint}
             only_measuring = frozenset({*rewards.view, *rewards.joint} - learned)
             self.instruments = Instruments(rewards, self._judge(), only_measuring=only_measuring)
+        self.early_stop = EarlyStop(self.config.stop_measure, self.config.patience, asked)
 
     def measure_when_due(
         self,

@@ -113,8 +113,8 @@ def paired_difference(results: Results, first: str, second: str, measure: str) -
 
 
 def verdict(change: Interval, by_seed: Sequence[float], sign: int) -> str:
-    """Say what a difference means for a claimed sign: all seeds and the interval must agree."""
-    if not change.excludes_zero or len({mean > 0 for mean in by_seed}) > 1:
+    """Say what a difference means for a claimed sign: two or more seeds and the interval must agree."""
+    if len(by_seed) < 2 or not change.excludes_zero or len({mean > 0 for mean in by_seed}) > 1:
         return "not shown"
     return "shown" if change.mean * sign > 0 else "contradicted"
 
@@ -192,10 +192,10 @@ def _markdown(
         f"Command: `{command}` (commit {', '.join(commits) or 'unknown'}); per-prompt values in `runs/`.",
         f"{len(tasks[0].prompts)} held-out prompts; {sampling.num_steps} steps, w = "
         f"{sampling.guidance_scale:g}. Each seed is a training of its own, measured with noise of its "
-        "own, the same for all methods. 95 % intervals by bootstrap over prompts and trainings; three "
+        "own, the same for all methods. 95 % intervals by bootstrap over prompts and trainings; few "
         "trainings say little about their spread, so the intervals are somewhat too narrow, and no "
         "correction is made for the number of comparisons. A claim counts as shown, or as contradicted, only "
-        "when its interval has no zero and all seeds agree.",
+        "when its interval has no zero and all seeds, at least two, agree.",
         *([f"**Not finished**: {', '.join(missing)}."] if missing else []),
         "## Results",
         _table_text(methods, "measures", ""),

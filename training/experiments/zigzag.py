@@ -48,6 +48,7 @@ from t2mv_core.toybox.prompt_lists import find_specs
 from t2mv_core.toybox.silhouettes import view_consistency
 
 from ..algorithm.rollout import paired_noise
+from ..config import home_path
 from ..data.prompts import load_prompts
 from ..evaluation.intervals import bootstrap
 from ..evaluation.measure import Instruments, judge_sets, load_instruments, reward_values, spread
@@ -357,7 +358,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m training.experiments.zigzag", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--out", type=Path, default=Path("docs/results/zigzag"))
+    parser.add_argument("--out", type=home_path, default=Path("docs/results/zigzag"))
     parser.add_argument("--guidance", type=float, nargs="+", default=[2.0, 7.0])
     arguments = parser.parse_args()
     instruments = load_instruments(["toybox_clip"], ["toybox_hyperscore"], "cpu", has_judge=True)

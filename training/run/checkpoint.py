@@ -152,13 +152,14 @@ def refuse_another_run(config_path: Path, config: TrainConfig) -> None:
     Raises:
         ValueError: a setting differs that must not, or the file is damaged.
     """
-    import yaml
+    from ..config.yaml_text import read_yaml
 
     if not config_path.is_file():
         return
     try:
-        before = flat_settings(config_from_dict(yaml.safe_load(config_path.read_text(encoding="utf-8"))))
-    except (yaml.YAMLError, ValueError) as error:
+        values = read_yaml(config_path.read_text(encoding="utf-8"), config_path.name)
+        before = flat_settings(config_from_dict(values))
+    except ValueError as error:
         raise ValueError(
             f"{config_path} cannot be read ({error}); train into another run.out_dir."
         ) from error

@@ -20,6 +20,7 @@ from t2mv_core.samplers import StepEvent, count_evaluations
 
 from ..algorithm.advantages import (
     RewardTable,
+    equal_rewards,
     gather_rewards,
     iteration_advantages,
     reward_record,
@@ -109,13 +110,14 @@ class Trainer:
         self.optimizer = make_optimizer(config.optim, parameters)
         self.learner = make_learner(config, self.policy, self.optimizer, self.accelerator, self.ema)
         self.conditions = ConditionCache(bundle, config.sampling.negative_prompt)
-        self.monitor = Monitor(config, self.policy, measures or rewards, self.conditions, split.held_out)
+        self.monitor = Monitor(config, self.policy, measures or rewards, self.conditions, split)
         self.state = RunState(
             self.policy, self.optimizer, self.ema, self.dual, self.prompts, self.monitor.early_stop
         )
         self.iteration = 0
         self.num_iterations = config.run.epochs * config.run.iterations_per_epoch
         self.is_stopping = False
+        self.warned_of: set[str] = set()  # rewards
         self.recorder: Recorder | None = None  # of the main process
         self.folder = RunFolder(Path(config.run.out_dir))
         with self._locked_folder():  # not into the files of a run that is going on
@@ -162,6 +164,7 @@ class Trainer:
         started = time.monotonic()
         rollout, table = self._collect(iteration)
         collected = time.monotonic()
+        self._warn_of_equal_rewards(table)
         weights = self.config.reward
         if self.dual is not None:
             self.dual.step(float(weighted_mean(table.joint, weights.joint).double().mean()))
@@ -200,6 +203,13 @@ class Trainer:
         condition = self.conditions.lookup([prompt for _, prompt in requests])
         rollout = collect(self.policy, self.rewards, settings, iteration, requests, condition, on_step)
         return rollout, gather_rewards(rollout, drawn, self.accelerator)
+
+    def _warn_of_equal_rewards(self, table: RewardTable) -> None:
+        """Say once of a reward that all trajectories have alike."""
+        for name in equal_rewards(table):
+            if name not in self.warned_of:
+                logger.warning("%s scores all trajectories alike: learning from it is noise.", name)
+                self.warned_of.add(name)
 
     def _advantages(self, table: RewardTable) -> Tensor:
         """Return the combined advantages of all trajectories, [B, K, V]."""

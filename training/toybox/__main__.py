@@ -6,8 +6,8 @@ import argparse
 import importlib
 import logging
 import sys
-from pathlib import Path
 
+from ..config import home_path
 from .stages.stage import StageConfig
 
 STAGES = ("render", "vae", "unet", "distil", "rewards", "judge", "export", "lcm_lora", "evaluate")
@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "stage", choices=[*STAGES, "all"], help="what to do; every stage resumes where it stopped"
     )
-    parser.add_argument("--out", type=Path, default=StageConfig.out_dir, help="working folder")
+    parser.add_argument("--out", type=home_path, default=StageConfig.out_dir, help="working folder")
     parser.add_argument("--quick", action="store_true", help="a tiny version in two minutes, for tests")
     parser.add_argument("--seed", type=int, default=0, help="seed of data and training")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")

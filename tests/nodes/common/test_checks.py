@@ -17,6 +17,16 @@ def test_linked_inputs_pass_before_the_run(checks: ModuleType) -> None:
     checks.check_choice("model", None, [], "")
 
 
+def test_a_path_is_found_as_another_system_writes_it(checks: ModuleType) -> None:
+    listed = ["a/b.safetensors", "c\\d.safetensors", "e.safetensors"]
+    assert checks.find_choice("a\\b.safetensors", listed) == "a/b.safetensors"
+    assert checks.find_choice("c/d.safetensors", listed) == "c\\d.safetensors"
+    assert checks.find_choice("e.safetensors", listed) == "e.safetensors"
+    assert checks.find_choice("a\\b", ["a/b", "a\\b"]) == "a\\b"  # a name on Linux may hold one
+    for foreign in ("..\\e.safetensors", "C:\\a\\b.safetensors", "b.safetensors", {"a": 1}, 3):
+        assert checks.find_choice(foreign, listed) is None
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [(" \n ", "empty"), ("a\n" * 17, "17 prompts"), ("x" * 10_000, "10000 characters")],

@@ -49,6 +49,22 @@ def test_equal_sets_keep_their_order(ranking: ModuleType, report: ModuleType) ->
     assert ranking.rank(same, "sum of normalised rewards")[0][1] == 0.0  # no spread, no division by it
 
 
+def test_a_reward_that_differs_by_rounding_does_not_count_and_is_named(
+    ranking: ModuleType, report: ModuleType
+) -> None:
+    scores = [([0.95], 3.0), ([0.95001], 2.0), ([0.94999], 4.0)]
+    sets = [
+        ranking.Candidate(seed, None, None, report.ScoredSet("a mug", {"clip": views}, {"hyper": joint}))
+        for seed, (views, joint) in enumerate(scores)
+    ]
+    ranked = ranking.rank(sets, "sum of normalised rewards")
+    assert [candidate.seed for candidate, _ in ranked] == [2, 0, 1]
+    assert [score for _, score in ranked] == pytest.approx([1.224745, 0, -1.224745], abs=1e-5)
+    *_, last = ranking.ranking_text(ranked, "joint reward", 1).splitlines()
+    assert last == "clip hardly differs between these sets: their order by it says nothing."
+    assert "hardly" not in ranking.ranking_text(ranked[:1], "joint reward", 1)
+
+
 @pytest.mark.parametrize(
     ("rank_by", "kinds", "words"),
     [

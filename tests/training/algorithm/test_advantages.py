@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from training.algorithm.advantages import RewardTable, iteration_advantages, weighted_mean
+from training.algorithm.advantages import RewardTable, equal_rewards, iteration_advantages, weighted_mean
 from training.algorithm.objectives import normalize_advantages
 
 PROMPTS = ("a cat", "a dog", "a cat")
@@ -27,6 +27,15 @@ def test_a_weighted_mean_by_hand():
     values = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([5.0, -2.0]), "unused": torch.ones(2)}
     # (3·1 + 1·5)/4 and (3·2 - 1·2)/4
     torch.testing.assert_close(weighted_mean(values, {"a": 3.0, "b": 1.0}), torch.tensor([2.0, 1.0]))
+
+
+def test_rewards_that_differ_by_rounding_are_named():
+    table = RewardTable(
+        PROMPTS,
+        {"equal": torch.full((3, 2, 2), 0.95), "rounding": 0.95 + 1e-5 * draw(3, 2, 2), "one": draw(3, 2, 2)},
+        {"zero": torch.zeros(3, 2), "small": 1e-3 * draw(3, 2)},
+    )
+    assert equal_rewards(table) == ["equal", "rounding", "zero"]
 
 
 def test_advantages_by_hand():

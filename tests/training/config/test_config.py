@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import typing
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from training.config import (
     config_to_dict,
     load_config,
     preset_names,
+    sections,
 )
 from training.config.__main__ import reference_markdown
+from training.config.yaml_text import read_yaml
 
 TRAINING_DIR = Path(config_module.__file__).parents[1]
 
@@ -64,8 +67,8 @@ def test_overrides_replace_single_values():
         ("optim.lr=fast", "optim.lr='fast' must be a number"),
         ("optim.lr=0", "optim.lr=0.0 must be greater than 0."),
         ("optim.lr=.nan", "optim.lr=nan must be greater than 0 and finite."),
-        ("optim.micro_batch=1.5", "optim.micro_batch=1.5 must be a whole number"),
-        ("optim.micro_batch=true", "optim.micro_batch=True must be a whole number"),
+        ("optim.micro_batch=1.5", "optim.micro_batch='1.5' must be a whole number"),
+        ("optim.micro_batch=true", "optim.micro_batch='true' must be a whole number"),
         ("model.allow_download=maybe", "model.allow_download='maybe' must be true or false"),
         ("objective=zigal", "objective='zigal' is not known; use one of mvc_zigal"),
         ("optim.prompts_per_update=1000", "exceeds sampling.prompts_per_iteration"),
@@ -105,7 +108,7 @@ def test_overrides_replace_single_values():
         ("reward.normalization=batch", "use one of iteration, prompt"),
         ("reward.dtype=fp8", "reward.dtype='fp8' is not known; use one of auto, fp32, bf16, fp16"),
         ("reward.paths=somewhere", "reward.paths='somewhere' must be a block of names"),
-        ("reward.paths={pickscore: [1]}", "reward.paths.pickscore=[1] must be a word"),
+        ("reward.paths={pickscore: [1]}", "reward.paths.pickscore=['1'] must be a word"),
         ("reward.own={mine: my.py}", "reward.own.mine. must be a block of `key: value` lines"),
         ("reward.own={mine: {file: my.txt}}", "file='my.txt' must be a Python file (.py)"),
         (
@@ -133,8 +136,121 @@ def test_a_wrong_override_gets_a_sentence(word, sentence):
         load_config("demo", [word])
 
 
-def test_the_word_no_is_not_taken_for_false():
-    assert load_config("lcm-sdxl", ["optim.mixed_precision=no"]).optim.mixed_precision == "no"
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("optim.mixed_precision=no", "no"),
+        ("run.out_dir=20241128_01", "20241128_01"),
+        ("run.out_dir=007", "007"),
+        ("run.out_dir=1e5", "1e5"),
+        ("run.out_dir=2024-11-28", "2024-11-28"),
+        ("run.out_dir=12:30", "12:30"),
+        ("run.out_dir=C:\\runs\\new", "C:\\runs\\new"),
+        ("run.out_dir='null'", "null"),
+        ("sampling.negative_prompt=low quality #1", "low quality #1"),
+        ("sampling.negative_prompt=blurry: yes, *very* & !much", "blurry: yes, *very* & !much"),
+        ("sampling.negative_prompt=off", "off"),
+        ("sampling.negative_prompt='quoted # text'", "quoted # text"),
+        ("sampling.negative_prompt=null", None),
+        ("sampling.azimuths_deg=[0, 045, 090]", (0.0, 45.0, 90.0)),
+        ("run.seed=010", 10),
+        ("optim.lr=3e-4", 3e-4),
+        ("optim.lr=1e1", 10.0),
+        ("optim.splits_pairs=yes", True),
+        ("optim.splits_pairs=False", False),
+        ("reward.paths={pickscore: 0123}", {"pickscore": "0123"}),
+    ],
+)
+def test_a_value_means_what_was_typed(word, value, tmp_path):
+    section, _, rest = word.partition(".")
+    key, _, text = rest.partition("=")
+    assert getattr(getattr(load_config("demo", [word]), section), key) == value
+    if "#1" in text or ": yes" in text:
+        return  # in a file these are a comment and a block
+    path = tmp_path / "own.yaml"
+    path.write_text(f"{section}:\n  {key}: {text}\n")
+    config = load_config(str(path))
+    assert getattr(getattr(config, section), key) == value
+    assert config_from_dict(read_yaml(yaml.safe_dump(config_to_dict(config)), "config.yaml")) == config
+
+
+@pytest.mark.parametrize("text", ["1_000", "0x10", "0b1", "1:30", "1e2", "twelve"])
+def test_a_number_in_another_notation_is_refused_rather_than_guessed(text):
+    with pytest.raises(ValueError, match=f"run.seed='{text}' must be a whole number"):
+        load_config("demo", [f"run.seed={text}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("optim:\n  lr: 1e-5\nrun:\n  seed: 1\noptim:\n  weight_decay: 0\n", "line 5.*optim is there twice"),
+        ("optim:\n  lr: 1e-5\n  lr: 1e-4\n", "line 3.*lr is there twice"),
+        ("optim: {lr: 1, 'lr': 2}\n", "line 1.*lr is there twice"),
+        ("reward:\n  view: {pickscore: 1, pickscore: 2}\n", "line 2.*pickscore is there twice"),
+        ("optim:\n  lr: [\n", "line 3: this is not valid YAML"),
+        ("optim:\n\tlr: 1\n", "line 2: this is not valid YAML"),
+        ("optim: !!python/object:os.system {}\n", "line 1: this is not valid YAML"),
+        ("optim: " + "[" * 5000, "own.yaml: this is not valid YAML"),
+    ],
+)
+def test_a_preset_with_a_key_twice_or_damaged_is_refused_with_the_line(tmp_path, text, place):
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=place if place.startswith("own") else f"own.yaml, {place}"):
+        load_config(str(path))
+
+
+def test_a_section_of_comments_is_an_empty_one(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text("\ufeffoptim:\n  # lr: 1\nrun: &same\n  seed: 3\n", encoding="utf-8")
+    assert load_config(str(path)).optim == OptimConfig()
+    assert load_config(str(path), ["optim.lr=1e-3"]).optim.lr == 1e-3
+
+
+HOME_WORDS = {
+    "run.out_dir": "~/runs/x",
+    "model.name": "~/models/sdxl",
+    "model.unet": "~/unet",
+    "model.scheduler": "~/scheduler",
+    "model.adapter": "~/a.safetensors",
+    "sampling.prompts": "~/p.txt",
+    "evaluation.prompts": "~/q.txt",
+    "reward.folder": "~/rewards",
+}
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    preset = tmp_path / "own.yaml"
+    preset.write_text("model: {base_loras: [{path: ~/l.safetensors}]}\n")
+    words = [
+        *(f"{key}={text}" for key, text in HOME_WORDS.items()),
+        "reward.paths={pickscore: ~/pick}",
+        "reward.own={mine: {file: ~/my.py}}",
+    ]
+    config = load_config("~/own.yaml", words)
+    for key, text in HOME_WORDS.items():
+        section, _, name = key.partition(".")
+        assert getattr(getattr(config, section), name) == text.replace("~", str(tmp_path))
+    assert config.model.base_loras[0].path == f"{tmp_path}/l.safetensors"
+    assert config.reward.paths == {"pickscore": f"{tmp_path}/pick"}
+    assert config.reward.own["mine"].file == f"{tmp_path}/my.py"
+    assert load_config("demo", ["sampling.negative_prompt=~/x"]).sampling.negative_prompt == "~/x"
+
+
+def test_every_setting_in_words_is_a_path_or_known_to_be_none():
+    """A new setting with a path must not forget the home folder."""
+    kinds = {node.__name__: node for node in vars(sections).values() if is_dataclass(node)}
+    plain = {
+        f"{kind}.{name}"
+        for kind, node in kinds.items()
+        for name, hint in typing.get_type_hints(node, include_extras=True).items()
+        if hint in (str, str | None)
+    }
+    assert plain == {
+        "TrainConfig.preset", "ModelConfig.device", "SamplingConfig.negative_prompt",
+        "RewardConfig.device", "OwnRewardConfig.function", "EvaluationConfig.stop_measure",
+    }  # fmt: skip
 
 
 def test_rewards_are_names_with_weights_or_one_name():

@@ -18,6 +18,7 @@ from training.data.prompts import (
     PROMPT_SETS,
     PromptSampler,
     PromptSplit,
+    load_held_out,
     load_prompts,
     load_split,
     split_prompts,
@@ -168,6 +169,8 @@ def test_an_unusable_file_gets_a_sentence(write, content, sentence):
         ('{"prompt": " "}', "A prompt is empty; describe"),
         ('{"prompt": "%s"}' % ("x" * 2001), "2001 characters"),
         ('{"prompt": "a \\ud83d"}', "half a character"),
+        ('{"prompt": "a mug", "prompt": "a car"}', "'prompt' is there twice; write one object a line"),
+        ('{"prompt": "a mug", "split": "train", "split": "heldout"}', "'split' is there twice"),
         ('{"prompt": "a mug", "split": "test"}', """"split" is 'test'; write "train" or "heldout\""""),
         ('{"prompt": "a mug", "split": ["train"]}', '"split" is'),
     ],
@@ -198,6 +201,28 @@ def test_the_first_of_equal_prompts_is_kept_with_a_warning(write, caplog):
     with caplog.at_level(logging.WARNING, logger="training.data.prompts"):
         assert load_split(path, 0) == PromptSplit(train=("a car",), held_out=("a mug",))
     assert "repeats 1 prompts; the first of each is kept" in caplog.text
+
+
+def test_held_out_lines_that_are_trained_on_in_another_spelling_are_named_and_left_out(write, caplog):
+    lines = [
+        {"prompt": "A red  Mug", "split": "heldout"},
+        {"prompt": "a red mug", "split": "train"},
+        {"prompt": "a blue car", "split": "heldout"},
+    ]
+    split = load_split(write("own.jsonl", "\n".join(map(json.dumps, lines))), 0)
+    assert split == PromptSplit(train=("a red mug",), held_out=("a blue car",))
+    assert "1 of 2 held-out prompts are trained on; left out: 'A red  Mug'." in caplog.text
+
+
+def test_held_out_prompts_of_another_file_lose_what_is_trained_on(write, caplog):
+    path = write("held_out.txt", "a MUG\na car\n" + "\n".join(f"boat {i}" for i in range(7)))
+    trained = ["a mug", *(f"Boat  {i}" for i in range(6))]
+    assert load_held_out(path, trained) == ("a car", "boat 6")
+    assert f"{path}: 7 of 9 held-out prompts are trained on; left out: 'a MUG', 'boat 0'" in caplog.text
+    assert "'boat 3', …." in caplog.text
+    assert load_held_out(path, ["another"])[0] == "a MUG"
+    with pytest.raises(ValueError, match=r"All prompts of .*held_out.txt are trained on; measure on others"):
+        load_held_out(path, load_prompts(path))
 
 
 def test_an_unknown_set_names_the_known_ones():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from training.evaluation.intervals import Interval, bootstrap
+from training.evaluation.intervals import Interval, bootstrap, bootstrap_two_way
 
 
 def test_the_interval_matches_the_normal_approximation():
@@ -30,6 +30,14 @@ def test_prompts_without_a_value_are_left_out():
     assert interval == Interval(1.0, 1.0, 1.0, 2)
     with pytest.raises(ValueError, match="No prompt has a value"):
         bootstrap(torch.full((3, 2), math.nan))
+
+
+@pytest.mark.parametrize("measure", [bootstrap, bootstrap_two_way])
+def test_a_single_prompt_has_no_interval_and_shows_nothing(measure):
+    interval = measure(torch.tensor([[1.0, 2.0, 3.0]]))
+    assert interval == Interval(2.0, None, None, 1)
+    assert not interval.excludes_zero
+    assert interval.in_words("+") == "+2.0000 [one prompt: no interval]"
 
 
 def test_a_difference_is_there_when_zero_lies_outside():

@@ -157,6 +157,29 @@ def test_a_resumed_run_remembers_the_best_before(make_trainer):
         assert opened.metadata()["step"] == "1"
 
 
+def test_a_run_measured_on_other_prompts_is_not_compared(make_trainer):
+    trainer = make_trainer(run={"epochs": 1})
+    script(trainer, [0.5, 0.75])
+    trainer.run()
+    for changes in ({"prompts": "heldout"}, {"num_prompts": 2}):
+        with pytest.raises(ValueError, match="was measured on other held-out prompts, so its best value"):
+            make_trainer(resume=True, evaluation=changes)
+    without = make_trainer(resume=True, evaluation={"every": 0, "stop_measure": None}, run={"epochs": 2})
+    without.run()
+    with pytest.raises(ValueError, match="was measured on other held-out prompts"):
+        make_trainer(resume=True, evaluation={"prompts": "heldout"})
+    assert make_trainer(resume=True, run={"epochs": 9}).iteration == 2
+
+
+def test_prompts_that_are_trained_on_are_not_measured_on(make_trainer, tmp_path, caplog):
+    trained, asked = tmp_path / "train.txt", tmp_path / "asked.txt"
+    trained.write_text("a cat\na dog\n")
+    asked.write_text("A  Cat\nan ant\n")
+    sections = {"sampling": {"prompts": str(trained)}, "evaluation": {"prompts": str(asked)}}
+    assert make_trainer(**sections).monitor.questions.prompts == ("an ant",)
+    assert "1 of 2 held-out prompts are trained on; left out: 'A  Cat'." in caplog.text
+
+
 def test_the_start_counts_once_though_a_stop_before_the_first_iteration_repeats_it(make_trainer):
     patience = {"evaluation": {"patience": 2}, "run": {"epochs": 9}}
     trainer = make_trainer(**patience)

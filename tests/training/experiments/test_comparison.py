@@ -152,6 +152,7 @@ def test_verdicts(low, high, sign, word):
     interval = Interval((low + high) / 2, low, high, 9)
     assert verdict(interval, [interval.mean, 2 * interval.mean], sign) == word
     assert verdict(interval, [interval.mean, -interval.mean], sign) == "not shown"
+    assert verdict(interval, [interval.mean], sign) == "not shown"  # one training says nothing of others
 
 
 def test_the_two_way_interval_knows_about_the_spread_of_trainings():
