@@ -26,9 +26,10 @@ class LoraHandle:
         strength: factor on its effect; 1 is as trained, 0 none.
         num_matched: modules of the UNet it changes.
         unmatched: keys of its file this UNet has no place for.
-        layout: of its file: "PEFT" (ours, too), "diffusers" or "kohya".
+        layout: of its file, a word of `lora.layouts`.
         path: its file; None for one that was made here.
         holder: keeps a LoRA from a file attached, see `lora.adapters.hold_lora`.
+        notes: sentences on what its file does not say, or says in vain.
     """
 
     name: str
@@ -38,6 +39,7 @@ class LoraHandle:
     layout: str = ""
     path: Path | None = None
     holder: object = field(default=None, repr=False, compare=False)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,9 @@ class ModelBundle:
         sources: what the parts were loaded from.
         loras: LoRAs acting on the UNet, see `lora.adapters`.
         memory: how much memory the UNet's calls may take.
+        has_zeros_for_no_prompt: guidance without a negative prompt starts from zeros, as SDXL's does;
+            else from the empty text.
+        notices: what its files say or hold that has no effect here, in sentences.
     """
 
     unet: UNet2DConditionModel = field(repr=False)
@@ -77,6 +82,8 @@ class ModelBundle:
     sources: ModelSources = field(default_factory=ModelSources)
     loras: tuple[LoraHandle, ...] = ()
     memory: MemorySettings = MemorySettings()
+    has_zeros_for_no_prompt: bool = True
+    notices: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -10,13 +11,16 @@ import torch
 from torch import nn
 
 from .bundle import ModelBundle
-from .formats.components import load_parts, read_scheduler_config
+from .formats.components import has_guidance_input, load_parts, read_scheduler_config
+from .formats.configs import read_index
 from .formats.infer_config import ADAPTER_LATENT_PX, LATENT_PX
 from .formats.sources import ModelFiles, ModelSources, resolve_sources
 from .formats.strict import without_weights
-from .schedule import schedule_from_config
+from .schedule import NoiseSchedule, schedule_from_config
 from .unet.adapter import create_camera_encoder, load_adapter
 from .unet.attention import install_multiview_attention
+
+logger = logging.getLogger(__name__)
 
 _KEPT_PRECISE = ("norm", "time_embedding", "add_embedding", "conv_in", "conv_out", "lora_")
 """Parts of names of modules that are small and matter to every number."""
@@ -39,9 +43,10 @@ def load_bundle(
     """
     if isinstance(sources, str):
         sources = ModelSources(model=sources)
-    files = resolve_sources(sources)
-    schedule = schedule_from_config(read_scheduler_config(files.scheduler), sources.solver)
-    parts = load_parts(files, dtype)
+    files, notices = resolve_sources(sources), list[str]()
+    has_zeros = files.text_encoder.is_file() or read_index(files.text_encoder.parent, notices)
+    schedule = _load_schedule(sources, files)
+    parts = load_parts(files, dtype, notices)
     unet = parts["unet"]
     _check_parts(files, **parts)
     with without_weights():
@@ -49,17 +54,44 @@ def load_bundle(
         widths = parts["vae"].config["block_out_channels"]
         camera_encoder = create_camera_encoder(unet, vae_scale_factor=2 ** (len(widths) - 1))
     load_adapter(unet, camera_encoder, files.adapter, dtype)
-    if sources.solver is None and unet.config["time_cond_proj_dim"] is not None:
-        # Only a distilled consistency model has this input; LCM-SDXL's UNet is often used with SDXL's folder.
-        schedule = replace(schedule, solver="lcm")
     if unet.config["sample_size"] == LATENT_PX:
         # MV-Adapter's views are smaller than SDXL's pictures.
         unet.register_to_config(sample_size=ADAPTER_LATENT_PX)
-    bundle = ModelBundle(**parts, camera_encoder=camera_encoder, schedule=schedule, sources=sources)
+    bundle = ModelBundle(
+        **parts,
+        camera_encoder=camera_encoder,
+        schedule=schedule,
+        sources=sources,
+        has_zeros_for_no_prompt=has_zeros,
+        notices=tuple(dict.fromkeys(notices)),
+    )
+    for notice in (*bundle.notices, *schedule.notices):
+        logger.warning("%s", notice)
     for module in bundle.modules().values():
         # Not the module's own `to`: diffusers' warns of modules to keep in float32, though there are none.
         nn.Module.to(module, device=device, dtype=dtype).eval().requires_grad_(False)
     return bundle
+
+
+def with_schedule_of(bundle: ModelBundle, solver: str | None) -> ModelBundle:
+    """Return the same weights with the schedule that loading them with this solver would give.
+
+    Raises:
+        ValueError: the solver is unknown; or it is None, and we do not sample as the scheduler's file says.
+    """
+    sources = replace(bundle.sources, solver=solver)
+    if sources == bundle.sources:
+        return bundle
+    files = resolve_sources(replace(sources, allow_download=False))
+    return replace(bundle, sources=sources, schedule=_load_schedule(sources, files))
+
+
+def _load_schedule(sources: ModelSources, files: ModelFiles) -> NoiseSchedule:
+    solver = sources.solver
+    if solver is None and has_guidance_input(files.unet):
+        # Only a distilled consistency model has this input; LCM-SDXL's UNet is often used with SDXL's folder.
+        solver = "lcm"
+    return schedule_from_config(read_scheduler_config(files.scheduler), solver)
 
 
 def with_float8_storage(bundle: ModelBundle) -> ModelBundle:

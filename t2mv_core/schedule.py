@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +19,16 @@ LCM_SIGMA_DATA = 0.5
 SNR_SHIFT_SCALE = 8.0
 SOLVERS = ("lcm", "ddim", "ddim-trailing")
 """LCM; DDIM at SDXL's leading timesteps; DDIM at trailing ones, which begin with the last timestep."""
+_CLASSES = re.compile(
+    r"((DDIM|DDPM)(Parallel)?|PNDM|LMSDiscrete|Euler(Ancestral)?Discrete|HeunDiscrete|KDPM2(Ancestral)?Discrete|"
+    r"DPMSolver(Multistep|Singlestep|SDE)|DEISMultistep|UniPCMultistep|SASolver|LCM)Scheduler"
+)
+"""Schedulers of models that can be sampled with DDIM or LCM as well."""
+_FOREIGN = {
+    "FlowMatch": "a flow-matching model's (Flux, Stable Diffusion 3)",
+    "EDM": "an EDM model's (Playground 2.5)",
+}
+"""Beginning of the class of a scheduler for models that our equations do not cover, and whose it is."""
 _TRAINED = {
     "prediction_type": "epsilon", "beta_schedule": "scaled_linear", "rescale_betas_zero_snr": False,
     "thresholding": False,
@@ -31,6 +42,22 @@ _SAMPLED = {
     "interpolation_type": "linear", "timestep_type": "discrete", "final_sigmas_type": "zero",
 }  # fmt: skip
 """Keys that change which noise levels are visited or what is done there, each with the value we follow."""
+_OBEYED = {
+    "num_train_timesteps", "beta_start", "beta_end", "trained_betas", "timestep_spacing", "steps_offset",
+    "set_alpha_to_one", "clip_sample", "clip_sample_range", "original_inference_steps", "timestep_scaling",
+    "t2mv_snr_shift",
+}  # fmt: skip
+_WITHOUT_EFFECT = {
+    # Only with a key of _SAMPLED or `thresholding`.
+    "sigma_min", "sigma_max", "flow_shift", "time_shift_type", "shift_terminal", "dynamic_thresholding_ratio",
+    "sample_max_value", "base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len",
+    # How exactly another solver takes the same steps.
+    "solver_order", "algorithm_type", "solver_type", "lower_order_final", "euler_at_final", "predict_x0",
+    "solver_p", "disable_corrector", "variance_type", "lambda_min_clipped", "skip_prk_steps",
+    "predictor_order", "corrector_order", "tau_func", "noise_sampler_seed",
+}  # fmt: skip
+"""Keys that do not change which noise levels our solvers visit."""
+_SPACINGS = ("leading", "trailing")
 
 
 def scaled_linear_alpha_bar(beta_start: float, beta_end: float, num_train_steps: int) -> Tensor:
@@ -68,6 +95,7 @@ class NoiseSchedule:
         clip_range: predicted x̂_0 is clamped to ±clip_range latent units; None leaves it alone.
         original_steps: LCM only: number of timesteps its distillation knew, from which the visited are taken.
         timestep_scaling: LCM only: factor of t in the boundary scalings.
+        notices: what its file says that has no effect, in sentences.
     """
 
     alpha_bar: Tensor = field(repr=False)
@@ -78,14 +106,16 @@ class NoiseSchedule:
     clip_range: float | None = None
     original_steps: int = 50
     timestep_scaling: float = 10.0
+    notices: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse what no solver can follow."""
         if self.solver not in ("lcm", "ddim"):
             raise ValueError(f"solver={self.solver!r} is unknown; use 'lcm' or 'ddim'.")
-        if self.timestep_spacing not in ("leading", "trailing"):
+        if self.timestep_spacing not in _SPACINGS:
             raise ValueError(
-                f"timestep_spacing={self.timestep_spacing!r} is unknown; use 'leading' or 'trailing'."
+                f"timestep_spacing={self.timestep_spacing!r} is not supported; use 'leading' or 'trailing', "
+                "or choose a solver, which has a spacing of its own."
             )
         if self.solver == "lcm" and not 1 <= self.original_steps <= self.num_train_steps:
             raise ValueError(
@@ -189,26 +219,42 @@ def schedule_from_config(config: Mapping[str, Any], solver: str | None = None) -
     """
     config = {key: value for key, value in config.items() if value is not None}
     _refuse_foreign(config, is_sampled_as_the_file_says=solver is None)
+    spacing, notices = str(config.get("timestep_spacing", "leading")), list[str]()
+    if spacing not in _SPACINGS and (solver or "LCM" in str(config.get("_class_name", ""))):
+        notices.append(f"The scheduler's timestep_spacing={spacing!r} has no effect: the solver has its own.")
     alpha_bar = shift_snr(_trained_alpha_bar(config), float(config.get("t2mv_snr_shift", SNR_SHIFT_SCALE)))
     clip_range = float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample", False) else None
     schedule = NoiseSchedule(
         alpha_bar=alpha_bar,
         solver="lcm" if "LCM" in str(config.get("_class_name", "")) else "ddim",
         final_alpha_bar=1.0 if config.get("set_alpha_to_one", False) else float(alpha_bar[0]),
-        timestep_spacing=config.get("timestep_spacing", "leading"),
+        timestep_spacing="leading" if notices else spacing,
         steps_offset=int(config.get("steps_offset", 1)),
         clip_range=clip_range,
         original_steps=int(config.get("original_inference_steps", 50)),
         timestep_scaling=float(config.get("timestep_scaling", 10.0)),
+        notices=(*notices, *_unknown_keys(config)),
     )
     return schedule if solver is None else with_solver(schedule, solver)
+
+
+def _unknown_keys(config: Mapping[str, Any]) -> list[str]:
+    """Name in a sentence the keys that are not known to have no effect, if there are any."""
+    known = {*_TRAINED, *_SAMPLED, *_OBEYED, *_WITHOUT_EFFECT}
+    strange = [key for key, value in config.items() if key not in known and key[:1] != "_" and value]
+    return [f"T2MV does not know the scheduler's {', '.join(strange)}, and does without."] if strange else []
 
 
 def _refuse_foreign(config: Mapping[str, Any], is_sampled_as_the_file_says: bool) -> None:
     """Raise a ValueError for a scheduler, or a value of a key, that our equations do not cover."""
     name = str(config.get("_class_name", ""))
-    if name.startswith(("FlowMatch", "EDM")):
-        raise ValueError(f"{name} is not supported; use an epsilon model such as SDXL.")
+    if whose := next((whose for start, whose in _FOREIGN.items() if name.startswith(start)), None):
+        raise ValueError(f"{name} is {whose}; use an epsilon model such as SDXL.")
+    if name and is_sampled_as_the_file_says and not _CLASSES.fullmatch(name):
+        raise ValueError(
+            f"The scheduler {name} is not supported; choose a solver, 'lcm' for TCDScheduler, if the model "
+            "is an epsilon model such as SDXL."
+        )
     tables = [(_TRAINED, "use an epsilon model trained with {key}={value}")]
     if is_sampled_as_the_file_says:
         tables.append((_SAMPLED, "choose a solver, or set it to {value} in the scheduler_config.json"))

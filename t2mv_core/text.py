@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .bundle import ModelBundle
+from .formats.tokens import CLIP_VOCABULARY, vocabulary_of
 from .prompts import check_prompts, clean_line, count_of, describe_syntax, quote_some
 
 _NUM_BYTE_TOKENS = 512  # CLIP's BPE starts from 256 bytes, each also as the end of a word
@@ -77,7 +78,7 @@ class ClipTokenizer:
     table; `vocab_size` 49408 is CLIP's own, id for id.
     """
 
-    def __init__(self, vocab_size: int = 49408, pads_with_end: bool = False) -> None:
+    def __init__(self, vocab_size: int = CLIP_VOCABULARY, pads_with_end: bool = False) -> None:
         """Create the encoding.
 
         Args:
@@ -118,17 +119,17 @@ class ClipTokenizer:
 
 
 @lru_cache(maxsize=4)
-def clip_tokenizer(vocab_size: int = 49408, pads_with_end: bool = False) -> ClipTokenizer:
+def clip_tokenizer(vocab_size: int = CLIP_VOCABULARY, pads_with_end: bool = False) -> ClipTokenizer:
     """Return the tokenizer of that size, which is built once per process."""
     return ClipTokenizer(vocab_size, pads_with_end)
 
 
 def bundle_tokenizers(bundle: ModelBundle) -> tuple[ClipTokenizer, ClipTokenizer]:
     """Return the tokenizers of a bundle's two text encoders."""
-    return (
-        clip_tokenizer(int(bundle.text_encoder.config.vocab_size), pads_with_end=True),
-        clip_tokenizer(int(bundle.text_encoder_2.config.vocab_size)),
+    sizes = (
+        vocabulary_of(encoder.config.to_dict()) for encoder in (bundle.text_encoder, bundle.text_encoder_2)
     )
+    return clip_tokenizer(next(sizes), pads_with_end=True), clip_tokenizer(next(sizes))
 
 
 def describe_reading(bundle: ModelBundle, prompts: Sequence[str]) -> list[str]:
@@ -157,7 +158,8 @@ def encode_text(
     Args:
         bundle: the model.
         prompts: B sentences.
-        negative_prompt: what classifier-free guidance steers away from; None or blanks give SDXL's zeros.
+        negative_prompt: what classifier-free guidance steers away from; None or blanks give SDXL's zeros, or
+            the empty text where the model's folder says so.
             Models with a guidance embedding do not use it.
 
     Returns:
@@ -165,8 +167,10 @@ def encode_text(
     """
     check_prompts(prompts)
     embeds, pooled = _encode(bundle, prompts)
-    if negative_prompt and clean_line(negative_prompt):
-        check_prompts([negative_prompt])
+    negative_prompt = clean_line(negative_prompt or "")
+    if negative_prompt or not bundle.has_zeros_for_no_prompt:
+        if negative_prompt:
+            check_prompts([negative_prompt])
         encoded = _encode(bundle, [negative_prompt])
         negative, negative_pooled = (x.expand(len(prompts), *x.shape[1:]) for x in encoded)
     else:

@@ -40,7 +40,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "t2mv_core.unet",
     ),
     "t2mv_core.prompts": (),
-    "t2mv_core.text": ("t2mv_core.bundle", "t2mv_core.prompts"),
+    "t2mv_core.text": ("t2mv_core.bundle", "t2mv_core.formats", "t2mv_core.prompts"),
     "t2mv_core.images": ("t2mv_core.bundle", "t2mv_core.toybox"),
     "t2mv_core.lora": ("t2mv_core.bundle", "t2mv_core.formats"),
     "t2mv_core.denoiser": ("t2mv_core.bundle", "t2mv_core.cameras", "t2mv_core.lora", "t2mv_core.text"),

@@ -19,6 +19,7 @@ from t2mv_core.text import describe_reading
 
 from .config import SamplingConfig, TrainConfig, home_path, load_config, preset_names
 from .data.prompts import load_held_out, load_prompts, load_split, name_some, shared_prompts
+from .evaluation.loras import examine_loras
 from .evaluation.measure import (
     Instruments,
     Questions,
@@ -29,7 +30,7 @@ from .evaluation.measure import (
     spread,
 )
 from .evaluation.report import write_report
-from .models.base_loras import load_base_model, warn_of_another_base
+from .models.base_loras import load_base_model
 from .models.policy import sampling_settings
 from .models.rewards import check_reward_models
 
@@ -137,7 +138,7 @@ def find_questions(arguments: argparse.Namespace, config: TrainConfig) -> Questi
     prompts, azimuths = spread(prompts, arguments.num_prompts), sampling.azimuths_deg[: sampling.num_views]
     return Questions(
         prompts,
-        tuple(arguments.seeds),
+        tuple(dict.fromkeys(arguments.seeds)),
         sampling.batch_size,
         judged_specs(prompts, azimuths),
         sampling.negative_prompt,
@@ -170,7 +171,8 @@ def run(arguments: argparse.Namespace, config: TrainConfig) -> Path:
     )
     check_reward_models(*names, reward)  # before gigabytes are read for nothing
     bundle = load_base_model(config.model)
-    warn_of_another_base(arguments.lora, bundle.loras)
+    lora_names = {path: name for path, name in name_variants(arguments.lora).items() if path is not None}
+    loras = examine_loras(bundle, lora_names, settings, steps)
     reward_device = bundle.device if reward.device == "auto" else reward.device
     instruments: Instruments = load_instruments(*names, reward_device, questions.specs is not None, reward)
     remarks = remark_on_prompts(questions, config.sampling)
@@ -179,7 +181,7 @@ def run(arguments: argparse.Namespace, config: TrainConfig) -> Path:
         logging.warning("%s", remark)
     measurements = [measure(bundle, instruments, variant, questions) for variant in variants]
     command = "python -m training.evaluate " + " ".join(sys.argv[1:])
-    return write_report(measurements, questions, arguments.out, command, remarks)
+    return write_report(measurements, questions, arguments.out, command, remarks, loras)
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+from functools import partial
 from pathlib import Path
 
 import folder_paths
 
-from ...t2mv_core.formats.safetensors_io import file_identity
+from ...t2mv_core.formats.safetensors_io import ENDINGS, file_identity, is_safetensors
 from .checks import find_choice
 
 ADAPTER_FOLDER = "mvadapter"
 REWARD_FOLDER = "t2mv_rewards"
-REWARD_EXTENSIONS = {".safetensors", ".pt", ".pth", ".bin"}
+REWARD_EXTENSIONS = {*ENDINGS, ".pt", ".pth", ".bin"}
 """Published rewards come as pickles, too: those are read with weights_only, never run."""
-SAFE_EXTENSION = ".safetensors"
 
 
 def register_folders() -> None:
     """Make this pack's model folders known to ComfyUI; paths from extra_model_paths.yaml stay as they are."""
-    for name, extensions in ((ADAPTER_FOLDER, {SAFE_EXTENSION}), (REWARD_FOLDER, REWARD_EXTENSIONS)):
+    for name, extensions in ((ADAPTER_FOLDER, {*ENDINGS}), (REWARD_FOLDER, REWARD_EXTENSIONS)):
         folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
         paths, _ = folder_paths.folder_names_and_paths[name]
         folder_paths.folder_names_and_paths[name] = (paths, extensions)
@@ -48,7 +48,16 @@ def output_dir() -> Path:
 
 def list_files(folder: str) -> list[str]:
     """Return the safetensors files of one of ComfyUI's model folders; others can hold programs."""
-    return [name for name in folder_paths.get_filename_list(folder) if name.lower().endswith(SAFE_EXTENSION)]
+    return [name for name in folder_paths.get_filename_list(folder) if is_safetensors(name)]
+
+
+def refuse_pickle(name: str | None) -> None:
+    """Raise ValueError for a name that ComfyUI may list and we do not: a pickle, which can run programs."""
+    from ...t2mv_core.formats.checkpoint import PICKLED
+    from ...t2mv_core.formats.shards import pickle_refusal
+
+    if isinstance(name, str) and name.lower().endswith(PICKLED):
+        raise ValueError(pickle_refusal(name))
 
 
 def find_file(folder: str, name: str) -> Path:
@@ -67,24 +76,34 @@ def find_file(folder: str, name: str) -> Path:
 
 def list_diffusers_folders() -> dict[str, Path]:
     """Find models in diffusers' folder format under ComfyUI's `diffusers` folders: name -> folder."""
-    return _folders_with("model_index.json")
+    return folders_with("model_index.json")
 
 
 def list_unet_folders() -> dict[str, Path]:
     """Find single parts in diffusers' folder format there, such as LCM-SDXL's UNet: name -> folder."""
-    models, parts = list_diffusers_folders().values(), _folders_with("config.json")
+    models, parts = list_diffusers_folders().values(), folders_with("config.json")
     return {name: path for name, path in parts.items() if not any(map(path.is_relative_to, models))}
 
 
-def _folders_with(filename: str) -> dict[str, Path]:
+def folders_with(filename: str) -> dict[str, Path]:
+    """Find the folders there that hold a file: name -> folder; in a Hub's cache today's snapshot first."""
     folders: dict[str, Path] = {}
     for search_dir in folder_paths.get_folder_paths("diffusers"):
         for parent, children, files in os.walk(search_dir, followlinks=True):
-            children.sort()
+            children.sort(key=partial(_age_of_snapshot, parent))
             if filename in files:
                 children.clear()  # a model's own parts hold no further models
                 folders.setdefault(Path(parent).relative_to(search_dir).as_posix(), Path(parent))
     return folders
+
+
+def _age_of_snapshot(parent: str, name: str) -> tuple[bool, str]:
+    """Sort by name, but in a Hub's cache (`<repository>/snapshots`) first the snapshot that is current."""
+    main = Path(parent).parent / "refs" / "main"
+    is_current = (
+        Path(parent).name == "snapshots" and main.is_file() and main.read_text("utf-8").strip() == name
+    )
+    return not is_current, name
 
 
 def fingerprint(path: Path) -> str:

@@ -65,6 +65,7 @@ def save_output(
     from comfy_api.latest import io, ui
 
     directory = folder_paths.get_directory_by_type(folder)
+    prefix = prefix.replace("\\", "/")  # a workflow from Windows means a folder
     path, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, directory, *size_px)
     file_name = f"{name}_{counter:05}_{ending}"
     with replaced(Path(path) / file_name) as temporary:

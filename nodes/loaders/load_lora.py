@@ -100,21 +100,18 @@ def report_output() -> io.Output:
 
 def _lora_line(handle: LoraHandle) -> str:
     """Say in a line what decides whether a LoRA is of use."""
-    return f"{handle.num_matched} modules matched, {len(handle.unmatched)} keys not"
+    from ...t2mv_core.lora.words import describe_lora
+
+    return "; ".join(describe_lora(handle))
 
 
 def lora_report(lora: str, path: Path, handle: LoraHandle) -> str:
     """Say what of a LoRA's file was used, what was not and why, and the facts it states of itself."""
     from ...t2mv_core.formats.strict import WeightsFile
-    from ...t2mv_core.lora.layouts import describe_unmatched
+    from ...t2mv_core.lora.words import describe_lora
 
     keys = ", ".join(handle.unmatched[:5]) + (", …" if len(handle.unmatched) > 5 else "")
-    lines = [
-        f"{lora} at strength {handle.strength:g}",
-        f"layout: {handle.layout}",
-        f"matched: {handle.num_matched} modules",
-        f"not matched: {len(handle.unmatched)} keys" + (f" ({keys})" if keys else ""),
-        *(f"  {line}" for line in describe_unmatched(handle.unmatched)),
-    ]
+    lines = [f"{lora} at strength {handle.strength:g}", f"layout: {handle.layout}", *describe_lora(handle)]
+    lines += [f"left out: {keys}"] if keys else []
     facts = sorted(WeightsFile(path).metadata.items())[:MAX_FACTS]
     return "\n".join(lines + [f"{name}: {value[:MAX_FACT_CHARACTERS]}" for name, value in facts])

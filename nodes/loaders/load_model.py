@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..common.checks import Field, first_problem, widgets
 from ..common.memory import load_once, preferred_dtype, usable_for_training
+from ..common.progress import show_text
 from ..sockets import ESSENTIALS, Model, ModelHandle, make_schema, output
 from .model_files import BUNDLED, FILES, OWN, ModelChoice, check_model_choice, find_sources, identify
 
@@ -62,6 +63,8 @@ class T2MVLoadModel(io.ComfyNode):
                 "sdxl",
                 "checkpoint",
             ],
+            shows_result=True,
+            hidden=[io.Hidden.unique_id],
             inputs=widgets(
                 FILES["model"],
                 FILES["adapter"],
@@ -115,7 +118,12 @@ class T2MVLoadModel(io.ComfyNode):
         for option, value in zip(OPTIONS, (precision, sampler, sequential_guidance), strict=True):
             option.check(value)
         choice = ModelChoice(model, adapter, unet, vae, download)
-        return io.NodeOutput(load_handle(choice, precision, sampler, sequential_guidance))
+        handle = load_handle(choice, precision, sampler, sequential_guidance)
+        notices = "\n".join((*handle.bundle.notices, *handle.bundle.schedule.notices))
+        if not notices:
+            return io.NodeOutput(handle)
+        show_text(cls, notices)
+        return io.NodeOutput(handle, ui=ui.PreviewText(notices))
 
 
 def load_handle(
@@ -128,14 +136,15 @@ def load_handle(
     """
     from ...t2mv_core.bundle import MemorySettings
     from ...t2mv_core.formats.sources import resolve_sources
-    from ...t2mv_core.loading import load_bundle, with_float8_storage
+    from ...t2mv_core.loading import load_bundle, with_float8_storage, with_schedule_of
 
     check_model_choice(choice)
     sources, dtype = find_sources(choice), _dtype(choice.model, precision)
+    named = None if solver == AUTO else solver
     resolve_sources(sources)  # fetches what is missing, if allowed: the identity is that of the files
 
     def load() -> tuple[Any, dict[str, Any]]:
-        bundle = load_bundle(sources, dtype=dtype)
+        bundle = load_bundle(replace(sources, solver=named), dtype=dtype)
         if precision == FLOAT8:
             bundle = with_float8_storage(bundle)
         return bundle, bundle.modules()
@@ -145,7 +154,7 @@ def load_handle(
     residency = load_once(identity, load)
     # Not part of the identity: these are light copies over the same weights.
     with usable_for_training():
-        bundle = residency.owner if solver == AUTO else residency.owner.with_solver(solver)
+        bundle = with_schedule_of(residency.owner, named)
     bundle = replace(bundle, memory=MemorySettings(has_sequential_guidance))
     return ModelHandle(bundle, residency)
 

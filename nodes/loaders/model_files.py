@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -12,9 +13,12 @@ from ..common.folders import (
     digest,
     find_file,
     fingerprint,
+    folders_with,
+    is_safetensors,
     list_diffusers_folders,
     list_files,
     list_unet_folders,
+    refuse_pickle,
 )
 
 if TYPE_CHECKING:
@@ -116,6 +120,8 @@ def check_model_choice(choice: ModelChoice) -> None:
     Raises:
         ValueError: an unknown name, parts for a bundled model, or missing files with what to fetch.
     """
+    for name in (choice.model, choice.adapter, choice.unet, choice.vae):
+        refuse_pickle(name)
     check_fields(FILES.values(), vars(choice))
     if choice.model in BUNDLED:
         for name in ("unet", "vae"):
@@ -140,13 +146,16 @@ def find_sources(choice: ModelChoice) -> ModelSources:
             adapter = adapter or _known_file(ADAPTER_FOLDER, _ADAPTER_NAMES)
         return ModelSources(str(path), adapter=adapter, unet=unet, vae=vae)
     adapter = adapter or _known_file(ADAPTER_FOLDER, _ADAPTER_NAMES)
-    vae = vae or _known_file(VAE_FOLDER, _VAE_NAMES)
+    adapter = adapter or _known_adapter()
+    parts = list_unet_folders()
+    vae = vae or _known_file(VAE_FOLDER, _VAE_NAMES) or _known_folder(parts, _VAE_NAMES)
     if choice.model == "LCM-SDXL":
-        folders = list_unet_folders()
-        unet = unet or _known_file(UNET_FOLDER, _LCM_NAMES) or _known_folder(folders, _LCM_NAMES)
+        unet = unet or _known_file(UNET_FOLDER, _LCM_NAMES) or _known_folder(parts, _LCM_NAMES)
     sources = ModelSources(PUBLISHED[choice.model], adapter=adapter, unet=unet, vae=vae)
     sources = published_sources(replace(sources, allow_download=bool(choice.download)))
-    base = _known_folder(list_diffusers_folders(), _BASE_NAMES) or _known_file(CHECKPOINT_FOLDER, _BASE_NAMES)
+    needed = ("text_encoder", "text_encoder_2", *([] if sources.unet else ["unet"]))
+    base = _known_folder(list_diffusers_folders(), _BASE_NAMES, needed)
+    base = base or _known_file(CHECKPOINT_FOLDER, _BASE_NAMES)
     return replace(sources, model=base or sources.model)
 
 
@@ -195,11 +204,27 @@ def _known_file(folder: str, names: tuple[str, ...]) -> str | None:
     return next((str(find_file(folder, name)) for name in list_files(folder) if _is_known(name, names)), None)
 
 
-def _known_folder(folders: dict[str, Path], names: tuple[str, ...]) -> str | None:
-    return next((str(path) for listed, path in sorted(folders.items()) if _is_known(listed, names)), None)
+def _known_folder(
+    folders: dict[str, Path], names: tuple[str, ...], parts: Sequence[str] = ("",)
+) -> str | None:
+    """Return the first folder that is kept under one of the known names, with weights in all these parts."""
+    from ...t2mv_core.formats.shards import has_weights
+
+    known = (path for listed, path in folders.items() if _is_known(listed, names))
+    return next((str(path) for path in known if all(has_weights(path / part) for part in parts)), None)
+
+
+def _known_adapter() -> str | None:
+    """Return the adapter's file in another program's Hub cache below models/diffusers."""
+    from ...t2mv_core.formats.sources import ADAPTER_FILE
+
+    paths = (folder / ADAPTER_FILE for folder in folders_with(ADAPTER_FILE).values())
+    return next((str(path) for path in paths if path.is_file()), None)
 
 
 def _is_known(listed: str, names: tuple[str, ...]) -> bool:
     path = PurePosixPath(listed.replace("\\", "/"))
-    stem = path.name.removesuffix(".safetensors")
-    return any(part.lower().replace("-", "_") in names for part in (*path.parts[:-1], stem))
+    stem = path.stem if is_safetensors(path.name) else path.name
+    # A Hub's cache calls the folder of a repository models--<owner>--<name>.
+    parts = (part.rpartition("models--")[2].rpartition("--")[2] for part in (*path.parts[:-1], stem))
+    return any(part.lower().replace("-", "_") in names for part in parts)

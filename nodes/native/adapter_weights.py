@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...t2mv_core.formats.strict import WeightsFile, fill_module
-from ...t2mv_core.unet.adapter import CAMERA_CHANNELS
+from ...t2mv_core.unet.adapter import CAMERA_CHANNELS, refuse_other_adapters
 from ..common.folders import fingerprint
 from ..common.memory import usable_for_training
 from .comfyui import (
@@ -74,6 +74,7 @@ def _read_adapter(
     disable_dynamic: bool = False,
 ) -> ModelPatcher:
     file = WeightsFile(path)
+    refuse_other_adapters(file)
     with usable_for_training():
         module = NativeAdapter(places, widths)
         fill_module(module, file.weights(), dtype, "this model's UNet (SDXL's)")

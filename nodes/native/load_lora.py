@@ -6,10 +6,10 @@ Both get ComfyUI's own patches, so strength, stacking and offloading work as wit
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from comfy_api.latest import io, ui
@@ -24,7 +24,7 @@ from .patch import adapter_of
 
 if TYPE_CHECKING:
     from ...t2mv_core.bundle import LoraHandle
-    from ...t2mv_core.lora.layouts import LoraModule
+    from ...t2mv_core.lora.layouts import LoraContent
 
 _MULTIVIEW = "_mv"  # every multiview projection has it in its name: to_q_mv, to_out_mv.0
 
@@ -68,10 +68,10 @@ class T2MVLoadLoRANative(LoRANode):
 
 @dataclass(frozen=True)
 class _Target:
-    """Where a module's LoRA goes: a weight in the UNet's or the adapter's patcher, and the weight's layer."""
+    """Where a module's LoRA goes: a layer of the UNet or the adapter, its name there, and its patcher."""
 
     patcher: ModelPatcher
-    key: str
+    name: str
     layer: Any
 
 
@@ -88,32 +88,25 @@ def add_native_lora(model: ModelPatcher, path: Path, strength: float) -> tuple[M
         FileNotFoundError: no such file.
         ValueError: the file is damaged, holds no LoRA for this model, or multiview parts without an adapter.
     """
-    from ...t2mv_core.bundle import LoraHandle
-    from ...t2mv_core.formats.safetensors_io import read_safetensors
-    from ...t2mv_core.lora.files import read_scale
-    from ...t2mv_core.lora.layouts import sort_lora
+    from ...t2mv_core.lora.files import read_lora, refuse_no_match
 
-    tensors, metadata = read_safetensors(path)
     patched = model.clone()
     adapter, targets = adapter_of(patched), _find_targets(patched)
-    try:
-        content = sort_lora(tensors, targets, blocks_per_level(check_unet(model)) - 1)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    content = read_lora(path, targets, blocks_per_level(check_unet(model)) - 1)
     if adapter is None:
         _refuse_multiview_parts(content.unmatched, path)
-    scale = read_scale(metadata, next(iter(content.modules.values())).rank, path) if content.modules else 1.0
-    for patcher in (patched, adapter):
-        chosen = {name: part for name, part in content.modules.items() if targets[name].patcher is patcher}
-        if chosen:
-            patcher.add_patches(_patches(chosen, targets, scale, path), strength)
-    num_foreign, used = _add_foreign(patched, {key: tensors[key] for key in content.unmatched}, strength)
-    unmatched = tuple(key for key in content.unmatched if key not in used)
-    num_matched = len(content.modules) + num_foreign
-    if not num_matched:
-        _refuse_no_match(tensors, unmatched, path)
+    for patcher in filter(None, (patched, adapter)):
+        own = {name: target for name, target in targets.items() if target.patcher is patcher}
+        for patches in (_matrix_patches(content, own, path), _difference_patches(content, own, path)):
+            if patches:
+                patcher.add_patches(patches, strength)
+    num_foreign, used = _add_foreign(patched, content.unmatched, strength)
+    if not content.num_matched + num_foreign:
+        refuse_no_match(content, path)
     layout = " and ".join(filter(None, (content.layout, "ComfyUI's reader" if num_foreign else "")))
-    return patched, LoraHandle(path.name, strength, num_matched, unmatched, layout)
+    unmatched = {key: tensor for key, tensor in content.unmatched.items() if key not in used}
+    handle = replace(content, unmatched=unmatched, layout=layout).handle(path.name, strength, path)
+    return patched, replace(handle, num_matched=handle.num_matched + num_foreign)
 
 
 def _find_targets(model: ModelPatcher) -> dict[str, _Target]:
@@ -121,12 +114,12 @@ def _find_targets(model: ModelPatcher) -> dict[str, _Target]:
     unet, adapter = check_unet(model), adapter_of(model)
     per_level = blocks_per_level(unet)
     targets = {
-        diffusers_unet_name(name, per_level): _Target(model, f"diffusion_model.{name}.weight", layer)
+        diffusers_unet_name(name, per_level): _Target(model, f"diffusion_model.{name}", layer)
         for name, layer in _lora_layers(unet)
     }
     if adapter is not None:
         targets |= {
-            name: _Target(adapter, f"{name}.weight", layer)
+            name: _Target(adapter, name, layer)
             for name, layer in _lora_layers(adapter.model)
             if _MULTIVIEW in name
         }
@@ -137,37 +130,60 @@ def _lora_layers(root: nn.Module) -> list[tuple[str, nn.Module]]:
     return [
         (name, layer)
         for name, layer in root.named_modules()
-        if hasattr(layer, "in_features") or isinstance(layer, nn.Conv2d)
+        if hasattr(layer, "in_features") or isinstance(layer, nn.Conv2d | nn.GroupNorm | nn.LayerNorm)
     ]
 
 
-def _patches(
-    parts: Mapping[str, LoraModule], targets: Mapping[str, _Target], scale: float, path: Path
-) -> dict[str, Any]:
-    """Return ComfyUI's patches for LoRA matrices, by the keys of the weights they belong to."""
+def _matrix_patches(content: LoraContent, targets: Mapping[str, _Target], path: Path) -> dict[str, Any]:
+    """Return ComfyUI's patches for the matrices of these targets, by the keys of their weights."""
     tensors: dict[str, Tensor] = {}
-    for name, part in parts.items():
-        shape, needed = (part.up.shape[0], *part.down.shape[1:]), _weight_shape(targets[name].layer)
-        if part.rank < 1 or shape[:2] != needed[:2] or math.prod(shape) != math.prod(needed):
-            raise ValueError(
-                f"{path}: the LoRA of {name!r} is for a weight of shape {shape}, this model's is {needed}. "
-                "Choose a LoRA that was trained on this model."
-            )
+    names = [name for name in content.modules if name in targets]
+    for name in names:
+        part, needed = content.modules[name], _weight_shape(targets[name].layer)
+        shape = (part.up.shape[0], *part.down.shape[1:])
+        if shape[:2] != needed[:2] or math.prod(shape) != math.prod(needed):
+            _refuse_shape(f"the LoRA of {name!r}", shape, needed, path)
         tensors[f"{name}.lora_down.weight"] = part.down
         tensors[f"{name}.lora_up.weight"] = part.up
-        alpha = scale * part.rank if part.alpha is None else part.alpha
-        tensors[f"{name}.alpha"] = torch.tensor(float(alpha))
-    return comfy_lora.load_lora(tensors, {name: targets[name].key for name in parts}, log_missing=False)
+        tensors[f"{name}.alpha"] = torch.tensor(float(part.alpha or 0.0))
+    keys = {name: f"{targets[name].name}.weight" for name in names}
+    return comfy_lora.load_lora(tensors, keys, log_missing=False)
+
+
+def _difference_patches(content: LoraContent, targets: Mapping[str, _Target], path: Path) -> dict[str, Any]:
+    """Return ComfyUI's patches for the differences of these targets, by the keys of weights and biases."""
+    patches: dict[str, Any] = {}
+    for key, tensor in content.differences.items():
+        module, _, part = key.rpartition(".")
+        if module in targets:
+            needed = _weight_shape(targets[module].layer)
+            if part == "bias":
+                needed = () if targets[module].layer.bias is None else needed[:1]
+            if math.prod(tensor.shape) != math.prod(needed):
+                _refuse_shape(f"the difference of {key!r}", tuple(tensor.shape), needed, path)
+            patches[f"{targets[module].name}.{part}"] = ("diff", (tensor.reshape(needed),))
+    return patches
+
+
+def _refuse_shape(what: str, shape: tuple[int, ...], needed: tuple[int, ...], path: Path) -> NoReturn:
+    raise ValueError(
+        f"{path}: {what} is for a weight of shape {shape}, this model's is {needed}. Choose a LoRA that was "
+        "trained on this model."
+    )
 
 
 def _weight_shape(layer: Any) -> tuple[int, ...]:
     """Return a weight's shape by the sizes of its layer: a GGUF layer's tensor has another shape."""
     if hasattr(layer, "in_features"):
         return (layer.out_features, layer.in_features)
+    if isinstance(layer, nn.GroupNorm):
+        return (layer.num_channels,)
+    if isinstance(layer, nn.LayerNorm):
+        return tuple(layer.normalized_shape)
     return (layer.out_channels, layer.in_channels, *layer.kernel_size)
 
 
-def _add_foreign(model: ModelPatcher, tensors: dict[str, Tensor], strength: float) -> tuple[int, set[str]]:
+def _add_foreign(model: ModelPatcher, tensors: Mapping[str, Tensor], strength: float) -> tuple[int, set[str]]:
     """Add what ComfyUI's reader makes of the other parts; return the number of weights and the used keys."""
     names = comfy_lora.model_lora_keys_unet(model.model, {})
     patches = comfy_lora.load_lora(tensors, names, log_missing=False)
@@ -175,20 +191,10 @@ def _add_foreign(model: ModelPatcher, tensors: dict[str, Tensor], strength: floa
     return len(patches), {key for patch in patches.values() for key in getattr(patch, "loaded_keys", ())}
 
 
-def _refuse_multiview_parts(unmatched: tuple[str, ...], path: Path) -> None:
+def _refuse_multiview_parts(unmatched: Collection[str], path: Path) -> None:
     parts = [key for key in unmatched if f"{_MULTIVIEW}." in key or f"{_MULTIVIEW}_" in key]
     if parts:
         raise ValueError(
             f"{path.name} has {len(parts)} parts for the multiview attention ({parts[0]!r}, ...), and this "
             "model has none; put Apply MV-Adapter (T2MV) before this node."
         )
-
-
-def _refuse_no_match(tensors: Mapping[str, Tensor], unmatched: tuple[str, ...], path: Path) -> None:
-    from ...t2mv_core.lora.layouts import describe_unmatched
-
-    reason = "; ".join(describe_unmatched(unmatched)) or "it is empty"
-    raise ValueError(
-        f"{path} has no LoRA weights for this model (first key: {next(iter(tensors), 'none')!r}; {reason}). "
-        "Choose a LoRA that was trained on this model."
-    )

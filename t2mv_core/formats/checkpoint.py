@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import torch
 from torch import Tensor
 
-from .safetensors_io import check_finite, read_safetensors
+from .safetensors_io import check_finite, read_safetensors, refuse_no_weights
 
-PICKLED = (".pt", ".pth", ".bin")
+PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pt2", ".pkl")
 """Endings of files by torch.save, which can hold programs: they are read as plain weights or not at all."""
 SAFE_TORCH = (2, 6)
 WRAPPERS = ("state_dict", "model")
@@ -81,14 +83,18 @@ def _refuse_old_torch(path: Path) -> None:
 
 
 def _kind_of_pickle(path: Path) -> str:
-    """Tell "zip", as torch writes since 1.6 and can map, from the older "stream"; ValueError for text."""
-    with path.open("rb") as file:
-        head = file.read(64)
-    if head.startswith(b"PK\x03\x04"):
-        return "zip"
-    if head.lstrip()[:1] == b"<" or head.startswith(b"version https://git-lfs"):
-        raise ValueError(
-            f"{path} is no weights file but text: a web page, or git-lfs' pointer to the file. Download the "
-            "file itself."
-        )
-    return "stream"
+    """Tell "zip", as torch writes since 1.6 and can map, from the older "stream".
+
+    Raises:
+        ValueError: text, or a TorchScript archive.
+    """
+    refuse_no_weights(path)
+    if not is_zipfile(path):
+        return "stream"
+    with suppress(BadZipFile), ZipFile(path) as archive:
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise ValueError(
+                f"{path} is a TorchScript archive, a program with its weights, as OpenAI publishes CLIP; it "
+                "is not run. Fetch the weights as safetensors, or save its state dict as safetensors."
+            )
+    return "zip"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,11 +12,15 @@ import torch
 from torch import nn
 
 from .checkpoint import read_json
+from .configs import INCOMPLETE, read_config
 from .infer_config import SCHEDULER_CONFIG, text_config, unet_config, vae_config
 from .key_mapping import diffusers_vae_name
-from .single_file import part_of_file
-from .sources import ModelFiles, weights_file
+from .kinds import refuse_other_models, refuse_quantised
+from .shards import ShardedWeights, open_weights
+from .single_file import part_of_file, strays_of_file
+from .sources import ModelFiles
 from .strict import Weight, WeightsFile, fill_module, without_weights
+from .tokens import settle_tokens
 
 W = TypeVar("W")
 SHARED_KEY = "t2mv_rest"
@@ -28,41 +33,59 @@ _INFER_CONFIG: dict[str, Callable[..., dict[str, Any]]] = {
 }
 
 
-def load_parts(files: ModelFiles, dtype: torch.dtype) -> dict[str, Any]:
+def load_parts(files: ModelFiles, dtype: torch.dtype, notices: list[str]) -> dict[str, Any]:
     """Load "unet", "vae", "text_encoder" and "text_encoder_2" in one precision.
+
+    Args:
+        files: where they are.
+        dtype: wanted precision.
+        notices: takes sentences about what the files say or hold that has no effect.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing, damaged, of another kind, or does not fit.
     """
-    open_file: Callable[[Path], WeightsFile] = cache(
-        WeightsFile
-    )  # a checkpoint that holds all is opened once
+
+    @cache  # a checkpoint that holds all is opened once
+    def open_place(place: Path) -> WeightsFile | ShardedWeights:
+        return open_weights(place, notices)
+
     parts = {}
     for part in _INFER_CONFIG:
         place: Path = getattr(files, part)
-        file = open_file(place if place.is_file() else weights_file(place))
-        if place.is_file():
+        file = open_place(place)
+        if isinstance(file, WeightsFile) and place.is_file():
             target, weights = "SDXL's architecture", part_of_file(file, part)
             config = _inferred_config(part, weights, place)
         else:
+            (refuse_other_models if part == "unet" else refuse_quantised)(file)
             target, weights = "its config.json", _weights_of_folder(part, file)
-            config = _read_config(place / "config.json")
+            config = read_config(part, place / "config.json", notices)
+        if part.startswith("text_encoder"):
+            config = settle_tokens(config, part, place, notices)
         module = _create_part(part, config)
         if part == "unet" and SHARED_KEY in file.metadata and files.own_unet is not None:
-            rest = open_file(weights_file(files.own_unet)).weights()
+            rest = open_place(files.own_unet).weights()
             weights = {**{key: rest[key] for key in module.state_dict().keys() & rest.keys()}, **weights}
         fill_module(module, _prefixed(module, weights), dtype, target)
         parts[part] = module
+    if files.text_encoder.is_file() and (strays := strays_of_file(WeightsFile(files.text_encoder))):
+        notices.append(
+            f"{files.text_encoder} holds {len(strays)} tensors that SDXL does not have, {strays[0]} for "
+            "example; they are not read."
+        )
     return parts
+
+
+def has_guidance_input(place: Path) -> bool:
+    """Return whether a UNet's file or folder says that guidance is an input of it, as only LCM's is."""
+    if place.is_file():
+        return any("time_embed" in key and "cond_proj" in key for key in WeightsFile(place).shapes)
+    return read_json(place / "config.json", INCOMPLETE).get("time_cond_proj_dim") is not None
 
 
 def read_scheduler_config(folder: Path | None) -> dict[str, Any]:
     """Read the scheduler's configuration in a folder; SDXL's when there is none."""
-    return SCHEDULER_CONFIG if folder is None else _read_config(folder / "scheduler_config.json")
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    return read_json(path, "the model folder is incomplete, or the name is wrong.")
+    return SCHEDULER_CONFIG if folder is None else read_json(folder / "scheduler_config.json", INCOMPLETE)
 
 
 def _inferred_config(part: str, weights: Mapping[str, Weight], path: Path) -> dict[str, Any]:
@@ -76,13 +99,15 @@ def _inferred_config(part: str, weights: Mapping[str, Weight], path: Path) -> di
         ) from error
 
 
-def _weights_of_folder(part: str, file: WeightsFile) -> dict[str, Weight]:
+def _weights_of_folder(part: str, file: WeightsFile | ShardedWeights) -> dict[str, Weight]:
     """Return the weights under the names of today's diffusers, and of transformers without `text_model.`."""
     if part == "unet":
         return file.weights()
     if part == "vae":
-        names = {key: diffusers_vae_name(key, num_levels=1) for key in file.shapes}
-        return {name: Weight(file, key, change) for key, (name, change) in names.items()}
+        renamed = {key: diffusers_vae_name(key, num_levels=1) for key in file.shapes}
+        return {
+            renamed[key][0]: replace(weight, change=renamed[key][1]) for key, weight in file.weights().items()
+        }
     return {
         key.removeprefix("text_model."): weight
         for key, weight in file.weights().items()

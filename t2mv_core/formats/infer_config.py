@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from .tokens import CLIP_VOCABULARY
+
 HEAD_WIDTH = 64
 LATENT_PX = 128
 """Height and width of the latents SDXL's UNet was trained at."""
@@ -99,8 +101,8 @@ def text_config(shapes: Shapes, activation: str) -> dict[str, Any]:
         "num_attention_heads": max(width // HEAD_WIDTH, 1),
         "max_position_embeddings": shapes["embeddings.position_embedding.weight"][0],
         "hidden_act": activation,
-        "bos_token_id": vocabulary - 2,
-        "eos_token_id": vocabulary - 1,
+        "bos_token_id": min(vocabulary, CLIP_VOCABULARY) - 2,
+        "eos_token_id": min(vocabulary, CLIP_VOCABULARY) - 1,
         "pad_token_id": 0,
     }
 

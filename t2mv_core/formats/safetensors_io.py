@@ -13,6 +13,8 @@ from torch import Tensor
 
 from .atomic import replaced
 
+ENDINGS = (".safetensors", ".sft")
+"""What safetensors files are called, in capitals or not, as in ComfyUI."""
 _CHECKED_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -90,9 +92,32 @@ def open_safetensors(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt", device="cpu")
     except SafetensorError as error:
+        refuse_no_weights(path)
         raise ValueError(
             f"{path} is damaged or not a safetensors file ({error}); download or save it again."
         ) from error
+
+
+def is_safetensors(path: Path | str) -> bool:
+    """Return whether a file is safetensors by its ending."""
+    return str(path).lower().endswith(ENDINGS)
+
+
+def refuse_no_weights(path: Path) -> None:
+    """Raise ValueError for a file that is not what its ending says, and say what it is."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head.lstrip()[:1] == b"<" or head.startswith(b"version https://git-lfs"):
+        raise ValueError(
+            f"{path} is no weights file but text: a web page, or git-lfs' pointer to the file. Download the "
+            "file itself."
+        )
+    if head.startswith(b"GGUF"):
+        raise ValueError(f"{path} is a GGUF file, which holds quantised weights; choose a safetensors file.")
+    if head.startswith((b"PK\x03\x04", b"\x80\x02")) and is_safetensors(path):
+        raise ValueError(
+            f"{path} is a pickle with another ending, which can run programs; fetch the safetensors file."
+        )
 
 
 def file_identity(path: Path) -> tuple[str, int, int, int]:

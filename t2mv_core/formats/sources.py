@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from ..toybox import toybox_path
+from .checkpoint import PICKLED
+from .safetensors_io import ENDINGS, is_safetensors
+from .shards import has_weights, pickle_refusal
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 LCM_UNET = "latent-consistency/lcm-sdxl"
@@ -20,9 +23,6 @@ TOYBOX_PRESETS = tuple(TOYBOX_GUIDANCE)
 PUBLISHED_UNETS = {"lcm-sdxl": LCM_UNET, "sdxl": None}
 """The presets of published weights, and the UNet each takes in place of SDXL's own."""
 PRESETS = (*TOYBOX_PRESETS, *PUBLISHED_UNETS)
-_STEMS, _VARIANTS = ("diffusion_pytorch_model", "model"), ("", ".fp16")
-WEIGHT_NAMES = tuple(f"{stem}{variant}.safetensors" for stem in _STEMS for variant in _VARIANTS)
-_FILE = ".safetensors"
 _CONFIG = "config.json"
 
 
@@ -72,6 +72,7 @@ def resolve_sources(sources: ModelSources) -> ModelFiles:
 
     Raises:
         FileNotFoundError: a folder or file is missing, or a Hub id is not cached and may not be downloaded.
+        ValueError: a named file is no safetensors file.
     """
     return ModelFiles(**{part: find() for part, find in _finders(sources).items()})  # type: ignore[arg-type]
 
@@ -127,18 +128,6 @@ def _finders(sources: ModelSources) -> dict[str, Callable[[], Path | None]]:
     }
 
 
-def weights_file(folder: Path, names: Sequence[str] = WEIGHT_NAMES) -> Path:
-    """Return the first of the named files that a folder holds.
-
-    Raises:
-        FileNotFoundError: it holds none.
-    """
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    raise FileNotFoundError(f"{folder} has no weights (looked for {', '.join(names)}); fetch it again.")
-
-
 def hub_file(repo_id: str, filename: str, allow_download: bool) -> Path:
     """Return a file of a repository on the Hugging Face Hub, from the local cache or downloaded.
 
@@ -173,7 +162,8 @@ def _find_part(model: str, part: str, allow_download: bool, is_alone: bool) -> P
         is_alone: whether the part was named alone.
     """
     path = Path(model)
-    if path.is_file() and path.suffix == _FILE:
+    if path.is_file():
+        _refuse_other_files(path)
         return path
     if path.is_dir():
         is_part = is_alone and ((path / _CONFIG).is_file() or not (path / part).is_dir())
@@ -196,17 +186,24 @@ def _find_scheduler(named: str | None, model: str, allow_download: bool) -> Path
 def _hub_folder(repo_id: str, folder: str, allow_download: bool) -> Path:
     """Find a part in the cache, or download it where that is allowed: in half precision if there is one."""
     local = hub_file(repo_id, f"{folder}{_CONFIG}", allow_download).parent
-    if any((local / name).is_file() for name in WEIGHT_NAMES):
+    if has_weights(local):
         return local
     stem = "model" if folder.startswith("text_encoder") else "diffusion_pytorch_model"
     try:
-        return hub_file(repo_id, f"{folder}{stem}.fp16{_FILE}", allow_download).parent
+        return hub_file(repo_id, f"{folder}{stem}.fp16.safetensors", allow_download).parent
     except FileNotFoundError:
-        return hub_file(repo_id, f"{folder}{stem}{_FILE}", allow_download).parent
+        return hub_file(repo_id, f"{folder}{stem}.safetensors", allow_download).parent
+
+
+def _refuse_other_files(path: Path) -> None:
+    if path.suffix.lower() in PICKLED:
+        raise ValueError(pickle_refusal(path))
+    if not is_safetensors(path) and path.suffix.lower() != ".gguf":  # that one is refused by its content
+        raise ValueError(f"{path} is no safetensors file; choose one that ends in {' or '.join(ENDINGS)}.")
 
 
 def _refuse_unless_hub_id(name: str) -> None:
-    if Path(name).suffix == _FILE:
+    if is_safetensors(name):
         raise FileNotFoundError(f"There is no weights file {name!r}; check the name and the folder.")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise FileNotFoundError(
@@ -224,7 +221,7 @@ def _find_adapter(sources: ModelSources) -> Path:
         return path
     owner, *rest = sources.adapter.split("/")
     is_hub_id = owner not in ("", ".", "..", "~") and len(rest) in (1, 2)
-    if not is_hub_id or (len(rest) == 1 and path.suffix == _FILE):
+    if not is_hub_id or (len(rest) == 1 and is_safetensors(path)):
         raise FileNotFoundError(f"{path} is missing; the adapter's name is wrong, or the file is elsewhere.")
     filename = rest[1] if len(rest) == 2 else ADAPTER_FILE
     return hub_file(f"{owner}/{rest[0]}", filename, sources.allow_download)

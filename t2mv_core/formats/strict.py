@@ -36,6 +36,8 @@ class WeightsFile:
         self.metadata: dict[str, str] = self._opened.metadata() or {}
         slices = {key: self._opened.get_slice(key) for key in self._opened.keys()}
         self.shapes: dict[str, Shape] = {key: tuple(x.get_shape()) for key, x in slices.items()}
+        self.dtypes: dict[str, str] = {key: x.get_dtype() for key, x in slices.items()}
+        """As the header has them: "F16", "F8_E4M3", "U8"."""
 
     def weights(self) -> dict[str, Weight]:
         """Return all weights by name, none of them read yet."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..bundle import ModelBundle
+from .differences import detach_differences, find_differences
 
 TARGET_MODULES = ("to_q", "to_k", "to_v", "to_out.0", "to_q_mv", "to_k_mv", "to_v_mv", "to_out_mv.0")
 PARTS = ("lora_A", "lora_B")
@@ -114,6 +115,7 @@ def remove_lora(unet: nn.Module, name: str) -> None:
         if not layer.lora_A:
             siblings, leaf = _place(unet, path)
             siblings[leaf] = layer.base_layer
+    detach_differences(unet, name)
     _HOLDERS.get(unet, {}).pop(name, None)
 
 
@@ -187,6 +189,9 @@ def _activate(bundle: ModelBundle, is_autocast: bool, _gradient: Tensor | None =
             # Autocast brings input and LoRA to one dtype; a copy in the LoRA's would be kept for backward.
             cast_input_dtype_enabled=not is_autocast,
         )
+    for differences in find_differences(bundle.unet):
+        attached.add(differences.name)
+        differences.strength = strengths.get(differences.name, 0.0)
     if missing := strengths.keys() - attached:
         raise ValueError(f"LoRA {min(missing)!r} is no longer attached to this model; load it again.")
 
@@ -198,7 +203,8 @@ def has_autocast(device_type: str) -> bool:
 
 def attached_loras(unet: nn.Module) -> list[str]:
     """Return the names of the LoRAs attached to a UNet, acting or not."""
-    return sorted({name for layer in _all_lora_layers(unet) for name in layer.lora_A})
+    names = {name for layer in _all_lora_layers(unet) for name in layer.lora_A}
+    return sorted(names | {differences.name for differences in find_differences(unet)})
 
 
 def trainable_parameters(unet: nn.Module, name: str = "default") -> list[nn.Parameter]:
@@ -213,15 +219,15 @@ def lora_layers(unet: nn.Module, name: str) -> Iterator[tuple[str, Any]]:
             yield path, module
 
 
-def adaptable_layers(unet: nn.Module) -> list[str]:
-    """Return the names of the linear and convolution layers, with or without LoRAs, in the UNet's order."""
-    return [
-        name
+def adaptable_layers(unet: nn.Module) -> dict[str, nn.Module]:
+    """Return the linear and convolution layers and the norms by name, without their LoRAs, in order."""
+    return {
+        name: getattr(layer, "base_layer", layer)
         for name, layer in unet.named_modules()
-        if (hasattr(layer, "in_features") or isinstance(layer, nn.Conv2d))
+        if (hasattr(layer, "in_features") or isinstance(layer, nn.Conv2d | nn.GroupNorm | nn.LayerNorm))
         and not name.endswith(".base_layer")
         and ".lora_" not in name
-    ]
+    }
 
 
 def _all_lora_layers(unet: nn.Module) -> Iterator[Any]:

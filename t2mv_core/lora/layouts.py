@@ -1,50 +1,80 @@
-"""The layouts LoRAs are published in, read into one: two matrices and an alpha per module of the UNet.
+"""The layouts LoRAs are published in, read into one: matrices and differences by the UNet's names.
 
-    PEFT        [base_model.model.|unet.]<module>.lora_A.weight, .lora_B.weight
-    diffusers   unet.<module>.lora.down.weight, .lora.up.weight;
-                older: <attention>.processor.to_q_lora.down.weight
-    kohya       lora_unet_<module>.lora_down.weight, .lora_up.weight, .alpha; "_" for ".", and modules named
-                as in diffusers or as in SDXL's original layout
-
-Ours, and those of the published code, are PEFT's (docs/method.md, section 9). What is left over is reported.
+`ENDINGS` is the table of what a key's end means. Its start names a module of the UNet, as diffusers, SDXL's
+original layout or kohya's trainer ("_" for ".") write it, perhaps behind wrappers of PEFT and PyTorch.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
+from ..bundle import LoraHandle
 from ..formats.key_mapping import diffusers_unet_name
 
-_PREFIXES = ("base_model.model.", "unet.", "diffusion_model.")
+
+class Ending(NamedTuple):
+    """What a key is by its end.
+
+    Attributes:
+        pattern: regular expression of the end; PEFT puts the adapter's name before ".weight".
+        layout: who writes it; "" for parts that T2MV does not read.
+        part: of `PARTS_READ`, or the kind of adapter that has such parts.
+    """
+
+    pattern: str
+    layout: str
+    part: str
+
+
+WHOLE_WEIGHTS = "whole weights"
+_NAME = r"(\.[^.]+)?"  # an adapter's
+ENDINGS = tuple(
+    (re.compile(rf"{ending.pattern}$"), ending)
+    for ending in (
+        Ending(rf"\.lora_A({_NAME}\.weight)?", "PEFT", "down"),
+        Ending(rf"\.lora_B({_NAME}\.weight)?", "PEFT", "up"),
+        Ending(r"[._]lora\.down\.weight", "diffusers", "down"),
+        Ending(r"[._]lora\.up\.weight", "diffusers", "up"),
+        Ending(r"\.lora_linear_layer\.down\.weight", "diffusers", "down"),
+        Ending(r"\.lora_linear_layer\.up\.weight", "diffusers", "up"),
+        Ending(r"\.lora_down\.weight", "kohya", "down"),
+        Ending(r"\.lora_up\.weight", "kohya", "up"),
+        Ending(r"\.alpha", "kohya", "alpha"),
+        Ending(r"\.(diff|w_norm)", "differences", "weight"),
+        Ending(r"\.(diff_b|b_norm)", "differences", "bias"),
+        Ending(rf"\.(dora_scale|lora_magnitude_vector{_NAME}(\.weight)?)", "", "DoRA"),
+        Ending(r"\.lora_mid\.weight", "", "LoCon with a middle layer"),
+        Ending(rf"\.lora_[AB]{_NAME}\.bias", "", "PEFT with biases"),
+        Ending(rf"\.hada_\w+{_NAME}", "", "LoHa"),
+        Ending(rf"\.lokr_\w+{_NAME}", "", "LoKr"),
+        Ending(rf"\.(oft|boft)_\w+{_NAME}(\.weight)?", "", "OFT"),
+        Ending(r"\.[ab][12]\.weight", "", "GLoRA"),
+        Ending(rf"\.(on_input|ia3_l{_NAME})", "", "(IA)3"),
+        Ending(rf"\.vera_lambda_\w+{_NAME}", "", "VeRA"),
+        Ending(r"\.(set_weight|reshape_weight|rescale|scalar)", "", "LyCORIS with other parts"),
+        Ending(r"\.(weight|bias)", "", WHOLE_WEIGHTS),
+    )
+)
+PARTS_READ = {"down", "up", "alpha", "weight", "bias"}
+
+_WRAPPERS = re.compile(
+    r"(?:^|(?<=\.))(?:_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+    r"|(?<=_)_orig_mod_"  # in kohya's names
+)
+_PREFIXES = re.compile(r"(?:(?:base_model\.model|unet|model|diffusion_model)\.)*")
 _KOHYA_PREFIXES = ("lora_unet_", "lycoris_")
-_ENDINGS = {  # end of a key, regular expression -> (layout, what the tensor is)
-    r"\.lora_A(\.default)?\.weight": ("PEFT", "down"),
-    r"\.lora_B(\.default)?\.weight": ("PEFT", "up"),
-    r"[._]lora\.down\.weight": ("diffusers", "down"),
-    r"[._]lora\.up\.weight": ("diffusers", "up"),
-    r"\.lora_down\.weight": ("kohya", "down"),
-    r"\.lora_up\.weight": ("kohya", "up"),
-    r"\.alpha": ("kohya", "alpha"),
-}
-_OTHER_KINDS = {  # ends of keys that no plain LoRA has -> what has them
-    r"\.hada_\w+": "LoHa",
-    r"\.lokr_\w+": "LoKr",
-    r"\.(dora_scale|lora_magnitude_vector.*)": "DoRA",
-    r"\.lora_mid\.weight": "LoCon with a middle layer",
-    r"\.(oft_\w+(\.weight)?|diff|diff_b|on_input)": "OFT, full difference or IA3",
-    r"\.lora_[AB](\.default)?\.bias": "PEFT with biases",
-}
-_TEXT_ENCODER = re.compile(r"(base_model\.model\.)?(lora_te\d?_|text_encoder(_2)?\.|te\d?\.)")
+_TEXT_ENCODER = re.compile(r"lora_te\d?_|(text_encoders?(_\d)?|text_model|te\d?|clip_[lg]|conditioner)\.")
 
 
 @dataclass(frozen=True)
 class LoraModule:
-    """What a file holds for one module.
+    """The matrices that a file holds for one module.
 
     Attributes:
         down: [rank, in] or, for a convolution, [rank, in, height, width].
@@ -67,14 +97,28 @@ class LoraContent:
     """A file, sorted.
 
     Attributes:
-        layout: "PEFT", "diffusers" or "kohya"; several are joined by "and"; "" when no key fits.
-        modules: by the UNet's module names.
-        unmatched: keys without a place in this UNet.
+        layout: of `ENDINGS`; several are joined by "and"; "" when no key fits.
+        modules: matrices, by the UNet's module names.
+        differences: tensors that are added to the UNet's, by the names of its weights and biases.
+        unmatched: what has no place in this UNet, by the file's keys.
+        notes: sentences on what the user should know of the file beside that.
     """
 
     layout: str = ""
     modules: dict[str, LoraModule] = field(default_factory=dict)
-    unmatched: tuple[str, ...] = ()
+    differences: dict[str, Tensor] = field(default_factory=dict)
+    unmatched: dict[str, Tensor] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_matched(self) -> int:
+        """Number of the UNet's modules that the file changes."""
+        return len(self.modules.keys() | {name.rpartition(".")[0] for name in self.differences})
+
+    def handle(self, name: str, strength: float, path: Path, holder: object = None) -> LoraHandle:
+        """Return the record of the file acting in a bundle."""
+        unmatched = tuple(self.unmatched)
+        return LoraHandle(name, strength, self.num_matched, unmatched, self.layout, path, holder, self.notes)
 
 
 def sort_lora(
@@ -82,65 +126,72 @@ def sort_lora(
 ) -> LoraContent:
     """Sort a file's tensors by the module they belong to.
 
-    A module that lacks one of its matrices, or has parts that a plain LoRA does not have, is left out as a
-    whole: it would act otherwise than it was trained.
+    A module that lacks one of its matrices, or has parts that T2MV does not read, is left out as a whole: it
+    would act otherwise than it was trained.
 
     Args:
         tensors: the file's.
-        module_names: linear and convolution layers of the UNet.
+        module_names: layers of the UNet that may change.
         layers_per_block: of the UNet, for original names.
 
     Raises:
         ValueError: two sets of matrices for one module.
     """
-    parts: dict[str, dict[str, str]] = {}  # key without its end -> what the tensor is -> key
-    layouts, unmatched = set(), []
-    for key in tensors:
-        stem, layout, kind = _split(key)
-        if kind:
-            group = parts.setdefault(stem, {})
-            group[key if kind in ("other", *group) else kind] = key
-            layouts.add(layout)
-        else:
-            unmatched.append(key)
+    content, layouts = LoraContent(), set()
     short_names = {name.replace(".", "_"): name for name in module_names}
-    modules: dict[str, LoraModule] = {}
-    for stem, keys in parts.items():
+    for stem, keys in group_keys(tensors).items():
+        parts = {part: keys_of_part[0] for part, keys_of_part in keys.items()}
         module = _find_module(stem, module_names, short_names, layers_per_block + 1)
-        if module is None or not {"down", "up"} <= keys.keys() <= {"down", "up", "alpha"}:
-            unmatched += keys.values()
+        if module is None or not _is_complete(parts.keys()):
+            content.unmatched.update({key: tensors[key] for group in keys.values() for key in group})
             continue
-        if module in modules:
+        names = {f"{module}.{part}": part for part in ("weight", "bias") if part in parts}
+        if module in content.modules or names.keys() & content.differences.keys() or _is_double(keys):
             raise ValueError(f"It holds two LoRAs for {module!r}, the second under {stem!r}; fetch it again.")
-        alpha = float(tensors[keys["alpha"]].flatten()[0]) if "alpha" in keys else None
-        modules[module] = LoraModule(tensors[keys["down"]], tensors[keys["up"]], alpha)
-    return LoraContent(" and ".join(sorted(layouts - {""})), modules, tuple(unmatched))
+        layouts |= {_split(key)[1].layout for key in parts.values()}
+        content.differences.update({name: tensors[parts[part]] for name, part in names.items()})
+        if "up" in parts:
+            alpha = float(tensors[parts["alpha"]].flatten()[0]) if "alpha" in parts else None
+            content.modules[module] = LoraModule(tensors[parts["down"]], tensors[parts["up"]], alpha)
+    return LoraContent(" and ".join(sorted(layouts)), content.modules, content.differences, content.unmatched)
 
 
-def describe_unmatched(keys: Collection[str]) -> list[str]:
-    """What the keys without a place are, in words, one line per kind."""
-    counts = Counter(map(_kind_of_unmatched, keys))
-    return [f"{count} keys {kind}" for kind, count in counts.most_common()]
+def group_keys(keys: Collection[str]) -> dict[str, dict[str, list[str]]]:
+    """Return a file's keys by what they say of the module, without wrappers, and by part."""
+    groups: dict[str, dict[str, list[str]]] = {}
+    for key in keys:
+        stem, ending = _split(key)
+        groups.setdefault(stem, {}).setdefault(ending.part, []).append(key)
+    return groups
 
 
-def _kind_of_unmatched(key: str) -> str:
-    if _TEXT_ENCODER.match(key):
-        return "are for the text encoders, which T2MV leaves as they are"
-    for ending, name in _OTHER_KINDS.items():
-        if re.search(ending + "$", key):
-            return f"are of another kind of adapter ({name}), which T2MV does not know"
-    return "have no place in this UNet, or lack their other half"
+def is_lora(keys: Collection[str]) -> bool:
+    """Return whether a file's names have an end that a LoRA of any kind has."""
+    return any(_split(key)[1].part not in ("", WHOLE_WEIGHTS) for key in keys)
 
 
-def _split(key: str) -> tuple[str, str, str]:
-    """A key as (key without its end, layout, "down", "up", "alpha", "other" or "")."""
-    for ending, (layout, kind) in _ENDINGS.items():
-        if found := re.search(ending + "$", key):
-            return key[: found.start()], layout, kind
-    for ending in _OTHER_KINDS:
-        if found := re.search(ending + "$", key):
-            return key[: found.start()], "", "other"
-    return key, "", ""
+def is_for_text_encoder(stem: str) -> bool:
+    """Return whether a module's name in a file is one of a text encoder."""
+    return _TEXT_ENCODER.match(_PREFIXES.sub("", stem, count=1)) is not None
+
+
+def _is_complete(parts: Collection[str]) -> bool:
+    has_matrices = {"down", "up"} <= set(parts)
+    is_half = not has_matrices and not {"down", "up"}.isdisjoint(parts)
+    return set(parts) <= PARTS_READ and not is_half and set(parts) != {"alpha"}
+
+
+def _is_double(keys: Mapping[str, list[str]]) -> bool:
+    return any(len(keys_of_part) > 1 for keys_of_part in keys.values())
+
+
+def _split(key: str) -> tuple[str, Ending]:
+    """Return a key without wrappers and end, and what its end says."""
+    bare = _WRAPPERS.sub("", key)
+    for pattern, ending in ENDINGS:
+        if match := pattern.search(bare):
+            return bare[: match.start()], ending
+    return bare, Ending("", "", "")
 
 
 def _find_module(
@@ -150,9 +201,7 @@ def _find_module(
         if stem.startswith(prefix):
             bare = stem.removeprefix(prefix)
             return short_names.get(bare) or short_names.get(diffusers_unet_name(bare, per_level, "_"))
-    bare = stem
-    for prefix in _PREFIXES:
-        bare = bare.removeprefix(prefix)
+    bare = _PREFIXES.sub("", stem, count=1)
     plain = bare.replace(".processor.", ".")  # older diffusers kept LoRAs in the attention's processor
     candidates = (bare, diffusers_unet_name(bare, per_level), plain, f"{plain}.0")
     return next((name for name in candidates if name in names), None)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..formats.checkpoint import read_checkpoint, read_json
-from ..formats.sources import weights_file
+from ..formats.shards import weights_file
 from ..formats.strict import load_strictly, without_weights
 from .base import RewardKind, RewardResult, check_request
 from .image_reward_network import (

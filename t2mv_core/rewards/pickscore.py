@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..formats.checkpoint import read_checkpoint, read_json
-from ..formats.sources import weights_file
+from ..formats.shards import weights_file
 from ..formats.strict import load_strictly, without_weights
+from ..formats.tokens import vocabulary_of
 from .clip_score import ClipScore
 from .inputs import Preprocessing
 
@@ -65,11 +66,12 @@ def load_pickscore(folder: Path, name: str = "pickscore") -> ClipScore:
         FileNotFoundError: the folder is incomplete.
         ValueError: the files do not hold such a model.
     """
-    from transformers import CLIPModel
+    from transformers import CLIPConfig, CLIPModel
 
     from ..text import clip_tokenizer
 
-    config, weights_path = _read_config(folder), weights_file(folder, _WEIGHTS_NAMES)
+    values, weights_path = _read_config(folder), weights_file(folder, _WEIGHTS_NAMES)
+    config = CLIPConfig.from_dict(values)
     tensors = {key: tensor for key, tensor in read_checkpoint(weights_path).items() if key not in _CONSTANTS}
     with without_weights():
         model = CLIPModel(config)
@@ -78,16 +80,14 @@ def load_pickscore(folder: Path, name: str = "pickscore") -> ClipScore:
     preprocessing = Preprocessing(
         vision.image_size, (vision.image_size // vision.patch_size) ** 2 + 1, vision.hidden_size
     )
-    tokenize = clip_tokenizer(config.text_config.vocab_size)
+    tokenize = clip_tokenizer(vocabulary_of(values.get("text_config") or {}))
     return ClipScore(TransformersClip(model), tokenize, preprocessing, name)
 
 
-def _read_config(folder: Path) -> Any:
-    from transformers import CLIPConfig
-
+def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     values = read_json(path, f"PickScore is a folder with config.json and {_WEIGHTS_NAMES[0]}.")
     if values.get("model_type") != "clip":
         kind = values.get("model_type")
         raise ValueError(f"{path} describes a {kind!r} model, not a 'clip' model; PickScore is a CLIPModel.")
-    return CLIPConfig.from_dict(values)
+    return values

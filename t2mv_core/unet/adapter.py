@@ -7,12 +7,14 @@ them.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from ..formats.kinds import refuse_quantised
 from ..formats.safetensors_io import write_safetensors
 from ..formats.strict import WeightsFile, check_fit, shapes_of
 
@@ -20,6 +22,13 @@ if TYPE_CHECKING:
     from diffusers import T2IAdapter, UNet2DConditionModel
 
 CAMERA_CHANNELS = 6
+_OTHER_ADAPTERS = {  # word of a published file's name -> what the file is for
+    "tg2mv": "the geometry-guided MV-Adapter (text and a mesh to views)",
+    "ig2mv": "the geometry-guided MV-Adapter (a picture and a mesh to views)",
+    "i2mv": "the image-to-multiview MV-Adapter",
+    "sd21": "the MV-Adapter of Stable Diffusion 2.1",
+    "sd15": "the MV-Adapter of Stable Diffusion 1.5",
+}
 
 
 def create_camera_encoder(unet: UNet2DConditionModel, vae_scale_factor: int) -> T2IAdapter:
@@ -65,6 +74,23 @@ def save_adapter(unet: UNet2DConditionModel, camera_encoder: T2IAdapter, path: P
     write_safetensors(adapter_state_dict(unet, camera_encoder), path, {"format": "mv-adapter"})
 
 
+def refuse_other_adapters(file: WeightsFile) -> None:
+    """Raise ValueError for an MV-Adapter that is not SDXL's of text, by its published name or its weights.
+
+    Only the name tells the geometry-guided ones, which have the same weights' names and shapes.
+    """
+    refuse_quantised(file)
+    words = re.split(r"[^a-z0-9]+", file.path.stem.lower())
+    kind = next((kind for word, kind in _OTHER_ADAPTERS.items() if word in words), None)
+    if kind is None and any("_ref." in key for key in file.shapes):
+        kind = _OTHER_ADAPTERS["i2mv"]
+    if kind is not None:
+        raise ValueError(
+            f"{file.path} is {kind}; T2MV reads SDXL's of text. Fetch mvadapter_t2mv_sdxl.safetensors of "
+            "huanngzh/mv-adapter, or name the file otherwise if it is that one."
+        )
+
+
 def load_adapter(
     unet: UNet2DConditionModel, camera_encoder: T2IAdapter, path: Path, dtype: torch.dtype = torch.float32
 ) -> None:
@@ -78,9 +104,11 @@ def load_adapter(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is damaged, or lacks a weight, has an unknown one, or one of another shape.
+        ValueError: the file is damaged or another kind of adapter, or lacks a weight, has an unknown one, or
+            one of another shape.
     """
     file = WeightsFile(path)
+    refuse_other_adapters(file)
     check_fit(
         shapes_of(adapter_state_dict(unet, camera_encoder)),
         file.shapes,

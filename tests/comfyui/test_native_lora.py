@@ -28,7 +28,7 @@ with torch.inference_mode(False), torch.no_grad():
     with_one, handle = add_native_lora(patched, one, 0.8)
     with_both, _ = add_native_lora(with_one, two, -0.5)
     facts["matched"], facts["unmatched"] = handle.num_matched, len(handle.unmatched)
-    facts["modules"] = len(load_file(one)) // 2
+    facts["modules"] = len(load_file(one)) // 3
     bundle_one = load_lora(pair.bundle, one, 0.8)
     facts["one LoRA"] = relative_error(theirs(with_one), ours(bundle_one))
     facts["two LoRAs"] = relative_error(theirs(with_both), ours(load_lora(bundle_one, two, -0.5)))
@@ -93,6 +93,98 @@ def test_loras_act_on_unet_and_adapter_as_in_the_diffusers_path(native_facts: Na
     assert "put Apply MV-Adapter (T2MV) before" in facts["no adapter"]
     assert "no LoRA weights for this model" in facts["foreign"]
     assert "(128, 99), this model's is (128, 192)" in facts["wrong"]
+
+
+OTHERS_FILES = """
+import comfy.sd
+from comfy_extras.nodes_lora_extract import LORAType, calc_lora_model
+from comfy_extras.nodes_model_merging import ModelSubtract
+from pack.nodes.native.load_lora import add_native_lora
+from pack.t2mv_core.lora.files import load_lora
+from pack.t2mv_core.lora.words import describe_lora
+from safetensors.torch import load_file, save_file
+
+with torch.inference_mode(False), torch.no_grad():
+    pair = create_pair(folder)
+    torch.manual_seed(3)
+    plain, patched = pair.model, pair.patched()
+    x, condition = torch.randn(1, RIG.num_views, 4, 8, 8), pair.condition(1, (64, 64))
+    cameras = pair.cameras(RIG, 8, 8)
+    ours = lambda bundle: predict_noise(bundle, x, 620, condition, cameras, 1.0)
+    theirs = lambda model: evaluate(model, x, 620, condition)
+    comfyui = lambda path, strength: comfy.sd.load_lora_for_models(
+        patched, None, load_file(path), strength, 0
+    )[0]
+    before = theirs(patched)
+
+    def compare(name, path):
+        model, handle = add_native_lora(patched, path, 0.8)
+        bundle = load_lora(pair.bundle, path, 0.8)
+        expected = theirs(comfyui(path, 0.8))
+        facts[name] = {
+            "native": relative_error(theirs(model), expected), "ours": relative_error(ours(bundle), expected),
+            "moved": relative_error(expected, before),
+            "says": describe_lora(handle), "ours says": describe_lora(bundle.loras[-1]),
+        }
+
+    # Row 1: what Extract and Save Lora writes of a model whose every weight and bias was changed.
+    changed = comfy_model({
+        key: value * (1 + 0.3 * torch.randn_like(value)) + 0.01 * torch.randn_like(value)
+        for key, value in plain.model.diffusion_model.state_dict().items()
+    }, torch.float32)
+    subtract = ModelSubtract()
+    difference = subtract.merge(changed, plain, 1.0)[0]
+    extracted = calc_lora_model(
+        difference, 4, "diffusion_model.", "diffusion_model.", {}, LORAType.STANDARD, bias_diff=True
+    )
+    facts["parts"] = sorted({key.rpartition(".")[2] for key in extracted} - {"weight"})
+    facts["extracted modules"] = len({key.partition(".lora_")[0].partition(".diff")[0] for key in extracted})
+    save_file(extracted, folder / "extracted.safetensors")
+    compare("extracted", folder / "extracted.safetensors")
+
+    # A style LoRA with text encoder parts, without alphas.
+    layer = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
+    text = "lora_te1_text_model_encoder_layers_0_mlp_fc1"
+    save_file({
+        f"{layer}.lora_down.weight": torch.randn(2, 192), f"{layer}.lora_up.weight": torch.randn(128, 2),
+        f"{text}.lora_down.weight": torch.randn(2, 64), f"{text}.lora_up.weight": torch.randn(64, 2),
+    }, folder / "style.safetensors")
+    compare("style", folder / "style.safetensors")
+
+    # Row 8: our own LoRA in ComfyUI's plain loader.
+    write_lora(pair, folder / "own.safetensors")
+    own = load_file(folder / "own.safetensors")
+    ordinary = {key: tensor for key, tensor in own.items() if "_mv." not in key and "_mv_" not in key}
+    save_file(ordinary, folder / "ordinary.safetensors")
+    compare("ordinary", folder / "ordinary.safetensors")
+    facts["multiview keys"] = len(own) - len(ordinary)
+    model = comfyui(folder / "own.safetensors", 0.8)
+    facts["modules of the plain loader"] = len(model.patches), len(ordinary) // 3
+    facts["own in the plain loader"] = relative_error(
+        theirs(model), ours(load_lora(pair.bundle, folder / "ordinary.safetensors", 0.8))
+    )
+"""
+
+
+def test_a_file_of_others_acts_as_in_comfyui_on_both_paths(native_facts: NativeFacts) -> None:
+    facts = native_facts(OTHERS_FILES)
+    assert facts["parts"] == ["diff", "diff_b"]
+    for name in ("extracted", "style", "ordinary"):
+        file = facts[name]
+        assert file["moved"] > 0.01, name
+        assert max(file["native"], file["ours"]) < 1e-4, name
+        assert file["says"] == file["ours says"], name
+    assert facts["extracted"]["says"][0] == f"{facts['extracted modules']} modules act, 0 are left out"
+    assert facts["style"]["says"] == [
+        "1 modules act, 1 are left out",
+        "1 modules (2 keys) are for the text encoders, which T2MV leaves as they are",
+        "alpha is not stated for 1 modules; it was assumed to equal their rank",
+    ]
+    # The plain loader applies the ordinary parts with our scale, and leaves out the multiview ones.
+    applied, ordinary = facts["modules of the plain loader"]
+    assert applied == ordinary > 0
+    assert facts["multiview keys"] > 0
+    assert facts["own in the plain loader"] < 1e-4
 
 
 QUANTISED = """

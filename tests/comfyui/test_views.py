@@ -148,6 +148,7 @@ def test_a_turntable_goes_around_in_order_and_is_numbered(server: ComfyServer) -
     carried = Image.open(out / "turn_00001_.webp").getexif()[0x0110]
     assert json.loads(carried.removeprefix("prompt:"))["table"]["class_type"] == "T2MVCreateTurntable"
 
+    table["filename_prefix"] = "mugs ü\\turn"  # as a workflow from Windows has it
     faster = node("T2MVCreateTurntable", **table, frames_per_second=10.0, ping_pong=True)
     succeed(server, {**workflow, "table": faster})
     assert _frames(out / "turn_00002_.webp") == order + order[-2:0:-1]

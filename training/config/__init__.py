@@ -57,7 +57,11 @@ def load_config(preset: str, overrides: Sequence[str] = ()) -> TrainConfig:
             f"There is no preset {preset!r}; use one of {', '.join(preset_names())}, "
             "or the path of a YAML file."
         )
-    values = read_yaml(path.read_text(encoding="utf-8-sig"), path.name) or {}
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
+    values = read_yaml(text, path.name) or {}
     require(isinstance(values, dict), f"{path} must hold `section:` blocks with `key: value` lines.")
     for word in overrides:
         apply_override(values, word, read_value)

@@ -19,6 +19,10 @@ HEAD = """# Settings of a training run
 
 `python -m training.config` prints this page. Set a value with `section.key=value` on the command line, or in
 a preset: a YAML file with a block per section. Each setting stands here with its default.
+
+Text stays as it is typed (`run.out_dir=007`, `sampling.negative_prompt=low quality #1`; in a file ` #`
+begins a comment), numbers are decimal, `null` is no value, `~` at the start of a path is the home folder.
+Lists and blocks are YAML (`[0, 90]`, `{a: 1}`). A key that stands twice in a file is refused.
 """
 PREFIXES = {
     "TrainConfig": "",

@@ -14,6 +14,7 @@ from torch import Tensor
 from t2mv_core.images import contact_sheet
 
 from .intervals import Interval, bootstrap
+from .loras import LoraRecord
 from .measure import Measurement, Questions
 
 SHEET_PROMPTS = 10
@@ -57,6 +58,7 @@ def write_report(
     out_dir: Path,
     command: str,
     remarks: Sequence[str] = (),
+    loras: Sequence[LoraRecord] = (),
 ) -> Path:
     """Write report.md, report.json and one contact sheet of all variants.
 
@@ -66,6 +68,7 @@ def write_report(
         out_dir: created when needed.
         command: what made the report.
         remarks: sentences put above the tables.
+        loras: the files of the variants.
 
     Returns:
         Path of report.md.
@@ -79,12 +82,14 @@ def write_report(
         "prompts": list(questions.prompts),
         "seeds": list(questions.seeds),
         "remarks": list(remarks),
+        "loras": [asdict(lora) for lora in loras],
         "variants": [_variant_record(m, measurements[0]) for m in measurements],
     }
     text = json.dumps(content, indent=1, default=str)  # str: of the dtype among the settings
     (out_dir / "report.json").write_text(text, encoding="utf-8")
     write_sheet(measurements, questions, out_dir / "sheet.png")
     path = out_dir / "report.md"
+    remarks = [*remarks, *(_lora_remark(lora) for lora in loras)]
     path.write_text(_markdown(measurements, questions, command, remarks), encoding="utf-8")
     return path
 
@@ -110,6 +115,11 @@ def markdown_table(rows: Mapping[str, Mapping[str, Interval]], first: str, sign:
         [first, *columns],
         ([name, *(values[column].in_words(sign) for column in columns)] for name, values in rows.items()),
     )
+
+
+def _lora_remark(lora: LoraRecord) -> str:
+    first, *others = lora.sentences
+    return "\n".join([f"**{lora.name}**: {first}.", *(f"* {sentence}." for sentence in others)])
 
 
 def _variant_record(measurement: Measurement, reference: Measurement) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from t2mv_core.bundle import LoraHandle, ModelBundle
 from t2mv_core.formats.strict import WeightsFile
 from t2mv_core.loading import load_bundle
 from t2mv_core.lora.files import load_lora
-from t2mv_core.lora.layouts import describe_unmatched
+from t2mv_core.lora.layouts import is_lora
+from t2mv_core.lora.words import describe_lora
 
 from ..config import BaseLoraConfig, ModelConfig
 from .policy import TORCH_DTYPES, model_sources
@@ -39,7 +40,7 @@ def check_base_loras(loras: Iterable[BaseLoraConfig]) -> None:
                 f"model.base_loras: there is no file {path.absolute()}; correct the path."
             )
         keys = WeightsFile(path).shapes
-        if not any("lora" in key for key in keys):
+        if not is_lora(keys):
             raise ValueError(
                 f"model.base_loras: {path} holds no LoRA (first key: {next(iter(keys), 'none')!r}); a whole "
                 "UNet is named by model.unet, a checkpoint by model.name."
@@ -66,9 +67,16 @@ def add_base_loras(bundle: ModelBundle, loras: Iterable[BaseLoraConfig]) -> Mode
     """The model with LoRAs from files; what of a file has no place in the UNet is logged."""
     for lora in loras:
         bundle = load_lora(bundle, Path(lora.path), lora.strength)
-        for line in describe_unmatched(bundle.loras[-1].unmatched):
-            logger.info("%s: %s", lora.path, line)
+        log_lora(bundle.loras[-1])
     return bundle
+
+
+def log_lora(handle: LoraHandle) -> None:
+    """Log how much of a LoRA's file acts, and warn of what does not."""
+    first, *others = describe_lora(handle)
+    logger.info("%s: %s", handle.path, first)
+    for line in others:
+        logger.warning("%s: %s", handle.path, line)
 
 
 def describe_base_loras(handles: Sequence[LoraHandle]) -> dict[str, str]:
@@ -106,19 +114,14 @@ def refuse_other_base_loras(run_dir: Path, saved: Mapping[str, str], now: Mappin
         )
 
 
-def warn_of_another_base(paths: Iterable[Path], handles: Sequence[LoraHandle]) -> None:
-    """Tell of LoRAs that were trained on other base LoRAs than these; files that name none pass."""
-    now = describe_base_loras(handles).get(FACT, "[]")
-    for path in paths:
-        metadata = WeightsFile(path).metadata
-        if FACT not in metadata:
-            continue
-        before, after = json.loads(metadata.get(FACT, "[]")), json.loads(now)
-        if _identities(before) != _identities(after):
-            logger.warning(
-                "%s was trained on base LoRAs %s and is measured on %s; set model.base_loras.",
-                path, _words(before), _words(after),
-            )  # fmt: skip
+def describe_other_base(facts: Mapping[str, str], handles: Sequence[LoraHandle]) -> list[str]:
+    """Return a sentence where a LoRA's metadata name other base LoRAs than these; silent files pass."""
+    if FACT not in facts:
+        return []
+    before, after = (json.loads(side.get(FACT, "[]")) for side in (facts, describe_base_loras(handles)))
+    if _identities(before) == _identities(after):
+        return []
+    return [f"it was trained on base LoRAs {_words(before)}, not on {_words(after)}; set model.base_loras"]
 
 
 def hash_file(path: Path) -> str:

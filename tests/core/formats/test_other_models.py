@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.sdxl_files import TINY, create_modules, original_checkpoint, original_unet
-from t2mv_core.formats.single_file import refuse_other_models
+from t2mv_core.formats.kinds import refuse_other_models
 from t2mv_core.formats.strict import WeightsFile
 
 PREFIX = "model.diffusion_model."
@@ -37,7 +37,18 @@ def test_sdxl_passes_in_both_layouts(refuse, states):
         ("v_pred", "is a v-prediction model; T2MV needs an SDXL model"),
         ("edm_vpred.sigma_max", r"is a v-prediction \(EDM\) model"),
         ("edm_mean", "is an EDM model"),
-        (f"{PREFIX}scaled_fp8", "is an fp8 file with scales of its own"),
+        ("ztsnr", "is a model of zero terminal SNR"),
+        (f"{PREFIX}encoder_hid_proj.weight", "is a UNet with an input of its own"),
+    ],
+)
+def test_marks_of_sdxls_trained_otherwise(refuse, states, key, words):
+    with pytest.raises(ValueError, match=words):
+        refuse({**original_checkpoint(states, TINY), key: torch.ones(1)})
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
         ("conditioner.embedders.0.model.ln_final.weight", "is an SDXL refiner"),
         (
             "cond_stage_model.transformer.text_model.final_layer_norm.weight",
@@ -47,9 +58,55 @@ def test_sdxl_passes_in_both_layouts(refuse, states):
         ("control_model.input_hint_block.0.weight", "is a ControlNet"),
     ],
 )
-def test_marks_of_other_models_in_a_checkpoint(refuse, states, key, words):
+def test_marks_of_other_models_count_where_sdxls_text_encoders_are_not(refuse, states, key, words):
+    whole = original_checkpoint(states, TINY)
+    refuse({**whole, key: torch.ones(1)})
+    rest = {name: x for name, x in whole.items() if not name.startswith("conditioner.embedders.0")}
     with pytest.raises(ValueError, match=words):
-        refuse({**original_checkpoint(states, TINY), key: torch.ones(1)})
+        refuse({**rest, key: torch.ones(1)})
+
+
+@pytest.mark.parametrize("key", ["modelspec.prediction_type", "modelspec.predict_key"])
+def test_a_header_that_names_another_prediction_is_believed(tmp_path, states, key):
+    for value in ("epsilon", "eps", "v", "v_prediction"):
+        path = tmp_path / "model.safetensors"
+        save_file({"conv_in.weight": torch.ones(4, 4, 3, 3)}, path, {key: value, "modelspec.title": "v"})
+        if value.startswith("eps"):
+            refuse_other_models(WeightsFile(path))
+        else:
+            with pytest.raises(ValueError, match=rf"another prediction type \({value}, says its header\)"):
+                refuse_other_models(WeightsFile(path))
+
+
+LAYER = f"{PREFIX}input_blocks.4.1.proj_in."
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({f"{LAYER}comfy_quant": torch.ones(9, dtype=torch.uint8)}, "by ComfyUI"),
+        ({f"{LAYER}comfy_quant": torch.ones(9), f"{LAYER}weight_scale": torch.ones(1)}, "by ComfyUI"),
+        ({f"{LAYER}weight_scale": torch.ones(1)}, "scaled fp8 or fp4"),
+        ({f"{LAYER}scale_weight": torch.ones(1)}, "scaled fp8"),
+        ({f"{PREFIX}scaled_fp8": torch.ones(0)}, "scaled fp8"),
+        ({f"{LAYER}weight.quant_state.bitsandbytes__nf4": torch.ones(80)}, "by bitsandbytes, nf4"),
+        ({f"{LAYER}weight.absmax": torch.ones(80)}, "by bitsandbytes"),
+        ({f"{LAYER}SCB": torch.ones(80)}, "by bitsandbytes, int8"),
+        ({f"{LAYER}qweight": torch.ones(80)}, "GPTQ, AWQ or SVDQuant"),
+        ({f"{LAYER}weight": torch.ones(8, 4, dtype=torch.uint8)}, "has the type U8"),
+        ({f"{LAYER}weight": torch.ones(8, 4, dtype=torch.int8)}, "has the type I8"),
+    ],
+)
+def test_quantised_weights_are_called_that(refuse, states, tensors, words):
+    with pytest.raises(ValueError, match=rf"model.safetensors is quantised \(.*{words}"):
+        refuse({**original_checkpoint(states, TINY), **tensors})
+
+
+def test_a_header_may_say_that_weights_are_quantised(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"conv_in.weight": torch.ones(4, 4, 3, 3)}, path, {"_quantization_metadata": "{}"})
+    with pytest.raises(ValueError, match="is quantised"):
+        refuse_other_models(WeightsFile(path))
 
 
 @pytest.mark.parametrize(

@@ -224,9 +224,24 @@ def test_an_unknown_weight_of_a_part_is_named(load, places, states, key):
         load(edited(places, states, lambda x: x.update({key: torch.ones(1)})))
 
 
-def test_a_weight_of_no_part_is_named(load, places, states):
-    with pytest.raises(ValueError, match=r"'conditioner.embedders.2.w' belongs to no part of it \(1 such"):
-        load(edited(places, states, lambda x: x.update({"conditioner.embedders.2.w": torch.ones(1)})))
+@pytest.mark.parametrize(
+    "strays",
+    [
+        ["cond_stage_model.logit_scale"],
+        ["cond_stage_model.transformer.text_model.final_layer_norm.weight", "cond_stage_model.x"],
+        ["conditioner.embedders.2.w", "control_model.input_hint_block.0.weight", "lora_te_x"],
+    ],
+)
+def test_what_is_left_over_beside_a_whole_model_is_named_and_changes_nothing(
+    load, places, states, rig, strays, caplog
+):
+    plain = outputs(load(edited(places, states, lambda x: None, "plain")), rig)
+    bundle = load(edited(places, states, lambda x: x.update({name: torch.ones(1) for name in strays})))
+    got = outputs(bundle, rig)
+    assert all(torch.equal(got[part], plain[part]) for part in plain)
+    (notice,) = bundle.notices
+    assert f"holds {len(strays)} tensors that SDXL does not have, {strays[0]} for example" in notice
+    assert notice in caplog.text
 
 
 def test_a_weight_of_another_shape_is_named(load, places, states):

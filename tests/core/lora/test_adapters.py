@@ -41,9 +41,9 @@ def predict(lcm_bundle, rig, prompts):
 
 @pytest.fixture
 def lora_file(make_lcm_bundle, tmp_path):
-    """Writes a LoRA with random weights, as training would."""
+    """Writes a LoRA with random weights, by PEFT's names as the published code would."""
 
-    def write(name="a", rank=2, alpha=4.0, seed=0):
+    def write(name="a", rank=2, alpha=4.0, seed=0, metadata=None):
         unet = make_lcm_bundle().unet
         add_lora(unet, rank, alpha)
         generator = torch.Generator().manual_seed(seed)
@@ -51,7 +51,8 @@ def lora_file(make_lcm_bundle, tmp_path):
             for parameter in trainable_parameters(unet):
                 parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
         path = tmp_path / f"{name}.safetensors"
-        save_lora(unet, path, {"base_model": "tiny", "step": 3})
+        metadata = {"rank": str(rank), "alpha": str(alpha)} if metadata is None else metadata
+        write_safetensors(lora_state_dict(unet), path, metadata)
         return path
 
     return write
@@ -110,11 +111,15 @@ def test_saved_lora_computes_the_same_in_a_fresh_model(base, make_lcm_bundle, pr
     assert (handle.strength, handle.num_matched, handle.unmatched) == (1.0, 84, ())
 
 
-def test_file_holds_the_published_keys_and_the_facts(lora_file):
-    tensors, metadata = read_safetensors(lora_file(rank=2, alpha=4.0))
-    assert tensors[f"{LAYER}.lora_A.weight"].shape == (2, 32)
-    assert tensors[f"{MV_LAYER}.lora_B.weight"].shape == (32, 2)
-    assert len(tensors) == 2 * 84
+def test_file_holds_names_that_comfyui_knows_and_the_facts(base, tmp_path):
+    add_lora(base.unet, 2, 4.0)
+    save_lora(base.unet, tmp_path / "lora.safetensors", {"base_model": "tiny", "step": 3})
+    tensors, metadata = read_safetensors(tmp_path / "lora.safetensors")
+    stem, mv_stem = (f"lora_unet_{name.replace('.', '_')}" for name in (LAYER, MV_LAYER))
+    assert tensors[f"{stem}.lora_down.weight"].shape == (2, 32)
+    assert tensors[f"{mv_stem}.lora_up.weight"].shape == (32, 2)
+    assert float(tensors[f"{stem}.alpha"]) == 4.0
+    assert len(tensors) == 3 * 84
     expected = {"format": "t2mv-lora", "rank": "2", "alpha": "4.0", "base_model": "tiny", "step": "3"}
     assert metadata == expected
 
@@ -364,7 +369,8 @@ def test_ranks_may_differ_between_layers(base, lora_file, edit_weights):
     a, b = torch.randn(5, 32), torch.randn(32, 5)
     edit_weights(path, lambda x: x.update({f"{MV_LAYER}.lora_A.weight": a, f"{MV_LAYER}.lora_B.weight": b}))
     loaded = load_lora(base, path)
-    torch.testing.assert_close(layer_output(loaded, MV_LAYER), plain + x @ a.T @ b.T, atol=1e-4, rtol=1e-5)
+    expected = plain + 2 / 5 * x @ a.T @ b.T  # alpha 2 at this module's rank 5, as in peft
+    torch.testing.assert_close(layer_output(loaded, MV_LAYER), expected, atol=1e-4, rtol=1e-5)
 
 
 def test_ranks_of_their_own_cost_no_pattern_per_pair_of_layers(base, lora_file, edit_weights, monkeypatch):

@@ -12,7 +12,8 @@ from benchmarks.sdxl_files import TINY, create_modules, original_unet
 from t2mv_core.formats.safetensors_io import read_safetensors, write_safetensors
 from t2mv_core.lora.adapters import activate_loras, attached_loras
 from t2mv_core.lora.files import load_lora
-from t2mv_core.lora.layouts import describe_unmatched, sort_lora
+from t2mv_core.lora.layouts import sort_lora
+from t2mv_core.lora.words import describe_unmatched
 from t2mv_core.unet.attention import install_multiview_attention
 
 RANK, ALPHA = 3, 1.5
@@ -110,6 +111,11 @@ def bundle_without_loras(bundle):
     return replace(bundle, unet=unet, loras=())
 
 
+def wrap_blocks(name):
+    """As in a UNet whose transformer blocks were compiled one by one."""
+    return re.sub(r"(transformer_blocks\.\d+)\.", r"\1._orig_mod.", name)
+
+
 @pytest.mark.parametrize(
     ("rename", "down", "up", "layout"),
     [
@@ -117,6 +123,13 @@ def bundle_without_loras(bundle):
         (lambda n: f"base_model.model.{n}", ".lora_A.weight", ".lora_B.weight", "PEFT"),
         (lambda n: f"base_model.model.{n}", ".lora_A.default.weight", ".lora_B.default.weight", "PEFT"),
         (lambda n: f"unet.{n}", ".lora.down.weight", ".lora.up.weight", "diffusers"),
+        # Behind wrappers: PEFT's twice, compiled, in parallel; the adapter's name before ".weight" or none.
+        (lambda n: f"unet.base_model.model.{n}", ".lora_A.x.weight", ".lora_B.x.weight", "PEFT"),
+        (lambda n: f"_orig_mod.{n}", ".lora_A.default_0.weight", ".lora_B.default_0.weight", "PEFT"),
+        (lambda n: f"module.unet._orig_mod.{n}", ".lora_A", ".lora_B", "PEFT"),
+        (wrap_blocks, ".lora_A.weight", ".lora_B.weight", "PEFT"),
+        (lambda n: kohya(wrap_blocks(n)), ".lora_down.weight", ".lora_up.weight", "kohya"),
+        (lambda n: kohya(f"_orig_mod.{n}"), ".lora_down.weight", ".lora_up.weight", "kohya"),
     ],
 )
 def test_dotted_layouts_reach_the_multiview_layers_too(bundle, matrices, tmp_path, rename, down, up, layout):
@@ -176,13 +189,27 @@ def test_text_encoder_parts_are_reported_in_words(bundle, matrices, tmp_path):
     assert handle.num_matched == len(without_mv(matrices))
     assert set(handle.unmatched) == extra.keys()
     assert describe_unmatched(handle.unmatched) == [
-        "2 keys are for the text encoders, which T2MV leaves as they are",
-        "1 keys have no place in this UNet, or lack their other half",
+        "2 modules (2 keys) are for the text encoders, which T2MV leaves as they are",
+        "1 modules (1 keys) lack one of their two matrices",
     ]
 
 
 @pytest.mark.parametrize(
-    ("ending", "kind"), [(".dora_scale", "DoRA"), (".lora_mid.weight", "LoCon"), (".hada_w1_a", "LoHa")]
+    ("ending", "kind"),
+    [
+        (".dora_scale", "DoRA"),
+        (".lora_magnitude_vector.default.weight", "DoRA"),
+        (".lora_mid.weight", "LoCon with a middle layer"),
+        (".hada_w1_a", "LoHa"),
+        (".lokr_w2_b", "LoKr"),
+        (".oft_blocks", "OFT"),
+        (".oft_R.default.weight", "OFT"),
+        (".a1.weight", "GLoRA"),
+        (".on_input", r"(IA)3"),
+        (".ia3_l.default", r"(IA)3"),
+        (".lora_B.default.bias", "PEFT with biases"),
+        (".set_weight", "LyCORIS with other parts"),
+    ],
 )
 def test_a_module_with_more_than_a_lora_is_left_out_as_a_whole(ending, kind):
     names = ["mid_block.attentions.0.proj_in", "conv_in"]
@@ -193,13 +220,14 @@ def test_a_module_with_more_than_a_lora_is_left_out_as_a_whole(ending, kind):
     content = sort_lora({**tensors, strange: torch.ones(2)}, names, 2)
     assert list(content.modules) == [names[0]]
     assert len(content.unmatched) == 3
-    assert kind in describe_unmatched([strange])[0]
+    kinds = describe_unmatched(content.unmatched)
+    assert kinds == [f"1 modules (3 keys) are of another kind of adapter ({kind}), which T2MV does not apply"]
 
 
 def test_a_file_of_another_kind_is_refused_with_what_it_is(bundle, tmp_path):
     tensors = {f"{kohya('conv_in')}.hada_{x}": torch.ones(2, 2) for x in ("w1_a", "w1_b", "w2_a", "w2_b")}
     write_safetensors(tensors, tmp_path / "loha.safetensors", {})
-    with pytest.raises(ValueError, match=r"has no LoRA weights for this model .*4 keys are .*\(LoHa\)"):
+    with pytest.raises(ValueError, match=r"has no LoRA weights for this model .*\(4 keys\) are .*\(LoHa\)"):
         load_lora(bundle, tmp_path / "loha.safetensors")
     assert attached_loras(bundle.unet) == []
 
@@ -218,3 +246,13 @@ def test_alpha_must_be_finite(bundle, matrices, tmp_path, alpha):
     path = write(tmp_path / "a.safetensors", without_mv(matrices), kohya, alpha=alpha)
     with pytest.raises(ValueError, match="holds NaN or infinity"):
         load_lora(bundle, path)
+
+
+def test_a_file_with_the_adapters_of_two_names_is_refused(bundle, matrices, tmp_path):
+    down, up = matrices["conv_in"]
+    tensors = {f"conv_in.lora_{x}.{n}.weight": t for x, t in (("A", down), ("B", up)) for n in ("one", "two")}
+    write_safetensors(
+        {key: tensor.clone() for key, tensor in tensors.items()}, tmp_path / "a.safetensors", {}
+    )
+    with pytest.raises(ValueError, match="two LoRAs for 'conv_in'"):
+        load_lora(bundle, tmp_path / "a.safetensors")

@@ -3,9 +3,16 @@ import re
 import pytest
 import torch
 
-from t2mv_core.formats.safetensors_io import read_safetensors
+from t2mv_core.formats.safetensors_io import read_safetensors, write_safetensors
+from t2mv_core.formats.strict import WeightsFile
 from t2mv_core.lora.adapters import add_lora
-from t2mv_core.unet.adapter import adapter_state_dict, create_camera_encoder, load_adapter, save_adapter
+from t2mv_core.unet.adapter import (
+    adapter_state_dict,
+    create_camera_encoder,
+    load_adapter,
+    refuse_other_adapters,
+    save_adapter,
+)
 
 
 @pytest.fixture
@@ -110,3 +117,36 @@ def test_attached_loras_are_not_saved_with_the_adapter(make_lcm_bundle, adapter_
     again, expected = read_safetensors(tmp_path / "again.safetensors")[0], read_safetensors(adapter_path)[0]
     assert again.keys() == expected.keys()
     assert all(torch.equal(again[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("mvadapter_tg2mv_sdxl.safetensors", r"the geometry-guided MV-Adapter \(text and a mesh"),
+        (
+            "mvadapter_ig2mv_partial_sdxl.safetensors",
+            r"the geometry-guided MV-Adapter \(a picture and a mesh",
+        ),
+        ("MVAdapter-I2MV-SDXL_fp16.sft", "the image-to-multiview MV-Adapter"),
+        ("mvadapter_t2mv_sd21.safetensors", "the MV-Adapter of Stable Diffusion 2.1"),
+    ],
+)
+def test_other_published_adapters_are_named_though_their_weights_would_fit(lcm_bundle, tmp_path, name, words):
+    save_adapter(lcm_bundle.unet, lcm_bundle.camera_encoder, tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name} is {words}.* Fetch mvadapter_t2mv_sdxl"):
+        refuse_other_adapters(WeightsFile(tmp_path / name))
+
+
+def test_an_image_adapter_under_another_name_is_told_by_its_weights(lcm_bundle, tmp_path):
+    tensors = adapter_state_dict(lcm_bundle.unet, lcm_bundle.camera_encoder)
+    extra = {"mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_q_ref.weight": torch.ones(1)}
+    write_safetensors({**tensors, **extra}, tmp_path / "adapter.safetensors", {})
+    with pytest.raises(ValueError, match="is the image-to-multiview MV-Adapter"):
+        load_adapter(lcm_bundle.unet, lcm_bundle.camera_encoder, tmp_path / "adapter.safetensors")
+
+
+@pytest.mark.parametrize("name", ["mvadapter_t2mv_sdxl", "mvadapter", "my-t2mv-tuned"])
+def test_the_text_adapters_names_pass(lcm_bundle, tmp_path, name):
+    path = tmp_path / f"{name}.safetensors"
+    save_adapter(lcm_bundle.unet, lcm_bundle.camera_encoder, path)
+    refuse_other_adapters(WeightsFile(path))

@@ -200,6 +200,13 @@ def test_a_preset_with_a_key_twice_or_damaged_is_refused_with_the_line(tmp_path,
         load_config(str(path))
 
 
+def test_a_preset_in_another_encoding_gets_a_sentence(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text("optim: {lr: 1}", encoding="utf-16")
+    with pytest.raises(ValueError, match=r"own.yaml is not UTF-8 text; save it as UTF-8"):
+        load_config(str(path))
+
+
 def test_a_section_of_comments_is_an_empty_one(tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text("\ufeffoptim:\n  # lr: 1\nrun: &same\n  seed: 3\n", encoding="utf-8")

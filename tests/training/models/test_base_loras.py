@@ -18,7 +18,7 @@ from t2mv_core.trajectory import SeededNoise
 from training import evaluate
 from training.config import BaseLoraConfig, ModelConfig, load_config
 from training.evaluate import parse
-from training.models.base_loras import add_base_loras, check_base_loras, load_base_model, warn_of_another_base
+from training.models.base_loras import add_base_loras, check_base_loras, describe_other_base, load_base_model
 from training.models.policy import LORA_NAME, camera_rig, reference_policy
 from training.run.checkpoint import load_checkpoint
 from training.run.trainer import Trainer
@@ -102,7 +102,10 @@ def test_the_saved_lora_is_ours_alone_and_says_what_lies_below(make_trainer, bas
     trainer = make_trainer(base_lora, run=SHORT)
     trainer.run()
     tensors, metadata = read_safetensors(trainer.folder.lora_path(1))
-    assert tensors.keys() == lora_state_dict(trainer.policy.bundle.unet, LORA_NAME).keys()
+    modules = {key.rpartition(".lora_")[0] for key in lora_state_dict(trainer.policy.bundle.unet, LORA_NAME)}
+    assert {key.partition(".")[0] for key in tensors} == {
+        f"lora_unet_{name.replace('.', '_')}" for name in modules
+    }
     assert not any("conv1" in key for key in tensors)
     (fact,) = json.loads(metadata["base_loras"])
     assert (fact["file"], fact["strength"]) == ("few_step.safetensors", STRENGTH)
@@ -110,17 +113,15 @@ def test_the_saved_lora_is_ours_alone_and_says_what_lies_below(make_trainer, bas
     assert metadata["solver"] == "ddim-trailing"
 
 
-def test_a_lora_that_is_measured_on_another_base_is_told_of(make_trainer, base_lora, caplog):
+def test_a_lora_that_is_measured_on_another_base_is_told_of(make_trainer, base_lora):
     trainer = make_trainer(base_lora, run=SHORT)
     trainer.run()
     trained, base = trainer.folder.lora_path(1), trainer.policy.bundle.loras[:1]
-    caplog.clear()
-    warn_of_another_base([trained], base)
-    warn_of_another_base([base_lora], ())  # says nothing of a base
-    assert not caplog.messages
-    warn_of_another_base([trained], ())
-    assert "was trained on base LoRAs few_step.safetensors at 0.8" in caplog.text
-    assert "is measured on none" in caplog.text
+    assert describe_other_base(read_safetensors(trained)[1], base) == []
+    assert describe_other_base(read_safetensors(base_lora)[1], ()) == []  # says nothing of a base
+    (sentence,) = describe_other_base(read_safetensors(trained)[1], ())
+    assert "was trained on base LoRAs few_step.safetensors at 0.8" in sentence
+    assert "not on none" in sentence
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9])

@@ -1,0 +1,185 @@
+"""What a LoRA's file says of its scale, where its modules say nothing themselves.
+
+Alpha comes from PEFT's configuration (`adapter_config.json` beside the file, or `lora_adapter_metadata` in
+its header, as diffusers writes it), else from the header under one of the names that trainers use.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .layouts import LoraModule
+
+_ALPHA = ("lora_alpha", "alpha", "network_alpha", "ss_network_alpha")
+_RANK = ("r", "rank", "lora_rank", "network_dim", "ss_network_dim")
+_FOLLOWED = {*_ALPHA, *_RANK, "use_rslora", "alpha_pattern", "rank_pattern", "lora_adapter_metadata"}
+_ABOUT_SCALE = re.compile(r"alpha|rs_?lora|lora_scale|rank_pattern")  # in a header's names
+_NO_EFFECT = {  # of PEFT's LoraConfig: they concern training, or which modules and tensors the file holds
+    "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying", "eva_config",
+    "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
+    "layers_to_transform", "lora_bias", "lora_dropout", "megatron_config", "megatron_core",
+    "modules_to_save", "parent_library", "peft_type", "peft_version", "qalora_group_size", "revision",
+    "runtime_config", "target_modules", "task_type", "use_dora",
+}  # fmt: skip
+_PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
+"""`init_lora_weights` that leave the base model as it is."""
+_UNSTATED = ("", "None", "null", "Dynamic")
+"""Written in place of a number: kohya's trainers do so."""
+
+
+def complete_alphas(
+    modules: Mapping[str, LoraModule], metadata: Mapping[str, str], path: Path
+) -> tuple[dict[str, LoraModule], list[str]]:
+    """Return the modules with an alpha each, and sentences on what was assumed or not understood.
+
+    Args:
+        modules: of the file.
+        metadata: of the file's header.
+        path: the file.
+
+    Raises:
+        ValueError: a fact that decides on the scale is no number.
+    """
+    silent = {name: module for name, module in modules.items() if module.alpha is None}
+    if not silent:
+        return dict(modules), []
+    facts, notes = _read_facts(metadata, path)
+    alpha = _first_number(facts, _ALPHA, path)
+    notes += _check_rank(facts, {module.rank for module in silent.values()}, path)
+    patterns = _Patterns(facts.get("alpha_pattern") or {}, path)
+    is_rank_stabilized = str(facts.get("use_rslora")).lower() in ("true", "1")
+    completed, num_assumed = dict(modules), 0
+    for name, module in silent.items():
+        stated = patterns.find(name, alpha)
+        num_assumed += stated is None
+        factor = math.sqrt(module.rank) if is_rank_stabilized else 1.0  # rsLoRA: alpha / sqrt(rank)
+        completed[name] = replace(module, alpha=module.rank if stated is None else stated * factor)
+    if num_assumed:
+        notes.append(f"alpha is not stated for {num_assumed} modules; it was assumed to equal their rank")
+    return completed, notes
+
+
+def _read_facts(metadata: Mapping[str, str], path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return facts of all sources, the first source first, and sentences on those that are not followed."""
+    facts: dict[str, Any] = {}
+    notes: list[str] = []
+    for source, config in _configurations(metadata, path):
+        if config is None:
+            notes.append(f"{source} cannot be read")
+            continue
+        notes += [f"{source} states {fact}, which T2MV does not follow" for fact in _unknown_facts(config)]
+        facts = {**config, **facts}
+    for name, text in metadata.items():
+        if name in ("alpha_pattern", "rank_pattern"):
+            table = _parse_table(text)
+            facts.setdefault(name, text if table is None else table)
+        elif name in _FOLLOWED:
+            facts.setdefault(name, text)
+        elif _ABOUT_SCALE.search(name):
+            notes.append(f"its header states {name}={text[:100]}, which T2MV does not follow")
+    for name in ("alpha_pattern", "rank_pattern"):
+        if not isinstance(facts.get(name, {}), dict | None):
+            notes.append(f"its {name} cannot be read")
+            del facts[name]
+    return facts, notes
+
+
+def _configurations(metadata: Mapping[str, str], path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """Yield PEFT's configurations for the UNet, each with the words for its place; None for a damaged one."""
+    beside = path.with_name("adapter_config.json")
+    if beside.is_file() and _is_alone(path):
+        yield "adapter_config.json", _parse_table(beside.read_text(encoding="utf-8", errors="replace"))
+    if "lora_adapter_metadata" in metadata:
+        config = _parse_table(metadata["lora_adapter_metadata"])
+        if config is not None:  # diffusers: one table for all networks, their names before the keys
+            config = {key.removeprefix("unet."): value for key, value in config.items()}
+            config = {key: value for key, value in config.items() if not key.startswith("text_encoder")}
+        yield "lora_adapter_metadata", config
+
+
+def _is_alone(path: Path) -> bool:
+    """Return whether the configuration in a file's folder is the file's: PEFT's name, or no other file."""
+    others = (file for file in path.parent.glob("*.safetensors") if file.name != path.name)
+    return path.name == "adapter_model.safetensors" or next(others, None) is None
+
+
+def _unknown_facts(config: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in config.items():
+        if name not in _FOLLOWED | _NO_EFFECT and value not in (None, False, [], {}, ""):
+            yield f"{name}={str(value)[:100]}"
+    if str(config.get("peft_type", "LORA")).rpartition(".")[2] != "LORA":
+        yield f"peft_type={config['peft_type']}"
+    if config.get("init_lora_weights") not in _PLAIN_STARTS:
+        yield f"init_lora_weights={config['init_lora_weights']} (trained on a changed base model)"
+
+
+def _parse_table(text: str) -> dict[str, Any] | None:
+    try:
+        table = json.loads(text)
+    except ValueError:
+        return None
+    return table if isinstance(table, dict) else None
+
+
+def _first_number(facts: Mapping[str, Any], names: tuple[str, ...], path: Path) -> float | None:
+    for name in names:
+        if facts.get(name) is not None and facts[name] not in _UNSTATED:
+            return _number(name, facts[name], path)
+    return None
+
+
+def _check_rank(facts: Mapping[str, Any], ranks: set[int], path: Path) -> list[str]:
+    rank = _first_number(facts, _RANK, path)
+    if rank is not None and rank < 1:
+        raise ValueError(f"{path}: rank {rank:g} beside alpha in its metadata must be at least 1.")
+    if rank is None or rank in ranks or facts.get("rank_pattern"):
+        return []
+    return [f"it states rank {rank:g}, but its matrices have rank {', '.join(map(str, sorted(ranks)))}"]
+
+
+def _number(name: str, value: object, path: Path) -> float:
+    try:
+        number = float(str(value))
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{path}: {name}={value!r} in its metadata (rank, alpha) must be a finite number.")
+    return number
+
+
+class _Patterns:
+    """PEFT's `alpha_pattern`: a name or regular expression of the end of modules' names -> alpha.
+
+    Plain names are looked up: a file may have one for each module, and so many expressions take long.
+    """
+
+    def __init__(self, table: Mapping[str, Any], path: Path) -> None:
+        self._values = [_number(f"alpha_pattern {name}", value, path) for name, value in table.items()]
+        self._plain: dict[str, int] = {}
+        self._expressions: list[tuple[int, re.Pattern[str]]] = []
+        for index, name in enumerate(table):
+            if re.fullmatch(r"[\w.]+", name):
+                self._plain.setdefault(name, index)
+            else:
+                self._expressions.append((index, _compile(name)))
+
+    def find(self, module: str, default: float | None) -> float | None:
+        """Return the value of the first pattern that fits."""
+        parts = module.split(".")
+        ends = (".".join(parts[start:]) for start in range(len(parts)))
+        indices = [self._plain[end] for end in ends if end in self._plain]
+        indices += [index for index, pattern in self._expressions if pattern.match(module)]
+        return self._values[min(indices)] if indices else default
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(rf"(.*\.)?({pattern})$")
+    except re.error as error:
+        raise ValueError(f"alpha_pattern {pattern!r} in its metadata is no expression ({error}).") from error
