@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from comfy.utils import ProgressBar
@@ -22,6 +24,10 @@ MAX_PREVIEW_VAE_BYTES = 32 * 2**20
 PREVIEW_PX = 512
 PREVIEW_CELL_PX = 96
 
+logger = logging.getLogger(__name__)
+_noted = set[str | None]()
+"""Ids of the nodes that the page shows notes on."""
+
 
 def show_text(node: type[io.ComfyNode], text: str) -> None:
     """Show a text on the running node, which must ask for `io.Hidden.unique_id`.
@@ -32,12 +38,39 @@ def show_text(node: type[io.ComfyNode], text: str) -> None:
         show_text_on(node.hidden.unique_id, text)
 
 
+def show_notes(node: type[io.ComfyNode], notes: Sequence[str]) -> None:
+    """Show what a user should know of a run on a node that has no text otherwise.
+
+    With nothing to say there is no text, so that the node stays as it is, but an earlier run's goes away.
+    """
+    for note in notes:
+        logger.warning("%s: %s", node.__name__, note)
+    node_id = node.hidden and node.hidden.unique_id
+    if notes:
+        _noted.add(node_id)
+        show_text(node, "\n".join(notes))
+    elif node_id in _noted:
+        _noted.discard(node_id)
+        show_text(node, " ")  # the page ignores an empty text
+
+
 def show_text_on(node_id: str | None, text: str) -> None:
     """Show a text on a node while it runs; None shows none."""
     from server import PromptServer
 
     if node_id is not None:
         PromptServer.instance.send_progress_text(text, node_id)
+
+
+def with_notices(node: type[io.ComfyNode], outputs: Sequence[Any], notices: Sequence[str]) -> io.NodeOutput:
+    """Return a node's outputs; show on it what its files left out, if anything."""
+    from comfy_api.latest import io, ui
+
+    if not notices:
+        return io.NodeOutput(*outputs)
+    text = "\n".join(notices)
+    show_text(node, text)
+    return io.NodeOutput(*outputs, ui=ui.PreviewText(text))
 
 
 class SamplingProgress:

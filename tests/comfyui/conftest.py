@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import functools
+import io
 import json
 import os
 import shutil
@@ -28,14 +29,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    import numpy as np
     from playwright.sync_api import Browser
 
     from tests.comfyui.small_sdxl import Reference
+
+    Loader = Callable[..., dict[str, Any]]
+    Draw = Callable[..., np.ndarray]
 
 PACK_DIR = Path(__file__).parents[2]
 PACK_NAME = "ComfyUI-T2MV"
 START_TIMEOUT_S = 600
 RUN_TIMEOUT_S = 600
+TEXT_EVENT = 3  # ComfyUI's binary message of a text on a node
 PREVIEW_EVENTS = (1, 4)  # ComfyUI's binary messages: a preview picture, without and with metadata
 
 
@@ -122,6 +128,7 @@ class Run:
         status: "success", "interrupted" or "error".
         progress: (node id, value, max) of every progress message.
         previews: pictures (JPEG or PNG bytes) shown during the run.
+        texts: node id -> the texts that it showed during the run.
         outputs: node id -> what the node showed (ComfyUI's "ui" output).
         error: ComfyUI's error message, if any.
         executing: ids of the nodes that ComfyUI ran, in order.
@@ -131,6 +138,7 @@ class Run:
     status: str = ""
     progress: list[tuple[str, int, int]] = field(default_factory=list)
     previews: list[bytes] = field(default_factory=list)
+    texts: dict[str, list[str]] = field(default_factory=dict)
     outputs: dict[str, Any] = field(default_factory=dict)
     error: str = ""
     executing: list[str] = field(default_factory=list)
@@ -203,8 +211,11 @@ class ComfyServer:
         self, message: str | bytes, run: Run, prompt_id: str, on_progress: Callable[[int], None] | None
     ) -> None:
         if isinstance(message, bytes):
-            if struct.unpack(">I", message[:4])[0] in PREVIEW_EVENTS:
+            event, size = struct.unpack(">II", message[:8])
+            if event in PREVIEW_EVENTS:
                 run.previews.append(message[8:])
+            elif event == TEXT_EVENT:
+                run.texts.setdefault(message[8 : 8 + size].decode(), []).append(message[8 + size :].decode())
             return
         kind, data = (parsed := json.loads(message))["type"], parsed["data"]
         if data.get("prompt_id") != prompt_id:
@@ -391,6 +402,47 @@ def _write_tiny_files(models: Path) -> None:
         f"{layer}.lora_down.weight": torch.randn(2, 64), f"{layer}.lora_up.weight": torch.randn(64, 2),
         f"{layer}.alpha": torch.tensor(1.0), f"{text}.lora_down.weight": torch.randn(2, 64),
     })  # fmt: skip
+
+
+def _load_node(model: str, **inputs: Any) -> dict[str, Any]:
+    """A Load Model node as a script writes it."""
+    named = {"model": model, "adapter": "the model's own", "precision": "float32", **inputs}
+    return {"class_type": "T2MVLoadModel", "inputs": named}
+
+
+def _drawn(server: ComfyServer, loader: dict[str, Any], lora: str | None = None) -> np.ndarray:
+    """Two views in one step by a loaded model, with a LoRA if one is named."""
+    rig = {"class_type": "T2MVCreateCameraRig", "inputs": {"azimuths": "0, 90", "elevations": "0"}}
+    settings = {"prompt": "a red mug", "seed": 0, "steps": 1, "guidance": 3.0, "view_scale": 1.0}
+    model = ["2", 0] if lora else ["1", 0]
+    workflow = {
+        "1": loader,
+        "3": rig,
+        "4": {"class_type": "T2MVSampleStandard", "inputs": {"model": model, "rig": ["3", 0], **settings}},
+        "5": {"class_type": "T2MVCreateContactSheet",
+              "inputs": {"images": ["4", 0], "rig": ["3", 0], "cell_px": 64}},
+    }  # fmt: skip
+    if lora:
+        named = {"model": ["1", 0], "lora": lora, "strength": 1.0}
+        workflow["2"] = {"class_type": "T2MVLoadLoRA", "inputs": named}
+    import numpy as np
+    from PIL import Image
+
+    run = server.run(workflow)
+    assert run.status == "success", run.error
+    return np.asarray(Image.open(io.BytesIO(server.picture(run.outputs["5"]["images"][0]))))
+
+
+@pytest.fixture(scope="session")
+def load() -> Loader:
+    """Makes a Load Model node of a model's name and further inputs."""
+    return _load_node
+
+
+@pytest.fixture(scope="session")
+def drawn() -> Draw:
+    """Runs a loader and draws by its model, with a LoRA if one is named."""
+    return _drawn
 
 
 @pytest.fixture(scope="session")
