@@ -96,8 +96,8 @@ def _published_values(
     if not config.get("quick_gelu") and twin in open_clip.list_models():
         notices.append(
             f"{path} does not say whether it was trained with GELU or QuickGELU; GELU is taken, as in "
-            f"open_clip's {architecture}. Rename it to {twin}{path.suffix} if the weights are OpenAI's, DFN's or "
-            "MetaCLIP's."
+            f"open_clip's {architecture}. Rename it to {twin}{path.suffix} if the weights are OpenAI's, "
+            "DFN's or MetaCLIP's."
         )
     return {}
 
