@@ -68,6 +68,9 @@ with torch.inference_mode():
         vae_layers=1, tokens=12,
     ))
     facts["other UNet"] = refusal(lambda: apply_adapter(pair.model, other.adapter_file, RIG))
+    meshes = pair.adapter_file.with_name("mvadapter_tg2mv_sdxl.safetensors")
+    meshes.write_bytes(pair.adapter_file.read_bytes())
+    facts["other adapter"] = refusal(lambda: apply_adapter(pair.model, meshes, RIG))
 """
 
 
