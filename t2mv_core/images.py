@@ -15,6 +15,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from .toybox.silhouettes import BACKGROUND
+
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
     from PIL import Image, ImageFont
@@ -98,10 +100,16 @@ def to_comfy(images: Tensor) -> Tensor:
 
 
 def from_comfy(images: Tensor) -> Tensor:
-    """Convert ComfyUI's IMAGE [n, H, W, 3 or 4] to [n, 3, H, W] without the alpha channel."""
+    """Convert ComfyUI's IMAGE [n, H, W, 3 or 4] to [n, 3, H, W].
+
+    What is transparent becomes the grey that the toybox and MV-Adapter draw around an object. Alpha is
+    straight, as background removers and Join Image with Alpha give it.
+    """
     if images.ndim != 4 or images.shape[-1] not in (3, 4):
-        raise ValueError(f"Pictures must be [n, height, width, 3], not {tuple(images.shape)}.")
-    return images[..., :3].movedim(-1, 1).contiguous()
+        raise ValueError(f"Pictures must be [n, height, width, 3 or 4], not {tuple(images.shape)}.")
+    if images.shape[-1] == 4:
+        images = torch.lerp(images.new_tensor(BACKGROUND), images[..., :3], images[..., 3:].clamp(0, 1))
+    return images.movedim(-1, 1).contiguous()
 
 
 def contact_sheet(

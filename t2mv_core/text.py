@@ -12,8 +12,8 @@ from torch import Tensor
 
 from .bundle import ModelBundle
 from .formats.tokens import CLIP_VOCABULARY, vocabulary_of
+from .prompts import check_prompts, clean_line, count_of, describe_syntax, quote_some
 
-MAX_PROMPT_CHARACTERS = 2000
 _NUM_BYTE_TOKENS = 512  # CLIP's BPE starts from 256 bytes, each also as the end of a word
 _NUM_SPECIAL_TOKENS = 2
 
@@ -91,9 +91,11 @@ class ClipTokenizer:
         if not _NUM_BYTE_TOKENS + _NUM_SPECIAL_TOKENS <= vocab_size <= full.vocab_size:
             raise ValueError(f"vocab_size={vocab_size} must lie between 514 and {full.vocab_size}.")
         num_merges = vocab_size - _NUM_BYTE_TOKENS - _NUM_SPECIAL_TOKENS
+        full.cache.clear()  # it has "<end_of_text>" as a token, which a small table lacks: typed, it is words
         # open_clip's tokenizer reads its merges by rank: a merge that is not ranked is never applied.
         full.bpe_ranks = {pair: rank for pair, rank in full.bpe_ranks.items() if rank < num_merges}
         self._bpe = full
+        self._encode = lru_cache(maxsize=4096)(full.encode)  # a prompt is encoded and perhaps described
         self.vocab_size = vocab_size
         self.start_id, self.end_id = vocab_size - 2, vocab_size - 1
         self.pad_id = self.end_id if pads_with_end else 0
@@ -102,9 +104,18 @@ class ClipTokenizer:
         """Return token ids [n, max_length]: start, text, end, padding; a longer text is cut."""
         ids = torch.full((len(texts), max_length), self.pad_id)
         for row, text in zip(ids, texts, strict=True):
-            body = self._bpe.encode(text)[: max_length - 2]
+            body = self._encode(text)[: max_length - _NUM_SPECIAL_TOKENS]
             row[: len(body) + 2] = torch.tensor([self.start_id, *body, self.end_id])
         return ids
+
+    def unread_words(self, text: str, max_length: int) -> str:
+        """Return the last words of a text, in lower case, that `max_length` ids do not hold as a whole."""
+        body, start = self._encode(text), max_length - _NUM_SPECIAL_TOKENS
+        if len(body) <= start:
+            return ""
+        while start and not self._bpe.decoder[body[start - 1]].endswith("</w>"):
+            start -= 1
+        return str(self._bpe.decode(body[start:])).strip()
 
 
 @lru_cache(maxsize=4)
@@ -121,18 +132,22 @@ def bundle_tokenizers(bundle: ModelBundle) -> tuple[ClipTokenizer, ClipTokenizer
     return clip_tokenizer(next(sizes), pads_with_end=True), clip_tokenizer(next(sizes))
 
 
-def check_prompts(prompts: Sequence[str]) -> None:
-    """Raise ValueError for no prompt, an empty one, or one of more than MAX_PROMPT_CHARACTERS."""
-    if not prompts:
-        raise ValueError("No prompt was given; give at least one sentence.")
-    for prompt in prompts:
-        if not prompt.strip():
-            raise ValueError("A prompt is empty; describe the object, for example 'a red mug'.")
-        if len(prompt) > MAX_PROMPT_CHARACTERS:
-            raise ValueError(
-                f"A prompt has {len(prompt)} characters; at most {MAX_PROMPT_CHARACTERS} are allowed, and "
-                "the text encoders read only the first 75 tokens. Shorten it."
-            )
+def describe_reading(bundle: ModelBundle, prompts: Sequence[str]) -> list[str]:
+    """Say what a model does not read of prompts as it may be meant: mostly nothing, else a sentence a kind.
+
+    Args:
+        bundle: the model, whose text encoders read so many tokens and no more.
+        prompts: sentences, negative ones too; empty ones do not count.
+    """
+    prompts = [prompt for prompt in dict.fromkeys(prompts) if prompt]
+    tokenizer, max_length = bundle_tokenizers(bundle)[0], bundle.text_encoder.config.max_position_embeddings
+    notes, unread = describe_syntax(prompts), [tokenizer.unread_words(each, max_length) for each in prompts]
+    if too_long := [words for words in unread if words]:
+        notes.append(
+            f"The text encoders read {max_length - _NUM_SPECIAL_TOKENS} tokens of a prompt; they do not read "
+            f"{quote_some(too_long, characters=200)}{count_of(len(too_long), len(prompts))}."
+        )
+    return notes
 
 
 def encode_text(
@@ -143,7 +158,7 @@ def encode_text(
     Args:
         bundle: the model.
         prompts: B sentences.
-        negative_prompt: what classifier-free guidance steers away from; None or "" gives SDXL's zeros, or
+        negative_prompt: what classifier-free guidance steers away from; None or blanks give SDXL's zeros, or
             the empty text where the model's folder says so.
             Models with a guidance embedding do not use it.
 
@@ -152,10 +167,11 @@ def encode_text(
     """
     check_prompts(prompts)
     embeds, pooled = _encode(bundle, prompts)
+    negative_prompt = clean_line(negative_prompt or "")
     if negative_prompt or not bundle.has_zeros_for_no_prompt:
         if negative_prompt:
             check_prompts([negative_prompt])
-        encoded = _encode(bundle, [negative_prompt or ""])
+        encoded = _encode(bundle, [negative_prompt])
         negative, negative_pooled = (x.expand(len(prompts), *x.shape[1:]) for x in encoded)
     else:
         negative, negative_pooled = torch.zeros_like(embeds), torch.zeros_like(pooled)

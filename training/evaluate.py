@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from t2mv_core.samplers import SAMPLERS, SamplingSettings
+from t2mv_core.text import describe_reading
 
 from .config import SamplingConfig, TrainConfig, home_path, load_config, preset_names
 from .data.prompts import load_held_out, load_prompts, load_split, name_some, shared_prompts
@@ -175,6 +176,7 @@ def run(arguments: argparse.Namespace, config: TrainConfig) -> Path:
     reward_device = bundle.device if reward.device == "auto" else reward.device
     instruments: Instruments = load_instruments(*names, reward_device, questions.specs is not None, reward)
     remarks = remark_on_prompts(questions, config.sampling)
+    remarks += describe_reading(bundle, [*questions.prompts, questions.negative_prompt or ""])
     for remark in remarks:
         logging.warning("%s", remark)
     measurements = [measure(bundle, instruments, variant, questions) for variant in variants]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ...t2mv_core.text import MAX_PROMPT_CHARACTERS
+from ...t2mv_core.prompts import MAX_PROMPT_CHARACTERS, check_prompts, split_lines
 
 if TYPE_CHECKING:
     from comfy_api.latest import io
@@ -69,6 +69,9 @@ class Field:
         elif kind in (io.Int, io.Float):
             number = type(self.default)
             options |= {"min": number(self.low), "max": number(self.high), "step": self.step}
+        elif kind is io.String:
+            # What stands in a box is what a run gets: drawn, scored, trained on and resumed with one text.
+            options["dynamic_prompts"] = False
         widget = kind.Input(
             self.name, default=self.default, optional=self.is_optional, tooltip=self.tooltip, **options
         )
@@ -169,11 +172,11 @@ def read_prompts(text: str | None) -> list[str]:
     """Split a text box into prompts, one per line, blank lines ignored; None (linked) gives no prompt.
 
     Raises:
-        ValueError: no prompt, more than 16, or one of more than 2,000 characters.
+        ValueError: no prompt, more than 16, or one that no model can use.
     """
     if text is None:
         return []
-    prompts = split_lines(text)
+    prompts = read_lines(text)
     if not prompts:
         raise ValueError("The prompt is empty; describe one object per line, for example 'a red mug'.")
     if len(prompts) > MAX_PROMPTS:
@@ -181,21 +184,17 @@ def read_prompts(text: str | None) -> list[str]:
     return prompts
 
 
-def split_lines(text: str) -> list[str]:
+def read_lines(text: str) -> list[str]:
     """Split a text box into prompts, one per line, blank lines ignored.
 
     Raises:
-        ValueError: no text, or a prompt of more than 2,000 characters.
+        ValueError: no text, or a prompt that no model can use.
     """
     if not isinstance(text, str):
         raise ValueError(f"The prompt must be a text, one object per line, not {_shown(text)}.")
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
-    longest = max(map(len, prompts), default=0)
-    if longest > MAX_PROMPT_CHARACTERS:
-        raise ValueError(
-            f"A prompt has {longest} characters; at most {MAX_PROMPT_CHARACTERS} are allowed, and the text "
-            "encoders read only about the first 75 tokens. Shorten it."
-        )
+    prompts = [line for line in split_lines(text) if line]
+    if prompts:
+        check_prompts(prompts)
     return prompts
 
 

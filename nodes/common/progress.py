@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,10 @@ MAX_PREVIEW_VAE_BYTES = 32 * 2**20
 PREVIEW_PX = 512
 PREVIEW_CELL_PX = 96
 
+logger = logging.getLogger(__name__)
+_noted = set[str | None]()
+"""Ids of the nodes that the page shows notes on."""
+
 
 def show_text(node: type[io.ComfyNode], text: str) -> None:
     """Show a text on the running node, which must ask for `io.Hidden.unique_id`.
@@ -31,6 +36,22 @@ def show_text(node: type[io.ComfyNode], text: str) -> None:
     """
     if node.hidden is not None:
         show_text_on(node.hidden.unique_id, text)
+
+
+def show_notes(node: type[io.ComfyNode], notes: Sequence[str]) -> None:
+    """Show what a user should know of a run on a node that has no text otherwise.
+
+    With nothing to say there is no text, so that the node stays as it is, but an earlier run's goes away.
+    """
+    for note in notes:
+        logger.warning("%s: %s", node.__name__, note)
+    node_id = node.hidden and node.hidden.unique_id
+    if notes:
+        _noted.add(node_id)
+        show_text(node, "\n".join(notes))
+    elif node_id in _noted:
+        _noted.discard(node_id)
+        show_text(node, " ")  # the page ignores an empty text
 
 
 def show_text_on(node_id: str | None, text: str) -> None:

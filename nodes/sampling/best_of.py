@@ -23,6 +23,7 @@ from .inputs import (
     numbers_read,
     optional_inputs,
     prompt_inputs,
+    reading_notes,
     settings_output,
 )
 from .sample import comfy_latent, decode_set
@@ -114,16 +115,17 @@ class T2MVSampleBest(io.ComfyNode):
         _check_plan(prompts, candidates, keep, rank_by, others.get("sampler"))
         SEED.check(seed)
         check_ranking(rank_by, [handle.reward.kind for handle in rewards])
-        plan = _plan(read_prompts(prompts), seed, candidates)
+        lines = read_prompts(prompts)
+        plan, notes = _plan(lines, seed, candidates), reading_notes(model, lines, **others)
         # Before the first preview: ComfyUI's page (1.27) puts a text that comes later over the picture.
-        show_text(cls, f"{len(plan)} sets to sample and to score")
+        show_text(cls, "\n".join([f"{len(plan)} sets to sample and to score", *notes]))
         competing = sample_candidates(model, rewards, plan, **others)
-        lines = [competing[start : start + candidates] for start in range(0, len(competing), candidates)]
-        rankings = [rank(line, rank_by) for line in lines]
+        groups = [competing[start : start + candidates] for start in range(0, len(competing), candidates)]
+        rankings = [rank(group, rank_by) for group in groups]
         best = [entry for ranking in rankings for entry in ranking[:keep]]
-        report = "\n\n".join(ranking_text(ranking, rank_by, keep) for ranking in rankings)
+        report = "\n\n".join([*(ranking_text(ranking, rank_by, keep) for ranking in rankings), *notes])
         sheet = ranking_sheet(rankings, keep)
-        show_text(cls, _kept(best))
+        show_text(cls, "\n".join([_kept(best), *notes]))
         show_result(cls, sheet)
         return io.NodeOutput(
             torch.cat([decode_set(model, candidate.latents) for candidate, _ in best]),

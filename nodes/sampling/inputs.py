@@ -80,6 +80,13 @@ def read_settings(numbers: dict[str, Any], model: ModelHandle) -> SamplingSettin
     )
 
 
+def reading_notes(model: ModelHandle, prompts: list[str], negative_prompt: str = "", **_: Any) -> list[str]:
+    """Say what the model does not read of prompts as they may be meant; mostly nothing."""
+    from ...t2mv_core.text import describe_reading
+
+    return describe_reading(model.bundle, [*prompts, negative_prompt])
+
+
 def describe_set(seed: int, settings: SamplingSettings, numbers: dict[str, Any]) -> str:
     """Say in a line what a set was sampled with.
 

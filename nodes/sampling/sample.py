@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..common.checks import MAX_SEED, first_problem, read_prompts, widgets
 from ..common.memory import check_cancelled, intermediate_device
-from ..common.progress import SamplingProgress, has_decoded_previews
+from ..common.progress import SamplingProgress, has_decoded_previews, show_notes
 from ..sockets import ESSENTIALS, make_schema, output
 from .inputs import (
     GUIDANCE,
@@ -25,6 +25,7 @@ from .inputs import (
     optional_inputs,
     prompt_inputs,
     read_settings,
+    reading_notes,
     settings_output,
 )
 
@@ -71,6 +72,7 @@ class T2MVSampleStandard(SamplingNode):
             category="T2MV/sampling",
             description="Draws all views of an object together, in a few denoising steps.",
             essentials_category=ESSENTIALS,
+            hidden=[io.Hidden.unique_id],
             search_aliases=["text to multiview", "few-step sampler", "lcm", "generate views", "ksampler"],
             inputs=_inputs(),
             outputs=_outputs(),
@@ -79,6 +81,7 @@ class T2MVSampleStandard(SamplingNode):
     @classmethod
     def execute(cls, model: ModelHandle, prompt: str, seed: int, **others: Any) -> io.NodeOutput:
         """Sample; one UNet evaluation per step."""
+        show_notes(cls, reading_notes(model, read_prompts(prompt), **others))
         return io.NodeOutput(*sample_views("standard", model, prompt, seed, **others))
 
 
@@ -94,6 +97,7 @@ class T2MVSampleZMV(SamplingNode):
             description="Draws all views together; the first steps go forward, back under weaker guidance, "
             "and forward again (ZMV), which pushes what the prompt and the cameras ask for into the picture.",
             search_aliases=["zmv", "zigzag sampling", "z-sampling", "self-reflection", "text to multiview"],
+            hidden=[io.Hidden.unique_id],
             inputs=_inputs(*widgets(*ZIGZAG)),
             outputs=_outputs(),
         )
@@ -101,6 +105,7 @@ class T2MVSampleZMV(SamplingNode):
     @classmethod
     def execute(cls, model: ModelHandle, prompt: str, seed: int, **others: Any) -> io.NodeOutput:
         """Sample; a zigzag costs two more UNet evaluations per repeat."""
+        show_notes(cls, reading_notes(model, read_prompts(prompt), **others))
         return io.NodeOutput(*sample_views("zmv", model, prompt, seed, **others))
 
 

@@ -11,13 +11,15 @@ from comfy_api.latest import io, ui
 from ..common.checks import Field, first_problem, read_prompts
 from ..common.memory import check_cancelled
 from ..common.progress import ProgressBar, show_text
-from ..sockets import RewardHandle, Rewards, make_schema, output
+from ..sockets import RewardHandle, Rewards, Rig, make_schema, output
 from .report import ScoredSet, score_sheet, set_title, to_json, to_line, to_text, view_labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
+
+    from ...t2mv_core.cameras import CameraRig
 
 
 # Not "prompt": ComfyUI gives every output node a hidden input of that name.
@@ -46,6 +48,12 @@ class T2MVScoreViews(io.ComfyNode):
                 Rewards.Input("rewards", tooltip="From Load Reward."),
                 io.Image.Input("images", tooltip="Views as a sampler gives them: one set after the other."),
                 PROMPTS.widget(),
+                Rig.Input(
+                    "rig",
+                    optional=True,
+                    tooltip="The cameras the views were made with: another number of views per prompt line "
+                    "is refused. Without a rig: as many as there are.",
+                ),
             ],
             outputs=_outputs(),
         )
@@ -56,17 +64,24 @@ class T2MVScoreViews(io.ComfyNode):
         return first_problem(lambda: read_prompts(prompts))
 
     @classmethod
-    def execute(cls, rewards: tuple[RewardHandle, ...], images: Tensor, prompts: str) -> io.NodeOutput:
+    def execute(
+        cls,
+        rewards: tuple[RewardHandle, ...],
+        images: Tensor,
+        prompts: str,
+        rig: CameraRig | None = None,
+    ) -> io.NodeOutput:
         """Score set by set."""
         lines = read_prompts(prompts)
-        pictures = split_by_prompt(images, len(lines))
+        pictures = split_by_prompt(images, len(lines), rig)
+        notes = scoring_notes(lines, pictures.shape[1], rig)
         bar, sets = ProgressBar(len(lines) * len(rewards)), []
         for views, line in zip(pictures, lines, strict=True):
             sets.append(score_set(rewards, views, line, lambda: bar.update(1)))
         view_scores = [score for scored in sets for score in _first(scored.view_scores, [])]
         joint_scores = [_first(scored.joint_scores, math.nan) for scored in sets]
-        report = to_text(sets)
-        show_text(cls, to_line(sets))
+        report = "\n\n".join([to_text(sets), *notes])
+        show_text(cls, "\n".join([to_line(sets), *notes]))
         sheet = score_sheet(list(pictures), list(map(set_title, sets)), list(map(view_labels, sets)))
         return io.NodeOutput(
             sum(view_scores) / len(view_scores) if view_scores else math.nan,
@@ -93,11 +108,11 @@ def _outputs() -> list[io.Output]:
     ]  # fmt: skip
 
 
-def split_by_prompt(images: Tensor, num_prompts: int) -> Tensor:
-    """Divide ComfyUI's pictures [B·V, H, W, 3] into one set per prompt, [B, V, 3, H, W].
+def split_by_prompt(images: Tensor, num_prompts: int, rig: CameraRig | None = None) -> Tensor:
+    """Divide ComfyUI's pictures [B·V, H, W, 3 or 4] into one set per prompt, [B, V, 3, H, W].
 
     Raises:
-        ValueError: the pictures do not divide into one set per prompt.
+        ValueError: the pictures do not divide into one set per prompt, or a set is not the rig's.
     """
     from ...t2mv_core.images import from_comfy
 
@@ -107,7 +122,26 @@ def split_by_prompt(images: Tensor, num_prompts: int) -> Tensor:
             f"{len(pictures)} pictures do not divide into {num_prompts} sets, one per line of the prompt; "
             "use the same prompt text as the sampler."
         )
+    if rig is not None and len(pictures) != num_prompts * rig.num_views:
+        raise ValueError(
+            f"{len(pictures)} pictures are not one set of the rig's {rig.num_views} views for each of "
+            f"{num_prompts} prompt lines; use the prompt text and the rig of the sampler."
+        )
     return pictures.unflatten(0, (num_prompts, -1))
+
+
+def scoring_notes(prompts: list[str], num_views: int, rig: CameraRig | None) -> list[str]:
+    """Say where views may not be what the prompts say: syntax, and counts that divide by chance."""
+    from ...t2mv_core.cameras import DEFAULT_RIG
+    from ...t2mv_core.prompts import describe_syntax
+
+    notes, default = describe_syntax(prompts), DEFAULT_RIG.num_views
+    if rig is None and num_views != default and len(prompts) * num_views % default == 0:
+        notes.append(
+            f"{len(prompts) * num_views} pictures for {len(prompts)} prompt lines are scored as sets of "
+            f"{num_views} views, but could be sets of {default}; connect the sampler's rig to be sure."
+        )
+    return notes
 
 
 def score_set(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,10 +109,10 @@ class T2MVTrainLoRA(io.ComfyNode):
         run_dir = _run_dir(inputs["name"])
         place = find_place(inputs["name"], run_dir, lora_folders())
         config = _prepare(inputs, run_dir, model, rewards)
-        _train(config, inputs["resume"], model, rewards, cls.hidden.unique_id)
+        notes = _train(config, inputs, model, rewards, cls.hidden.unique_id)
         source = publish(run_dir, place)
         refresh_lora_list()
-        report = _report(inputs, run_dir, source)
+        report = _report(inputs, run_dir, source, notes)
         outputs = (listed_name(inputs["name"]), report, *_pictures(run_dir))
         return io.NodeOutput(*outputs, ui=ui.PreviewText(report))
 
@@ -137,23 +138,25 @@ def _prepare(
 
 def _train(
     config: TrainConfig,
-    resume: bool,
+    inputs: dict[str, Any],
     model: ModelHandle | None,
     rewards: tuple[RewardHandle, ...] | None,
     node_id: str | None,
-) -> None:
-    """Train on what is connected, and for the rest on what the preset names."""
+) -> list[str]:
+    """Train on what is connected, and for the rest on what the preset names; say what nobody reads."""
+    from ...t2mv_core.text import describe_reading
     from .progress import TrainingDisplay
     from .session import load_preset_model, load_preset_rewards, train
 
     run_dir, total = Path(config.run.out_dir), config.run.epochs * config.run.iterations_per_epoch
     display = TrainingDisplay(run_dir, total, node_id)
     model = model or load_preset_model(config.model)
-    train(config, resume, model, rewards or load_preset_rewards(config), display)
+    train(config, inputs["resume"], model, rewards or load_preset_rewards(config), display)
     display.finish(_read_records(run_dir))
+    return describe_reading(model.bundle, read_training_prompts(inputs["prompts"]))
 
 
-def _report(inputs: dict[str, Any], run_dir: Path, source: Path) -> str:
+def _report(inputs: dict[str, Any], run_dir: Path, source: Path, notes: Sequence[str]) -> str:
     from .progress import reward_lines
 
     records = _read_records(run_dir)
@@ -162,6 +165,7 @@ def _report(inputs: dict[str, Any], run_dir: Path, source: Path) -> str:
         f"LoRA: {listed_name(inputs['name'])} ({source.name} after {num_done} iterations)",
         f"preset: {inputs['preset']}",
         *reward_lines(records),
+        *notes,
         "Every iteration draws other prompts: compare pictures with and without the LoRA, or measure with "
         "python -m training.evaluate.",
         f"run folder: {run_dir}",

@@ -22,7 +22,7 @@ from ...training.config import (
     load_config,
     preset_names,
 )
-from ..common.checks import Field, split_lines
+from ..common.checks import Field, read_lines
 
 if TYPE_CHECKING:
     from ..sockets import ModelHandle, RewardHandle
@@ -117,15 +117,13 @@ def read_training_prompts(text: str | None) -> list[str]:
     """Split a text box into prompts, one per line; an empty one gives none: the preset's are meant.
 
     Raises:
-        ValueError: too many prompts, one that is too long, or half a character.
+        ValueError: too many prompts, or one that no model can use.
     """
     if text is None:
         return []
-    prompts = list(dict.fromkeys(split_lines(text)))
+    prompts = list(dict.fromkeys(read_lines(text)))
     if len(prompts) > MAX_TRAINING_PROMPTS:
         raise ValueError(f"{len(prompts)} prompts are too many; at most {MAX_TRAINING_PROMPTS} are allowed.")
-    if re.search("[\ud800-\udfff]", text):
-        raise ValueError("A prompt holds half a character (an unpaired surrogate); write the whole one.")
     return prompts
 
 

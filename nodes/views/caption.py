@@ -18,9 +18,10 @@ def with_caption(sheet: Image.Image, text: str) -> Image.Image:
     from PIL import Image, ImageDraw
 
     from ...t2mv_core.images import label_font
+    from ...t2mv_core.prompts import split_lines
 
     pen, lines = ImageDraw.Draw(sheet), list[str]()
-    for line in text.strip().splitlines():
+    for line in split_lines(text):
         letter_px = max(LETTER_PX, pen.textlength(*label_font(line, FONT_PX)) / max(len(line), 1))
         lines += textwrap.wrap(line, max(1, int((sheet.width - 2 * MARGIN_PX) / letter_px)))
     if len(lines) > MAX_LINES:

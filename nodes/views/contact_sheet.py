@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io, ui
 
+from ...t2mv_core.prompts import split_lines
 from ..common.checks import Field, check_text, widgets
 from ..common.outputs import picture_tensor
+from ..common.progress import show_notes
 from ..sockets import ESSENTIALS, Rig, make_schema, output
 from .caption import with_caption
 
@@ -45,6 +47,7 @@ class T2MVCreateContactSheet(io.ComfyNode):
             essentials_category=ESSENTIALS,
             search_aliases=["image grid", "side by side", "compare views", "multiview sheet"],
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 *view_inputs("; they give the columns and their angles"),
                 *widgets(ROW_LABELS, CELL_PX),
@@ -75,7 +78,8 @@ class T2MVCreateContactSheet(io.ComfyNode):
         check_text("caption", caption, MAX_CAPTION_CHARACTERS)
         rig = rig or DEFAULT_RIG
         views = split_sets(from_comfy(images), rig.num_views)
-        lines = [line.strip() for line in row_labels.splitlines()]
+        lines = split_lines(row_labels)
+        show_notes(cls, label_notes(len(views), views.shape[1], lines))
         rows = (lines + [""] * len(views))[: len(views)] if any(lines) else []
         sheet = picture_tensor(with_caption(contact_sheet(views, rows, rig.labels(), cell_px), caption or ""))
         return io.NodeOutput(sheet, ui=ui.PreviewImage(sheet, cls=cls))
@@ -87,6 +91,29 @@ def view_inputs(use_of_rig: str = "") -> list[io.Input]:
     return [
         io.Image.Input("images", tooltip="Views of one or more sets, one set after the other."),
         Rig.Input("rig", optional=True, tooltip=tooltip),
+    ]
+
+
+def label_notes(num_rows: int, num_views: int, labels: list[str]) -> list[str]:
+    """Say that a sheet has fewer rows than labels: the pictures may be of other cameras than the rig's."""
+    num_labels = max((number for number, label in enumerate(labels, start=1) if label), default=0)
+    if num_labels <= num_rows:
+        return []
+    return [
+        f"{num_labels} row labels for {num_rows} rows of {num_views} views: the last ones are not drawn. "
+        "Connect the sampler's rig, or give a label per row."
+    ]
+
+
+def grouping_notes(images: Tensor, rig: CameraRig | None) -> list[str]:
+    """Say how several sets were told apart where no rig says how many views a set has."""
+    from ...t2mv_core.cameras import DEFAULT_RIG
+
+    if rig is not None or len(images) == DEFAULT_RIG.num_views:
+        return []
+    return [
+        f"{len(images)} pictures are taken for {len(images) // DEFAULT_RIG.num_views} sets of the six "
+        "default views; connect the sampler's rig to be sure."
     ]
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 
 from ..common.outputs import blocked
+from ..common.progress import show_notes
 from ..sockets import make_schema, output
-from .contact_sheet import SET, choose_set, view_inputs
+from .contact_sheet import SET, choose_set, grouping_notes, view_inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +41,7 @@ class T2MVSplitViews(io.ComfyNode):
             description="Gives single views by name, for nodes with an input per side such as Hunyuan3D's "
             "multi-view conditioning. Left and right are the viewer's; Hunyuan3D means the object's own.",
             search_aliases=["unbatch views", "hunyuan3d multi view", "front back left right", "image to 3d"],
+            hidden=[io.Hidden.unique_id],
             inputs=[*view_inputs(), SET.widget()],
             outputs=[
                 output(
@@ -57,8 +59,9 @@ class T2MVSplitViews(io.ComfyNode):
         """Pick the views; one that the rig lacks blocks only the nodes that ask for it."""
         from ...t2mv_core.cameras import AZIMUTH_OF_NAME, DEFAULT_RIG
 
-        rig = rig or DEFAULT_RIG
+        notes, rig = grouping_notes(images, rig), rig or DEFAULT_RIG
         views = choose_set(images, rig, set)
+        show_notes(cls, notes)
         outputs = []
         for side in SIDES:
             indices = rig.find_views(AZIMUTH_OF_NAME[side])

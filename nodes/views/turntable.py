@@ -8,8 +8,9 @@ from comfy_api.latest import io, ui
 
 from ..common.checks import Field, first_problem, widgets
 from ..common.outputs import FOLDERS, check_prefix, save_output, workflow_exif
+from ..common.progress import show_notes
 from ..sockets import make_schema, output
-from .contact_sheet import SET, choose_set, view_inputs
+from .contact_sheet import SET, choose_set, grouping_notes, view_inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +49,7 @@ class T2MVCreateTurntable(io.ComfyNode):
             shows_result=True,
             search_aliases=["animated webp", "turn around", "360", "spin", "orbit video", "save animation"],
             is_output_node=True,
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
             inputs=[*view_inputs(), *widgets(FRAMES_PER_SECOND, PREFIX, FOLDER, SET, PING_PONG)],
             outputs=[
                 output(
@@ -82,8 +83,9 @@ class T2MVCreateTurntable(io.ComfyNode):
         FRAMES_PER_SECOND.check(frames_per_second)
         check_prefix("filename_prefix", filename_prefix)
         FOLDER.check(folder)
-        rig = rig or DEFAULT_RIG
+        notes, rig = grouping_notes(images, rig), rig or DEFAULT_RIG
         frames = choose_set(images, rig, set)[rig.angular_order()]
+        show_notes(cls, notes)
         there_and_back = [*range(len(frames)), *range(len(frames) - 2, 0, -1)]
         shown = frames[there_and_back] if ping_pong else frames
         content = encode_webp(from_comfy(shown), frames_per_second, workflow_exif(cls.hidden))

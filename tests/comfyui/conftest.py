@@ -41,6 +41,7 @@ PACK_DIR = Path(__file__).parents[2]
 PACK_NAME = "ComfyUI-T2MV"
 START_TIMEOUT_S = 600
 RUN_TIMEOUT_S = 600
+TEXT_EVENT = 3  # ComfyUI's binary message of a text on a node
 PREVIEW_EVENTS = (1, 4)  # ComfyUI's binary messages: a preview picture, without and with metadata
 
 
@@ -127,6 +128,7 @@ class Run:
         status: "success", "interrupted" or "error".
         progress: (node id, value, max) of every progress message.
         previews: pictures (JPEG or PNG bytes) shown during the run.
+        texts: node id -> the texts that it showed during the run.
         outputs: node id -> what the node showed (ComfyUI's "ui" output).
         error: ComfyUI's error message, if any.
         executing: ids of the nodes that ComfyUI ran, in order.
@@ -136,6 +138,7 @@ class Run:
     status: str = ""
     progress: list[tuple[str, int, int]] = field(default_factory=list)
     previews: list[bytes] = field(default_factory=list)
+    texts: dict[str, list[str]] = field(default_factory=dict)
     outputs: dict[str, Any] = field(default_factory=dict)
     error: str = ""
     executing: list[str] = field(default_factory=list)
@@ -208,8 +211,11 @@ class ComfyServer:
         self, message: str | bytes, run: Run, prompt_id: str, on_progress: Callable[[int], None] | None
     ) -> None:
         if isinstance(message, bytes):
-            if struct.unpack(">I", message[:4])[0] in PREVIEW_EVENTS:
+            event, size = struct.unpack(">II", message[:8])
+            if event in PREVIEW_EVENTS:
                 run.previews.append(message[8:])
+            elif event == TEXT_EVENT:
+                run.texts.setdefault(message[8 : 8 + size].decode(), []).append(message[8 + size :].decode())
             return
         kind, data = (parsed := json.loads(message))["type"], parsed["data"]
         if data.get("prompt_id") != prompt_id:

@@ -19,6 +19,26 @@ STANDARD_VS_ZMV = "2 Standard and zigzag"
 AS_SCRIPT = "async () => (await window.app.graphToPrompt()).output"
 LABEL = "name => window.t2mvPage.find('T2MVLoadModel').widgets.find(widget => widget.name === name).label"
 
+# Nodes with a text, and the name of its box.
+BOXES = {
+    "CLIPTextEncode": "text",
+    "PrimitiveStringMultiline": "value",
+    "T2MVCreateContactSheet": "row_labels",
+    "T2MVCreateTurntable": "filename_prefix",
+    "T2MVSampleBest": "prompts",
+    "T2MVSampleStandard": "prompt",
+    "T2MVScoreViews": "prompts",
+    "T2MVTrainLoRA": "prompts",
+}
+ADD_TEXT_BOXES = f"""typed => {{
+    window.app.graph.clear()
+    for (const [type, name] of Object.entries({json.dumps(BOXES)})) {{
+        const node = LiteGraph.createNode(type)
+        window.app.graph.add(node)
+        node.widgets.find(widget => widget.name === name).value = typed
+    }}
+}}"""
+
 
 @pytest.fixture(scope="module", params=DESIGNS)
 def page(page_server: ComfyServer, browser: Browser, request: pytest.FixtureRequest) -> Iterator[ComfyPage]:
@@ -51,6 +71,19 @@ def test_examples_open_without_errors_and_say_what_the_script_versions_say(
 def test_nodes_lie_apart_in_their_groups(page: ComfyPage, name: str) -> None:
     page.drop(name)
     assert page.collisions() == []
+
+
+def test_a_text_is_sent_as_it_stands_in_its_box(page: ComfyPage) -> None:
+    """ComfyUI's page resolves {red|blue} and // in boxes with dynamic prompts, each box for itself."""
+    typed = "a {red|blue} mug %date:yyyy% // later"
+    page.drop(STANDARD_VS_ZMV)
+    page.page.evaluate(ADD_TEXT_BOXES, typed)
+    sent = [node for node in page.page.evaluate(AS_SCRIPT).values() if node["class_type"] in BOXES]
+    texts = {node["class_type"]: node["inputs"][BOXES[node["class_type"]]] for node in sent}
+    resolved = texts.pop("CLIPTextEncode")
+    assert resolved.rstrip() in ("a red mug %date:yyyy%", "a blue mug %date:yyyy%")
+    assert set(texts) == set(BOXES) - {"CLIPTextEncode"}
+    assert set(texts.values()) == {typed}
 
 
 def test_load_model_shows_its_sampler_as_solver(page: ComfyPage) -> None:

@@ -43,8 +43,8 @@ def test_a_kohya_lora_acts_and_its_report_says_what_was_left_out(
     }  # fmt: skip
     (report,) = server.run(workflow).outputs["3"]["text"]
     assert "layout: kohya" in report
-    assert "matched: 1 modules" in report
-    assert "1 keys are for the text encoders" in report
+    assert "1 modules act, 1 are left out" in report
+    assert "1 modules (1 keys) are for the text encoders" in report
 
 
 def test_a_workflow_from_windows_finds_its_files(server: ComfyServer, load: Loader, drawn: Draw) -> None:

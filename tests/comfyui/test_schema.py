@@ -56,6 +56,13 @@ def test_every_input_and_output_has_a_tooltip(object_info: dict[str, Any], node_
 
 
 @pytest.mark.parametrize("node_id", NODE_IDS)
+def test_no_box_has_dynamic_prompts(object_info: dict[str, Any], node_id: str) -> None:
+    """With them the page would resolve {a|b} for each box anew: one is drawn, another one scored."""
+    boxes = [declared for declared in _inputs(object_info[node_id]).values() if _has_widget(declared)]
+    assert all(options["dynamicPrompts"] is False for kind, options in boxes if kind == "STRING")
+
+
+@pytest.mark.parametrize("node_id", NODE_IDS)
 def test_socket_types_are_prefixed_or_comfyuis_own(object_info: dict[str, Any], node_id: str) -> None:
     schema = object_info[node_id]
     types = {kind for kind, _ in _inputs(schema).values()} | set(schema["output"])

@@ -103,9 +103,17 @@ def test_comfy_layout_and_back():
     assert torch.equal(from_comfy(torch.cat([comfy, torch.ones(2, 4, 5, 1)], dim=-1)), images)
 
 
+def test_what_is_transparent_is_the_grey_that_models_draw():
+    red = torch.tensor([1.0, 0.0, 0.0])
+    comfy = torch.cat([red.expand(1, 1, 3, 3), torch.tensor([1.0, 0.0, 0.5]).view(1, 1, 3, 1)], dim=-1)
+    shown = from_comfy(comfy)[0, :, 0].T.tolist()
+    # opaque: red; transparent: grey, whatever colour hides there; half: (1 + 0.5) / 2 and (0 + 0.5) / 2
+    assert shown == [[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.75, 0.25, 0.25]]
+
+
 @pytest.mark.parametrize("shape", [(4, 5, 3), (1, 3, 4, 5), (1, 4, 5, 1)])
 def test_other_layouts_are_refused(shape):
-    with pytest.raises(ValueError, match=r"Pictures must be \[n, height, width, 3\]"):
+    with pytest.raises(ValueError, match=r"Pictures must be \[n, height, width, 3 or 4\]"):
         from_comfy(torch.zeros(shape))
 
 

@@ -3,12 +3,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from t2mv_core.prompts import check_prompts
 from t2mv_core.text import (
+    ClipTokenizer,
     TextCondition,
     bundle_tokenizers,
-    check_prompts,
     clip_tokenizer,
     concat_conditions,
+    describe_reading,
     encode_text,
     encode_tokens,
 )
@@ -72,6 +74,48 @@ def test_any_text_has_ids_in_range(text):
     assert row[0] == tokenizer.start_id
     assert row.count(tokenizer.end_id) == 1
     assert 0 <= min(row) <= max(row) < 600
+
+
+@pytest.mark.parametrize("vocab_size", [600, 49408])
+def test_names_of_the_special_tokens_are_words(vocab_size):
+    tokenizer = clip_tokenizer(vocab_size)
+    (row,) = tokenizer(["a <end_of_text> <start_of_text> mug"], 77).tolist()
+    assert row.count(tokenizer.start_id) == row.count(tokenizer.end_id) == 1
+    assert max(row) < vocab_size
+
+
+def test_words_that_do_not_fit_are_named_whole():
+    # Four places: start, "a", "red", end. Without merges "red" and "mug" are spelled, three ids each.
+    assert clip_tokenizer().unread_words("a red mug", 4) == "mug"
+    assert clip_tokenizer().unread_words("a Red  mug", 5) == ""
+    assert clip_tokenizer(514).unread_words("a red mug", 5) == "red mug"
+    assert clip_tokenizer(514).unread_words("é" * 40, 5) == "é" * 40
+
+
+def test_a_text_is_encoded_once(monkeypatch):
+    from open_clip.tokenizer import SimpleTokenizer
+
+    seen, encode = [], SimpleTokenizer.encode
+    monkeypatch.setattr(SimpleTokenizer, "encode", lambda self, text: seen.append(text) or encode(self, text))
+    tokenizer = ClipTokenizer(600)
+    tokenizer(["a mug"], 8)
+    tokenizer.unread_words("a mug", 8)
+    assert seen == ["a mug"]
+
+
+def test_what_a_model_does_not_read_is_said_by_the_kind(lcm_bundle):
+    # Its encoders have 12 places, 10 for words.
+    assert describe_reading(lcm_bundle, ["a (b)", ""]) == []
+    syntax, unread = describe_reading(lcm_bundle, ["a (r:2)", "a mug " + "cat " * 30, "a b"])
+    assert syntax == "T2MV reads as plain words, unlike other programs: “(r:2)” (in 1 of 3 prompts)."
+    assert unread.startswith("The text encoders read 10 tokens of a prompt; they do not read “")
+    assert unread.endswith("cat” (in 1 of 3 prompts).")
+
+
+def test_prompts_that_differ_in_unread_words_only_are_one_to_the_model(lcm_bundle):
+    first, second = (encode_text(lcm_bundle, ["cat " * 12 + end]) for end in ("red", "blue"))
+    assert torch.equal(first.prompt_embeds, second.prompt_embeds)
+    assert describe_reading(lcm_bundle, ["cat " * 12 + "red"])[0].endswith("red”.")
 
 
 @pytest.mark.parametrize("vocab_size", [513, 49409])
@@ -140,7 +184,7 @@ def test_negative_prompt_is_encoded_like_a_prompt(lcm_bundle, prompts):
     torch.testing.assert_close(condition.negative_pooled, expected.pooled_embeds, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("negative", [None, ""])
+@pytest.mark.parametrize("negative", [None, "", "  ", "\n", "\r\n\t", "\u00a0\u200b\ufeff"])
 def test_no_negative_prompt_is_sdxls_zero_condition(lcm_bundle, prompts, negative):
     condition = encode_text(lcm_bundle, prompts, negative)
     assert not condition.negative_embeds.any()

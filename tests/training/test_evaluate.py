@@ -168,6 +168,18 @@ def test_a_tilde_on_the_command_line_is_the_home_folder(tmp_path, monkeypatch):
     assert arguments.prompts == f"{tmp_path}/p.txt"
 
 
+def test_a_report_says_what_is_not_read_as_it_may_be_meant(
+    tiny_model_dir, tmp_path, monkeypatch, instruments
+):
+    monkeypatch.setattr(evaluate, "load_instruments", lambda *_: instruments)
+    (tmp_path / "asked.txt").write_text("a (b:2)\na b\n")
+    words = [f"model.name={tiny_model_dir}", "--prompts", str(tmp_path / "asked.txt"), "--seeds", "3"]
+    assert evaluate.main([*words, "--steps", "1", "--out", str(tmp_path / "out")]) == 0
+    sentence = "T2MV reads as plain words, unlike other programs: “(b:2)” (in 1 of 2 prompts)."
+    assert sentence in (tmp_path / "out" / "report.md").read_text("utf-8")
+    assert json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))["remarks"][-1] == sentence
+
+
 def test_loras_of_several_runs_are_told_apart(tmp_path):
     paths = [tmp_path / run / "lora" / "best.safetensors" for run in ("a", "b")]
     assert name_variants(paths) == {None: "base", paths[0]: "a/lora/best", paths[1]: "b/lora/best"}

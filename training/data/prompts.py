@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from t2mv_core.text import check_prompts
+from t2mv_core.prompts import check_prompts, clean_line, split_lines
 from t2mv_core.toybox.prompt_lists import load_prompt_list
 from t2mv_core.trajectory import derive_seed
 
@@ -197,10 +197,9 @@ def read_prompt_file(path: Path) -> list[PromptLine]:
         raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8 with one prompt a line.") from error
     lines: dict[str, PromptLine] = {}
     num_repeated = 0
-    # Not splitlines(): that also splits at U+2028 and the like, which may stand inside a JSON string.
-    for number, content in enumerate(text.split("\n"), start=1):
+    for number, content in enumerate(split_lines(text), start=1):
         try:
-            line = parse(content.strip())
+            line = parse(content)
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from error
         if line is not None:
@@ -309,10 +308,8 @@ def _parse_json(content: str) -> PromptLine | None:
     split = record.get("split")
     if split is not None and split not in SPLITS:
         raise ValueError(f'"split" is {split!r}; write "train" or "heldout", or leave it out.')
-    prompt = record["prompt"].strip()
+    prompt = clean_line(record["prompt"])
     check_prompts([prompt])
-    if any("\ud800" <= character <= "\udfff" for character in prompt):
-        raise ValueError("The prompt holds half a character (an unpaired surrogate); write the whole one.")
     return PromptLine(prompt, split)
 
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor
 
 from t2mv_core.bundle import ModelBundle
-from t2mv_core.text import TextCondition, concat_conditions, encode_text
+from t2mv_core.text import TextCondition, concat_conditions, describe_reading, encode_text
+
+log = logging.getLogger(__name__)
 
 MAX_PROMPTS = 4096  # 1.3 GB in half precision at SDXL's 77 x 2048
+
+
+def warn_of_unread(bundle: ModelBundle, sources: Mapping[str, Sequence[str]]) -> None:
+    """Log what a model does not read of prompts as it may be meant, by the name of their source."""
+    for source, prompts in sources.items():
+        for sentence in describe_reading(bundle, prompts):
+            log.warning("%s: %s", source, sentence)
 
 
 class ConditionCache:

@@ -14,7 +14,7 @@ from t2mv_core.toybox.judge import Judge, load_judge
 from ..algorithm.rollout import Policy, Rewards
 from ..config import TrainConfig
 from ..data.prompts import PromptSplit, load_held_out
-from ..data.text_cache import ConditionCache
+from ..data.text_cache import ConditionCache, warn_of_unread
 from ..models.policy import sampling_settings
 from ..models.rewards import measure_names
 from .early_stop import EarlyStop
@@ -91,6 +91,8 @@ class Monitor:
                     "There are no held-out prompts to evaluate on; set evaluation.prompts or "
                     "sampling.held_out_share."
                 )
+            if source is not None:
+                warn_of_unread(policy.bundle, {source: prompts})
             asked = spread(prompts, self.config.num_prompts)
             self.questions = self._questions(asked)
             learned = {*config.reward.view, *config.reward.joint}

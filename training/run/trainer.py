@@ -31,7 +31,7 @@ from ..algorithm.objectives import OBJECTIVES, joint_share
 from ..algorithm.rollout import Rewards, Rollout, RolloutSettings, collect
 from ..config import TrainConfig
 from ..data.prompts import PromptSampler, load_split
-from ..data.text_cache import ConditionCache
+from ..data.text_cache import ConditionCache, warn_of_unread
 from ..evaluation.validation import Monitor
 from ..models.base_loras import describe_base_loras, refuse_other_base_loras
 from ..models.policy import (
@@ -94,6 +94,13 @@ class Trainer:
         self.objective = OBJECTIVES[config.objective]
         self.sampling = sampling_settings(config.sampling)
         split = load_split(config.sampling.prompts, config.sampling.held_out_share)
+        warn_of_unread(
+            bundle,
+            {
+                config.sampling.prompts: (*split.train, *split.held_out),
+                "sampling.negative_prompt": [config.sampling.negative_prompt or ""],
+            },
+        )
         self.prompts = PromptSampler(split.train, config.run.seed)
         self.dual = make_dual(config)
         self.policy = make_policy(config, bundle)

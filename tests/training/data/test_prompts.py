@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from t2mv_core.prompts import clean_line
 from t2mv_core.text import clip_tokenizer
 from t2mv_core.trajectory import derive_seed
 from training.data import prompts as prompts_module
@@ -23,9 +24,9 @@ from training.data.prompts import (
     split_prompts,
 )
 
-# Any text a UTF-8 file can hold, without the white space around it that reading drops.
+# Any line a UTF-8 file can hold, without what reading drops.
 PROMPTS = st.lists(
-    st.text(st.characters(exclude_categories=["Cs"]), max_size=40).map(str.strip).filter(bool),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=40).map(clean_line).filter(bool),
     min_size=1,
     max_size=8,
     unique=True,
@@ -101,6 +102,27 @@ def test_a_byte_order_mark_belongs_to_no_prompt(write):
     assert load_prompts(write("mine.txt", b"\xef\xbb\xbf# comment\na red mug\n")) == ["a red mug"]
 
 
+@pytest.mark.parametrize("name", ["pasted.txt", "pasted.jsonl"])
+def test_what_a_web_page_hides_in_a_line_is_in_no_prompt(write, name):
+    hidden = {
+        "a\u00a0red\u200b mug": "a red mug",  # a no-break and a zero-width space
+        "\ufeffa blue\u2028car": "a blue car",  # where two files were joined; a line separator
+        "a\x0bgreen\x0cboat\x85": "a green boat",  # vertical tab, form feed, next line
+        "a wood\u00aden “old” chair’s leg": "a wooden “old” chair’s leg",  # quotes stay
+        "\u3000a\tcup": "a cup",
+    }
+    for ending in ("\n", "\r\n", "\r"):
+        as_line = json.dumps if name.endswith("l") else lambda record, **_: record["prompt"]
+        for escaped in (False, True):
+            lines = (as_line({"prompt": text}, ensure_ascii=escaped) for text in hidden)
+            assert load_prompts(write(name, ending.join(lines))) == list(hidden.values())
+
+
+def test_equal_looking_prompts_are_one_and_lie_in_one_part(write):
+    path = write("twice.txt", "a red mug\na red\u00a0mug\n\u200ba red mug\na blue car\n")
+    assert load_prompts(path) == ["a red mug", "a blue car"]
+
+
 def test_a_jsonl_file_gives_its_prompts(write):
     lines = '{"prompt": " a red mug ", "id": 7}\n\n{"prompt": "# h\\u00e9lice", "split": null}\n'
     assert load_prompts(write("mine.JSONL", lines)) == ["a red mug", "# hélice"]
@@ -128,6 +150,7 @@ def test_prompts_survive_a_jsonl_file(prompts, ensure_ascii, folder):
         (b"\n# nothing\n", "bad.txt holds no prompt"),
         (b"a mug\n" + b"x" * 10_000, "bad.txt, line 2: A prompt has 10000 characters"),
         (b"\xff\xfe\x00", "not UTF-8"),
+        (b"\xe2\x80\x8b\n\xc2\xad", "bad.txt holds no prompt"),
     ],
 )
 def test_an_unusable_file_gets_a_sentence(write, content, sentence):

@@ -79,6 +79,28 @@ def test_a_run_leaves_its_folder(tiny_model_dir, tiny_bundle, plain_rewards, tin
     assert loaded.loras[0].unmatched == ()
 
 
+def test_the_log_says_once_a_file_what_is_not_read_as_it_may_be_meant(
+    tiny_bundle, plain_rewards, tiny_config, tmp_path, caplog
+):
+    # The tiny encoders have 12 places, 10 for words; a letter is a token.
+    (tmp_path / "train.txt").write_text("a (b:2)\na b\na AND b\n" + "c " * 10 + "lost")
+    (tmp_path / "asked.txt").write_text("a d\n[d|e]\n")
+    config = tiny_config(
+        sampling={"prompts": str(tmp_path / "train.txt"), "negative_prompt": "(e:2)"},
+        evaluation={"every": 1, "prompts": str(tmp_path / "asked.txt")},
+    )
+    with caplog.at_level("WARNING", logger="training.data.text_cache"):
+        Trainer(config, tiny_bundle, plain_rewards)
+    words = "T2MV reads as plain words, unlike other programs:"
+    assert [record.getMessage() for record in caplog.records if "text_cache" in record.name] == [
+        f"{tmp_path / 'train.txt'}: {words} “(b:2)”, “AND” (in 2 of 4 prompts).",
+        f"{tmp_path / 'train.txt'}: The text encoders read 10 tokens of a prompt; they do not read “lost” "
+        "(in 1 of 4 prompts).",
+        f"sampling.negative_prompt: {words} “(e:2)”.",
+        f"{tmp_path / 'asked.txt'}: {words} “[d|e]” (in 1 of 2 prompts).",
+    ]
+
+
 def test_only_the_lora_is_trained(tiny_bundle, plain_rewards, tiny_config):
     before = {name: tensor.clone() for name, tensor in tiny_bundle.unet.state_dict().items()}
     trainer = Trainer(tiny_config(run={"epochs": 1}), tiny_bundle, plain_rewards)
