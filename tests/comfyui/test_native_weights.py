@@ -93,6 +93,7 @@ def test_types_sharing_and_refusals(native_facts: NativeFacts) -> None:
     assert "multiples of 16 px" in facts["odd"]
     assert "already has an MV-Adapter" in facts["second adapter"]
     assert "does not fit this model's UNet" in facts["other UNet"]
+    assert "is the geometry-guided MV-Adapter" in facts["other adapter"]
 
 
 SMALL_CARD = """
