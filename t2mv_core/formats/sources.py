@@ -104,7 +104,7 @@ def published_sources(sources: ModelSources) -> ModelSources:
 
 
 def current_snapshot(repository: Path) -> Path | None:
-    """Return today's snapshot of a repository in a Hub's cache (models--owner--name), None for other folders."""
+    """Return the current snapshot of a repository in a Hub's cache (models--owner--name), else None."""
     main = repository / "refs" / "main"
     return repository / "snapshots" / main.read_text("utf-8").strip() if main.is_file() else None
 
