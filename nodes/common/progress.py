@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from comfy.utils import ProgressBar
@@ -60,6 +60,17 @@ def show_text_on(node_id: str | None, text: str) -> None:
 
     if node_id is not None:
         PromptServer.instance.send_progress_text(text, node_id)
+
+
+def with_notices(node: type[io.ComfyNode], outputs: Sequence[Any], notices: Sequence[str]) -> io.NodeOutput:
+    """Return a node's outputs; show on it what its files left out, if anything."""
+    from comfy_api.latest import io, ui
+
+    if not notices:
+        return io.NodeOutput(*outputs)
+    text = "\n".join(notices)
+    show_text(node, text)
+    return io.NodeOutput(*outputs, ui=ui.PreviewText(text))
 
 
 class SamplingProgress:

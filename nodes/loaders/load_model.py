@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..common.checks import Field, first_problem, widgets
 from ..common.memory import load_once, preferred_dtype, usable_for_training
-from ..common.progress import show_text
+from ..common.progress import with_notices
 from ..sockets import ESSENTIALS, Model, ModelHandle, make_schema, output
 from .model_files import BUNDLED, FILES, OWN, ModelChoice, check_model_choice, find_sources, identify
 
@@ -119,11 +119,7 @@ class T2MVLoadModel(io.ComfyNode):
             option.check(value)
         choice = ModelChoice(model, adapter, unet, vae, download)
         handle = load_handle(choice, precision, sampler, sequential_guidance)
-        notices = "\n".join((*handle.bundle.notices, *handle.bundle.schedule.notices))
-        if not notices:
-            return io.NodeOutput(handle)
-        show_text(cls, notices)
-        return io.NodeOutput(handle, ui=ui.PreviewText(notices))
+        return with_notices(cls, (handle,), (*handle.bundle.notices, *handle.bundle.schedule.notices))
 
 
 def load_handle(

@@ -184,11 +184,17 @@ def _weight_shape(layer: Any) -> tuple[int, ...]:
 
 
 def _add_foreign(model: ModelPatcher, tensors: Mapping[str, Tensor], strength: float) -> tuple[int, set[str]]:
-    """Add what ComfyUI's reader makes of the other parts; return the number of weights and the used keys."""
+    """Add what ComfyUI's reader makes of the other parts; return the number of modules and the used keys."""
+    from ...t2mv_core.lora.layouts import READ_BY_COMFYUI, find_kind, group_keys
+
     names = comfy_lora.model_lora_keys_unet(model.model, {})
-    patches = comfy_lora.load_lora(tensors, names, log_missing=False)
-    model.add_patches(patches, strength)
-    return len(patches), {key for patch in patches.values() for key in getattr(patch, "loaded_keys", ())}
+    groups = [parts for parts in group_keys(tensors).values() if find_kind(parts) in READ_BY_COMFYUI]
+    chosen = {key: tensors[key] for parts in groups for keys in parts.values() for key in keys}
+    patches = comfy_lora.load_lora(chosen, names, log_missing=False) if chosen else {}
+    if patches:
+        model.add_patches(patches, strength)
+    modules = {key.rpartition(".")[0] for key in patches}
+    return len(modules), {key for patch in patches.values() for key in getattr(patch, "loaded_keys", ())}
 
 
 def _refuse_multiview_parts(unmatched: Collection[str], path: Path) -> None:

@@ -12,7 +12,9 @@ from zipfile import BadZipFile, ZipFile, is_zipfile
 import torch
 from torch import Tensor
 
+from .kinds import refuse_quantised
 from .safetensors_io import check_finite, read_safetensors, refuse_no_weights
+from .strict import WeightsFile
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pt2", ".pkl")
 """Endings of files by torch.save, which can hold programs: they are read as plain weights or not at all."""
@@ -48,6 +50,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             too old for it.
     """
     if path.suffix.lower() not in PICKLED:
+        refuse_quantised(WeightsFile(path))
         return read_safetensors(path)[0]
     if not path.is_file():
         raise FileNotFoundError(f"There is no weights file at {path}; check the name and the folder.")

@@ -69,10 +69,10 @@ def _without_prefix(key: str) -> str:
 
 
 def _absence(file: WeightsFile, part: str) -> str:
-    if part not in _HOME and _looks_like("unet", file):
+    if part != "unet" and _looks_like("unet", file):
         return (
-            f"{file.path} is a UNet alone, without the {part} of a whole model. Choose an SDXL checkpoint as "
-            "the model, and this file, from models/diffusion_models, as its unet."
+            f"{file.path} holds no {part} of SDXL: it is a UNet alone. Choose it as the unet of a whole "
+            "model, from models/diffusion_models."
         )
     return (
         f"{file.path} holds no {part} of SDXL (first tensor: {next(iter(sorted(file.shapes)), 'none')!r}). "

@@ -82,12 +82,13 @@ def load_lora(bundle: ModelBundle, path: Path, strength: float = 1.0) -> ModelBu
     """
     if not math.isfinite(strength):
         raise ValueError(f"strength={strength} must be a finite number.")
-    unet, identity = bundle.unet, file_identity(path) if path.is_file() else None
-    name = "file_" + hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
-    layers = adaptable_layers(unet)
+    unet, layers = bundle.unet, adaptable_layers(bundle.unet)
     content = read_lora(path, layers, int(unet.config["layers_per_block"]))  # type: ignore[arg-type]
     if not content.num_matched:
         refuse_no_match(content, path)
+    # The alphas: they may come from another file, which may have changed.
+    identity = (file_identity(path), [module.alpha for module in content.modules.values()])
+    name = "file_" + hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
     is_new = name not in attached_loras(unet)
     if is_new:
         _attach_file(unet, name, content, layers, path)

@@ -48,20 +48,27 @@ ENDINGS = tuple(
         Ending(r"\.alpha", "kohya", "alpha"),
         Ending(r"\.(diff|w_norm)", "differences", "weight"),
         Ending(r"\.(diff_b|b_norm)", "differences", "bias"),
-        Ending(rf"\.(dora_scale|lora_magnitude_vector{_NAME}(\.weight)?)", "", "DoRA"),
+        Ending(r"\.dora_scale", "", "DoRA"),
+        Ending(rf"\.lora_magnitude_vector{_NAME}(\.weight)?", "", "PEFT's DoRA"),
         Ending(r"\.lora_mid\.weight", "", "LoCon with a middle layer"),
         Ending(rf"\.lora_[AB]{_NAME}\.bias", "", "PEFT with biases"),
         Ending(rf"\.hada_\w+{_NAME}", "", "LoHa"),
         Ending(rf"\.lokr_\w+{_NAME}", "", "LoKr"),
-        Ending(rf"\.(oft|boft)_\w+{_NAME}(\.weight)?", "", "OFT"),
+        Ending(r"\.(oft_blocks|oft_diag|rescale)", "", "OFT"),
+        Ending(rf"\.(oft|boft)_\w+{_NAME}(\.weight)?", "", "PEFT's OFT"),
         Ending(r"\.[ab][12]\.weight", "", "GLoRA"),
         Ending(rf"\.(on_input|ia3_l{_NAME})", "", "(IA)3"),
         Ending(rf"\.vera_lambda_\w+{_NAME}", "", "VeRA"),
-        Ending(r"\.(set_weight|reshape_weight|rescale|scalar)", "", "LyCORIS with other parts"),
+        Ending(r"\.(set_weight|reshape_weight)", "", "replaced weights"),
+        Ending(r"\.scalar", "", "LyCORIS with a scalar"),
         Ending(r"\.(weight|bias)", "", WHOLE_WEIGHTS),
     )
 )
 PARTS_READ = {"down", "up", "alpha", "weight", "bias"}
+READ_BY_COMFYUI = {
+    "DoRA", "LoCon with a middle layer", "LoHa", "LoKr", "OFT", "GLoRA", "replaced weights",
+}  # fmt: skip
+"""Kinds that ComfyUI's own loaders apply as they were trained."""
 
 _WRAPPERS = re.compile(
     r"(?:^|(?<=\.))(?:_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
@@ -168,6 +175,12 @@ def group_keys(keys: Collection[str]) -> dict[str, dict[str, list[str]]]:
 def is_lora(keys: Collection[str]) -> bool:
     """Return whether a file's names have an end that a LoRA of any kind has."""
     return any(_split(key)[1].part not in ("", WHOLE_WEIGHTS) for key in keys)
+
+
+def find_kind(parts: Collection[str]) -> str:
+    """Return what kind of adapter a module's parts make it; "" for those that T2MV reads."""
+    others = [part for part in parts if part and part not in PARTS_READ]
+    return next((part for part in others if part != WHOLE_WEIGHTS), others[0] if others else "")
 
 
 def is_for_text_encoder(stem: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ..bundle import LoraHandle
-from .layouts import PARTS_READ, WHOLE_WEIGHTS, group_keys, is_for_text_encoder
+from .layouts import READ_BY_COMFYUI, find_kind, group_keys, is_for_text_encoder
 
 
 def describe_lora(handle: LoraHandle) -> list[str]:
@@ -34,10 +34,9 @@ def describe_unmatched(keys: Collection[str]) -> list[str]:
 def _kind(stem: str, parts: Collection[str]) -> str:
     if is_for_text_encoder(stem):
         return "are for the text encoders, which T2MV leaves as they are"
-    others = [part for part in parts if part and part not in PARTS_READ]
-    if others:
-        name = next((part for part in others if part != WHOLE_WEIGHTS), WHOLE_WEIGHTS)
-        return f"are of another kind of adapter ({name}), which T2MV does not apply"
+    if name := find_kind(parts):
+        where = "only in Load LoRA, native" if name in READ_BY_COMFYUI else "nowhere"
+        return f"are of another kind of adapter ({name}), which T2MV applies {where}"
     if ("down" in parts) != ("up" in parts):
         return "lack one of their two matrices"
     return "have no place in this UNet"

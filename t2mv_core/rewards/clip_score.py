@@ -81,13 +81,21 @@ class ClipScore:
     kind: RewardKind = "view"
 
     def __init__(
-        self, model: nn.Module, tokenize: Tokenize, preprocessing: Preprocessing, name: str = "clip"
+        self,
+        model: nn.Module,
+        tokenize: Tokenize,
+        preprocessing: Preprocessing,
+        name: str = "clip",
+        notices: tuple[str, ...] = (),
     ) -> None:
-        """Wrap any model with open_clip's `encode_image`, `encode_text`, `logit_scale`, `context_length`."""
+        """Wrap any model with open_clip's `encode_image`, `encode_text`, `logit_scale`, `context_length`.
+
+        `notices` say in sentences what the model's files left open.
+        """
         self.model: Any = model.eval().requires_grad_(False)
         context_length: Any = model.context_length
         self.tokens = PromptTokens(tokenize, int(context_length), name)
-        self.preprocessing, self.name = preprocessing, name
+        self.preprocessing, self.name, self.notices = preprocessing, name, notices
         self.cache = PromptCache()
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:

@@ -39,6 +39,12 @@ def test_safetensors_are_read(tmp_path):
     assert torch.equal(read_checkpoint(tmp_path / "weights.safetensors")["a.weight"], WEIGHTS["a.weight"])
 
 
+def test_quantised_safetensors_are_called_that(tmp_path):
+    save_file({**WEIGHTS, "a.weight.absmax": torch.ones(2)}, tmp_path / "weights.SAFETENSORS")
+    with pytest.raises(ValueError, match=r"weights.SAFETENSORS is quantised \(by bitsandbytes\)"):
+        read_checkpoint(tmp_path / "weights.SAFETENSORS")
+
+
 class Attack:
     """What an evil pickle does when it is loaded: it leaves a file behind."""
 

@@ -27,6 +27,7 @@ def unet():
 @pytest.fixture
 def bundle(lcm_bundle, unet):
     copied = copy.deepcopy(unet)
+    torch.manual_seed(3)
     install_multiview_attention(copied)
     return replace(lcm_bundle, unet=copied)
 
@@ -119,11 +120,11 @@ def test_norms_in_lycoris_names_act(bundle, changes, extracted):
 
 
 def test_a_copy_of_the_unet_keeps_them(bundle, extracted):
-    loaded = load_lora(bundle, extracted)
+    without, loaded = compute(bundle), load_lora(bundle, extracted)
     expected = compute(loaded)
-    assert torch.equal(compute(pickle.loads(pickle.dumps(loaded))), expected)
+    assert torch.equal(compute(replace(loaded, unet=pickle.loads(pickle.dumps(loaded.unet)))), expected)
     stored = with_float8_storage(load_lora(bundle, extracted))
-    assert float((compute(stored) - expected).norm() / expected.norm()) < 0.1
+    assert (compute(stored) - expected).norm() < 0.3 * (without - expected).norm()
 
 
 def test_they_let_gradients_of_another_lora_through(bundle, extracted):

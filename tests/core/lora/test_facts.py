@@ -114,6 +114,17 @@ def write_lora(path, up, **more):
     return path
 
 
+def test_another_alpha_beside_the_same_file_is_another_lora(lcm_bundle, tmp_path):
+    tensors = {f"{MODULE}.lora_A.weight": torch.ones(2, 32), f"{MODULE}.lora_B.weight": torch.ones(32, 2)}
+    write_safetensors(tensors, tmp_path / "adapter_model.safetensors", {})
+    loaded = []
+    for alpha in (2, 4):
+        write_config(tmp_path, r=2, lora_alpha=alpha)
+        loaded.append(load_lora(lcm_bundle, tmp_path / "adapter_model.safetensors"))
+    layer = lcm_bundle.unet.get_submodule(MODULE)
+    assert [layer.scaling[bundle.loras[0].name] for bundle in loaded] == [1.0, 2.0]
+
+
 def test_a_lora_of_zeros_says_that_it_changes_nothing(lcm_bundle, tmp_path):
     sentence = "it changes nothing: in every module a matrix is zero"
     zeros = load_lora(lcm_bundle, write_lora(tmp_path / "zeros.safetensors", torch.zeros(32, 2)))

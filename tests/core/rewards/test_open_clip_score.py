@@ -60,18 +60,13 @@ def test_half_precision_scores_nearly_the_same(tiny_architecture, checkpoint, pi
         assert (half - exact).abs().max() < 0.02
 
 
-def test_quick_gelu_of_an_architecture_is_kept(tiny_open_clip, tmp_path, pictures):
-    config = open_clip.get_model_config("ViT-tiny-8") | {"quick_gelu": True}
-    (tmp_path / "ViT-tiny-8-quickgelu.json").write_text(json.dumps(config))
-    open_clip.add_model_config(tmp_path / "ViT-tiny-8-quickgelu.json")
+def test_quick_gelu_of_an_architecture_is_kept(tiny_open_clip, quick_twin, tmp_path, pictures):
     torch.save(tiny_open_clip.state_dict(), tmp_path / "x.pt")
-    reference = open_clip.create_model("ViT-tiny-8-quickgelu").eval()
-    reference.load_state_dict(tiny_open_clip.state_dict())
     scores = load_open_clip_score(tmp_path / "x.pt", architecture="ViT-tiny-8-quickgelu")(
         pictures, PROMPTS
     ).scores
     pixels = prepare_images(pictures, 32, OPENAI_MEAN, OPENAI_STD)
-    assert torch.allclose(scores, open_clips_cosine(reference, pixels), atol=1e-6)
+    assert torch.allclose(scores, open_clips_cosine(quick_twin, pixels), atol=1e-6)
     assert not torch.allclose(scores, open_clips_cosine(tiny_open_clip, pixels), atol=1e-4)
 
 
@@ -106,3 +101,84 @@ def test_a_checkpoint_is_found_by_the_name_of_its_architecture(checkpoint, tiny_
     (folder / "ViT-L-14.pt").touch()
     with pytest.raises(ValueError, match=r"ViT-L-14.pt, .*\. Name one file in reward.paths"):
         load_open_clip_score(folder)
+
+
+@pytest.fixture
+def quick_twin(tiny_open_clip, monkeypatch):
+    """The tiny architecture with QuickGELU, as open_clip names it, over the same weights."""
+    config = open_clip.get_model_config("ViT-tiny-8") | {"quick_gelu": True}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-tiny-8-quickgelu", config)
+    model = open_clip.create_model("ViT-tiny-8-quickgelu").eval()
+    model.load_state_dict(tiny_open_clip.state_dict())
+    return model
+
+
+CONSTANTS = {"input_resolution": torch.tensor(32), "context_length": torch.tensor(16)}
+
+
+@pytest.mark.parametrize(
+    ("name", "constants", "is_quick", "warns"),
+    [
+        ("ViT-tiny-8-quickgelu.pt", {}, True, False),
+        ("ViT-tiny-8.pt", CONSTANTS, True, False),  # OpenAI's own state dict
+        ("ViT-tiny-8__openai.pt", {}, True, False),
+        ("ViT-tiny-8__laion.pt", {}, False, False),
+        ("ViT-tiny-8__mine.pt", {}, False, True),
+        ("ViT-tiny-8.pt", {}, False, True),
+    ],
+)
+def test_quick_gelu_is_what_the_file_says_and_is_asked_for_where_it_says_nothing(
+    tiny_open_clip, quick_twin, tmp_path, pictures, monkeypatch, caplog, name, constants, is_quick, warns
+):
+    tags = {"openai": {"quick_gelu": True}, "laion": {"quick_gelu": False, "mean": None}}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "ViT-tiny-8", tags)
+    torch.save({**tiny_open_clip.state_dict(), **constants}, tmp_path / name)
+    scorer = load_open_clip_score(tmp_path / name)
+    scores = scorer(pictures, PROMPTS).scores
+    pixels = prepare_images(pictures, 32, OPENAI_MEAN, OPENAI_STD)
+    quick, plain = (open_clips_cosine(model, pixels) for model in (quick_twin, tiny_open_clip))
+    assert float((quick - plain).abs().max()) > 1e-3
+    assert torch.allclose(scores, quick if is_quick else plain, atol=1e-6)
+    words = f"Rename it to ViT-tiny-8-quickgelu{'.pt'} if the weights are OpenAI's"
+    assert (words in caplog.text) is warns
+    assert (len(scorer.notices), words in "".join(scorer.notices)) == (warns, warns)
+
+
+def test_an_architecture_without_a_twin_and_a_named_one_ask_nothing(checkpoint, tiny_architecture, caplog):
+    path = checkpoint.rename(checkpoint.with_name("ViT-tiny-8.pt"))
+    load_open_clip_score(path)
+    load_open_clip_score(path, "hpsv2", tiny_architecture, "pad")
+    assert "GELU" not in caplog.text
+
+
+def test_open_clips_published_weights_bring_their_pixel_values(
+    tmp_path, tiny_open_clip, monkeypatch, pictures
+):
+    half = (0.5, 0.5, 0.5)
+    monkeypatch.setitem(
+        open_clip.pretrained._PRETRAINED, "ViT-tiny-8", {"laion2b": {"mean": half, "std": half}}
+    )
+    torch.save(tiny_open_clip.state_dict(), tmp_path / "ViT-tiny-8__laion2b.pt")
+    scores = load_open_clip_score(tmp_path / "ViT-tiny-8__laion2b.pt")(pictures, PROMPTS).scores
+    expected = open_clips_cosine(tiny_open_clip, prepare_images(pictures, 32, half, half))
+    assert torch.allclose(scores, expected, atol=1e-6)
+
+
+def test_a_repository_as_downloaded_says_its_architecture_and_values(quick_twin, tmp_path, pictures, caplog):
+    folder, half = tmp_path / "clip_score", (0.5, 0.5, 0.5)
+    folder.mkdir()
+    values = {"mean": half, "std": half, "interpolation": "bicubic", "resize_mode": "longest"}
+    facts = {"model_cfg": open_clip.get_model_config("ViT-tiny-8-quickgelu"), "preprocess_cfg": values}
+    (folder / "open_clip_config.json").write_text(json.dumps(facts))
+    torch.save(quick_twin.state_dict(), folder / "open_clip_pytorch_model.bin")
+    scores = load_open_clip_score(folder)(pictures[:, :, 10:30], PROMPTS).scores
+    pixels = prepare_images(pictures[:, :, 10:30], 32, half, half, fit="pad")
+    assert torch.allclose(scores, open_clips_cosine(quick_twin, pixels), atol=1e-6)
+    assert "GELU" not in caplog.text
+
+
+def test_openais_published_archive_is_refused_by_name(tmp_path):
+    path = tmp_path / "ViT-L-14.pt"
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), str(path))
+    with pytest.raises(ValueError, match="is a TorchScript archive, .* as OpenAI publishes CLIP"):
+        load_open_clip_score(path)

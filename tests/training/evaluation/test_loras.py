@@ -49,7 +49,7 @@ def test_what_was_left_out_is_counted_in_report_and_log(
     with caplog.at_level(logging.INFO):
         report = evaluate.run(*evaluate.parse(words))
     kind = f"{left_out} modules ({4 * left_out} keys) are of another kind of adapter (DoRA), "
-    kind += "which T2MV does not apply"
+    kind += "which T2MV applies only in Load LoRA, native"
     contradiction = "its file states num_steps=8, this evaluation has 1"
     text = report.read_text()
     assert f"**half_dora**: {acting} modules act, {left_out} are left out." in text
