@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from conftest import ComfyInstall, ComfyServer, Run
 
-PROMPTS = "# a red mug = 1\n--preset toybox\na blue chair: tall"
+PROMPTS = "# a red mug = 1\n--preset toybox\na blue chair: (tall:1.2)"
 SETTINGS = {"name": "ü test", "preset": "demo", "prompts": PROMPTS,
             "iterations": 2, "learning_rate": 3e-3, "rank": 2, "seed": 1, "objective": "preset's",
             "prompts_per_iteration": 1, "resume": True, "download": False}  # fmt: skip
@@ -132,6 +132,7 @@ def test_prompts_that_look_like_options_or_comments_are_only_prompts(
     lines = (run_dir(server, "ü test") / "prompts.jsonl").read_text("utf-8").splitlines()
     assert [json.loads(line)["prompt"] for line in lines] == PROMPTS.split("\n")
     assert "preset: demo" in (run_dir(server, "ü test") / "config.yaml").read_text("utf-8")
+    assert "“(tall:1.2)” (in 1 of 3 prompts)" in trained.outputs["1"]["text"][0]
 
 
 def test_the_same_inputs_do_not_train_again(server: ComfyServer, trained: Run) -> None:
