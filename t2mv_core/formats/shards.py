@@ -10,11 +10,12 @@ from .strict import Shape, Weight, WeightsFile
 
 _STEMS = ("diffusion_pytorch_model", "model")
 _PAIRS = [  # (index, whole) for each stem and precision
-    (f"{stem}.safetensors.index{variant}.json", f"{stem}{variant}.safetensors")
+    (f"{stem}.safetensors{index}.json", f"{stem}{variant}.safetensors")
     for stem in _STEMS
-    for variant in ("", ".fp16")
+    # The last is an older name of diffusers'.
+    for index, variant in ((".index", ""), (".index.fp16", ".fp16"), (".fp16.index", ".fp16"))
 ]
-WEIGHT_NAMES = tuple(whole for _, whole in _PAIRS)
+WEIGHT_NAMES = tuple(dict.fromkeys(whole for _, whole in _PAIRS))
 INDEX_NAMES = tuple(index for index, _ in _PAIRS)
 
 
