@@ -10,6 +10,7 @@ from pathlib import Path
 import folder_paths
 
 from ...t2mv_core.formats.safetensors_io import ENDINGS, file_identity, is_safetensors
+from ...t2mv_core.formats.sources import current_snapshot
 from .checks import find_choice
 
 ADAPTER_FOLDER = "mvadapter"
@@ -99,9 +100,8 @@ def folders_with(filename: str) -> dict[str, Path]:
 
 def _age_of_snapshot(parent: str, name: str) -> tuple[bool, str]:
     """Sort by name, but in a Hub's cache (`<repository>/snapshots`) first the snapshot that is current."""
-    main = Path(parent).parent / "refs" / "main"
     is_current = (
-        Path(parent).name == "snapshots" and main.is_file() and main.read_text("utf-8").strip() == name
+        Path(parent).name == "snapshots" and current_snapshot(Path(parent).parent) == Path(parent) / name
     )
     return not is_current, name
 

@@ -85,11 +85,10 @@ def read_config(part: str, path: Path, notices: list[str]) -> dict[str, Any]:
         blocks = {*config.get("down_block_types", ()), *config.get("up_block_types", ())}
         if other := sorted(map(str, blocks - _BLOCKS)):
             raise ValueError(not_sdxl(path.parent, f"a UNet of other blocks ({other[0]})"))
-    if part == "vae" and config.get("block_out_channels") == _SDXL_VAE_WIDTHS:
-        if (
-            config.get("scaling_factor", _SD1_SCALING) == _SD1_SCALING
-        ):  # its absence says the same in diffusers
-            raise ValueError(not_sdxl(path.parent, "the VAE of Stable Diffusion 1.x or 2.x"))
+    has_sdxl_widths = part == "vae" and config.get("block_out_channels") == _SDXL_VAE_WIDTHS
+    # The VAE of SD 1.x has the same widths; no scaling factor means 0.18215 in diffusers.
+    if has_sdxl_widths and config.get("scaling_factor", _SD1_SCALING) == _SD1_SCALING:
+        raise ValueError(not_sdxl(path.parent, "the VAE of Stable Diffusion 1.x or 2.x"))
     known = _HARMLESS | _keys_of(part)
     strange = [key for key, value in config.items() if key not in known and key[:1] != "_" and value]
     if strange:

@@ -39,8 +39,13 @@ _FOREIGN = {
     "control_model.": "a ControlNet",
     "input_hint_block.": "a ControlNet",
     "controlnet_cond_embedding.": "a ControlNet",
-    "lora_unet_": _LORA,
-    "lora_te": _LORA,
+    "transformer_blocks.": "a transformer such as Stable Diffusion 3 or Qwen-Image",
+    "emb_params": "a textual inversion (it goes into models/embeddings)",
+}
+# Part of a name that tells the same.
+_FOREIGN_INSIDE = {
+    re.compile(r"(^|[._])(lora(_\w+)?|hada_w[12]_\w+|lokr_w[12](_\w+)?|oft_blocks)([._]|$)"): _LORA,
+    re.compile(r"\.to_q_mv\."): "an MV-Adapter (it goes into models/mvadapter)",
 }
 _CONTEXT_WIDTHS = {768: "a Stable Diffusion 1.x model", 1024: "a Stable Diffusion 2.x model"}
 _REFINER_WIDTH = 1280
@@ -141,9 +146,12 @@ def is_whole_sdxl(names: Iterable[str]) -> bool:
 
 
 def _kind_by_name(names: Collection[str]) -> str | None:
-    marks = _TRAINED_OTHERWISE if is_whole_sdxl(names) else {**_TRAINED_OTHERWISE, **_FOREIGN}
-    bare = [name.removeprefix(UNET_PREFIX) for name in names]
-    return next((kind for mark, kind in marks.items() if any(name.startswith(mark) for name in bare)), None)
+    is_whole, bare = is_whole_sdxl(names), [name.removeprefix(UNET_PREFIX) for name in names]
+    marks = _TRAINED_OTHERWISE if is_whole else {**_TRAINED_OTHERWISE, **_FOREIGN}
+    by_start = (kind for mark, kind in marks.items() if any(name.startswith(mark) for name in bare))
+    inside = {} if is_whole else _FOREIGN_INSIDE
+    by_part = (kind for mark, kind in inside.items() if any(map(mark.search, names)))
+    return next(chain(by_start, by_part), None)
 
 
 def _kind_by_shape(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
@@ -165,6 +173,6 @@ def _kind_by_shape(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
 
 def _kind_by_header(metadata: Mapping[str, str]) -> str | None:
     """Tell v-prediction by the header that ComfyUI and kohya's trainer write."""
-    said = [metadata[key] for key in _PREDICTION_KEYS if key in metadata]
+    said = [metadata[key] for key in _PREDICTION_KEYS if metadata.get(key)]
     other = next((value for value in said if not re.match(r"eps", value, re.IGNORECASE)), None)
     return None if other is None else f"a model of another prediction type ({other}, says its header)"

@@ -103,9 +103,22 @@ def published_sources(sources: ModelSources) -> ModelSources:
     )
 
 
+def current_snapshot(repository: Path) -> Path | None:
+    """Return the current snapshot of a repository in a Hub's cache (models--owner--name), else None."""
+    main = repository / "refs" / "main"
+    return repository / "snapshots" / main.read_text("utf-8").strip() if main.is_file() else None
+
+
+def _in_snapshots(sources: ModelSources) -> ModelSources:
+    """Replace folders that are a whole repository in a Hub's cache by their snapshot."""
+    named = {field: getattr(sources, field) for field in ("model", "unet", "vae", "scheduler")}
+    snapshots = {field: current_snapshot(Path(place)) for field, place in named.items() if place}
+    return replace(sources, **{field: str(path) for field, path in snapshots.items() if path})  # type: ignore[arg-type]
+
+
 def _finders(sources: ModelSources) -> dict[str, Callable[[], Path | None]]:
     """Return for each of the `ModelFiles` how to find it."""
-    sources, allow = published_sources(sources), sources.allow_download
+    sources, allow = _in_snapshots(published_sources(sources)), sources.allow_download
     model = unet_model = sources.model
     find_adapter: Callable[[], Path] = partial(_find_adapter, sources)
     if sources.model in TOYBOX_PRESETS:

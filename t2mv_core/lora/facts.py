@@ -66,23 +66,22 @@ def complete_alphas(
 
 
 def _read_facts(metadata: Mapping[str, str], path: Path) -> tuple[dict[str, Any], list[str]]:
-    """Return facts of all sources, the first source first, and sentences on those that are not followed."""
+    """Return the facts, the first source's first, and sentences on those that are not followed."""
     facts: dict[str, Any] = {}
     notes: list[str] = []
-    for source, config in _configurations(metadata, path):
+    alphas: dict[str, str] = {}
+    for source, config in _sources(metadata, path):
         if config is None:
             notes.append(f"{source} cannot be read")
             continue
         notes += [f"{source} states {fact}, which T2MV does not follow" for fact in _unknown_facts(config)]
+        for name in _ALPHA:
+            if config.get(name) is not None and config[name] not in _UNSTATED:
+                alphas.setdefault(f"{_number(name, config[name], path):g}", f"{name} in {source}")
         facts = {**config, **facts}
-    for name, text in metadata.items():
-        if name in ("alpha_pattern", "rank_pattern"):
-            table = _parse_table(text)
-            facts.setdefault(name, text if table is None else table)
-        elif name in _FOLLOWED:
-            facts.setdefault(name, text)
-        elif _ABOUT_SCALE.search(name):
-            notes.append(f"its header states {name}={text[:100]}, which T2MV does not follow")
+    if len(alphas) > 1:
+        stated = ", ".join(f"{value} ({place})" for value, place in alphas.items())
+        notes.append(f"it states several alphas: {stated}; T2MV follows the first")
     for name in ("alpha_pattern", "rank_pattern"):
         if not isinstance(facts.get(name, {}), dict | None):
             notes.append(f"its {name} cannot be read")
@@ -90,17 +89,30 @@ def _read_facts(metadata: Mapping[str, str], path: Path) -> tuple[dict[str, Any]
     return facts, notes
 
 
-def _configurations(metadata: Mapping[str, str], path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    """Yield PEFT's configurations for the UNet, each with the words for its place; None for a damaged one."""
+def _sources(metadata: Mapping[str, str], path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """Yield what states facts on the UNet's LoRA: its name, and the facts; None for a damaged one."""
     beside = path.with_name("adapter_config.json")
     if beside.is_file() and _is_alone(path):
         yield "adapter_config.json", _parse_table(beside.read_text(encoding="utf-8", errors="replace"))
     if "lora_adapter_metadata" in metadata:
-        config = _parse_table(metadata["lora_adapter_metadata"])
-        if config is not None:  # diffusers: one table for all networks, their names before the keys
-            config = {key.removeprefix("unet."): value for key, value in config.items()}
-            config = {key: value for key, value in config.items() if not key.startswith("text_encoder")}
-        yield "lora_adapter_metadata", config
+        yield "lora_adapter_metadata", _for_unet(_parse_table(metadata["lora_adapter_metadata"]))
+    header = _for_unet(metadata) or {}
+    yield (
+        "its header",
+        {
+            name: _parse_pattern(text) if name.endswith("_pattern") else text
+            for name, text in header.items()
+            if name in _FOLLOWED or _ABOUT_SCALE.search(name)
+        },
+    )
+
+
+def _for_unet(table: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the UNet's part: diffusers keeps one table for all networks, their names before the keys."""
+    if table is None:
+        return None
+    own = {name.removeprefix("unet."): value for name, value in table.items()}
+    return {name: value for name, value in own.items() if not name.startswith("text_encoder")}
 
 
 def _is_alone(path: Path) -> bool:
@@ -125,6 +137,11 @@ def _parse_table(text: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return table if isinstance(table, dict) else None
+
+
+def _parse_pattern(text: str) -> dict[str, Any] | str:
+    table = _parse_table(text)
+    return text if table is None else table
 
 
 def _first_number(facts: Mapping[str, Any], names: tuple[str, ...], path: Path) -> float | None:

@@ -110,7 +110,7 @@ def _find_checkpoint(place: Path) -> Path:
         names = ", ".join(path.name for path in files) or "nothing"
         raise ValueError(
             f"{place} must hold one checkpoint, named after its open_clip architecture such as "
-            f"ViT-L-14.safetensors; it holds {names}. Name one file in reward.paths."
+            f"ViT-L-14-quickgelu.safetensors; it holds {names}. Name one file in reward.paths."
         )
     return files[0]
 

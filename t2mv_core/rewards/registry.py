@@ -123,7 +123,7 @@ REWARDS: dict[str, RewardSpec] = {
             ("clip_score",),
             "https://huggingface.co/models?library=open_clip",
             remark="It is a folder with one checkpoint named after its architecture in open_clip, such as "
-            "ViT-L-14.safetensors.",
+            "ViT-L-14-quickgelu.safetensors for OpenAI's.",
         ),
     ),
     "hyperscore": RewardSpec(

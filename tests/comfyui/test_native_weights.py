@@ -68,6 +68,9 @@ with torch.inference_mode():
         vae_layers=1, tokens=12,
     ))
     facts["other UNet"] = refusal(lambda: apply_adapter(pair.model, other.adapter_file, RIG))
+    meshes = pair.adapter_file.with_name("mvadapter_tg2mv_sdxl.safetensors")
+    meshes.write_bytes(pair.adapter_file.read_bytes())
+    facts["other adapter"] = refusal(lambda: apply_adapter(pair.model, meshes, RIG))
 """
 
 
@@ -90,6 +93,7 @@ def test_types_sharing_and_refusals(native_facts: NativeFacts) -> None:
     assert "multiples of 16 px" in facts["odd"]
     assert "already has an MV-Adapter" in facts["second adapter"]
     assert "does not fit this model's UNet" in facts["other UNet"]
+    assert "is the geometry-guided MV-Adapter" in facts["other adapter"]
 
 
 SMALL_CARD = """

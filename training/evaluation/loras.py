@@ -12,6 +12,7 @@ from t2mv_core.formats.strict import WeightsFile
 from t2mv_core.lora.files import load_lora
 from t2mv_core.lora.words import count_left_out, describe_lora
 from t2mv_core.samplers import SamplingSettings
+from t2mv_core.schedule import SOLVERS
 
 from ..models.base_loras import describe_other_base, log_lora
 
@@ -82,6 +83,8 @@ def find_contradictions(
     """
     solver, guidance = bundle.schedule.solver_name, settings.guidance_scale
     pairs = [("solver", solver, _text(facts, "solver") == solver)]
+    if _text(facts, "sampler") in SOLVERS:  # what earlier files call it
+        pairs += [("sampler", solver, _text(facts, "sampler") == solver)]
     pairs += [("guidance_scale", f"{guidance:g}", _number(facts, "guidance_scale") == guidance)]
     pairs += [("num_steps", ", ".join(map(str, steps)), _number(facts, "num_steps") in steps)]
     pairs += [("base_model", bundle.name, _stem(_text(facts, "base_model")) == _stem(bundle.name))]

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from t2mv_core.denoiser import encode_cameras, predict_noise
+from t2mv_core.formats.configs import read_config, read_index
 from t2mv_core.formats.sources import ModelSources
+from t2mv_core.formats.tokens import settle_tokens
 from t2mv_core.loading import load_bundle, with_schedule_of
 from t2mv_core.text import encode_text
 from t2mv_core.toybox import toybox_path
@@ -219,4 +221,60 @@ def test_folders_are_recognised_by_their_unet_as_files_are(
 
     edit_weights(own_folder / "unet" / "diffusion_pytorch_model.safetensors", change)
     with pytest.raises(ValueError, match=f"is {words}; T2MV needs an SDXL model"):
+        load_bundle(str(own_folder))
+
+
+PUBLISHED = {  # keys of stabilityai/stable-diffusion-xl-base-1.0 beyond those of benchmarks.sdxl_files
+    "unet": {
+        "_class_name": "UNet2DConditionModel", "_diffusers_version": "0.19.0.dev0", "act_fn": "silu",
+        "addition_embed_type_num_heads": 64, "center_input_sample": False, "class_embed_type": None,
+        "class_embeddings_concat": False, "cross_attention_norm": None, "dual_cross_attention": False,
+        "encoder_hid_dim": None, "encoder_hid_dim_type": None, "mid_block_only_cross_attention": None,
+        "mid_block_type": "UNetMidBlock2DCrossAttn", "num_attention_heads": None, "num_class_embeds": None,
+        "only_cross_attention": False, "resnet_time_scale_shift": "default", "upcast_attention": None,
+    },
+    "vae": {"_class_name": "AutoencoderKL", "_name_or_path": "../sdxl-vae/", "act_fn": "silu"},
+    "text_encoder": {
+        "architectures": ["CLIPTextModel"], "attention_dropout": 0.0, "bos_token_id": 0, "dropout": 0.0,
+        "eos_token_id": 2, "initializer_factor": 1.0, "model_type": "clip_text_model", "pad_token_id": 1,
+        "torch_dtype": "float16", "transformers_version": "4.32.0.dev0",
+    },
+}  # fmt: skip
+
+
+def test_sdxls_published_folder_is_read_without_a_word(tmp_path):
+    from benchmarks.sdxl_files import FULL, text_settings, unet_settings, vae_settings
+
+    settings = {
+        "unet": unet_settings(FULL),
+        "vae": vae_settings(FULL),
+        "text_encoder": text_settings(FULL, 0),
+    }
+    notices = []
+    for part, values in settings.items():
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text(json.dumps({**values, **PUBLISHED[part]}))
+        config = read_config(part, tmp_path / part / "config.json", notices)
+    (tmp_path / "tokenizer").mkdir()
+    tokenizer = {"tokenizer_class": "CLIPTokenizer", "pad_token": "<|endoftext|>", "model_max_length": 77,
+                 "bos_token": {"__type": "AddedToken", "content": "<|startoftext|>"}}  # fmt: skip
+    (tmp_path / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    settled = settle_tokens(config, "text_encoder", tmp_path / "text_encoder", notices)
+    assert (settled["bos_token_id"], settled["eos_token_id"]) == (49406, 49407)
+    index = {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True,
+             "add_watermarker": None, "tokenizer_2": ["transformers", "CLIPTokenizer"],
+             "image_encoder": [None, None], "feature_extractor": [None, None]}  # fmt: skip
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    assert read_index(tmp_path, notices) is True
+    assert notices == []
+
+
+def test_another_padding_is_named_and_another_tokenizer_refused(own_folder):
+    folder = own_folder / "tokenizer_2"
+    folder.mkdir()
+    (folder / "special_tokens_map.json").write_text('{"pad_token": {"content": "<|endoftext|>"}}')
+    (notice,) = load_bundle(str(own_folder)).notices
+    assert notice == f"{folder} pads with '<|endoftext|>'; T2MV pads with '!', as SDXL does."
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer"}')
+    with pytest.raises(ValueError, match="tokenizer_2 is a T5Tokenizer, not CLIP's tokenizer"):
         load_bundle(str(own_folder))

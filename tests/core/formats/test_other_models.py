@@ -116,6 +116,15 @@ def test_a_header_may_say_that_weights_are_quantised(tmp_path):
         ([f"{PREFIX}double_blocks.0.img_attn.qkv.weight"], "is a Flux model"),
         (["joint_blocks.0.x_block.attn.qkv.weight"], "is a Stable Diffusion 3 model"),
         (["lora_unet_conv_in.lora_down.weight"], "is a LoRA .* models/loras"),
+        (["unet.down_blocks.1.attentions.0.proj_in.lora_A.weight"], "is a LoRA .* models/loras"),
+        (["unet.conv_in.lora.down.weight"], "is a LoRA .* models/loras"),
+        (["lycoris_conv_in.hada_w1_a"], "is a LoRA .* models/loras"),
+        (
+            ["down_blocks.1.attentions.0.transformer_blocks.0.attn1.processor.to_q_mv.weight"],
+            "is an MV-Adapter",
+        ),
+        (["transformer_blocks.0.attn.to_q.weight"], "is a transformer such as"),
+        (["emb_params"], "is a textual inversion"),
     ],
 )
 def test_files_of_other_kinds(refuse, keys, words):

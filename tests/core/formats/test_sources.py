@@ -1,5 +1,6 @@
 """Names become files before anything is read; nothing is fetched unasked."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,6 +152,19 @@ def test_a_missing_file_is_not_taken_for_a_hub_id(tmp_path, lcm_folder):
         )
     with pytest.raises(FileNotFoundError, match="no weights file"):
         resolve_sources(ModelSources(str(lcm_folder), unet=str(tmp_path / "gone.safetensors")))
+
+
+def test_a_repository_in_a_hubs_cache_is_its_current_snapshot(lcm_folder, tmp_path):
+    repository, sha = tmp_path / "models--someone--tiny", "4621659"
+    shutil.copytree(lcm_folder, repository / "snapshots" / "0000000")
+    (repository / "snapshots" / sha).symlink_to(lcm_folder)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(f"{sha}\n")
+    snapshot = repository / "snapshots" / sha
+    files = resolve_sources(ModelSources(str(repository)))
+    assert (files.unet, files.adapter) == (snapshot / "unet", snapshot / "mvadapter.safetensors")
+    assert files.scheduler == snapshot / "scheduler"
+    assert resolve_sources(ModelSources(str(lcm_folder), vae=str(repository))).vae == snapshot / "vae"
 
 
 def test_fields_keep_their_order():

@@ -9,9 +9,16 @@ import pytest
 import torch
 
 from benchmarks.sdxl_files import TINY, create_modules, original_unet
+from t2mv_core.bundle import LoraHandle
 from t2mv_core.formats.safetensors_io import read_safetensors, write_safetensors
 from t2mv_core.loading import with_float8_storage
-from t2mv_core.lora.adapters import activate_loras, add_lora, attached_loras
+from t2mv_core.lora.adapters import (
+    activate_loras,
+    add_lora,
+    attached_loras,
+    reactivate_in_backward,
+    trainable_parameters,
+)
 from t2mv_core.lora.files import load_lora
 from t2mv_core.unet.attention import install_multiview_attention
 
@@ -62,14 +69,18 @@ def extracted(changes, tmp_path):
     return tmp_path / "extracted.safetensors"
 
 
-def compute(bundle):
+def run(bundle):
     generator = torch.Generator().manual_seed(2)
     x, text, pooled = (torch.randn(s, generator=generator) for s in ((4, 4, 8, 8), (4, 12, 192), (4, 64)))
     views = {"num_views": 2, "latent_size": (8, 8)}
+    added = {"text_embeds": pooled, "time_ids": torch.ones(4, 6)}
     activate_loras(bundle)
+    return bundle.unet(x, 500, text, added_cond_kwargs=added, cross_attention_kwargs=views).sample
+
+
+def compute(bundle):
     with torch.no_grad():
-        added = {"text_embeds": pooled, "time_ids": torch.ones(4, 6)}
-        return bundle.unet(x, 500, text, added_cond_kwargs=added, cross_attention_kwargs=views).sample
+        return run(bundle)
 
 
 def merged(bundle, differences, strength):
@@ -127,13 +138,24 @@ def test_a_copy_of_the_unet_keeps_them(bundle, extracted):
     assert (compute(stored) - expected).norm() < 0.3 * (without - expected).norm()
 
 
-def test_they_let_gradients_of_another_lora_through(bundle, extracted):
+def test_gradients_of_another_lora_go_through_them_also_when_recomputed(bundle, extracted):
     bundle.unet.requires_grad_(False)
     add_lora(bundle.unet, 2, 2.0, "policy")
+    learning = trainable_parameters(bundle.unet, "policy")
+    with torch.no_grad():
+        for parameter in learning:
+            parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(parameter.numel()))
     loaded = load_lora(bundle, extracted)
-    learning = {name for name, parameter in loaded.unet.named_parameters() if parameter.requires_grad}
-    assert learning
-    assert all(".policy." in name for name in learning)
+    assert sum(parameter.requires_grad for parameter in loaded.unet.parameters()) == len(learning)
+    acting = replace(loaded, loras=(*loaded.loras, LoraHandle("policy")))
+    expected = torch.autograd.grad(run(acting).square().sum(), learning)
+    bundle.unet.enable_gradient_checkpointing()
+    bundle.unet.train()
+    output = run(acting)
+    reactivate_in_backward(acting, output)
+    compute(replace(bundle, loras=()))  # silences all of them in between
+    for gradient, plain in zip(torch.autograd.grad(output.square().sum(), learning), expected, strict=True):
+        torch.testing.assert_close(gradient, plain, atol=1e-4, rtol=1e-4)
 
 
 def test_a_difference_of_another_shape_is_refused_and_leaves_no_trace(bundle, extracted):

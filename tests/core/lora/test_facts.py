@@ -42,7 +42,9 @@ def peft(**facts):
         ({"network_alpha": "8"}, 0.5),
         ({"ss_network_alpha": "8.0", "ss_network_dim": "16"}, 0.5),
         ({"alpha": "32", "rank": "16"}, 2.0),
-        ({"lora_alpha": "16", "use_rslora": "true"}, 4.0),
+        ({"lora_alpha": "16", "use_rslora": "true", "rank_pattern": "{}"}, 4.0),
+        ({"unet.lora_alpha": "64", "unet.r": "16", "text_encoder.lora_alpha": "4"}, 4.0),
+        ({**peft(r=16, lora_alpha=32), "network_alpha": "32.0"}, 2.0),
         ({"lora_alpha": "16", "alpha_pattern": json.dumps({"to_q": 4})}, 0.25),
     ],
 )
@@ -80,6 +82,10 @@ def test_an_assumed_alpha_is_said(metadata, tmp_path):
         ({"lora_alpha": "16", "network_alphas": "{}"}, "its header states network_alphas={}, which"),
         ({"lora_alpha": "16", "lora_adapter_metadata": "{"}, "lora_adapter_metadata cannot be read"),
         ({"lora_alpha": "16", "alpha_pattern": "to_q"}, "its alpha_pattern cannot be read"),
+        (
+            {**peft(r=16, lora_alpha=16), "network_alpha": "8"},
+            "several alphas: 16 (lora_alpha in lora_adapter_metadata), 8 (network_alpha in its header)",
+        ),
         ({"lora_alpha": "16", "rank": "4"}, "it states rank 4, but its matrices have rank 16"),
     ],
 )

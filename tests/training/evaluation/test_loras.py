@@ -83,6 +83,7 @@ def test_silent_and_agreeing_files_pass(tiny_bundle, facts):
     [
         ("base_model", "lcm-sdxl", None),
         ("solver", "ddim-trailing", "lcm"),
+        ("sampler", "ddim", "lcm"),
         ("guidance_scale", "1.5", "7"),
         ("num_steps", "8", "2, 4"),
     ],
