@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,6 @@ MAX_PREVIEW_VAE_BYTES = 32 * 2**20
 PREVIEW_PX = 512
 PREVIEW_CELL_PX = 96
 
-logger = logging.getLogger(__name__)
 _noted = set[str | None]()
 """Ids of the nodes that the page shows notes on."""
 
@@ -43,8 +41,6 @@ def show_notes(node: type[io.ComfyNode], notes: Sequence[str]) -> None:
 
     With nothing to say there is no text, so that the node stays as it is, but an earlier run's goes away.
     """
-    for note in notes:
-        logger.warning("%s: %s", node.__name__, note)
     node_id = node.hidden and node.hidden.unique_id
     if notes:
         _noted.add(node_id)
@@ -66,11 +62,9 @@ def with_notices(node: type[io.ComfyNode], outputs: Sequence[Any], notices: Sequ
     """Return a node's outputs; show on it what its files left out, if anything."""
     from comfy_api.latest import io, ui
 
-    if not notices:
-        return io.NodeOutput(*outputs)
-    text = "\n".join(notices)
-    show_text(node, text)
-    return io.NodeOutput(*outputs, ui=ui.PreviewText(text))
+    show_notes(node, notices)
+    shown = {"ui": ui.PreviewText("\n".join(notices))} if notices else {}
+    return io.NodeOutput(*outputs, **shown)
 
 
 class SamplingProgress:
