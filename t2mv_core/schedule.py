@@ -222,13 +222,16 @@ def schedule_from_config(config: Mapping[str, Any], solver: str | None = None) -
     spacing, notices = str(config.get("timestep_spacing", "leading")), list[str]()
     if spacing not in _SPACINGS and (solver or "LCM" in str(config.get("_class_name", ""))):
         notices.append(f"The scheduler's timestep_spacing={spacing!r} has no effect: the solver has its own.")
+        spacing = "leading"
+    if (name := str(config.get("_class_name", ""))) and not _CLASSES.fullmatch(name):
+        notices.append(f"The scheduler {name} is not known; the solver {solver} has its place.")
     alpha_bar = shift_snr(_trained_alpha_bar(config), float(config.get("t2mv_snr_shift", SNR_SHIFT_SCALE)))
     clip_range = float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample", False) else None
     schedule = NoiseSchedule(
         alpha_bar=alpha_bar,
         solver="lcm" if "LCM" in str(config.get("_class_name", "")) else "ddim",
         final_alpha_bar=1.0 if config.get("set_alpha_to_one", False) else float(alpha_bar[0]),
-        timestep_spacing="leading" if notices else spacing,
+        timestep_spacing=spacing,
         steps_offset=int(config.get("steps_offset", 1)),
         clip_range=clip_range,
         original_steps=int(config.get("original_inference_steps", 50)),

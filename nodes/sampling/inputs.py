@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +13,6 @@ from ..sockets import Model, Rig, output
 if TYPE_CHECKING:
     from ...t2mv_core.samplers import SamplingSettings
     from ..sockets import ModelHandle
-
-logger = logging.getLogger(__name__)
 
 PROMPT = Field(
     "prompt", "a red mug", "What to draw. One object per line: every line becomes a set of views.",
@@ -84,13 +81,10 @@ def read_settings(numbers: dict[str, Any], model: ModelHandle) -> SamplingSettin
 
 
 def reading_notes(model: ModelHandle, prompts: list[str], negative_prompt: str = "", **_: Any) -> list[str]:
-    """Say, in the log too, what the model does not read of prompts as they may be meant; mostly nothing."""
+    """Say what the model does not read of prompts as they may be meant; mostly nothing."""
     from ...t2mv_core.text import describe_reading
 
-    notes = describe_reading(model.bundle, [*prompts, negative_prompt])
-    for note in notes:
-        logger.warning("%s", note)
-    return notes
+    return describe_reading(model.bundle, [*prompts, negative_prompt])
 
 
 def describe_set(seed: int, settings: SamplingSettings, numbers: dict[str, Any]) -> str:
