@@ -9,6 +9,7 @@ import argparse
 import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -180,7 +181,7 @@ def run(arguments: argparse.Namespace, config: TrainConfig) -> Path:
     for remark in remarks:
         logging.warning("%s", remark)
     measurements = [measure(bundle, instruments, variant, questions) for variant in variants]
-    command = "python -m training.evaluate " + " ".join(sys.argv[1:])
+    command = "python -m training.evaluate " + shlex.join(sys.argv[1:])
     return write_report(measurements, questions, arguments.out, command, remarks, loras)
 
 
