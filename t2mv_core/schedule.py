@@ -47,6 +47,7 @@ _OBEYED = {
     "set_alpha_to_one", "clip_sample", "clip_sample_range", "original_inference_steps", "timestep_scaling",
     "t2mv_snr_shift",
 }  # fmt: skip
+_NUMBERS = _OBEYED - {"trained_betas", "timestep_spacing", "set_alpha_to_one", "clip_sample"}
 _WITHOUT_EFFECT = {
     # Only with a key of _SAMPLED or `thresholding`.
     "sigma_min", "sigma_max", "flow_shift", "time_shift_type", "shift_terminal", "dynamic_thresholding_ratio",
@@ -219,13 +220,17 @@ def schedule_from_config(config: Mapping[str, Any], solver: str | None = None) -
     """
     config = {key: value for key, value in config.items() if value is not None}
     _refuse_foreign(config, is_sampled_as_the_file_says=solver is None)
+    _refuse_no_numbers(config)
     spacing, notices = str(config.get("timestep_spacing", "leading")), list[str]()
     if spacing not in _SPACINGS and (solver or "LCM" in str(config.get("_class_name", ""))):
         notices.append(f"The scheduler's timestep_spacing={spacing!r} has no effect: the solver has its own.")
         spacing = "leading"
     if (name := str(config.get("_class_name", ""))) and not _CLASSES.fullmatch(name):
         notices.append(f"The scheduler {name} is not known; the solver {solver} has its place.")
-    alpha_bar = shift_snr(_trained_alpha_bar(config), float(config.get("t2mv_snr_shift", SNR_SHIFT_SCALE)))
+    scale = float(config.get("t2mv_snr_shift", SNR_SHIFT_SCALE))
+    alpha_bar = shift_snr(_trained_alpha_bar(config), scale) if scale else torch.zeros(1)
+    if not bool(((alpha_bar > 0) & (alpha_bar < 1)).all()):
+        raise ValueError("The scheduler's betas must be greater than 0 and less than 1.")
     clip_range = float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample", False) else None
     schedule = NoiseSchedule(
         alpha_bar=alpha_bar,
@@ -269,13 +274,25 @@ def _refuse_foreign(config: Mapping[str, Any], is_sampled_as_the_file_says: bool
                 raise ValueError(f"The scheduler's {key}={config[key]!r} is not supported; {advice}.")
 
 
+def _refuse_no_numbers(config: Mapping[str, Any]) -> None:
+    """Raise a ValueError where something else stands for a number, or one that none of them can be."""
+    for key in sorted(_NUMBERS & config.keys()):
+        value, least = config[key], 1 if key == "num_train_timesteps" else 0
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not is_number or value < least:
+            raise ValueError(f"The scheduler's {key}={value!r} must be a number of at least {least}.")
+
+
 def _trained_alpha_bar(config: Mapping[str, Any]) -> Tensor:
     """Return ᾱ_t before the shift, [num_train_timesteps], float64."""
     num_steps = int(config.get("num_train_timesteps", 1000))
     if "trained_betas" not in config:
         start, end = config.get("beta_start", 0.00085), config.get("beta_end", 0.012)
         return scaled_linear_alpha_bar(start, end, num_steps)
-    betas = torch.tensor(config["trained_betas"], dtype=torch.float64)
+    try:
+        betas = torch.tensor(config["trained_betas"], dtype=torch.float64)
+    except (TypeError, ValueError):
+        betas = torch.empty(0)
     if betas.shape != (num_steps,) or not bool(((betas > 0) & (betas < 1)).all()):
         raise ValueError(
             f"trained_betas of the scheduler has {betas.numel()} numbers; it needs num_train_timesteps="

@@ -9,6 +9,7 @@ import argparse
 import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -181,7 +182,7 @@ def run(arguments: argparse.Namespace, config: TrainConfig) -> Path:
         logging.warning("%s", remark)
     remarks += [*bundle.notices, *bundle.schedule.notices]  # logged when they were loaded
     measurements = [measure(bundle, instruments, variant, questions) for variant in variants]
-    command = "python -m training.evaluate " + " ".join(sys.argv[1:])
+    command = "python -m training.evaluate " + shlex.join(sys.argv[1:])
     return write_report(measurements, questions, arguments.out, command, remarks, loras)
 
 

@@ -33,7 +33,7 @@ def read_json(path: Path, hint: str) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; {hint}")
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(json.loads(path.read_text(encoding="utf-8-sig")))
     except (ValueError, TypeError) as error:  # not JSON, not text, or JSON that is not a table
         raise ValueError(f"{path} is not readable ({error}); fetch it again.") from error
 

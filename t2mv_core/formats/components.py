@@ -62,7 +62,7 @@ def load_parts(files: ModelFiles, dtype: torch.dtype, notices: list[str]) -> dic
             config = read_config(part, place / "config.json", notices)
         if part.startswith("text_encoder"):
             config = settle_tokens(config, part, place, notices)
-        module = _create_part(part, config)
+        module = _create_part(part, config, place)
         if part == "unet" and SHARED_KEY in file.metadata and files.own_unet is not None:
             rest = open_place(files.own_unet).weights()
             weights = {**{key: rest[key] for key in module.state_dict().keys() & rest.keys()}, **weights}
@@ -115,18 +115,23 @@ def _weights_of_folder(part: str, file: WeightsFile | ShardedWeights) -> dict[st
     }
 
 
-def _create_part(part: str, config: dict[str, Any]) -> Any:
-    """Create a part without weights."""
+def _create_part(part: str, config: dict[str, Any], place: Path) -> Any:
+    """Create a part without weights; ValueError where its class refuses its configuration."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    with without_weights():
-        if part == "unet":
-            return UNet2DConditionModel.from_config(config)
-        if part == "vae":
-            return AutoencoderKL.from_config(config)
-        encoder_class = CLIPTextModel if part == "text_encoder" else CLIPTextModelWithProjection
-        return encoder_class(CLIPTextConfig(**config))
+    encoder_class = CLIPTextModel if part == "text_encoder" else CLIPTextModelWithProjection
+    try:
+        with without_weights():
+            if part == "unet":
+                return UNet2DConditionModel.from_config(config)
+            if part == "vae":
+                return AutoencoderKL.from_config(config)
+            return encoder_class(CLIPTextConfig(**config))
+    except Exception as error:  # diffusers and transformers check little: anything may fail
+        raise ValueError(
+            f"{place}: no {part} can be made from its configuration ({error}); fetch it again."
+        ) from error
 
 
 def _prefixed(module: nn.Module, weights: Mapping[str, W]) -> dict[str, W]:

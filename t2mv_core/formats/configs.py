@@ -82,7 +82,7 @@ def read_config(part: str, path: Path, notices: list[str]) -> dict[str, Any]:
         if not _is_followed(config.get(key), followed):
             raise ValueError(_refusal(part, path, key, config[key], followed))
     if part == "unet":
-        blocks = {*config.get("down_block_types", ()), *config.get("up_block_types", ())}
+        blocks = {*(config.get("down_block_types") or ()), *(config.get("up_block_types") or ())}
         if other := sorted(map(str, blocks - _BLOCKS)):
             raise ValueError(not_sdxl(path.parent, f"a UNet of other blocks ({other[0]})"))
     has_sdxl_widths = part == "vae" and config.get("block_out_channels") == _SDXL_VAE_WIDTHS
@@ -110,7 +110,7 @@ def read_index(folder: Path, notices: list[str]) -> bool:
         return True
     index = read_json(path, INCOMPLETE)
     class_name = str(index.get("_class_name", ""))
-    has_parts = all((folder / part).is_dir() for part in ("text_encoder", "text_encoder_2", "vae"))
+    has_parts = all((folder / part).is_dir() for part in ("unet", "text_encoder", "text_encoder_2", "vae"))
     if class_name and not class_name.startswith("StableDiffusionXL") and not has_parts:
         unet = folder / "unet" / "config.json"
         width = read_json(unet, INCOMPLETE).get("cross_attention_dim") if unet.is_file() else None

@@ -70,7 +70,7 @@ _QUANTISED = {
     ".input_scale": "scaled fp8 or fp4",
 }
 _QUANTISED_HEADERS = ("_quantization_metadata", "quantization_config")
-_WHOLE_NUMBERS = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "F4", "F8_E8M0")
+_WHOLE_NUMBERS = ("BOOL", "I8", "U8", "I16", "U16", "I32", "U32", "I64", "F4", "F8_E8M0")
 _PREDICTION_KEYS = ("modelspec.prediction_type", "modelspec.predict_key")
 _PIPELINES = {  # beginning of model_index.json's class -> what it draws with
     "Flux": "a Flux model",

@@ -55,8 +55,7 @@ def strays_of_file(file: WeightsFile) -> list[str]:
 
 def _owners(file: WeightsFile, part: str | None) -> dict[str, str | None]:
     """Name the part of each tensor, constants aside; a file without two prefixes is all of `part`."""
-    is_checkpoint = sum(any(key.startswith(prefix) for key in file.shapes) for prefix in PARTS) > 1
-    part_alone = part if part in _HOME and not is_checkpoint else None
+    part_alone = part if part in _HOME and not _is_checkpoint(file) else None
     return {
         key: next((owner for prefix, owner in PARTS.items() if key.startswith(prefix)), part_alone)
         for key in sorted(file.shapes)
@@ -64,12 +63,16 @@ def _owners(file: WeightsFile, part: str | None) -> dict[str, str | None]:
     }
 
 
+def _is_checkpoint(file: WeightsFile) -> bool:
+    return sum(any(key.startswith(prefix) for key in file.shapes) for prefix in PARTS) > 1
+
+
 def _without_prefix(key: str) -> str:
     return key.removeprefix(next((prefix for prefix in PARTS if key.startswith(prefix)), ""))
 
 
 def _absence(file: WeightsFile, part: str) -> str:
-    if part != "unet" and _looks_like("unet", file):
+    if part != "unet" and _looks_like("unet", file) and not _is_checkpoint(file):
         return (
             f"{file.path} holds no {part} of SDXL: it is a UNet alone. Choose it as the unet of a whole "
             "model, from models/diffusion_models."

@@ -24,10 +24,11 @@ def vocabulary_of(config: Mapping[str, Any]) -> int:
         ValueError: start and end are not its last two ids, so the tokens are not CLIP's.
     """
     size, end = int(config.get("vocab_size", CLIP_VOCABULARY)), config.get("eos_token_id")
-    if end is None or end <= _LEGACY_END:
+    is_id = isinstance(end, int)
+    if end is None or (is_id and end <= _LEGACY_END):
         return min(size, CLIP_VOCABULARY)
     start = config.get("bos_token_id")
-    if not end < size or start not in (None, 0, end - 1):  # 0 is as legacy as the end
+    if not (is_id and end < size) or start not in (None, 0, end - 1):  # 0 is as legacy as the end
         raise ValueError(
             f"The text encoder's bos_token_id={start} and eos_token_id={end} (vocab_size={size}) are not the "
             "last two tokens of CLIP's vocabulary; use CLIP's text encoders, as SDXL has them."

@@ -78,7 +78,7 @@ def _read_facts(metadata: Mapping[str, str], path: Path) -> tuple[dict[str, Any]
         for name in _ALPHA:
             if config.get(name) is not None and config[name] not in _UNSTATED:
                 alphas.setdefault(f"{_number(name, config[name], path):g}", f"{name} in {source}")
-        facts = {**config, **facts}
+        facts = {**{name: fact for name, fact in config.items() if fact is not None}, **facts}
     if len(alphas) > 1:
         stated = ", ".join(f"{value} ({place})" for value, place in alphas.items())
         notes.append(f"it states several alphas: {stated}; T2MV follows the first")
@@ -93,7 +93,7 @@ def _sources(metadata: Mapping[str, str], path: Path) -> Iterator[tuple[str, dic
     """Yield what states facts on the UNet's LoRA: its name, and the facts; None for a damaged one."""
     beside = path.with_name("adapter_config.json")
     if beside.is_file() and _is_alone(path):
-        yield "adapter_config.json", _parse_table(beside.read_text(encoding="utf-8", errors="replace"))
+        yield "adapter_config.json", _parse_table(beside.read_text(encoding="utf-8-sig", errors="replace"))
     if "lora_adapter_metadata" in metadata:
         yield "lora_adapter_metadata", _for_unet(_parse_table(metadata["lora_adapter_metadata"]))
     header = _for_unet(metadata) or {}
@@ -184,7 +184,7 @@ class _Patterns:
             if re.fullmatch(r"[\w.]+", name):
                 self._plain.setdefault(name, index)
             else:
-                self._expressions.append((index, _compile(name)))
+                self._expressions.append((index, _compile(name, path)))
 
     def find(self, module: str, default: float | None) -> float | None:
         """Return the value of the first pattern that fits."""
@@ -195,8 +195,9 @@ class _Patterns:
         return self._values[min(indices)] if indices else default
 
 
-def _compile(pattern: str) -> re.Pattern[str]:
+def _compile(pattern: str, path: Path) -> re.Pattern[str]:
     try:
         return re.compile(rf"(.*\.)?({pattern})$")
     except re.error as error:
-        raise ValueError(f"alpha_pattern {pattern!r} in its metadata is no expression ({error}).") from error
+        problem = f"alpha_pattern {pattern!r} in its metadata is no expression ({error})"
+        raise ValueError(f"{path}: {problem}.") from error

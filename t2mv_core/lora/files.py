@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from ..bundle import ModelBundle
+from ..formats.kinds import refuse_quantised
 from ..formats.safetensors_io import file_identity, read_safetensors, write_safetensors
+from ..formats.strict import WeightsFile
 from .adapters import (
     PARTS,
     adaptable_layers,
@@ -108,8 +110,9 @@ def read_lora(path: Path, module_names: Collection[str], layers_per_block: int) 
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is damaged, or holds two LoRAs for a module.
+        ValueError: the file is damaged or quantised, or holds two LoRAs for a module.
     """
+    refuse_quantised(WeightsFile(path))
     tensors, metadata = read_safetensors(path)
     try:
         content = sort_lora(tensors, module_names, layers_per_block)
@@ -123,7 +126,7 @@ def read_lora(path: Path, module_names: Collection[str], layers_per_block: int) 
                 "download it again."
             )
     if content.num_matched and not has_effect(modules.values(), content.differences.values()):
-        notes.append("it changes nothing: in every module a matrix is zero")
+        notes.append("it changes nothing: in every module a matrix, or alpha, is zero")
     return replace(content, modules=modules, notes=tuple(notes))
 
 

@@ -142,7 +142,7 @@ def sort_lora(
         layers_per_block: of the UNet, for original names.
 
     Raises:
-        ValueError: two sets of matrices for one module.
+        ValueError: two sets of matrices for one module, or an alpha that is not one number.
     """
     content, layouts = LoraContent(), set()
     short_names = {name.replace(".", "_"): name for name in module_names}
@@ -158,7 +158,7 @@ def sort_lora(
         layouts |= {_split(key)[1].layout for key in parts.values()}
         content.differences.update({name: tensors[parts[part]] for name, part in names.items()})
         if "up" in parts:
-            alpha = float(tensors[parts["alpha"]].flatten()[0]) if "alpha" in parts else None
+            alpha = _alpha(tensors[parts["alpha"]], parts["alpha"]) if "alpha" in parts else None
             content.modules[module] = LoraModule(tensors[parts["down"]], tensors[parts["up"]], alpha)
     return LoraContent(" and ".join(sorted(layouts)), content.modules, content.differences, content.unmatched)
 
@@ -186,6 +186,12 @@ def find_kind(parts: Collection[str]) -> str:
 def is_for_text_encoder(stem: str) -> bool:
     """Return whether a module's name in a file is one of a text encoder."""
     return _TEXT_ENCODER.match(_PREFIXES.sub("", stem, count=1)) is not None
+
+
+def _alpha(tensor: Tensor, key: str) -> float:
+    if tensor.numel() != 1:
+        raise ValueError(f"{key!r} has {tensor.numel()} numbers, an alpha is one; fetch it again.")
+    return float(tensor)
 
 
 def _is_complete(parts: Collection[str]) -> bool:

@@ -269,6 +269,27 @@ def test_unusable_trained_betas_are_refused(betas):
         schedule_from_config({"trained_betas": betas, "num_train_timesteps": 3})
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"beta_start": float("nan")},
+        {"beta_start": "0.00085"},
+        {"beta_end": 1.5},
+        {"beta_start": 0, "beta_end": 0},
+        {"num_train_timesteps": 0},
+        {"num_train_timesteps": 3, "trained_betas": ["0.1", "0.2", "0.3"]},
+        {"steps_offset": -1},
+        {"steps_offset": True},
+        {"t2mv_snr_shift": 0},
+        {"clip_sample": True, "clip_sample_range": []},
+    ],
+    ids=str,
+)
+def test_numbers_that_are_none_or_impossible_are_refused(config):
+    with pytest.raises(ValueError, match="scheduler"):
+        schedule_from_config({**LCM, **config})
+
+
 @pytest.mark.parametrize("original_steps", [10, 20, 33, 100])
 def test_lcm_visits_timesteps_of_its_original_ones(original_steps):
     from diffusers import LCMScheduler

@@ -1,6 +1,7 @@
 """Measuring: equal noise, the judge's verdicts, reports, and the command line."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -141,6 +142,17 @@ def test_the_command_line_writes_a_report(tiny_model_dir, tmp_path, monkeypatch,
     assert evaluate.main([*words, "--out", str(tmp_path / "out")]) == 0
     assert "standard, 1 steps, base" in capsys.readouterr().out
     assert "**Few prompts**" in (tmp_path / "out" / "report.md").read_text("utf-8")
+
+
+def test_the_reports_command_can_be_typed_again(
+    tiny_model_dir, tmp_path, monkeypatch, instruments, questions
+):
+    monkeypatch.setattr(evaluate, "load_instruments", lambda *_: instruments)
+    words = [f"model.name={tiny_model_dir}", "--num-prompts", "1", "--seeds", "3", "--steps", "1"]
+    monkeypatch.setattr("sys.argv", ["evaluate", *words, "--out", str(tmp_path / "my report")])
+    assert evaluate.main() == 0
+    report = json.loads((tmp_path / "my report" / "report.json").read_text("utf-8"))
+    assert shlex.split(report["command"])[-1] == str(tmp_path / "my report")
 
 
 def test_a_report_on_prompts_that_are_trained_on_says_so(

@@ -54,7 +54,7 @@ def build_record(kind: type[Record], values: Any, prefix: str = "") -> Record:
         values = {}
     if not isinstance(values, Mapping):
         raise ValueError(
-            f"{prefix or 'The configuration'} must be a block of `key: value` lines, not {values!r}."
+            f"{prefix[:-1] or 'The configuration'} must be a block of `key: value` lines, not {values!r}."
         )
     hints = typing.get_type_hints(kind, include_extras=True)
     names = [f.name for f in fields(kind)]  # type: ignore[arg-type]

@@ -50,13 +50,24 @@ def read_yaml(text: str, place: str) -> Any:
         raise ValueError(f"{place}{line}: this is not valid YAML ({error.problem}).") from error
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{place}: this is not valid YAML ({str(error).splitlines()[0]}).") from error
+    except (ValueError, LookupError, AttributeError) as error:  # yaml's, of `!!int x` and the like
+        raise ValueError(
+            f"{place}: a value does not fit the `!!type` before it; leave the type out."
+        ) from error
 
 
 def read_value(text: str, key: str) -> Any:
     """Return a value of the command line: lists, blocks and quotes are YAML, everything else is as typed.
 
     Raises:
-        ValueError: as `read_yaml`.
+        ValueError: a key is there twice, see `read_yaml`.
     """
     text = text.strip()
-    return read_yaml(text, key) if text.startswith(("[", "{", '"', "'")) else Typed(text)
+    if not text.startswith(("[", "{", '"', "'")):
+        return Typed(text)
+    try:
+        return read_yaml(text, key)
+    except ValueError as error:
+        if isinstance(error.__cause__, yaml.constructor.ConstructorError):
+            raise
+        return Typed(text)  # a text that begins so, such as "[deformed], ugly"

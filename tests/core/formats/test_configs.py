@@ -190,8 +190,10 @@ OTHERS = {
 def test_folders_of_other_models_are_named_by_their_index(tmp_path, class_name, lcm_folder):
     width, words = OTHERS[class_name]
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": class_name}))
-    (tmp_path / "text_encoder").mkdir()
+    for part in ("text_encoder", "text_encoder_2", "vae", "transformer"):  # as in a folder of Flux
+        (tmp_path / part).mkdir()
     if width:
+        (tmp_path / "text_encoder_2").rmdir()
         (tmp_path / "unet").mkdir()
         (tmp_path / "unet" / "config.json").write_text(json.dumps({"cross_attention_dim": width}))
     with pytest.raises(ValueError, match=f"is {words}; T2MV needs an SDXL model"):
@@ -278,3 +280,25 @@ def test_another_padding_is_named_and_another_tokenizer_refused(own_folder):
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer"}')
     with pytest.raises(ValueError, match="tokenizer_2 is a T5Tokenizer, not CLIP's tokenizer"):
         load_bundle(str(own_folder))
+
+
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("unet/config.json", {"down_block_types": None}),
+        ("unet/config.json", {"block_out_channels": "x"}),
+        ("vae/config.json", {"block_out_channels": None}),
+        ("text_encoder/config.json", {"hidden_act": "nonsense"}),
+        ("text_encoder/config.json", {"eos_token_id": "x"}),
+        ("text_encoder/config.json", {"eos_token_id": [1, 2]}),
+    ],
+)
+def test_values_that_no_part_can_be_made_from_get_a_sentence(edit, file, values):
+    with pytest.raises(ValueError, match=r"text_encoder|text encoder|unet|vae"):
+        load_bundle(edit(file, **values))
+
+
+def test_a_configuration_is_read_behind_a_byte_order_mark(own_folder):
+    path = own_folder / "unet" / "config.json"
+    path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    load_bundle(str(own_folder))

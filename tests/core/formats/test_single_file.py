@@ -328,3 +328,13 @@ def test_files_hold_each_weight_of_each_part_once(places, states):
         for name, tensor in bare.items():
             assert parts[part][name].shape == tuple(tensor.shape)
             assert torch.equal(parts[part][name].read(torch.float32), tensor), name
+
+
+@pytest.mark.parametrize(
+    ("prefix", "part"), [("first_stage_model.", "vae"), ("conditioner.embedders.1.", "text_encoder_2")]
+)
+def test_a_checkpoint_without_a_part_is_not_called_a_unet_alone(states, tmp_path, prefix, part):
+    tensors = {key: x for key, x in original_checkpoint(states, TINY).items() if not key.startswith(prefix)}
+    save_file({key: x.contiguous() for key, x in tensors.items()}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=rf"holds no {part} of SDXL \(first tensor"):
+        part_of_file(WeightsFile(tmp_path / "model.safetensors"), part)

@@ -66,6 +66,17 @@ def test_pefts_folder_is_read(tmp_path):
     assert scale_of({}, tmp_path / "renamed.safetensors")[0] == 1.0
 
 
+def test_a_configuration_is_read_behind_a_byte_order_mark(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"r": 16, "lora_alpha": 64}', encoding="utf-8-sig")
+    assert scale_of({}, tmp_path / "adapter_model.safetensors") == (4.0, [])
+
+
+def test_a_null_hides_no_other_sources_fact(tmp_path):
+    write_config(tmp_path, r=16, lora_alpha=None, alpha_pattern=None)
+    facts = {"lora_alpha": "32", "alpha_pattern": '{"to_q": 64}'}
+    assert scale_of(facts, tmp_path / "adapter_model.safetensors") == (4.0, [])
+
+
 @pytest.mark.parametrize("metadata", [{}, {"ss_network_alpha": "None"}, {"ss_network_alpha": "Dynamic"}])
 def test_an_assumed_alpha_is_said(metadata, tmp_path):
     scale, notes = scale_of(metadata, tmp_path / "a.safetensors")
@@ -100,7 +111,7 @@ def test_a_fact_that_is_not_followed_is_named(metadata, sentence, tmp_path):
     "metadata", [{"lora_alpha": "much"}, peft(r=0, lora_alpha=1), peft(alpha_pattern={"(": 1}, lora_alpha=1)]
 )
 def test_nonsense_is_refused(metadata, tmp_path):
-    with pytest.raises(ValueError, match="in its metadata"):
+    with pytest.raises(ValueError, match=r"a\.safetensors: .* in its metadata"):
         scale_of(metadata, tmp_path / "a.safetensors")
 
 
@@ -132,7 +143,7 @@ def test_another_alpha_beside_the_same_file_is_another_lora(lcm_bundle, tmp_path
 
 
 def test_a_lora_of_zeros_says_that_it_changes_nothing(lcm_bundle, tmp_path):
-    sentence = "it changes nothing: in every module a matrix is zero"
+    sentence = "it changes nothing: in every module a matrix, or alpha, is zero"
     zeros = load_lora(lcm_bundle, write_lora(tmp_path / "zeros.safetensors", torch.zeros(32, 2)))
     assert describe_lora(zeros.loras[0]) == ["1 modules act, 0 are left out", sentence]
     some = load_lora(lcm_bundle, write_lora(tmp_path / "some.safetensors", torch.eye(32, 2)))

@@ -251,6 +251,27 @@ def test_alpha_must_be_finite(bundle, matrices, tmp_path, alpha):
         load_lora(bundle, path)
 
 
+@pytest.mark.parametrize("alpha", [torch.zeros(0), torch.ones(2)])
+def test_alpha_must_be_one_number(alpha):
+    with pytest.raises(ValueError, match=rf"'conv_in\.alpha' has {len(alpha)} numbers"):
+        sort_lora(
+            {"conv_in.lora_down.weight": alpha, "conv_in.lora_up.weight": alpha, "conv_in.alpha": alpha},
+            ["conv_in"],
+            1,
+        )
+
+
+@pytest.mark.parametrize("change", [{"dtype": torch.int8}, {"scale": ".lora_up.weight_scale"}])
+def test_a_quantised_lora_is_refused_by_its_name(bundle, matrices, tmp_path, change):
+    down, up = matrices["conv_in"]
+    dtype = change.get("dtype", torch.float8_e4m3fn)
+    tensors = {"conv_in.lora_down.weight": down.to(dtype), "conv_in.lora_up.weight": up.to(dtype)}
+    tensors |= {f"conv_in{change[key]}": torch.ones(1) for key in change if key == "scale"}
+    write_safetensors(tensors, tmp_path / "a.safetensors", {})
+    with pytest.raises(ValueError, match=r"a\.safetensors is quantised"):
+        load_lora(bundle, tmp_path / "a.safetensors")
+
+
 def test_a_file_with_the_adapters_of_two_names_is_refused(bundle, matrices, tmp_path):
     down, up = matrices["conv_in"]
     tensors = {f"conv_in.lora_{x}.{n}.weight": t for x, t in (("A", down), ("B", up)) for n in ("one", "two")}

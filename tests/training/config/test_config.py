@@ -77,9 +77,9 @@ def test_overrides_replace_single_values():
         ("sampling.zigzag_steps=9", "sampling.zigzag_steps=9 exceeds sampling.num_steps=4"),
         ("sampling.azimuths_deg=3", "must be a list"),
         ("optim.betas=[0.9]", "must have 2 entries"),
-        ("optim=3", "optim. must be a block"),
+        ("optim=3", "optim must be a block"),
         ("optim.lr", "is not an override"),
-        ("optim.lr=[", "not valid YAML"),
+        ("optim.lr=[", "must be a number"),
         ("optim.mixed_precision=fp8", "use one of no, bf16"),
         ("optim.trained_steps=0", "optim.trained_steps=0 must be at least 1, or null."),
         ("optim.trained_steps=-1", "optim.trained_steps=-1 must be at least 1, or null."),
@@ -109,7 +109,7 @@ def test_overrides_replace_single_values():
         ("reward.dtype=fp8", "reward.dtype='fp8' is not known; use one of auto, fp32, bf16, fp16"),
         ("reward.paths=somewhere", "reward.paths='somewhere' must be a block of names"),
         ("reward.paths={pickscore: [1]}", "reward.paths.pickscore=['1'] must be a word"),
-        ("reward.own={mine: my.py}", "reward.own.mine. must be a block of `key: value` lines"),
+        ("reward.own={mine: my.py}", "reward.own.mine must be a block of `key: value` lines"),
         ("reward.own={mine: {file: my.txt}}", "file='my.txt' must be a Python file (.py)"),
         (
             "reward.own={mine: {file: my.py, function: a.b}}",
@@ -174,6 +174,16 @@ def test_a_value_means_what_was_typed(word, value, tmp_path):
     assert config_from_dict(read_yaml(yaml.safe_dump(config_to_dict(config)), "config.yaml")) == config
 
 
+@pytest.mark.parametrize("text", ["[deformed], ugly", "{red|blue} mug", "'low' quality", '"a" mug', "["])
+def test_a_text_of_the_command_line_may_begin_as_yaml_does(text):
+    assert load_config("demo", [f"sampling.negative_prompt={text}"]).sampling.negative_prompt == text
+
+
+def test_a_key_twice_on_the_command_line_is_refused():
+    with pytest.raises(ValueError, match="lr is there twice"):
+        load_config("demo", ["optim={lr: 1, lr: 2}"])
+
+
 @pytest.mark.parametrize("text", ["1_000", "0x10", "0b1", "1:30", "1e2", "twelve"])
 def test_a_number_in_another_notation_is_refused_rather_than_guessed(text):
     with pytest.raises(ValueError, match=f"run.seed='{text}' must be a whole number"):
@@ -190,6 +200,9 @@ def test_a_number_in_another_notation_is_refused_rather_than_guessed(text):
         ("optim:\n  lr: [\n", "line 3: this is not valid YAML"),
         ("optim:\n\tlr: 1\n", "line 2: this is not valid YAML"),
         ("optim: !!python/object:os.system {}\n", "line 1: this is not valid YAML"),
+        ("run:\n  seed: !!int ''\n", "own.yaml: a value does not fit"),
+        ("run:\n  out_dir: !!timestamp x\n", "own.yaml: a value does not fit"),
+        ("run:\n  out_dir: !!bool x\n", "own.yaml: a value does not fit"),
         ("optim: " + "[" * 5000, "own.yaml: this is not valid YAML"),
     ],
 )
