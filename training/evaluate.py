@@ -180,6 +180,7 @@ def run(arguments: argparse.Namespace, config: TrainConfig) -> Path:
     remarks += describe_reading(bundle, [*questions.prompts, questions.negative_prompt or ""])
     for remark in remarks:
         logging.warning("%s", remark)
+    remarks += [*bundle.notices, *bundle.schedule.notices]  # logged when they were loaded
     measurements = [measure(bundle, instruments, variant, questions) for variant in variants]
     command = "python -m training.evaluate " + shlex.join(sys.argv[1:])
     return write_report(measurements, questions, arguments.out, command, remarks, loras)

@@ -38,12 +38,12 @@ def show_text(node: type[io.ComfyNode], text: str) -> None:
         show_text_on(node.hidden.unique_id, text)
 
 
-def show_notes(node: type[io.ComfyNode], notes: Sequence[str]) -> None:
+def show_notes(node: type[io.ComfyNode], notes: Sequence[str], is_logged: bool = False) -> None:
     """Show what a user should know of a run on a node that has no text otherwise.
 
     With nothing to say there is no text, so that the node stays as it is, but an earlier run's goes away.
     """
-    for note in notes:
+    for note in () if is_logged else notes:
         logger.warning("%s: %s", node.__name__, note)
     node_id = node.hidden and node.hidden.unique_id
     if notes:
@@ -63,14 +63,11 @@ def show_text_on(node_id: str | None, text: str) -> None:
 
 
 def with_notices(node: type[io.ComfyNode], outputs: Sequence[Any], notices: Sequence[str]) -> io.NodeOutput:
-    """Return a node's outputs; show on it what its files left out, if anything."""
+    """Return a node's outputs; show on it what the core has logged of its files, if anything."""
     from comfy_api.latest import io, ui
 
-    if not notices:
-        return io.NodeOutput(*outputs)
-    text = "\n".join(notices)
-    show_text(node, text)
-    return io.NodeOutput(*outputs, ui=ui.PreviewText(text))
+    show_notes(node, notices, is_logged=True)
+    return io.NodeOutput(*outputs, ui=ui.PreviewText("\n".join(notices)) if notices else None)
 
 
 class SamplingProgress:

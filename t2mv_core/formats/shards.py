@@ -10,11 +10,12 @@ from .strict import Shape, Weight, WeightsFile
 
 _STEMS = ("diffusion_pytorch_model", "model")
 _PAIRS = [  # (index, whole) for each stem and precision
-    (f"{stem}.safetensors.index{variant}.json", f"{stem}{variant}.safetensors")
+    (f"{stem}.safetensors{index}.json", f"{stem}{variant}.safetensors")
     for stem in _STEMS
-    for variant in ("", ".fp16")
+    # The last is an older name of diffusers'.
+    for index, variant in ((".index", ""), (".index.fp16", ".fp16"), (".fp16.index", ".fp16"))
 ]
-WEIGHT_NAMES = tuple(whole for _, whole in _PAIRS)
+WEIGHT_NAMES = tuple(dict.fromkeys(whole for _, whole in _PAIRS))
 INDEX_NAMES = tuple(index for index, _ in _PAIRS)
 
 
@@ -28,10 +29,8 @@ class ShardedWeights:
             FileNotFoundError: a shard is missing.
             ValueError: the index or a shard is damaged, or they do not belong together.
         """
-        places = read_json(index, "the folder is incomplete.").get("weight_map")
-        if not isinstance(places, dict) or not places:
-            raise ValueError(f"{index} names no weights; fetch it again.")
-        names = sorted(set(map(str, places.values())))
+        places = places_of(index)
+        names = sorted(set(places.values()))
         if outside := [name for name in names if Path(name).name != name]:
             raise ValueError(f"{index} names {outside[0]!r}, which is not in its folder; fetch it again.")
         if missing := [name for name in names if not (index.parent / name).is_file()]:
@@ -54,6 +53,14 @@ class ShardedWeights:
     def weights(self) -> dict[str, Weight]:
         """Return all weights by name, none of them read yet."""
         return {key: Weight(file, key) for key, file in self._files.items()}
+
+
+def places_of(index: Path) -> dict[str, str]:
+    """Return which file each weight of an index is in; ValueError when it names none."""
+    places = read_json(index, "the folder is incomplete.").get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise ValueError(f"{index} names no weights; fetch it again.")
+    return {str(key): str(place) for key, place in places.items()}
 
 
 def open_weights(place: Path, notices: list[str]) -> WeightsFile | ShardedWeights:

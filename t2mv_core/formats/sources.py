@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from ..toybox import toybox_path
 from .checkpoint import PICKLED
 from .safetensors_io import ENDINGS, is_safetensors
-from .shards import has_weights, pickle_refusal
+from .shards import has_weights, pickle_refusal, places_of
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 LCM_UNET = "latent-consistency/lcm-sdxl"
@@ -202,10 +203,14 @@ def _hub_folder(repo_id: str, folder: str, allow_download: bool) -> Path:
     if has_weights(local):
         return local
     stem = "model" if folder.startswith("text_encoder") else "diffusion_pytorch_model"
-    try:
-        return hub_file(repo_id, f"{folder}{stem}.fp16.safetensors", allow_download).parent
-    except FileNotFoundError:
-        return hub_file(repo_id, f"{folder}{stem}.safetensors", allow_download).parent
+    fetch = partial(hub_file, repo_id, allow_download=allow_download)
+    for name in (f"{stem}.fp16.safetensors", f"{stem}.safetensors"):
+        with suppress(FileNotFoundError):
+            return fetch(f"{folder}{name}").parent
+    index = fetch(f"{folder}{stem}.safetensors.index.json")
+    for name in sorted(set(places_of(index).values())):
+        fetch(f"{folder}{name}")
+    return index.parent
 
 
 def _refuse_other_files(path: Path) -> None:

@@ -60,7 +60,7 @@ def test_a_lora_of_ours_comes_back_at_real_size(full_files, tmp_path):
             parameter.normal_(std=0.02)
     save_lora(bundle.unet, tmp_path / "lora.safetensors", {"base_model": "lcm-sdxl"})
     loaded = load_lora(bundle, tmp_path / "lora.safetensors").loras[0]
-    assert (loaded.num_matched, loaded.unmatched, loaded.layout) == (840, (), "PEFT")
+    assert (loaded.num_matched, loaded.unmatched, loaded.layout) == (840, (), "kohya")
     saved = lora_state_dict(bundle.unet)
     again = lora_state_dict(bundle.unet, loaded.name)
     assert all(torch.equal(again[key], x.to(again[key].dtype)) for key, x in saved.items())

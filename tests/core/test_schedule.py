@@ -318,6 +318,13 @@ def test_lcm_scales_its_timesteps(scaling):
     assert [float(c) for c in ours] == pytest.approx(theirs, rel=1e-9)
 
 
+def test_a_scheduler_that_is_not_known_gives_way_to_a_named_solver_with_a_word():
+    schedule = schedule_from_config({"_class_name": "TCDScheduler"}, "lcm")
+    assert (schedule.solver, schedule.original_steps) == ("lcm", 50)
+    assert schedule.notices == ("The scheduler TCDScheduler is not known; the solver lcm has its place.",)
+    assert schedule_from_config(SDXL, "lcm").notices == ()
+
+
 SDXL = {"_class_name": "EulerDiscreteScheduler", "set_alpha_to_one": False, "timestep_spacing": "leading"}
 LCM = {"_class_name": "LCMScheduler", "set_alpha_to_one": False}
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,20 @@ def test_a_report_says_what_is_not_read_as_it_may_be_meant(
     sentence = "T2MV reads as plain words, unlike other programs: “(b:2)” (in 1 of 2 prompts)."
     assert sentence in (tmp_path / "out" / "report.md").read_text("utf-8")
     assert json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))["remarks"][-1] == sentence
+
+
+def test_a_report_says_what_of_the_models_files_has_no_effect(
+    tiny_model_dir, tmp_path, monkeypatch, caplog, instruments
+):
+    monkeypatch.setattr(evaluate, "load_instruments", lambda *_: instruments)
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "unheard_of": 1}))
+    words = [f"model.name={folder}", "--num-prompts", "2", "--seeds", "3", "--steps", "1"]
+    assert evaluate.main([*words, "--out", str(tmp_path / "out")]) == 0
+    sentence = "T2MV does not know the scheduler's unheard_of, and does without."
+    assert sentence in (tmp_path / "out" / "report.md").read_text("utf-8")
+    assert caplog.text.count(sentence) == 1
 
 
 def test_loras_of_several_runs_are_told_apart(tmp_path):

@@ -56,7 +56,7 @@ class Reservation:
 
     def loaded_size(self):
         """Return the bytes that are in use."""
-        return sum(memory.numel() for memory, _ in self._resident.values())
+        return sum(memory.numel() for memory, _ in list(self._resident.values()))  # other threads add
 
     def free_memory(self, num_bytes):
         """Take memory away, and return how much."""

@@ -13,7 +13,7 @@ from t2mv_core.loading import load_bundle
 STEM = "diffusion_pytorch_model"
 
 
-def cut(folder, stem=STEM, variant=""):
+def cut(folder, stem=STEM, variant="", index_end=".index"):
     """Cut a folder's weights in two as diffusers' save_pretrained does; return the shards."""
     whole = folder / f"{stem}.safetensors"
     tensors = load_file(whole)
@@ -24,16 +24,17 @@ def cut(folder, stem=STEM, variant=""):
         save_file({key: tensors[key] for key in keys}, shard)
         places |= dict.fromkeys(keys, shard.name)
     index = {"metadata": {"total_size": 1}, "weight_map": places}
-    (folder / f"{stem}.safetensors.index{variant}.json").write_text(json.dumps(index))
+    (folder / f"{stem}.safetensors{index_end}.json").write_text(json.dumps(index))
     whole.unlink()
     return shards
 
 
-@pytest.mark.parametrize("variant", ["", ".fp16"])
-def test_shards_load_what_the_whole_file_held(own_folder, lcm_bundle, variant):
-    cut(own_folder / "unet", variant=variant)
-    cut(own_folder / "text_encoder_2", "model", variant)
-    cut(own_folder / "vae", variant=variant)
+@pytest.mark.parametrize(
+    ("variant", "index"), [("", ".index"), (".fp16", ".index.fp16"), (".fp16", ".fp16.index")]
+)
+def test_shards_load_what_the_whole_file_held(own_folder, lcm_bundle, variant, index):
+    for part, stem in (("unet", STEM), ("text_encoder_2", "model"), ("vae", STEM)):
+        cut(own_folder / part, stem, variant, index)
     bundle = load_bundle(str(own_folder))
     for part, module in lcm_bundle.modules().items():
         loaded = bundle.modules()[part].state_dict()

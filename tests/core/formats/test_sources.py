@@ -94,6 +94,20 @@ def test_a_repository_without_half_precision_gives_the_whole(hub):
     assert ("madebyollin/sdxl-vae-fp16-fix", "diffusion_pytorch_model.safetensors") in hub.fetched
 
 
+def test_a_repository_in_shards_is_fetched_whole(hub, tmp_path, monkeypatch):
+    shards = [f"unet/diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    places = {f"weight{i}": Path(shard).name for i, shard in enumerate(shards)}
+    monkeypatch.setattr(module, "places_of", lambda index: places)
+    fill(hub, lambda *name: hub.remote.add(name), variant="")
+    repository = "stabilityai/stable-diffusion-xl-base-1.0"
+    hub.remote.discard((repository, "unet/diffusion_pytorch_model.safetensors"))
+    hub.remote |= {
+        (repository, name) for name in (*shards, "unet/diffusion_pytorch_model.safetensors.index.json")
+    }
+    resolve_sources(ModelSources("sdxl", allow_download=True))
+    assert {(repository, shard) for shard in shards} <= set(hub.fetched)
+
+
 def test_what_is_named_takes_the_place_of_the_presets(hub, lcm_folder):
     own = {
         "unet": lcm_folder / "unet",

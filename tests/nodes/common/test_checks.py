@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -9,6 +11,18 @@ import pytest
 
 def test_each_line_is_a_prompt(checks: ModuleType) -> None:
     assert checks.read_prompts("a red mug\n\n  a blue chair ") == ["a red mug", "a blue chair"]
+
+
+def test_a_box_and_a_file_have_the_same_lines(checks: ModuleType, pack: ModuleType, tmp_path: Path) -> None:
+    from training.data.prompts import load_prompts
+
+    settings = importlib.import_module(f"{pack.__name__}.nodes.train.settings")
+    text = "a\u00a0red\u2028mug\r\n\u200b\n\ufeffa blue\x0bcar\x85\ra “wood\u00aden” boat\x0c"
+    (tmp_path / "prompts.txt").write_bytes(text.encode())
+    expected = ["a red mug", "a blue car", "a “wooden” boat"]
+    for read in (checks.read_prompts, settings.read_training_prompts):
+        assert read(text) == expected
+    assert load_prompts(str(tmp_path / "prompts.txt")) == expected
 
 
 def test_linked_inputs_pass_before_the_run(checks: ModuleType) -> None:
@@ -29,7 +43,12 @@ def test_a_path_is_found_as_another_system_writes_it(checks: ModuleType) -> None
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [(" \n ", "empty"), ("a\n" * 17, "17 prompts"), ("x" * 10_000, "10000 characters")],
+    [
+        (" \n ", "empty"),
+        ("a\n" * 17, "17 prompts"),
+        ("x" * 10_000, "10000 characters"),
+        ("a \ud83d", "half a character"),
+    ],
 )
 def test_unusable_prompts_are_refused(checks: ModuleType, text: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):

@@ -372,6 +372,13 @@ def test_the_advantage_gap_is_first_minus_second(tiny_bundle, plain_rewards, tin
     assert read_metrics(trainer.folder.metrics_path)[0]["advantage_gap"] == pytest.approx(-2.0, abs=1e-6)
 
 
+def kohya(name):
+    """The name in a file of a LoRA's matrix."""
+    module, _, part = name.partition(".lora_")
+    end = {"A.weight": "lora_down.weight", "B.weight": "lora_up.weight"}[part]
+    return f"lora_unet_{module.replace('.', '_')}.{end}"
+
+
 @pytest.mark.parametrize("ema_decay", [None, 0.9])
 def test_the_epochs_file_holds_the_average_and_the_state_the_trained_weights(
     ema_decay, tiny_bundle, plain_rewards, tiny_config
@@ -379,9 +386,11 @@ def test_the_epochs_file_holds_the_average_and_the_state_the_trained_weights(
     config = tiny_config(optim={"ema_decay": ema_decay}, run={"epochs": 1, "sheet_prompts": 0})
     trainer = Trainer(config, tiny_bundle, plain_rewards)
     trainer.run()
-    state, epoch = load_checkpoint(trainer.folder.state_path).lora, load_file(trainer.folder.lora_path(1))
+    state, saved = load_checkpoint(trainer.folder.state_path).lora, load_file(trainer.folder.lora_path(1))
     live = lora_state_dict(trainer.policy.bundle.unet, LORA_NAME)
-    assert live.keys() == state.keys() == epoch.keys()
+    epoch = {name: saved[kohya(name)] for name in live}
+    assert live.keys() == state.keys()
+    assert len(saved) == len(live) * 3 // 2  # an alpha for each pair
     assert all(torch.equal(state[name], tensor) for name, tensor in live.items())
     with safe_open(trainer.folder.lora_path(1), framework="pt") as opened:
         weights = opened.metadata()["weights"]
