@@ -227,8 +227,7 @@ def schedule_from_config(config: Mapping[str, Any], solver: str | None = None) -
         spacing = "leading"
     if (name := str(config.get("_class_name", ""))) and not _CLASSES.fullmatch(name):
         notices.append(f"The scheduler {name} is not known; the solver {solver} has its place.")
-    scale = float(config.get("t2mv_snr_shift", SNR_SHIFT_SCALE))
-    alpha_bar = shift_snr(_trained_alpha_bar(config), scale) if scale else torch.zeros(1)
+    alpha_bar = shift_snr(_trained_alpha_bar(config), float(config.get("t2mv_snr_shift", SNR_SHIFT_SCALE)))
     if not bool(((alpha_bar > 0) & (alpha_bar < 1)).all()):
         raise ValueError("The scheduler's betas must be greater than 0 and less than 1.")
     clip_range = float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample", False) else None
@@ -277,10 +276,11 @@ def _refuse_foreign(config: Mapping[str, Any], is_sampled_as_the_file_says: bool
 def _refuse_no_numbers(config: Mapping[str, Any]) -> None:
     """Raise a ValueError where something else stands for a number, or one that none of them can be."""
     for key in sorted(_NUMBERS & config.keys()):
-        value, least = config[key], 1 if key == "num_train_timesteps" else 0
+        value, is_above_zero = config[key], key in ("num_train_timesteps", "t2mv_snr_shift")
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not is_number or value < least:
-            raise ValueError(f"The scheduler's {key}={value!r} must be a number of at least {least}.")
+        if not is_number or value < 0 or (is_above_zero and value == 0):
+            words = "greater than 0" if is_above_zero else "of at least 0"
+            raise ValueError(f"The scheduler's {key}={value!r} must be a number {words}.")
 
 
 def _trained_alpha_bar(config: Mapping[str, Any]) -> Tensor:

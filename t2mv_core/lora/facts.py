@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..formats.safetensors_io import is_safetensors
 from .layouts import LoraModule
 
 _ALPHA = ("lora_alpha", "alpha", "network_alpha", "ss_network_alpha")
@@ -117,7 +118,7 @@ def _for_unet(table: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 def _is_alone(path: Path) -> bool:
     """Return whether the configuration in a file's folder is the file's: PEFT's name, or no other file."""
-    others = (file for file in path.parent.glob("*.safetensors") if file.name != path.name)
+    others = (file for file in path.parent.iterdir() if is_safetensors(file) and file.name != path.name)
     return path.name == "adapter_model.safetensors" or next(others, None) is None
 
 

@@ -71,6 +71,14 @@ def test_a_configuration_is_read_behind_a_byte_order_mark(tmp_path):
     assert scale_of({}, tmp_path / "adapter_model.safetensors") == (4.0, [])
 
 
+@pytest.mark.parametrize("other", ["OTHER.SAFETENSORS", "other.sft"])
+def test_a_configuration_beside_several_files_is_nobodys(tmp_path, other):
+    write_config(tmp_path, r=16, lora_alpha=64)
+    for name in ("a.safetensors", other):
+        (tmp_path / name).touch()
+    assert scale_of({}, tmp_path / "a.safetensors")[0] == 1.0
+
+
 def test_a_null_hides_no_other_sources_fact(tmp_path):
     write_config(tmp_path, r=16, lora_alpha=None, alpha_pattern=None)
     facts = {"lora_alpha": "32", "alpha_pattern": '{"to_q": 64}'}
