@@ -16,6 +16,12 @@ MODULE = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 RANK = 16
 
 
+@pytest.fixture
+def lcm_bundle(make_lcm_bundle):
+    """A model of its own: LoRAs stay attached to the shared one."""
+    return make_lcm_bundle()
+
+
 def scale_of(metadata, path, rank=RANK, module=MODULE):
     """Alpha / rank of a module that states none, and the notes."""
     modules = {module: LoraModule(torch.ones(rank, 4), torch.ones(4, rank))}
