@@ -16,7 +16,7 @@ from t2mv_core.lora.files import lora_state_dict
 from ..algorithm.constraint import DualVariable
 from ..algorithm.rollout import Policy
 from ..config import OptimConfig, TrainConfig, config_from_dict, flat_settings
-from ..data.prompts import PromptSampler
+from ..data.prompt_sampler import PromptSampler
 from ..evaluation.early_stop import EarlyStop
 from ..models.policy import LORA_NAME, restore_lora
 

@@ -30,7 +30,8 @@ from ..algorithm.learner import UpdateStats
 from ..algorithm.objectives import OBJECTIVES, joint_share
 from ..algorithm.rollout import Rewards, Rollout, RolloutSettings, collect
 from ..config import TrainConfig
-from ..data.prompts import PromptSampler, load_split
+from ..data.prompt_sampler import PromptSampler
+from ..data.prompts import load_split
 from ..data.text_cache import ConditionCache, warn_of_unread
 from ..evaluation.validation import Monitor
 from ..models.base_loras import describe_base_loras, refuse_other_base_loras
