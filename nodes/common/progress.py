@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from comfy.utils import ProgressBar
@@ -42,6 +42,11 @@ def show_notes(node: type[io.ComfyNode], notes: Sequence[str], is_logged: bool =
     """Show what a user should know of a run on a node that has no text otherwise.
 
     With nothing to say there is no text, so that the node stays as it is, but an earlier run's goes away.
+
+    Args:
+        node: asks for `io.Hidden.unique_id`.
+        notes: sentences.
+        is_logged: the core has logged them already.
     """
     for note in () if is_logged else notes:
         logger.warning("%s: %s", node.__name__, note)
@@ -60,14 +65,6 @@ def show_text_on(node_id: str | None, text: str) -> None:
 
     if node_id is not None:
         PromptServer.instance.send_progress_text(text, node_id)
-
-
-def with_notices(node: type[io.ComfyNode], outputs: Sequence[Any], notices: Sequence[str]) -> io.NodeOutput:
-    """Return a node's outputs; show on it what the core has logged of its files, if anything."""
-    from comfy_api.latest import io, ui
-
-    show_notes(node, notices, is_logged=True)
-    return io.NodeOutput(*outputs, ui=ui.PreviewText("\n".join(notices)) if notices else None)
 
 
 class SamplingProgress:

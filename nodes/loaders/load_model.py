@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..common.checks import Field, first_problem, widgets
 from ..common.memory import load_once, preferred_dtype, usable_for_training
-from ..common.progress import with_notices
+from ..common.progress import show_notes
 from ..sockets import ESSENTIALS, Model, ModelHandle, make_schema, output
 from .model_files import BUNDLED, FILES, OWN, ModelChoice, check_model_choice, find_sources, identify
 
@@ -63,7 +63,6 @@ class T2MVLoadModel(io.ComfyNode):
                 "sdxl",
                 "checkpoint",
             ],
-            shows_result=True,
             hidden=[io.Hidden.unique_id],
             inputs=widgets(
                 FILES["model"],
@@ -119,7 +118,8 @@ class T2MVLoadModel(io.ComfyNode):
             option.check(value)
         choice = ModelChoice(model, adapter, unet, vae, download)
         handle = load_handle(choice, precision, sampler, sequential_guidance)
-        return with_notices(cls, (handle,), (*handle.bundle.notices, *handle.bundle.schedule.notices))
+        show_notes(cls, (*handle.bundle.notices, *handle.bundle.schedule.notices), is_logged=True)
+        return io.NodeOutput(handle)
 
 
 def load_handle(

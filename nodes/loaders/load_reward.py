@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..common.checks import Field, first_problem
 from ..common.folders import fingerprint, reward_folders
 from ..common.memory import compute_device, load_once
-from ..common.progress import with_notices
+from ..common.progress import show_notes
 from ..sockets import RewardHandle, Rewards, make_schema, output
 
 if TYPE_CHECKING:
@@ -66,7 +66,6 @@ class T2MVLoadReward(io.ComfyNode):
                 Rewards.Input("rewards", optional=True, tooltip="Rewards to which this one is added."),
                 DOWNLOAD.widget(),
             ],
-            shows_result=True,
             hidden=[io.Hidden.unique_id],
             outputs=[output(Rewards, "t2mv_rewards", "This reward and those that came in.", "rewards")],
         )
@@ -88,7 +87,8 @@ class T2MVLoadReward(io.ComfyNode):
         """Load the reward, or take the one in use."""
         handle = load_reward_handle(reward, download)
         handles = (*(other for other in rewards if other.reward.name != reward), handle)
-        return with_notices(cls, (handles,), getattr(handle.residency.owner, "notices", ()))
+        show_notes(cls, getattr(handle.residency.owner, "notices", ()), is_logged=True)
+        return io.NodeOutput(handles)
 
 
 def load_reward_handle(reward: str, download: bool) -> RewardHandle:
