@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -104,7 +105,8 @@ def run(out_dir: Path, config: TrainConfig, num_prompts: int) -> Path | None:
     (out_dir / "curves.png").write_bytes((lora.parent.parent / "curves.png").read_bytes())
     duration = f"Training took {training_seconds:.0f} s, everything {time.monotonic() - started:.0f} s."
     remarks = [*explain(before, zmv, after), f"{duration} LoRA: `{lora}`.", "![curves](curves.png)"]
-    path = write_report([before, zmv, after], questions, out_dir, "python -m training.demo", remarks)
+    command = shlex.join(["python", "-m", "training.demo", *sys.argv[1:]])
+    path = write_report([before, zmv, after], questions, out_dir, command, remarks)
     logger.info("%s", markdown_table(summarize([before, zmv, after]), "variant"))
     logger.info("\n%s", "\n".join(verdicts(differences(after, before))))
     return path

@@ -300,5 +300,7 @@ def test_values_that_no_part_can_be_made_from_get_a_sentence(edit, file, values)
 
 def test_a_configuration_is_read_behind_a_byte_order_mark(own_folder):
     path = own_folder / "unet" / "config.json"
+    before = load_bundle(str(own_folder)).unet.config
     path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
-    load_bundle(str(own_folder))
+    assert path.read_bytes().startswith(b"\xef\xbb\xbf")
+    assert load_bundle(str(own_folder)).unet.config == before

@@ -149,4 +149,6 @@ def test_an_image_adapter_under_another_name_is_told_by_its_weights(lcm_bundle, 
 def test_the_text_adapters_names_pass(lcm_bundle, tmp_path, name):
     path = tmp_path / f"{name}.safetensors"
     save_adapter(lcm_bundle.unet, lcm_bundle.camera_encoder, path)
-    refuse_other_adapters(WeightsFile(path))
+    file = WeightsFile(path)
+    refuse_other_adapters(file)
+    assert file.shapes.keys() == adapter_state_dict(lcm_bundle.unet, lcm_bundle.camera_encoder).keys()
