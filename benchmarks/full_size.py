@@ -12,7 +12,7 @@ from t2mv_core.bundle import ModelBundle
 from t2mv_core.cameras import CameraRig
 from t2mv_core.denoiser import CameraFeatures, compute_camera_features
 from t2mv_core.formats.sources import ModelSources
-from t2mv_core.schedule import schedule_from_config
+from t2mv_core.scheduler_config import schedule_from_config
 from t2mv_core.text import TextCondition
 from t2mv_core.unet.adapter import create_camera_encoder
 from t2mv_core.unet.attention import install_multiview_attention

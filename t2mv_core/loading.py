@@ -16,7 +16,8 @@ from .formats.configs import read_index
 from .formats.infer_config import ADAPTER_LATENT_PX, LATENT_PX
 from .formats.sources import ModelFiles, ModelSources, resolve_sources
 from .formats.strict import without_weights
-from .schedule import NoiseSchedule, schedule_from_config
+from .schedule import NoiseSchedule
+from .scheduler_config import schedule_from_config
 from .unet.adapter import create_camera_encoder, load_adapter
 from .unet.attention import install_multiview_attention
 

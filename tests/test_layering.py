@@ -27,6 +27,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     # Records and maths, below everything.
     "t2mv_core.cameras": (),
     "t2mv_core.schedule": (),
+    "t2mv_core.scheduler_config": ("t2mv_core.schedule",),
     "t2mv_core.trajectory": (),
     "t2mv_core.policy": ("t2mv_core.schedule",),
     "t2mv_core.toybox": ("t2mv_core.formats",),
@@ -37,6 +38,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "t2mv_core.bundle",
         "t2mv_core.formats",
         "t2mv_core.schedule",
+        "t2mv_core.scheduler_config",
         "t2mv_core.unet",
     ),
     "t2mv_core.prompts": (),

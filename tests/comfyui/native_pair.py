@@ -40,7 +40,7 @@ from pack.t2mv_core.cameras import CameraRig  # noqa: E402
 from pack.t2mv_core.denoiser import compute_camera_features, predict_noise  # noqa: E402
 from pack.t2mv_core.lora.adapters import add_lora, remove_lora, trainable_parameters  # noqa: E402
 from pack.t2mv_core.lora.files import save_lora  # noqa: E402
-from pack.t2mv_core.schedule import schedule_from_config  # noqa: E402
+from pack.t2mv_core.scheduler_config import schedule_from_config  # noqa: E402
 from pack.t2mv_core.text import TextCondition  # noqa: E402
 from pack.t2mv_core.unet.adapter import create_camera_encoder, save_adapter  # noqa: E402
 from pack.t2mv_core.unet.attention import install_multiview_attention  # noqa: E402

@@ -23,7 +23,7 @@ from t2mv_core.cameras import CameraRig
 from t2mv_core.denoiser import CameraFeatures, compute_camera_features, predict_noise
 from t2mv_core.lora.adapters import add_lora, remove_lora, trainable_parameters
 from t2mv_core.lora.files import load_lora, save_lora
-from t2mv_core.schedule import schedule_from_config
+from t2mv_core.scheduler_config import schedule_from_config
 from t2mv_core.text import TextCondition
 from t2mv_core.unet.adapter import create_camera_encoder, save_adapter
 from t2mv_core.unet.attention import install_multiview_attention

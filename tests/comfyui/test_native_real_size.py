@@ -32,7 +32,7 @@ from native_pair import original_unet, save_adapter
 from benchmarks.sdxl_files import FULL
 from pack.t2mv_core.bundle import ModelBundle
 from pack.t2mv_core.formats.strict import without_weights
-from pack.t2mv_core.schedule import schedule_from_config
+from pack.t2mv_core.scheduler_config import schedule_from_config
 from comfy.model_patcher import ModelPatcher
 import comfy.model_detection
 

@@ -17,7 +17,7 @@ from t2mv_core.denoiser import CameraFeatures, encode_cameras
 from t2mv_core.formats.safetensors_io import read_safetensors, write_safetensors
 from t2mv_core.formats.sources import ModelSources
 from t2mv_core.samplers import SamplingSettings
-from t2mv_core.schedule import schedule_from_config
+from t2mv_core.scheduler_config import schedule_from_config
 from t2mv_core.text import TextCondition, encode_text
 from t2mv_core.unet.adapter import create_camera_encoder, save_adapter
 from t2mv_core.unet.attention import install_multiview_attention

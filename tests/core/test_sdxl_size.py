@@ -15,7 +15,7 @@ from t2mv_core.bundle import ModelBundle
 from t2mv_core.cameras import CameraRig
 from t2mv_core.denoiser import compute_camera_features, guidance_embedding, predict_noise
 from t2mv_core.images import decode_latents
-from t2mv_core.schedule import schedule_from_config
+from t2mv_core.scheduler_config import schedule_from_config
 from t2mv_core.unet.adapter import create_camera_encoder
 
 pytestmark = pytest.mark.slow

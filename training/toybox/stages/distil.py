@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from t2mv_core.denoiser import call_unet
 from t2mv_core.formats.atomic import replaced
 from t2mv_core.policy import consistency_output, predict_clean
-from t2mv_core.schedule import NoiseSchedule, schedule_from_config
+from t2mv_core.schedule import NoiseSchedule
+from t2mv_core.scheduler_config import schedule_from_config
 
 from ..data.captions import caption
 from ..data.dataset import load_dataset

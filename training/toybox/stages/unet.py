@@ -14,7 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.denoiser import CameraFeatures, call_unet, compute_camera_features
-from t2mv_core.schedule import NoiseSchedule, schedule_from_config
+from t2mv_core.schedule import NoiseSchedule
+from t2mv_core.scheduler_config import schedule_from_config
 from t2mv_core.text import TextCondition, clip_tokenizer, encode_tokens
 from t2mv_core.unet.attention import install_multiview_attention
 

@@ -5,7 +5,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from t2mv_core.denoiser import call_unet
-from t2mv_core.schedule import schedule_from_config
+from t2mv_core.scheduler_config import schedule_from_config
 from training.toybox.stages import distil as distil_stage
 from training.toybox.stages.distil import (
     SOLVER_SCHEDULER,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from t2mv_core.schedule import schedule_from_config
+from t2mv_core.scheduler_config import schedule_from_config
 from training.toybox.stages import unet as unet_stage
 from training.toybox.stages.unet import TEACHER_SCHEDULER, Networks, denoising_loss
 
