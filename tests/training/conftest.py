@@ -117,6 +117,7 @@ def tiny_config(tmp_path) -> Callable:
         "model": {"name": "tiny", "lora_rank": 2, "lora_alpha": 2, "device": "cpu"},
         "optim": {"lr": 1e-2, "prompts_per_update": 2},
         "reward": {"view": "redness", "joint": "agreement"},
+        "constraint": {"threshold_prompts": 3},
         "run": {
             "epochs": 2,
             "iterations_per_epoch": 2,

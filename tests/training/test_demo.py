@@ -20,6 +20,7 @@ def test_the_demo_writes_its_folder_and_continues_when_repeated(
         "run.epochs=1",
         "run.iterations_per_epoch=1",
         "sampling.num_steps=1",
+        "constraint.threshold_prompts=2",
         "reward.view=redness",
         "reward.joint=agreement",
         "run.trackers=[]",

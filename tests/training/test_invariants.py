@@ -81,7 +81,7 @@ def test_two_processes_train_the_lora_of_one(runs, monkeypatch):
         # 3 of 8 prompts an update: the last one has 2, and the processes' shares differ
         "optim": {"lr": 1e-4, "prompts_per_update": 3, "ema_decay": 0.9, "kl_weight": 1.0},
         "sampling": {"prompts_per_iteration": 8, "batch_size": 4},
-        "constraint": {"violated_lr": 200.0, "satisfied_lr": 20.0},
+        "constraint": {"violated_lr": 2.0, "satisfied_lr": 0.2, "threshold_prompts": 6},
         "evaluation": {"every": 2, "prompts": "dev", "num_prompts": 1},
         "run": {"iterations_per_epoch": 2, "epochs": 1},
     }

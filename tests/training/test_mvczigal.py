@@ -17,6 +17,7 @@ SMALL = [
     "sampling.num_steps=2",
     "sampling.azimuths_deg=[0, 90]",
     "optim.prompts_per_update=null",
+    "constraint.threshold_prompts=2",
     "model.lora_rank=2",
     "model.device=cpu",
     "run.epochs=1",

@@ -28,7 +28,7 @@ WORDS = [
     "--preset", "demo", "model.name=toybox-teacher", "model.solver=lcm", "model.lora_rank=2",
     f"model.base_loras=[{{path: '{STUDENT}'}}]", "sampling.guidance_scale=1", "sampling.num_steps=2",
     "sampling.prompts_per_iteration=2", "optim.prompts_per_update=2", "optim.lr=1e-2", "optim.kl_weight=1",
-    "run.iterations_per_epoch=1", "run.trackers=[]", "run.sheet_prompts=0",
+    "constraint.threshold_prompts=2", "run.iterations_per_epoch=1", "run.trackers=[]", "run.sheet_prompts=0",
 ]  # fmt: skip
 
 

@@ -198,14 +198,20 @@ class ConstraintConfig:
     """Multiplier before the first iteration."""
     lambda_max: Positive = 5.0
     """Upper bound of the multiplier."""
+    unit: Literal["spread", "raw"] = "spread"
+    """Unit of the multiplier's steps: "spread" is the joint reward's standard deviation over trajectories, so
+    that steps mean the same for every reward; "raw" is published, for HyperScore's range of 0 to 10."""
     violated_lr: Positive = 0.1
-    """Step size of the multiplier while the joint reward is under its threshold."""
+    """Step size of the multiplier per unit of joint reward under the threshold."""
     satisfied_lr: NotNegative = 0.01
-    """Step size while the constraint holds."""
+    """Step size per unit above it, while the constraint holds."""
     threshold_decay: Annotated[float, "[0, 1]"] = 0.99
     """Decay of the threshold's exponential mean per iteration; 1 keeps it fixed."""
     threshold_init: Finite | None = None
-    """Threshold before the first iteration, in joint reward; null: the first mean joint reward."""
+    """Threshold before the first iteration, in joint reward; null: the untrained policy's mean."""
+    threshold_prompts: CountOrZero = 64
+    """Prompts over which that mean is taken, once, by standard sampling; those of a shorter list repeat, with
+    other noise. 0: the mean of the first iteration, as published."""
 
     def __post_init__(self) -> None:
         check_record(self, "constraint.")

@@ -191,6 +191,7 @@ def make_dual(config: TrainConfig) -> DualVariable | None:
         threshold_decay=1.0 if objective.has_fixed_threshold else constraint.threshold_decay,
         initial_lambda=constraint.lambda_init,
         initial_threshold=constraint.threshold_init,
+        unit=constraint.unit,
     )
 
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 FREE = {
     "model.device", "model.gradient_checkpointing", "sampling.batch_size", "reward.device", "reward.folder",
-    "reward.allow_download", "optim.lr", "optim.weight_decay", "optim.max_grad_norm", "optim.kl_weight",
-    "optim.micro_batch", "optim.splits_pairs", "optim.mixed_precision",
+    "reward.allow_download", "constraint.unit", "optim.lr", "optim.weight_decay", "optim.max_grad_norm",
+    "optim.kl_weight", "optim.micro_batch", "optim.splits_pairs", "optim.mixed_precision",
     # The files may have moved; base_loras.py and PromptSampler compare what is in them.
     "model.base_loras", "sampling.prompts",
 }  # fmt: skip

@@ -21,6 +21,7 @@ TEXTS = {
     "joint_reward_again": "(again {:.4f})",
     "lambda": "lambda {:.3f}",
     "threshold": "threshold {:.4f}",
+    "joint_spread": "(spread {:.4f})",
     "loss": "loss {:.4f}",
     "approx_kl": "kl {:.1e}",
     "clip_fraction": "clipped {:.0%}",

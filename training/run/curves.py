@@ -28,7 +28,7 @@ PANELS: dict[str, dict[str, str]] = {
         "joint_reward_again": "standard again",
         "threshold": "threshold",
     },
-    "multiplier lambda": {"lambda": "lambda"},
+    "lambda: weight of the joint over the single-view advantage": {"lambda": "lambda"},
     "loss": {"loss": "loss"},
 }
 Curves = Mapping[str, Sequence[float]]

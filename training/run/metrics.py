@@ -27,15 +27,16 @@ METRICS = {
     "joint_reward_zmv": "mean joint-view reward of the ZMV trajectories",
     "joint_reward_again": "mean joint-view reward of the second standard trajectories, without ZMV",
     "advantage_gap": "mean advantage, first minus second trajectories; negative while ZMV is ahead",
-    "lambda": "multiplier of the joint-view constraint after this iteration's dual step",
-    "threshold": "self-paced threshold of the joint reward",
+    "lambda": "weight of the joint advantage where the view advantage weighs 1, after the dual step",
+    "threshold": "self-paced threshold of the joint reward: lambda rises while the mean of all is below it",
+    "joint_spread": "running deviation of the joint reward over trajectories; lambda's steps count in it",
     "joint_share": "fixed share of the joint advantage, of objectives without a constraint",
     "rollout_seconds": "time for sampling, decoding and scoring",
     "update_seconds": "time for the policy update",
 }
 OPTIONAL = {
     "view_reward_zmv", "view_reward_again", "joint_reward_standard", "joint_reward_zmv", "joint_reward_again",
-    "lambda", "threshold", "joint_share",
+    "lambda", "threshold", "joint_spread", "joint_share",
 }  # fmt: skip
 """Metrics of some objectives, and of runs with a joint reward."""
 

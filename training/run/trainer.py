@@ -7,16 +7,17 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
 from torch import Tensor
 
 from t2mv_core.bundle import ModelBundle
 from t2mv_core.lora.adapters import trainable_parameters
 from t2mv_core.lora.files import save_lora
-from t2mv_core.samplers import StepEvent, count_evaluations
+from t2mv_core.samplers import OnStep, StepEvent, count_evaluations
 
 from ..algorithm.advantages import (
     RewardTable,
@@ -49,6 +50,8 @@ from ..models.policy import (
 from .checkpoint import RunState, load_checkpoint, refuse_another_run, save_checkpoint
 from .console import Display, RunDisplay
 from .folder import Recorder, RunFolder
+from .processes import process_slots
+from .untrained import measure_untrained
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +150,7 @@ class Trainer:
             while not self._is_over() and not self._agree_to_stop():
                 prompt_state = self.prompts.state_dict()
                 try:
+                    self._start_dual()
                     record, rollout = self._iterate(self.iteration + 1)
                 except RolloutCancelled:
                     self.prompts.load_state_dict(prompt_state)
@@ -168,7 +172,7 @@ class Trainer:
         self._warn_of_equal_rewards(table)
         weights = self.config.reward
         if self.dual is not None:
-            self.dual.step(float(weighted_mean(table.joint, weights.joint).double().mean()))
+            self.dual.step(weighted_mean(table.joint, weights.joint).flatten().tolist())
         advantages = self._advantages(table)
         stats = self._update(iteration, rollout, advantages[list(self.slots)])
         record = {
@@ -183,6 +187,44 @@ class Trainer:
         }
         return record, rollout
 
+    def _start_dual(self) -> None:
+        """Measure where threshold and spread start, unless the run has them or leaves it to the iteration."""
+        is_measured = self.config.constraint.threshold_prompts > 0
+        if self.dual is None or self.dual.threshold is not None or not is_measured:
+            return
+        joint_rewards = measure_untrained(
+            self.policy,
+            self.rewards,
+            self.config,
+            self.prompts.prompts,
+            self.conditions,
+            self.accelerator,
+            partial(self._begin_sampling, "first threshold"),
+        )
+        self.dual.observe(joint_rewards)
+        if self.accelerator.is_main_process:
+            logger.info(
+                "The untrained policy's mean joint reward over %d sets of %d prompts is %.4f, the first "
+                "threshold; the spread is %.4f.",
+                len(joint_rewards),
+                min(len(joint_rewards), len(self.prompts.prompts)),
+                self.dual.threshold,
+                self.dual.spread,
+            )
+        self._save()
+
+    def _begin_sampling(self, name: str, num_evaluations: int) -> OnStep:
+        """Show a part of the run; return what counts its UNet evaluations and ends it when a stop is due."""
+        self.display.phase(name, num_evaluations)
+
+        def on_step(_: StepEvent) -> None:
+            self.display.advance()
+            # One of several processes must not leave alone: the others would wait for its rewards.
+            if self.is_stopping and self.accelerator.num_processes == 1:
+                raise RolloutCancelled
+
+        return on_step
+
     def _collect(self, iteration: int) -> tuple[Rollout, RewardTable]:
         """Sample this process's share of the iteration; the rewards are everybody's."""
         config = self.config.sampling
@@ -192,14 +234,7 @@ class Trainer:
         )
         num_batches = -(-len(self.slots) // settings.batch_size)
         evaluations = num_batches * sum(count_evaluations(name, self.sampling) for name in settings.samplers)
-        self.display.phase("rollout", evaluations)
-
-        def on_step(_: StepEvent) -> None:
-            self.display.advance()
-            # One of several processes must not leave alone: the others would wait for its rewards.
-            if self.is_stopping and self.accelerator.num_processes == 1:
-                raise RolloutCancelled
-
+        on_step = self._begin_sampling("rollout", evaluations)
         requests = [(slot, drawn[slot]) for slot in self.slots]
         condition = self.conditions.lookup([prompt for _, prompt in requests])
         rollout = collect(self.policy, self.rewards, settings, iteration, requests, condition, on_step)
@@ -227,8 +262,8 @@ class Trainer:
     def _weight_record(self) -> dict[str, float]:
         """Return what weighs the joint advantage: the dual variable, or the objective's fixed share."""
         if self.dual is not None:
-            threshold = {} if self.dual.threshold is None else {"threshold": self.dual.threshold}
-            return {"lambda": self.dual.lambda_, **threshold}
+            known = {"threshold": self.dual.threshold, "joint_spread": self.dual.spread}
+            return {"lambda": self.dual.lambda_, **{k: v for k, v in known.items() if v is not None}}
         fixed = self.objective.fixed_lambda
         return {"joint_share": joint_share(fixed)} if fixed is not None and self.config.reward.joint else {}
 
@@ -303,23 +338,3 @@ class Trainer:
         """Return whether any process was asked to stop; the same answer on all of them."""
         flag = torch.tensor([float(self.is_stopping)], device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, "sum").item() > 0)
-
-
-def process_slots(accelerator: Accelerator, num_prompts: int) -> range:
-    """Return which of an iteration's prompts this process samples: every n-th of n processes.
-
-    Raises:
-        ValueError: accelerate is set to shard models, or the prompts do not divide among the processes.
-    """
-    kind = accelerator.distributed_type
-    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise ValueError(
-            f"accelerate is set to {kind.value}, which shards models; only a LoRA is trained here. "
-            "Use distributed_type MULTI_GPU (docs/training.md, Several GPUs)."
-        )
-    if num_prompts % accelerator.num_processes:
-        raise ValueError(
-            f"sampling.prompts_per_iteration={num_prompts} does not divide among {accelerator.num_processes} "
-            f"processes; use a multiple of {accelerator.num_processes}."
-        )
-    return range(accelerator.process_index, num_prompts, accelerator.num_processes)

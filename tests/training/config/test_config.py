@@ -46,6 +46,12 @@ def test_presets_of_the_published_recipe_have_its_effective_batch(preset, proces
     assert per_device // config.optim.micro_batch == published_accumulation
 
 
+@pytest.mark.parametrize("preset", preset_names())
+def test_the_dual_step_is_the_published_one_where_its_rates_belong(preset):
+    config = load_config(preset)
+    assert config.constraint.unit == ("raw" if "hyperscore" in config.reward.joint else "spread")
+
+
 def test_overrides_replace_single_values():
     config = load_config(
         "demo", ["optim.lr=3e-5", "objective=zigal_view", "sampling.azimuths_deg=[0]", "run.seed=7"]

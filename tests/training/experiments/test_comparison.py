@@ -27,6 +27,7 @@ TINY = [
     "run.iterations_per_epoch=1",
     "sampling.prompts_per_iteration=2",
     "optim.prompts_per_update=1",
+    "constraint.threshold_prompts=2",
 ]
 
 

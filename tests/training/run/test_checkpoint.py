@@ -101,6 +101,7 @@ def saved(tmp_path):
     [
         [],
         ["optim.lr=1e-5"],
+        ["constraint.unit=raw"],  # λ and b mean the same in both
         ["sampling.batch_size=2", "optim.micro_batch=1", "optim.splits_pairs=true"],
         ["run.epochs=99", "evaluation.every=2", "evaluation.prompts=dev"],
     ],

@@ -18,12 +18,13 @@ RECORD = {
     "joint_reward_zmv": -0.75,
     "lambda": 0.099,
     "threshold": -0.8,
+    "joint_spread": 0.25,
     "rollout_seconds": 8.0,
     "update_seconds": 4.0,
 }
 TEXT = (
     "view 0.5000 (zmv 0.6250) joint -1.0000 (zmv -0.7500) lambda 0.099 threshold -0.8000 "
-    "loss 0.2500 kl 1.2e-03 clipped 12%"
+    "(spread 0.2500) loss 0.2500 kl 1.2e-03 clipped 12%"
 )
 
 

@@ -35,7 +35,7 @@ def kind_of(objective):
 def metrics_of(objective):
     """Names of the metrics of a run: those of the other kind of second trajectory are not there."""
     other = {"zmv": "_again", "again": "_zmv"}[kind_of(objective)]
-    absent = {"joint_share"} if OBJECTIVES[objective].uses_dual else {"lambda", "threshold"}
+    absent = {"joint_share"} if OBJECTIVES[objective].uses_dual else {"lambda", "threshold", "joint_spread"}
     return {name for name in METRICS if not name.endswith(other)} - absent
 
 
@@ -214,7 +214,9 @@ def test_several_rewards_are_logged_apart_and_as_their_weighted_mean(tiny_bundle
         },
     )
     weights = {"view": {"redness": 3, "greenness": 1}, "joint": {"agreement": 1, "total": 4}}
-    config = tiny_config(reward=weights, run={"epochs": 1, "sheet_prompts": 0})
+    config = tiny_config(
+        reward=weights, constraint={"threshold_prompts": 0}, run={"epochs": 1, "sheet_prompts": 0}
+    )
     trainer = Trainer(config, tiny_bundle, rewards)
     tables = []
     advantages = trainer._advantages
@@ -269,29 +271,37 @@ def test_one_view_without_a_joint_reward_is_plain_text_to_image(
 
 
 @pytest.mark.parametrize(
-    ("objective", "decay"),
-    [("mvc_zigal", 0.6), ("mvc_zigal_fixed_threshold", 1.0), ("reward_difference", 0.6)],
+    ("objective", "decay", "unit", "violated_lr"),
+    [
+        ("mvc_zigal", 0.6, "spread", 0.2),
+        ("mvc_zigal_fixed_threshold", 1.0, "raw", 2.0),
+        ("reward_difference", 0.6, "raw", 2.0),
+    ],
 )
 def test_the_dual_variable_follows_the_joint_reward(
-    objective, decay, tiny_bundle, plain_rewards, tiny_config
+    objective, decay, unit, violated_lr, tiny_bundle, plain_rewards, tiny_config
 ):
+    rates = {"unit": unit, "violated_lr": violated_lr, "satisfied_lr": violated_lr / 4}
     config = tiny_config(
         objective,
         sampling={"prompts_per_iteration": 2},
-        constraint={"threshold_decay": 0.6, "violated_lr": 2.0, "satisfied_lr": 0.5, "lambda_init": 0.3},
+        constraint={"threshold_decay": 0.6, "lambda_init": 0.3, "threshold_prompts": 0, **rates},
         run={"epochs": 1, "iterations_per_epoch": 5, "sheet_prompts": 0},
     )
     trainer = Trainer(config, tiny_bundle, plain_rewards)
-    used = []
+    used, tables = [], []
     advantages = trainer._advantages
-    trainer._advantages = lambda table: used.append(trainer.dual.lambda_) or advantages(table)
+    trainer._advantages = lambda table: (
+        used.append(trainer.dual.lambda_) or tables.append(table) or advantages(table)
+    )
     trainer.run()
     records = read_metrics(trainer.folder.metrics_path)
-    dual = DualVariable(2.0, 0.5, threshold_decay=decay, initial_lambda=0.3)
-    for record in records:
-        dual.step((record["joint_reward_standard"] + record[f"joint_reward_{kind_of(objective)}"]) / 2)
-        assert record["lambda"] == pytest.approx(dual.lambda_, abs=1e-6)
-        assert record["threshold"] == pytest.approx(dual.threshold, abs=1e-6)
+    dual = DualVariable(threshold_decay=decay, initial_lambda=0.3, **rates)
+    for record, table in zip(records, tables, strict=True):
+        dual.step(table.joint["agreement"].flatten().tolist())
+        assert (record["lambda"], record["threshold"], record["joint_spread"]) == pytest.approx(
+            (dual.lambda_, dual.threshold, dual.spread)
+        )
     assert used == [record["lambda"] for record in records]  # the update answers this iteration's violation
     assert len({record["lambda"] for record in records}) > 3
     thresholds = {record["threshold"] for record in records}
@@ -347,7 +357,7 @@ def test_objectives_with_a_fixed_weight_log_it_and_have_no_multiplier(
     trainer.run()
     for record in read_metrics(trainer.folder.metrics_path):
         assert record["joint_share"] == share
-        assert not {"lambda", "threshold"} & record.keys()
+        assert not {"lambda", "threshold", "joint_spread"} & record.keys()
     assert load_checkpoint(trainer.folder.state_path).dual is None
     assert "lambda" not in describe_file(trainer.folder.lora_path(1))
 

@@ -1,0 +1,57 @@
+"""The first measurement of a constrained run: joint rewards of the policy before anything is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from accelerate import Accelerator
+
+from t2mv_core.samplers import OnStep, count_evaluations
+from t2mv_core.trajectory import derive_seed
+
+from ..algorithm.advantages import weighted_mean
+from ..algorithm.rollout import Policy, Rewards, RolloutSettings, collect
+from ..config import TrainConfig
+from ..data.prompt_sampler import PromptSampler
+from ..data.text_cache import ConditionCache
+from ..models.policy import sampling_settings
+
+
+def measure_untrained(
+    policy: Policy,
+    rewards: Rewards,
+    config: TrainConfig,
+    prompts: tuple[str, ...],
+    conditions: ConditionCache,
+    accelerator: Accelerator,
+    begin: Callable[[int], OnStep],
+) -> list[float]:
+    """Return the joint rewards of `constraint.threshold_prompts` sets, drawn by standard sampling.
+
+    The processes share the sets; where they do not divide, each draws one more. Of a set only its reward is
+    kept, so this takes no more memory than a rollout.
+
+    Args:
+        policy: the policy, whose LoRA has no effect yet.
+        rewards: the scorers; those of single views do not run.
+        config: the run's.
+        prompts: to draw from, pass by pass in an order of their own.
+        conditions: the run's text conditions.
+        accelerator: the processes.
+        begin: is told the number of UNet evaluations to come, and returns what is called after each.
+    """
+    seed, batch_size = derive_seed(config.run.seed, "untrained"), config.sampling.batch_size
+    settings = RolloutSettings(("standard",), sampling_settings(config.sampling), batch_size, seed)
+    scorers, weights = Rewards({}, rewards.joint), config.reward.joint
+    share = -(-config.constraint.threshold_prompts // accelerator.num_processes)
+    drawn = PromptSampler(prompts, seed).draw(share * accelerator.num_processes)
+    requests = list(enumerate(drawn))[accelerator.process_index :: accelerator.num_processes]
+    on_step = begin(-(-share // batch_size) * count_evaluations("standard", settings.sampling))
+    found = []
+    for start in range(0, share, batch_size):
+        batch = requests[start : start + batch_size]
+        condition = conditions.lookup([prompt for _, prompt in batch])
+        rollout = collect(policy, scorers, settings, 0, batch, condition, on_step)
+        found.append(weighted_mean(rollout.sets[0].scores.joint, weights))
+    return accelerator.gather(torch.cat(found).to(accelerator.device)).tolist()
