@@ -81,7 +81,12 @@ def test_two_processes_train_the_lora_of_one(runs, monkeypatch):
         # 3 of 8 prompts an update: the last one has 2, and the processes' shares differ
         "optim": {"lr": 1e-4, "prompts_per_update": 3, "ema_decay": 0.9, "kl_weight": 1.0},
         "sampling": {"prompts_per_iteration": 8, "batch_size": 4},
-        "constraint": {"violated_lr": 2.0, "satisfied_lr": 0.2, "threshold_prompts": 6},
+        "constraint": {
+            "lambda_init": 0.5,
+            "violated_lr": 2.0,
+            "satisfied_lr": 0.2,
+            "threshold_prompts": 6,
+        },
         "evaluation": {"every": 2, "prompts": "dev", "num_prompts": 1},
         "run": {"iterations_per_epoch": 2, "epochs": 1},
     }
@@ -117,6 +122,7 @@ def test_two_processes_train_the_lora_of_one(runs, monkeypatch):
         for name, tensor in one["weights"][part].items():
             torch.testing.assert_close(two["weights"][part][name], tensor, atol=1e-5, rtol=0)
     assert one["metrics"][-1]["lambda"] > 0.1
+    assert one["metrics"][-1]["lambda"] != pytest.approx(0.5, abs=0.01)  # the dual variable took steps
     assert two["dual"] == pytest.approx(one["dual"], abs=1e-5)
     assert two["prompts"] == one["prompts"]
     for part in ("metrics", "evaluations"):
