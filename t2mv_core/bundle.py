@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from .formats.sources import TOYBOX_GUIDANCE, ModelSources
+from .defaults import ModelDefaults, find_defaults
+from .formats.sources import ModelSources
 from .schedule import NoiseSchedule, with_solver
 
 if TYPE_CHECKING:
@@ -106,17 +107,9 @@ class ModelBundle:
         return self.unet.config["time_cond_proj_dim"] is not None
 
     @property
-    def own_guidance(self) -> float:
-        """Guidance w to sample with where the user names none.
-
-        7 is what LCM-SDXL and SDXL are sampled with; few-step weights for SDXL with another solver (Turbo,
-        Lightning, Hyper-SD, LCM-LoRA, DMD2) are made for 1, one pass without guidance.
-        """
-        stated = TOYBOX_GUIDANCE.get(self.sources.model)
-        if stated is not None and (self.has_guidance_embedding or self.schedule.solver == "ddim"):
-            return stated  # the toybox teacher's own solver is DDIM with trailing timesteps
-        is_few_step = not self.has_guidance_embedding and self.schedule.solver_name != "ddim"
-        return 1.0 if is_few_step else 7.0
+    def defaults(self) -> ModelDefaults:
+        """What to sample with where the user names no number."""
+        return find_defaults(self.sources.model, self.has_guidance_embedding, self.schedule.solver_name)
 
     @property
     def latent_px(self) -> int:

@@ -29,11 +29,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "t2mv_core.schedule": (),
     "t2mv_core.scheduler_config": ("t2mv_core.schedule",),
     "t2mv_core.trajectory": (),
+    "t2mv_core.defaults": (),
     "t2mv_core.policy": ("t2mv_core.schedule",),
     "t2mv_core.toybox": ("t2mv_core.formats",),
     "t2mv_core.formats": ("t2mv_core.toybox",),
     "t2mv_core.unet": ("t2mv_core.formats",),
-    "t2mv_core.bundle": ("t2mv_core.schedule", "t2mv_core.formats"),
+    "t2mv_core.bundle": ("t2mv_core.defaults", "t2mv_core.schedule", "t2mv_core.formats"),
     "t2mv_core.loading": (
         "t2mv_core.bundle",
         "t2mv_core.formats",
@@ -49,6 +50,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "t2mv_core.rewards": ("t2mv_core.formats", "t2mv_core.text", "t2mv_core.toybox"),
     "t2mv_core.samplers": (
         "t2mv_core.bundle",
+        "t2mv_core.defaults",
         "t2mv_core.denoiser",
         "t2mv_core.policy",
         "t2mv_core.text",
@@ -56,7 +58,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     # The trainer: the method stands on the core alone, the loop stands on top.
     "training.algorithm": ("t2mv_core",),
-    "training.config": (),
+    "training.config": ("t2mv_core.defaults",),
     "training.data": ("t2mv_core", "training.algorithm"),
     "training.models": ("t2mv_core", "training.algorithm", "training.config", "training.data"),
     "training.evaluation": (

@@ -12,6 +12,7 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from t2mv_core.cameras import DEFAULT_RIG  # noqa: E402
+from t2mv_core.defaults import DEFAULTS  # noqa: E402
 from t2mv_core.denoiser import encode_cameras  # noqa: E402
 from t2mv_core.images import contact_sheet, decode_latents  # noqa: E402
 from t2mv_core.loading import load_bundle  # noqa: E402
@@ -21,7 +22,7 @@ from t2mv_core.text import encode_text  # noqa: E402
 from t2mv_core.trajectory import SeededNoise  # noqa: E402
 
 PROMPTS = ["a red mug", "a green house", "a yellow airplane"]
-SEED, SETTINGS = 3, SamplingSettings(25, 2.5)
+SEED, SETTINGS = 3, SamplingSettings(**DEFAULTS["toybox-teacher"].numbers())
 ICON_PX, BANNER_PX = 400, (1260, 540)
 FRONT_RIGHT = 1  # the view that shows most of an object
 

@@ -41,6 +41,7 @@ class Field:
         remedy: what to do about a name that is not among them.
         is_optional: older workflows may lack the input.
         is_advanced: the widget hides behind "Show advanced".
+        own: a number that stands for the model's own one; None where the input has no such number.
         more: further arguments of ComfyUI's input.
     """
 
@@ -54,6 +55,7 @@ class Field:
     remedy: str = "Choose one of the list."
     is_optional: bool = False
     is_advanced: bool = False
+    own: float | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def widget(self) -> io.WidgetInput:
@@ -68,7 +70,8 @@ class Field:
             kind, options["options"] = io.Combo, self._list_choices()
         elif kind in (io.Int, io.Float):
             number = type(self.default)
-            options |= {"min": number(self.low), "max": number(self.high), "step": self.step}
+            low = self.low if self.own is None else min(self.low, self.own)
+            options |= {"min": number(low), "max": number(self.high), "step": self.step}
         elif kind is io.String:
             # What stands in a box is what a run gets: drawn, scored, trained on and resumed with one text.
             options["dynamic_prompts"] = False
@@ -84,9 +87,9 @@ class Field:
         elif isinstance(self.default, bool):
             check_boolean(self.name, value)
         elif isinstance(self.default, int):
-            check_integer(self.name, value, int(self.low), int(self.high))
+            check_integer(self.name, value, int(self.low), int(self.high), self.own)
         elif isinstance(self.default, float):
-            check_number(self.name, value, self.low, self.high)
+            check_number(self.name, value, self.low, self.high, self.own)
         else:
             check_text(self.name, value)
 
@@ -118,22 +121,28 @@ def first_problem(*checks: Callable[[], object]) -> bool | str:
     return True
 
 
-def check_number(name: str, value: float | None, low: float, high: float) -> None:
-    """Refuse what is no number in [low, high]: NaN, and texts, which ComfyUI 0.3.64 hands on unconverted."""
+def check_number(name: str, value: float | None, low: float, high: float, own: float | None = None) -> None:
+    """Refuse what is no number in [low, high]: NaN, and texts, which ComfyUI 0.3.64 hands on unconverted.
+
+    `own`, the number that stands for the model's own one, passes, too.
+    """
     if value is None:
         return
     # A bool counts as 0 or 1 in Python, but who links one to a number has linked the wrong thing.
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not low <= value <= high:
-        raise ValueError(f"{name}={_shown(value)} must be a number from {low:g} to {high:g}.")
+    if not is_number or not (low <= value <= high or value == own):
+        words = f"{low:g} to {high:g}{_or_own(own, low)}"
+        raise ValueError(f"{name}={_shown(value)} must be a number from {words}.")
 
 
-def check_integer(name: str, value: int | None, low: int, high: int) -> None:
-    """Refuse what is not a whole number in [low, high]."""
+def check_integer(name: str, value: int | None, low: int, high: int, own: float | None = None) -> None:
+    """Refuse what is not a whole number in [low, high], nor `own`."""
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"{name}={_shown(value)} must be a whole number from {low} to {high}.")
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not is_whole or not (low <= value <= high or value == own):
+        words = f"{low} to {high}{_or_own(own, low)}"
+        raise ValueError(f"{name}={_shown(value)} must be a whole number from {words}.")
 
 
 def check_boolean(name: str, value: bool | None) -> None:
@@ -196,6 +205,10 @@ def read_lines(text: str) -> list[str]:
     if prompts:
         check_prompts(prompts)
     return prompts
+
+
+def _or_own(own: float | None, low: float) -> str:
+    return "" if own is None or own >= low else f", or {own:g} for the model's own"
 
 
 def _shown(value: object) -> str:

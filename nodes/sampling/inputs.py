@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..common.checks import MAX_SEED, Field, check_fields, widgets
 from ..sockets import Model, Rig, output
+from .own import own_words
 
 if TYPE_CHECKING:
     from ...t2mv_core.samplers import SamplingSettings
@@ -19,22 +20,26 @@ PROMPT = Field(
     more={"multiline": True},
 )  # fmt: skip
 SEED = Field("seed", 0, "", high=MAX_SEED, more={"control_after_generate": True})
+# What is best differs from model to model, and a widget's value does not: so at first it is a number that no
+# sampler can use and that stands for the model's own.
 STEPS = Field(
-    "steps", 4, "Denoising steps: 4 for the toybox, 25 for its teacher, 4 to 8 for LCM models.", 1, 100,
+    "steps", 0, f"Denoising steps. 0 takes the model's own: {own_words('num_steps')}.", 1, 100, own=0,
 )  # fmt: skip
-OWN_GUIDANCE = 0.0
 GUIDANCE = Field(
-    "guidance", OWN_GUIDANCE,
-    "How strongly the views follow the prompt; 1 is no guidance. 0 takes the model's own: 2 for the toybox, "
-    "2.5 for its teacher, 7 for LCM-SDXL and SDXL, 1 for few-step models with another solver.",
-    high=30, step=0.1,
+    "guidance", 0.0,
+    "How strongly the views follow the prompt; 1 is no guidance. 0 takes the model's own: "
+    f"{own_words('guidance_scale')}.",
+    high=30, step=0.1, own=0,
 )  # fmt: skip
 VIEW_SCALE = Field(
     "view_scale", 1.0, "How strongly the views follow the cameras; 1 is as trained.", high=10, step=0.1,
     is_advanced=True,
 )  # fmt: skip
 ZIGZAG_STEPS = Field(
-    "zigzag_steps", 1, "How many of the first steps are zigzags; 0 is ordinary sampling.", high=STEPS.high,
+    "zigzag_steps", -1,
+    "How many of the first steps are zigzags; 0 is ordinary sampling. -1 takes the model's own: "
+    f"{own_words('zigzag_steps')}.",
+    high=STEPS.high, own=-1,
 )  # fmt: skip
 ZIGZAG_REPEATS = Field(
     "zigzag_repeats", 1,
@@ -42,10 +47,15 @@ ZIGZAG_REPEATS = Field(
     1, 10, is_advanced=True,
 )  # fmt: skip
 INVERSE_GUIDANCE = replace(
-    GUIDANCE, name="inverse_guidance", default=1.0,
-    tooltip="Guidance on the way back, 1 is none; the gap to 'guidance' is what helps.", is_advanced=True,
+    GUIDANCE, name="inverse_guidance", default=-1.0, own=-1, is_advanced=True,
+    tooltip="Guidance on the way back, 1 is none; the gap to 'guidance' is what helps. -1 takes the model's "
+    f"own: {own_words('inverse_guidance_scale')}.",
 )  # fmt: skip
-INVERSE_VIEW_SCALE = replace(VIEW_SCALE, name="inverse_view_scale", tooltip="View scale on the way back.")
+INVERSE_VIEW_SCALE = replace(
+    VIEW_SCALE, name="inverse_view_scale", default=-1.0, own=-1,
+    tooltip="View scale on the way back; 0 drops the cameras there, which was not tried with LCM-SDXL and "
+    f"SDXL. -1 takes the model's own: {own_words('inverse_view_scale')}.",
+)  # fmt: skip
 NEGATIVE_PROMPT = Field(
     "negative_prompt", "",
     "What to steer away from. Only models with two-pass guidance use it (the toybox teacher), few-step "
@@ -66,7 +76,7 @@ NUMBERS = {
 
 
 def read_settings(numbers: dict[str, Any], model: ModelHandle) -> SamplingSettings:
-    """Make the core's settings of numeric inputs by name, checked again; a guidance of 0 is the model's own.
+    """Make the core's settings of numeric inputs by name, checked again and the model's own filled in.
 
     Raises:
         ValueError: a number is out of its range, or there are more zigzags than steps.
@@ -74,9 +84,13 @@ def read_settings(numbers: dict[str, Any], model: ModelHandle) -> SamplingSettin
     from ...t2mv_core.samplers import SamplingSettings
 
     check_sampling_numbers(numbers)
-    numbers = {**numbers, "guidance": numbers["guidance"] or model.bundle.own_guidance}
+    values = {setting: numbers[each.name] for setting, each in NUMBERS.items() if each.name in numbers}
+    own = model.bundle.defaults
     return SamplingSettings(
-        **{setting: numbers[each.name] for setting, each in NUMBERS.items() if each.name in numbers}
+        **{
+            setting: getattr(own, setting) if value == NUMBERS[setting].own else value
+            for setting, value in values.items()
+        }
     )
 
 
@@ -95,16 +109,16 @@ def describe_set(seed: int, settings: SamplingSettings, numbers: dict[str, Any])
         settings: as `read_settings` made them.
         numbers: of the node, those that its sampler reads.
     """
-    own = " (the model's own)" if numbers["guidance"] == OWN_GUIDANCE else ""
+    own = " (the model's own)" if numbers["guidance"] == GUIDANCE.own else ""
     steps = "1 step" if settings.num_steps == 1 else f"{settings.num_steps} steps"
     parts = [f"seed {seed}", steps, f"guidance {settings.guidance_scale:g}{own}"]
     if settings.view_scale != 1:
         parts.append(f"view scale {settings.view_scale:g}")
-    if numbers.get("zigzag_steps"):
-        inverse = f"{settings.inverse_guidance_scale:g}"
-        parts.append(
-            f"{settings.zigzag_steps} x {settings.zigzag_repeats} zigzag, back at guidance {inverse}"
-        )
+    if numbers.get("zigzag_steps") and settings.zigzag_steps:
+        inverse = f"guidance {settings.inverse_guidance_scale:g}"
+        if settings.inverse_view_scale != 1:
+            inverse += f" and view scale {settings.inverse_view_scale:g}"
+        parts.append(f"{settings.zigzag_steps} x {settings.zigzag_repeats} zigzag, back at {inverse}")
     return " · ".join(parts)
 
 
@@ -122,7 +136,8 @@ def check_sampling_numbers(numbers: dict[str, Any]) -> None:
     """
     check_fields(NUMBERS.values(), numbers)
     steps, zigzag_steps = numbers.get("steps"), numbers.get("zigzag_steps")
-    if steps is not None and zigzag_steps is not None and zigzag_steps > steps:
+    is_known = None not in (steps, zigzag_steps) and steps != STEPS.own  # the model may not be loaded yet
+    if is_known and zigzag_steps > steps:
         raise ValueError(f"zigzag_steps={zigzag_steps} must lie between 0 and steps={steps}.")
 
 

@@ -124,6 +124,9 @@ def _prepare(
     rewards: tuple[RewardHandle, ...] | None,
 ) -> TrainConfig:
     """Build the configuration and write the prompts; all that can be refused is refused here."""
+    from .session import share_core
+
+    share_core()  # the configuration reads the models' own numbers there
     reward_dirs = reward_folders()
     reward_dir = next((folder for folder in reward_dirs if folder.is_dir()), reward_dirs[0])
     prompts = read_training_prompts(inputs["prompts"])

@@ -21,6 +21,7 @@ from ...training.config import (
     config_to_dict,
     load_config,
     preset_names,
+    read_preset,
 )
 from ..common.checks import Field, read_lines
 
@@ -214,6 +215,7 @@ def build_config(
             sections["optim"]["prompts_per_update"] = min(preset.optim.prompts_per_update, count)
     if model is not None:
         sections["model"] |= _describe_model(model)
+        sections["sampling"] |= _own_numbers(model, inputs["preset"])
     if rewards:
         sections["reward"] |= {
             kind: {handle.reward.name: 1.0 for handle in rewards if handle.reward.kind == kind}
@@ -226,6 +228,12 @@ def build_config(
     if inputs["objective"] != PRESETS_OWN:
         values["objective"] = inputs["objective"]
     return config_from_dict(values)
+
+
+def _own_numbers(model: ModelHandle, preset: str) -> dict[str, Any]:
+    """Return the numbers of a connected model that the preset does not state for every model."""
+    stated = read_preset(preset).get("sampling", {})
+    return {name: number for name, number in model.bundle.defaults.numbers().items() if name not in stated}
 
 
 def _describe_model(model: ModelHandle) -> dict[str, Any]:

@@ -18,9 +18,7 @@ LCM_UNET = "latent-consistency/lcm-sdxl"
 FP16_VAE = "madebyollin/sdxl-vae-fp16-fix"
 ADAPTER_REPO = "huanngzh/mv-adapter"
 ADAPTER_FILE = "mvadapter_t2mv_sdxl.safetensors"
-TOYBOX_GUIDANCE = {"toybox": 2.0, "toybox-teacher": 2.5}
-"""The toybox's presets, and the guidance that was chosen for each on development prompts (MODEL_CARD.md)."""
-TOYBOX_PRESETS = tuple(TOYBOX_GUIDANCE)
+TOYBOX_PRESETS = ("toybox", "toybox-teacher")
 PUBLISHED_UNETS = {"lcm-sdxl": LCM_UNET, "sdxl": None}
 """The presets of published weights, and the UNet each takes in place of SDXL's own."""
 PRESETS = (*TOYBOX_PRESETS, *PUBLISHED_UNETS)

@@ -10,10 +10,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..defaults import DEFAULTS
+
+_PUBLISHED = DEFAULTS["lcm-sdxl"]
+
 
 @dataclass(frozen=True)
 class SamplingSettings:
     """Settings shared by all samplers; the zigzag ones are read by ZMV only.
+
+    The defaults are LCM-SDXL's; `SamplingSettings(**bundle.defaults.numbers())` has those of a bundle.
 
     Attributes:
         num_steps: denoising steps T.
@@ -22,17 +28,17 @@ class SamplingSettings:
         zigzag_steps: K, the number of first steps that zigzag.
         zigzag_repeats: zag-zig pairs per zigzag step.
         inverse_guidance_scale: w_inv of the zag, weaker than w.
-        inverse_view_scale: s_inv of the zag.
+        inverse_view_scale: s_inv of the zag; 0 drops the cameras.
         state_dtype: the sampler rounds latents to it and records them in it; float32 or bfloat16.
     """
 
-    num_steps: int = 8
-    guidance_scale: float = 7.0
+    num_steps: int = _PUBLISHED.num_steps
+    guidance_scale: float = _PUBLISHED.guidance_scale
     view_scale: float = 1.0
-    zigzag_steps: int = 1
+    zigzag_steps: int = _PUBLISHED.zigzag_steps
     zigzag_repeats: int = 1
-    inverse_guidance_scale: float = 1.0
-    inverse_view_scale: float = 1.0
+    inverse_guidance_scale: float = _PUBLISHED.inverse_guidance_scale
+    inverse_view_scale: float = _PUBLISHED.inverse_view_scale
     state_dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:

@@ -63,8 +63,9 @@ def changed(node: str, name: str, value: Any) -> dict[str, Any]:
         ("4", "prompt", "  ", "The prompt is empty"),
         ("4", "prompt", "x" * 10_000, "10000 characters"),
         ("4", "prompt", "a mug\n" * 17, "17 prompts"),
-        ("4", "steps", 0, "smaller than min"),
         ("4", "steps", -3, "smaller than min"),
+        ("4", "zigzag_steps", -2, "smaller than min"),
+        ("4", "inverse_view_scale", -1.5, "smaller than min"),
         ("4", "steps", 10**9, "bigger than max"),
         ("4", "steps", "many", "Failed to convert"),
         ("4", "steps", float("nan"), "Failed to convert"),
@@ -102,6 +103,7 @@ def test_bad_values_are_refused_before_the_run(
         ("1", "precision", "float4", "is not available here"),
         ("1", "sampler", "euler", "is not available here"),
         ("4", "zigzag_steps", 3, "zigzag_steps=3 must lie between 0 and steps=2"),
+        ("4", "inverse_view_scale", -0.5, "inverse_view_scale=-0.5 must be a number from 0 to 10, or -1"),
         ("4", "negative_prompt", "x" * 10_000, "negative_prompt has 10000 characters"),
         ("8", "candidates", 10**9, "bigger than max"),
         ("8", "candidates", 0, "smaller than min"),
@@ -168,7 +170,7 @@ def test_no_number_passes_comfyuis_ranges_and_is_refused_before_sampling(
 
 @pytest.mark.parametrize(
     ("node", "name", "value"),
-    [("4", "prompt", " "), ("4", "guidance", 1e9), ("4", "steps", 0), ("7", "prompts", ""),
+    [("4", "prompt", " "), ("4", "guidance", 1e9), ("4", "steps", -1), ("7", "prompts", ""),
      ("8", "prompts", ""), ("8", "candidates", 0), ("2", "lora", "../x")],
 )  # fmt: skip
 def test_one_fault_is_one_error_at_its_input(server: ComfyServer, node: str, name: str, value: Any) -> None:

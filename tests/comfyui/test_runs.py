@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from t2mv_core.defaults import DEFAULTS, FEW_STEP, ModelDefaults
+
 if TYPE_CHECKING:
     from conftest import ComfyServer
 
@@ -137,19 +139,38 @@ def test_a_guidance_of_0_is_the_models_own_and_the_sheet_says_so(server: ComfySe
 
 @pytest.mark.usefixtures("toybox")
 @pytest.mark.parametrize(
-    ("model", "solver", "guidance"),
-    [("toybox", "auto", "2"), ("toybox teacher", "auto", "2.5"), ("toybox teacher", "lcm", "1")],
+    ("model", "solver", "own"),
+    [
+        ("toybox", "auto", DEFAULTS["toybox"]),
+        ("toybox teacher", "auto", DEFAULTS["toybox-teacher"]),
+        ("toybox teacher", "lcm", FEW_STEP),
+        ("diffusers/tiny", "auto", DEFAULTS["lcm-sdxl"]),
+    ],
 )
-def test_a_user_who_changes_the_model_gets_its_guidance(
-    server: ComfyServer, model: str, solver: str, guidance: str
+def test_a_user_who_changes_the_model_gets_its_numbers(
+    server: ComfyServer, model: str, solver: str, own: ModelDefaults
 ) -> None:
+    """A new node's widgets stand for the model's own; what a widget names is kept for every model."""
     load = {**LOAD, "inputs": {**LOAD["inputs"], "model": model, "sampler": solver}}
+    back = {"inverse_guidance": -1, "inverse_view_scale": -1}
     run = server.run({
         "1": load,
-        "2": sampler("Standard", ["1", 0], guidance=0, steps=1),
-        "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 2]}},
+        "rig": {"class_type": "T2MVCreateCameraRig", "inputs": {"azimuths": "0", "elevations": "0"}},
+        "2": sampler("ZMV", ["1", 0], rig=["rig", 0], steps=0, guidance=0, zigzag_steps=-1, **back),
+        "3": sampler("ZMV", ["1", 0], rig=["rig", 0], guidance=3.0, inverse_view_scale=0.0),
+        "4": {"class_type": "PreviewAny", "inputs": {"source": ["2", 2]}},
+        "5": {"class_type": "PreviewAny", "inputs": {"source": ["3", 2]}},
     })  # fmt: skip
-    assert run.outputs["3"]["text"] == [f"seed 1 · 1 step · guidance {guidance} (the model's own)"]
+    assert run.status == "success", run.error
+    scale = "" if own.inverse_view_scale == 1 else f" and view scale {own.inverse_view_scale:g}"
+    zigzag = f"{own.zigzag_steps} x 1 zigzag, back at guidance {own.inverse_guidance_scale:g}{scale}"
+    assert run.outputs["4"]["text"] == [
+        f"seed 1 · {own.num_steps} steps · guidance {own.guidance_scale:g} (the model's own) · {zigzag}"
+    ]
+    named = "2 steps · guidance 3 · 1 x 1 zigzag, back at guidance 1 and view scale 0"
+    assert run.outputs["5"]["text"] == [f"seed 1 · {named}"]
+    total = own.num_steps + 2 * own.zigzag_steps
+    assert {seen for node, _, seen in run.progress if node == "2"} == {total}
 
 
 def test_a_rig_chooses_views(server: ComfyServer) -> None:

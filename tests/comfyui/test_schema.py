@@ -9,6 +9,8 @@ from urllib.parse import quote
 
 import pytest
 
+from t2mv_core.defaults import DEFAULTS
+
 if TYPE_CHECKING:
     from conftest import ComfyServer
 
@@ -94,6 +96,29 @@ def test_translations_and_help_pages_name_every_input(object_info: dict[str, Any
         page += (PACK_DIR / "web/docs/T2MVSampleZMV.md").read_text("utf-8")
         page += (PACK_DIR / "web/docs/T2MVSampleStandard.md").read_text("utf-8")
     assert [name for name in _inputs(schema) if name not in page] == []
+
+
+@pytest.mark.parametrize("node_id", ["T2MVSampleStandard", "T2MVSampleZMV", "T2MVSampleBest"])
+def test_a_new_sampler_begins_with_the_models_own_numbers(object_info: dict[str, Any], node_id: str) -> None:
+    inputs, own = _inputs(object_info[node_id]), {"steps": 0, "guidance": 0, "zigzag_steps": -1}
+    for name, number in {**own, "inverse_guidance": -1, "inverse_view_scale": -1}.items():
+        if name in inputs:
+            _, options = inputs[name]
+            assert (options["default"], options["min"]) == (number, number)
+            assert f"{number} takes the model's own: " in options["tooltip"]
+    assert list(inputs)[-2:] == ["rig", "negative_prompt"]
+
+
+def test_the_native_zigzag_begins_with_the_published_numbers(object_info: dict[str, Any]) -> None:
+    """It learns of its model only when it runs."""
+    inputs, published = _inputs(object_info["T2MVCreateZigzagSampler"]), DEFAULTS["lcm-sdxl"]
+    for name, number in (
+        ("zigzag_steps", published.zigzag_steps), ("inverse_guidance", published.inverse_guidance_scale),
+        ("inverse_view_scale", published.inverse_view_scale),
+    ):  # fmt: skip
+        _, options = inputs[name]
+        assert (options["default"], options["min"]) == (number, 0)
+    assert "not tried with SDXL and LCM-SDXL" in inputs["inverse_view_scale"][1]["tooltip"]
 
 
 def test_load_model_shows_its_sampler_as_solver(object_info: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 import comfy.sample
 from comfy.k_diffusion.sampling import default_noise_sampler
 from safetensors.torch import save_file
+from pack.nodes.native import patch
 from pack.nodes.native.guidance import embed_guidance
 from pack.nodes.native.schedule import T2MVShiftSNR
 from pack.nodes.native.zigzag.loop import ZigzagSettings
@@ -63,6 +64,21 @@ with torch.inference_mode():
         }
         facts["refusal"] = refusal(lambda: found(model, "lcm", lcm, 1, 1, 0.0, 1.0, cfg=1.0))
 
+    def without_cameras():
+        # The model with multiview attention and no hook for cameras, against cameras that are scaled to 0:
+        # forward by the node's view scale, back by the sampler's.
+        hooks, patch._patch_residuals = patch._patch_residuals, lambda *_: None
+        bare = pair.patched()
+        patch._patch_residuals = hooks
+        plain = found(bare, "lcm", lcm, 2, 1, 0.5, 1.0)
+        dropped, kept = (
+            found(pair.patched(view_scale=0.0), "lcm", lcm, 2, 1, 0.5, scale) for scale in (0.0, 1.0)
+        )
+        facts["without cameras"] = {
+            "equal": torch.equal(dropped, plain), "cameras back": relative_error(kept, plain)
+        }
+
+    without_cameras()
     for name, schedule in (("lcm", lcm), ("euler_ancestral", ddim)):
         for zigzag in ((1, 1, 1.0, 0.3), (2, 2, 0.5, 0.0)):
             core = SamplingSettings(4, 5.0, 1.0, *zigzag)
@@ -92,6 +108,12 @@ def test_with_the_adapter_it_is_zmv_sampling(facts: dict[str, Any], case: str) -
     assert found["error"] < 1e-3
     assert found["standard"] > 0.02
     assert found["view scale ignored"] > 10 * found["error"]
+
+
+def test_a_zag_at_view_scale_0_is_that_of_a_model_without_cameras(facts: dict[str, Any]) -> None:
+    found = facts["without cameras"]
+    assert found["equal"]
+    assert found["cameras back"] > 1e-3
 
 
 def test_where_guidance_is_embedded_that_is_what_a_zag_weakens(facts: dict[str, Any]) -> None:

@@ -3,8 +3,9 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 import torch
 
+from t2mv_core.defaults import DEFAULTS
 from t2mv_core.denoiser import encode_cameras
-from t2mv_core.formats.sources import ModelSources
+from t2mv_core.formats.sources import TOYBOX_PRESETS, ModelSources
 from t2mv_core.loading import load_bundle
 from t2mv_core.samplers import sample_standard
 from t2mv_core.text import encode_text
@@ -50,9 +51,12 @@ def test_text_is_encoded_where_the_encoders_are(make_lcm_bundle, prompts):
 )
 def test_every_model_has_a_guidance_of_its_own(request, kind, solver, model, guidance):
     bundle = request.getfixturevalue(f"{kind}_bundle").with_solver(solver)
-    assert replace(bundle, sources=ModelSources(model=model, solver=solver)).own_guidance == guidance
+    bundle = replace(bundle, sources=ModelSources(model=model, solver=solver))
+    assert bundle.defaults.guidance_scale == guidance
 
 
-@pytest.mark.parametrize(("model", "guidance"), [("toybox", 2.0), ("toybox-teacher", 2.5)])
-def test_the_shipped_models_have_the_guidance_of_their_card(model, guidance):
-    assert load_bundle(model).own_guidance == guidance
+@pytest.mark.parametrize("model", TOYBOX_PRESETS)
+def test_the_shipped_models_are_of_the_kind_that_their_row_says(model):
+    bundle = load_bundle(model)
+    assert bundle.defaults is DEFAULTS[model]
+    assert bundle.defaults.solver == bundle.schedule.solver_name

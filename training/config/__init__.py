@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .parsing import apply_override, build_record, home_path, plain_values
+from .parsing import Typed, apply_override, build_record, home_path, plain_values
 from .sections import (
     OBJECTIVE_NAMES,
     BaseLoraConfig,
@@ -26,7 +26,7 @@ __all__ = [
     "OBJECTIVE_NAMES", "PRESET_DIR", "BaseLoraConfig", "ConstraintConfig", "EvaluationConfig",
     "ModelConfig", "OptimConfig", "OwnRewardConfig", "RewardConfig", "RunConfig", "SamplingConfig",
     "TrainConfig", "changed_values", "config_from_dict", "config_to_dict", "flat_settings", "home_path",
-    "load_config", "preset_names",
+    "load_config", "preset_names", "read_preset",
 ]  # fmt: skip
 
 PRESET_DIR = Path(__file__).parent / "presets"
@@ -38,7 +38,10 @@ def preset_names() -> list[str]:
 
 
 def load_config(preset: str, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Read a preset and apply overrides from the command line.
+    """Read a preset, apply overrides from the command line, and fill in the numbers of the model.
+
+    Numbers of t2mv_core/defaults.py that neither states are those of the model; one that the table does not
+    know (a folder, a file) has those of the preset's model.
 
     Args:
         preset: a name of training/config/presets, or the path of a YAML file of the same form.
@@ -48,7 +51,19 @@ def load_config(preset: str, overrides: Sequence[str] = ()) -> TrainConfig:
         FileNotFoundError: no such preset.
         ValueError: unknown key, wrong type or a value out of range, in a sentence.
     """
-    from .yaml_text import read_value, read_yaml
+    from .yaml_text import read_value
+
+    values = read_preset(preset)
+    base = _model_name(values)
+    for word in overrides:
+        apply_override(values, word, read_value)
+    _fill_in(values, base)
+    return config_from_dict(values)
+
+
+def read_preset(preset: str) -> dict[str, Any]:
+    """Read what a preset states, as nested plain values; arguments and errors as of `load_config`."""
+    from .yaml_text import read_yaml
 
     is_file = preset.endswith((".yaml", ".yml"))
     path = home_path(preset) if is_file else PRESET_DIR / f"{preset}.yaml"
@@ -63,10 +78,27 @@ def load_config(preset: str, overrides: Sequence[str] = ()) -> TrainConfig:
         raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
     values = read_yaml(text, path.name) or {}
     require(isinstance(values, dict), f"{path} must hold `section:` blocks with `key: value` lines.")
-    for word in overrides:
-        apply_override(values, word, read_value)
     values.setdefault("preset", path.stem)
-    return config_from_dict(values)
+    return values
+
+
+def _fill_in(values: dict[str, Any], base: str) -> None:
+    """Write the model's own numbers where the sampling section states none; `base` is the preset's model."""
+    # Not above: inside ComfyUI the core has this name only after nodes/train/session.py has given it.
+    from t2mv_core.defaults import find_named_defaults
+
+    model = build_record(ModelConfig, values.get("model", {}), "model.")
+    records = (find_named_defaults(name, model.solver) for name in (model.name, base))
+    own, stated = next(filter(None, records), None), values.get("sampling", {})
+    if isinstance(stated, Typed) and stated.is_null:  # a section whose lines are all comments
+        stated = {}
+    if own is not None and isinstance(stated, Mapping):
+        values["sampling"] = {**own.numbers(), **stated}
+
+
+def _model_name(values: Mapping[str, Any]) -> str:
+    model = values.get("model")
+    return str(model.get("name", ModelConfig.name)) if isinstance(model, Mapping) else ModelConfig.name
 
 
 def config_from_dict(values: Mapping[str, Any]) -> TrainConfig:

@@ -1,29 +1,44 @@
-"""Print the reference of all settings as Markdown: python -m training.config > docs/configuration.md."""
+"""Print the reference of all settings as Markdown, or all settings of a run as YAML.
+
+python -m training.config > docs/configuration.md
+python -m training.config demo optim.lr=1e-3
+"""
 
 from __future__ import annotations
 
 import ast
 import json
+import sys
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from . import sections
+from t2mv_core.defaults import DEFAULTS, FEW_STEP
+
+from . import config_to_dict, load_config, sections
 from .parsing import FilePath, range_words
 
 HEAD = """# Settings of a training run
 
-`python -m training.config` prints this page. Set a value with `section.key=value` on the command line, or in
-a preset: a YAML file with a block per section. Each setting stands here with its default.
+`python -m training.config` prints this page; `python -m training.config demo optim.lr=1e-3` prints every
+setting of a run with this preset and this change. Set a value with `section.key=value` on the command line,
+or in a preset: a YAML file with a block per section. Each setting stands here with its default.
 
 Text stays as it is typed (`run.out_dir=007`, `sampling.negative_prompt=low quality #1`; in a file ` #`
 begins a comment), numbers are decimal, `null` is no value, `~` at the start of a path is the home folder.
 Lists and blocks are YAML (`[0, 90]`, `{a: 1}`). A key that stands twice in a file is refused.
+
+## The models' own numbers
+
+`sampling` takes these (`t2mv_core/defaults.py`) where neither preset nor command line states others; the
+nodes have the same. A model that is in no row, such as a folder, takes those of the preset's model; if that
+is in no row either, the defaults below hold.
 """
+FEW_STEP_NAME = "few-step weights for SDXL (`model.solver`)"
 PREFIXES = {
     "TrainConfig": "",
     "BaseLoraConfig": "model.base_loras[].",
@@ -34,12 +49,21 @@ PREFIXES = {
 
 def reference_markdown() -> str:
     """Return a list per section: setting, default, limits, and the sentence of the field."""
-    lines = [HEAD]
+    lines = [HEAD, *_model_table(), ""]
     for node in ast.parse(Path(sections.__file__).read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef):
             title = str(ast.get_docstring(node)).rstrip(".")
             lines += [f"## {title}", "", *_items(node), ""]
     return "\n".join(lines)
+
+
+def _model_table() -> Iterator[str]:
+    records = {**{f"`{name}`": record for name, record in DEFAULTS.items()}, FEW_STEP_NAME: FEW_STEP}
+    columns = list(FEW_STEP.numbers())
+    yield f"| model | {' | '.join(f'`{name}`' for name in columns)} | numbers are |"
+    yield "|---" * (len(columns) + 2) + "|"
+    for name, record in records.items():
+        yield f"| {name} | {' | '.join(f'{x:g}' for x in record.numbers().values())} | {record.source} |"
 
 
 def _items(node: ast.ClassDef) -> Iterator[str]:
@@ -65,5 +89,22 @@ def limits(hint: Any) -> str:
     return f" ({words})" if is_range and (words := range_words(arguments[1])) else ""
 
 
+def main(words: Sequence[str]) -> int:
+    """Print the page, or the settings of a preset with changes; return 1 if these are wrong."""
+    try:
+        text = _yaml(load_config(words[0], words[1:])) if words else reference_markdown()
+    except (ValueError, OSError) as error:
+        print(f"config: {error}", file=sys.stderr)  # noqa: T201 - a command line
+        return 1
+    print(text, end="")  # noqa: T201
+    return 0
+
+
+def _yaml(config: sections.TrainConfig) -> str:
+    import yaml
+
+    return yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True)
+
+
 if __name__ == "__main__":
-    print(reference_markdown(), end="")  # noqa: T201 - a command line
+    sys.exit(main(sys.argv[1:]))

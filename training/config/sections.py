@@ -109,19 +109,19 @@ class SamplingConfig:
     negative_prompt: str | None = None
     """For models with classifier-free guidance; null is the empty prompt."""
     num_steps: Count = 4
-    """Denoising steps."""
+    """Denoising steps. Not stated: the model's own."""
     guidance_scale: NotNegative = 7.0
-    """Text guidance w."""
+    """Text guidance w. Not stated: the model's own."""
     view_scale: NotNegative = 1.0
     """Factor s of the camera features."""
     zigzag_steps: CountOrZero = 1
-    """ZMV: how many of the first steps zigzag."""
+    """ZMV: how many of the first steps zigzag. Not stated: the model's own."""
     zigzag_repeats: Annotated[int, "[1, 2]"] = 1
     """ZMV: zigzags per zigzag step."""
     inverse_guidance_scale: NotNegative = 1.0
-    """ZMV: guidance of the zag."""
+    """ZMV: guidance of the zag. Not stated: the model's own."""
     inverse_view_scale: NotNegative = 1.0
-    """ZMV: view scale of the zag."""
+    """ZMV: view scale of the zag; 0 drops the cameras there. Not stated: the model's own."""
 
     def __post_init__(self) -> None:
         check_record(self, "sampling.")

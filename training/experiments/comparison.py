@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from t2mv_core.cameras import DEFAULT_RIG
+from t2mv_core.defaults import DEFAULTS
 from t2mv_core.formats.atomic import replaced
 from t2mv_core.samplers import SamplingSettings, count_evaluations
 from t2mv_core.toybox import toybox_path
@@ -40,7 +41,7 @@ from ..run.metrics import read_metrics
 from ..run.stop import stopping_on_signals
 from ..run.trainer import Trainer
 
-TEACHER_SETTINGS = SamplingSettings(num_steps=25, guidance_scale=2.5)
+TEACHER_SETTINGS = SamplingSettings(**DEFAULTS["toybox-teacher"].numbers())
 FIRST_NOISE_SEED = 1000
 NUM_PICTURES = 6
 
@@ -71,7 +72,7 @@ METHODS: dict[str, Method] = {
         name: Method(name, objective=name)
         for name in ("ppo", "reward_difference", "zigal_joint", "zigal_view", "zigal_weighted", "mvc_zigal")
     },
-    "teacher": Method("teacher, 25 steps", model="toybox-teacher", num_seeds=1),
+    "teacher": Method(f"teacher, {TEACHER_SETTINGS.num_steps} steps", model="toybox-teacher", num_seeds=1),
 }
 
 

@@ -37,6 +37,7 @@ from tqdm import tqdm
 
 from t2mv_core.bundle import ModelBundle
 from t2mv_core.cameras import DEFAULT_RIG
+from t2mv_core.defaults import DEFAULTS
 from t2mv_core.denoiser import CameraFeatures, encode_cameras, predict_noise
 from t2mv_core.images import decode_latents
 from t2mv_core.loading import load_bundle
@@ -359,7 +360,8 @@ def main() -> int:
         prog="python -m training.experiments.zigzag", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--out", type=home_path, default=Path("docs/results/zigzag"))
-    parser.add_argument("--guidance", type=float, nargs="+", default=[2.0, 7.0])
+    guidances = [DEFAULTS[name].guidance_scale for name in ("toybox", "lcm-sdxl")]
+    parser.add_argument("--guidance", type=float, nargs="+", default=guidances)
     arguments = parser.parse_args()
     instruments = load_instruments(["toybox_clip"], ["toybox_hyperscore"], "cpu", has_judge=True)
     groups = {f"student, w = {w:g}": ways_of(w) for w in arguments.guidance}

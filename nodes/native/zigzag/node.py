@@ -8,13 +8,13 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...common.checks import Field, first_problem, widgets
+from ....t2mv_core.defaults import DEFAULTS
+from ...common.checks import Field, check_fields, first_problem, widgets
 from ...sampling.inputs import (
     INVERSE_GUIDANCE,
     INVERSE_VIEW_SCALE,
     ZIGZAG_REPEATS,
     ZIGZAG_STEPS,
-    check_sampling_numbers,
 )
 from ...sockets import make_schema, output
 from ..comfyui import KSAMPLER
@@ -25,6 +25,32 @@ SAMPLER_NAME = Field(
     "ComfyUI's sampler for the steps forward: lcm for LCM models and LoRAs, euler (DDIM without noise) or "
     "euler_ancestral (DDIM with η = 1) for all others.",
     choices=tuple(SAMPLERS),
+)  # fmt: skip
+# The model is not known before the run, so these have no number for the model's own.
+PUBLISHED = DEFAULTS["lcm-sdxl"]
+FIELDS = (
+    SAMPLER_NAME,
+    replace(
+        ZIGZAG_STEPS, default=PUBLISHED.zigzag_steps, own=None,
+        tooltip="Number of first steps that zigzag, at most the number of steps; 0 is exactly ComfyUI's "
+        "sampler.",
+    ),
+    replace(
+        INVERSE_GUIDANCE, default=PUBLISHED.inverse_guidance_scale, own=None, is_advanced=False,
+        tooltip="The guider's cfg on the way back; the gap to its cfg on the way forward is what helps. For "
+        "models sampled with cfg 1: 0 (needs CFGGuider with a negative conditioning). Behind Embed Guidance: "
+        "the embedded guidance on the way back.",
+    ),
+    replace(
+        ZIGZAG_REPEATS,
+        tooltip="How often a zigzag step goes back and forward; each time costs two more evaluations.",
+    ),
+    replace(
+        INVERSE_VIEW_SCALE, default=PUBLISHED.inverse_view_scale, own=None,
+        tooltip="Scale of the camera features on the way back, for models with an MV-Adapter; others ignore "
+        f"it. {PUBLISHED.inverse_view_scale:g} as published; 0 drops the cameras there, which was not tried "
+        "with SDXL and LCM-SDXL.",
+    ),
 )  # fmt: skip
 
 
@@ -42,31 +68,7 @@ class T2MVCreateZigzagSampler(io.ComfyNode):
             "flow, with and without multiview.",
             is_experimental=True,
             search_aliases=["zmv", "z-sampling", "zigzag diffusion", "lcm sampler", "self-reflection"],
-            inputs=widgets(
-                SAMPLER_NAME,
-                replace(
-                    ZIGZAG_STEPS,
-                    tooltip="Number of first steps that zigzag, at most the number of steps; 0 is exactly "
-                    "ComfyUI's sampler.",
-                ),
-                replace(
-                    INVERSE_GUIDANCE,
-                    tooltip="The guider's cfg on the way back; the gap to its cfg on the way forward is what "
-                    "helps. For models sampled with cfg 1: 0 (needs CFGGuider with a negative conditioning). "
-                    "Behind Embed Guidance: the embedded guidance on the way back.",
-                    is_advanced=False,
-                ),
-                replace(
-                    ZIGZAG_REPEATS,
-                    tooltip="How often a zigzag step goes back and forward; each time costs two more "
-                    "evaluations.",
-                ),
-                replace(
-                    INVERSE_VIEW_SCALE,
-                    tooltip="Scale of the camera features on the way back, for models with an MV-Adapter; "
-                    "others ignore it.",
-                ),
-            ),
+            inputs=widgets(*FIELDS),
             outputs=[output(io.Sampler, "sampler", "For SamplerCustomAdvanced or SamplerCustom.")],
         )
 
@@ -78,8 +80,7 @@ class T2MVCreateZigzagSampler(io.ComfyNode):
     @classmethod
     def execute(cls, sampler_name: str, **numbers: float) -> io.NodeOutput:
         """Make the sampler, which ComfyUI runs later."""
-        SAMPLER_NAME.check(sampler_name)
-        check_sampling_numbers(numbers)
+        check_fields(FIELDS, {"sampler_name": sampler_name, **numbers})
         return io.NodeOutput(ZigzagSampler(ZigzagSettings(sampler_name, **numbers)))
 
 

@@ -111,6 +111,22 @@ def test_a_field_checks_what_its_widget_shows(checks: ModuleType) -> None:
             checks.check_fields(fields, {name: value})
 
 
+def test_a_number_for_the_models_own_passes_beside_the_range(checks: ModuleType) -> None:
+    steps = checks.Field("steps", 0, "", 1, 100, own=0)
+    scale = checks.Field("inverse_view_scale", -1.0, "", high=10, own=-1)
+    checks.check_fields([steps, scale], {"steps": 0, "inverse_view_scale": -1.0})
+    checks.check_fields([steps, scale], {"steps": 1, "inverse_view_scale": 0.0})
+    for name, value, words in (
+        ("steps", -1, "steps=-1 must be a whole number from 1 to 100, or 0 for the model's own."),
+        ("steps", False, "steps=False must be a whole number from 1 to 100, or 0"),
+        ("steps", 0.0, "steps=0.0 must be a whole number"),
+        ("inverse_view_scale", -0.5, "=-0.5 must be a number from 0 to 10, or -1 for the model's own."),
+        ("inverse_view_scale", float("nan"), "=nan must be a number from 0 to 10, or -1"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            checks.check_fields([steps, scale], {name: value})
+
+
 def test_first_problem_gives_the_sentence_and_nothing_else(checks: ModuleType) -> None:
     assert checks.first_problem(lambda: None) is True
     assert checks.first_problem(lambda: None, lambda: checks.read_prompts("")).startswith(

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from t2mv_core.defaults import FEW_STEP
 from training.data.prompts import read_prompt_file
 
 GOOD: dict[str, Any] = {
@@ -155,7 +156,10 @@ def model_handle(pack: ModuleType, dtype: torch.dtype = torch.float32, path: Pat
     lora = bundle.LoraHandle("style", 0.5, path=path)
     return SimpleNamespace(
         bundle=SimpleNamespace(
-            unet=unet, loras=(lora,), sources=sources.ModelSources("/m/x.safetensors", "/m/mv.safetensors")
+            unet=unet,
+            loras=(lora,),
+            sources=sources.ModelSources("/m/x.safetensors", "/m/mv.safetensors"),
+            defaults=FEW_STEP,
         )
     )
 
@@ -175,6 +179,19 @@ def test_what_is_connected_stands_in_the_configuration(settings: ModuleType, pac
     assert [(each.path, each.strength) for each in config.model.base_loras] == [("/l/style.safetensors", 0.5)]
     assert (config.reward.view, config.reward.joint) == ({"pickscore": 1.0}, {"pickscore.min": 1.0})
     assert not config.evaluation.view  # the preset measures with rewards that nobody has connected
+    # A file of few-step weights: its kind's steps and guidance, not those of the preset's model.
+    assert (config.sampling.num_steps, config.sampling.guidance_scale) == (4, 1.0)
+
+
+def test_a_connected_model_keeps_what_the_preset_states(
+    settings: ModuleType, pack: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "read_preset", lambda preset: {"sampling": {"num_steps": "8"}})
+    model = model_handle(pack, path=Path("/l/style.safetensors"))
+    sampling = settings.build_config(
+        GOOD | {"preset": "lcm-sdxl"}, places(settings, Path("/r/x")), model
+    ).sampling
+    assert (sampling.num_steps, sampling.guidance_scale) == (8, 1.0)
 
 
 def test_what_cannot_be_trained_on_is_refused(settings: ModuleType, pack: ModuleType) -> None:

@@ -11,17 +11,20 @@ import pytest
 import yaml
 
 import training.config as config_module
+from t2mv_core.defaults import DEFAULTS, FEW_STEP
 from training.config import (
     OBJECTIVE_NAMES,
     OptimConfig,
+    SamplingConfig,
     TrainConfig,
     config_from_dict,
     config_to_dict,
     load_config,
     preset_names,
+    read_preset,
     sections,
 )
-from training.config.__main__ import reference_markdown
+from training.config.__main__ import main, reference_markdown
 from training.config.yaml_text import read_yaml
 
 TRAINING_DIR = Path(config_module.__file__).parents[1]
@@ -50,6 +53,63 @@ def test_presets_of_the_published_recipe_have_its_effective_batch(preset, proces
 def test_the_dual_step_is_the_published_one_where_its_rates_belong(preset):
     config = load_config(preset)
     assert config.constraint.unit == ("raw" if "hyperscore" in config.reward.joint else "spread")
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_a_preset_has_its_models_numbers_and_repeats_none(preset):
+    config, stated = load_config(preset), read_preset(preset)["sampling"]
+    numbers = DEFAULTS[config.model.name].numbers()
+    for name, number in numbers.items():
+        if name in stated:  # as comparison does, which trains at another guidance on purpose
+            assert float(stated[name]) != number, f"{name} is the model's own; leave it out"
+        else:
+            assert getattr(config.sampling, name) == number
+    assert set(stated) & set(numbers) == ({"guidance_scale"} if preset == "comparison" else set())
+
+
+def numbers_of(config):
+    return {name: getattr(config.sampling, name) for name in FEW_STEP.numbers()}
+
+
+@pytest.mark.parametrize(
+    ("preset", "words", "row"),
+    [
+        ("demo", ["model.name=lcm-sdxl"], DEFAULTS["lcm-sdxl"]),
+        ("toybox", ["model.name=toybox-teacher"], DEFAULTS["toybox-teacher"]),
+        ("toybox", ["model.name=toybox-teacher", "model.solver=lcm"], FEW_STEP),
+        ("lcm-sdxl", ["model.name=/m/sdxl.safetensors", "model.unet=/m/lcm"], DEFAULTS["lcm-sdxl"]),
+        ("sdxl", ["model.name=/m/x", "model.solver=ddim-trailing"], FEW_STEP),
+    ],
+)
+def test_numbers_that_nobody_states_are_the_models(preset, words, row):
+    assert numbers_of(load_config(preset, words)) == row.numbers()
+
+
+def test_numbers_that_somebody_states_stay(tmp_path):
+    config = load_config("demo", ["model.name=sdxl", "sampling.num_steps=3", "sampling.inverse_view_scale=0"])
+    stated = {"num_steps": 3, "inverse_view_scale": 0.0}
+    assert numbers_of(config) == {**DEFAULTS["sdxl"].numbers(), **stated}
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(config_to_dict(config)))  # as a run folder has it
+    assert load_config(str(path), ["model.name=toybox"]).sampling == config.sampling
+
+
+@pytest.mark.parametrize("section", ["", "sampling:\n  # num_steps: 3\n", "sampling: null\n"])
+def test_a_preset_of_ones_own_has_them_too(tmp_path, section):
+    path = tmp_path / "own.yaml"
+    path.write_text(section)
+    assert numbers_of(load_config(str(path))) == DEFAULTS["toybox"].numbers()
+    config = load_config(str(path), ["model.name=/m/x"])  # the preset's model is the default one
+    assert numbers_of(config) == DEFAULTS["toybox"].numbers()
+    path.write_text(f"model: {{name: /m/x}}\n{section}")
+    assert load_config(str(path)).sampling == SamplingConfig()  # of no row
+
+
+def test_the_command_prints_the_settings_of_a_run(capsys):
+    assert main(["demo", "optim.lr=1e-4"]) == 0
+    assert config_from_dict(yaml.safe_load(capsys.readouterr().out)) == load_config("demo", ["optim.lr=1e-4"])
+    assert main(["demo", "optim.learning=1"]) == 1
+    assert "optim.learning is not a setting" in capsys.readouterr().err
 
 
 def test_overrides_replace_single_values():

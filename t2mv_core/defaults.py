@@ -1,0 +1,80 @@
+"""What to sample each model with where nobody names a number: one table, which nodes and presets read.
+
+To change a number, change it here: tooltips, presets and new nodes follow. `python -m training.config` writes
+the table into docs/configuration.md; tests hold help pages and translations to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class ModelDefaults:
+    """The numbers of one model, in the words of `samplers.SamplingSettings`.
+
+    Attributes:
+        solver: the model's own, a word of `schedule.SOLVERS`.
+        num_steps: denoising steps.
+        guidance_scale: text guidance w; 1 is none.
+        zigzag_steps: how many of the first steps zigzag in ZMV.
+        inverse_guidance_scale: w_inv of the zag.
+        inverse_view_scale: s_inv of the zag; 0 drops the cameras.
+        source: "measured" here (t2mv_core/toybox/MODEL_CARD.md, docs/results), or "published" by the authors
+            of the method (docs/method.md, sections 2, 4 and 7) or of the weights (docs/native.md).
+    """
+
+    solver: str
+    num_steps: int
+    guidance_scale: float
+    zigzag_steps: int
+    inverse_guidance_scale: float
+    inverse_view_scale: float
+    source: Literal["measured", "published"]
+
+    @property
+    def has_guidance_embedding(self) -> bool:
+        """Whether guidance is an input of the model's UNet (LCM) instead of a second pass."""
+        return self.solver == "lcm"
+
+    def numbers(self) -> dict[str, Any]:
+        """Return the numbers by name."""
+        return {name: value for name, value in asdict(self).items() if name not in ("solver", "source")}
+
+
+DEFAULTS = {
+    # solver, steps, w, zigzag steps, w_inv, s_inv
+    "toybox": ModelDefaults("lcm", 4, 2.0, 1, 1.0, 1.0, "measured"),
+    "toybox-teacher": ModelDefaults("ddim-trailing", 25, 2.5, 1, 1.0, 1.0, "measured"),
+    "lcm-sdxl": ModelDefaults("lcm", 8, 7.0, 1, 1.0, 1.0, "published"),
+    "sdxl": ModelDefaults("ddim", 16, 7.0, 1, 1.0, 1.0, "published"),
+}
+"""By the preset names of `formats.sources`."""
+FEW_STEP = ModelDefaults("ddim-trailing", 4, 1.0, 1, 1.0, 1.0, "published")
+"""Few-step weights for SDXL without a guidance input: LCM-LoRA, DMD2, Turbo, Lightning, Hyper-SD."""
+
+
+def find_defaults(model: str, has_guidance_embedding: bool, solver: str) -> ModelDefaults:
+    """Return a model's own numbers, or those of its kind.
+
+    Args:
+        model: its name; a file or folder is of no row.
+        has_guidance_embedding: whether guidance is an input of its UNet.
+        solver: a word of `schedule.SOLVERS`.
+    """
+    own = DEFAULTS.get(model)
+    if own is None or own.has_guidance_embedding != has_guidance_embedding:
+        own = DEFAULTS["lcm-sdxl" if has_guidance_embedding else "sdxl"]
+    return own if has_guidance_embedding or solver in ("ddim", own.solver) else FEW_STEP
+
+
+def find_named_defaults(model: str, solver: str | None) -> ModelDefaults | None:
+    """Return the numbers of a model that the table names; no file is read, so others have none.
+
+    Args:
+        model: its name.
+        solver: a word of `schedule.SOLVERS`; None is the model's own.
+    """
+    own = DEFAULTS.get(model)
+    return own and find_defaults(model, own.has_guidance_embedding, solver or own.solver)

@@ -1,0 +1,89 @@
+"""Tooltips, help pages and translations say the numbers that the core's table holds."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from t2mv_core.defaults import DEFAULTS, FEW_STEP
+
+PACK_DIR = Path(__file__).parents[3]
+SETTINGS = {  # input -> setting of the core
+    "steps": "num_steps",
+    "guidance": "guidance_scale",
+    "zigzag_steps": "zigzag_steps",
+    "inverse_guidance": "inverse_guidance_scale",
+    "inverse_view_scale": "inverse_view_scale",
+}
+PAGES = {"T2MVSampleStandard": ("steps", "guidance"), "T2MVSampleZMV": tuple(SETTINGS)[2:]}
+CHINESE_OTHERS = "使用其他求解器的少步模型"
+CHINESE = {"toybox": "toybox", "toybox-teacher": "教师模型", "lcm-sdxl": "LCM-SDXL", "sdxl": "SDXL"}
+
+
+@pytest.fixture(scope="module")
+def own(pack: ModuleType) -> ModuleType:
+    """`nodes/sampling/own.py` of the loaded pack."""
+    return importlib.import_module(f"{pack.__name__}.nodes.sampling.own")
+
+
+def chinese_words(setting: str) -> str:
+    """The same sentence as `own_words` in Chinese, with a blank between letters and signs."""
+    records = [*((DEFAULTS[name], words) for name, words in CHINESE.items()), (FEW_STEP, CHINESE_OTHERS)]
+    models: dict[float, list[str]] = {}
+    for record, words in records:
+        models.setdefault(getattr(record, setting), []).append(words)
+    if len(models) == 1:
+        return f"所有模型均为 {next(iter(models)):g}"
+    text = "，".join(
+        f"{'、'.join(names[:-1])}和{names[-1]}为{x:g}".removeprefix("和") for x, names in models.items()
+    )
+    return re.sub(r"(?<=[A-Za-z0-9])(?=[一-鿿])|(?<=[一-鿿])(?=[A-Za-z0-9])", " ", text)
+
+
+def test_every_model_of_the_table_has_words(own: ModuleType) -> None:
+    assert list(own.MODELS) == list(DEFAULTS)
+
+
+def test_models_with_one_number_are_named_together(own: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {name: replace(FEW_STEP, num_steps=8) for name in own.MODELS}
+    monkeypatch.setattr(own, "DEFAULTS", table | {"toybox": replace(FEW_STEP, num_steps=4)})
+    monkeypatch.setattr(own, "FEW_STEP", replace(FEW_STEP, guidance_scale=1.5, num_steps=2))
+    assert own.own_words("num_steps") == (
+        "4 for the toybox, 8 for the toybox teacher, LCM-SDXL and SDXL, "
+        "2 for few-step models with another solver"
+    )
+    assert own.own_words("guidance_scale").endswith("SDXL, 1.5 for few-step models with another solver")
+    assert own.own_words("zigzag_steps") == "1 for all models"
+
+
+@pytest.mark.parametrize("node_id", PAGES)
+@pytest.mark.parametrize("page", ["{}.md", "{}/en.md"])
+def test_help_pages_say_the_numbers(own: ModuleType, node_id: str, page: str) -> None:
+    text = (PACK_DIR / "web/docs" / page.format(node_id)).read_text("utf-8")
+    items = {item.split("**")[1]: " ".join(item.split()) for item in text.split("\n* ")[1:]}
+    for name in PAGES[node_id]:
+        words = f" model's own: {own.own_words(SETTINGS[name])}."
+        assert words in items[name], f"{name}: {words}"
+
+
+@pytest.mark.parametrize("node_id", ["T2MVSampleStandard", "T2MVSampleZMV", "T2MVSampleBest"])
+def test_translations_say_the_numbers(node_id: str) -> None:
+    inputs = json.loads((PACK_DIR / "locales/zh/nodeDefs.json").read_text("utf-8"))[node_id]["inputs"]
+    for name in SETTINGS.keys() & inputs.keys():
+        words = f" 使用模型自己的值：{chinese_words(SETTINGS[name])}。"
+        assert words in inputs[name]["tooltip"], f"{name}: {words}"
+
+
+@pytest.mark.parametrize("node_id", ["T2MVSampleZMV", "T2MVCreateZigzagSampler"])
+def test_a_zag_without_cameras_is_marked_as_not_tried_with_published_weights(node_id: str) -> None:
+    page = " ".join((PACK_DIR / "web/docs" / f"{node_id}.md").read_text("utf-8").split())
+    assert "not tried with" in page
+    inputs = json.loads((PACK_DIR / "locales/zh/nodeDefs.json").read_text("utf-8"))[node_id]["inputs"]
+    assert "没有试过" in inputs["inverse_view_scale"]["tooltip"]
+    assert {DEFAULTS[name].inverse_view_scale for name in ("lcm-sdxl", "sdxl")} == {1.0}
