@@ -1,6 +1,6 @@
 """The toybox's fixed prompt lists, with what each prompt asks for: results are measured on them.
 
-The recipe writes `prompts.json` (`training.toybox.data.captions.write_prompt_lists`).
+The recipe writes `prompts.json` (`training.toybox.data.captions.prompt_lists_json`).
 """
 
 from __future__ import annotations
@@ -18,12 +18,23 @@ FILE_NAME = "prompts.json"
 
 @dataclass(frozen=True)
 class PromptSpec:
-    """A prompt and what its picture must show; `part_colour` None: the prompt does not say."""
+    """A prompt and what its picture must show.
+
+    Attributes:
+        prompt: the sentence.
+        family: of object.
+        colour: of its body.
+        part_colour: of the part that can have its own; None where the prompt does not say.
+        companion_colour: of the second object; None where the prompt names none.
+        kind: of a held-out prompt: "seen pair", "unseen pair", "unseen part" or "unseen relation"; else "".
+    """
 
     prompt: str
     family: str
     colour: str
     part_colour: str | None = None
+    companion_colour: str | None = None
+    kind: str = ""
 
 
 def load_prompt_list(name: str) -> tuple[PromptSpec, ...]:
@@ -31,8 +42,8 @@ def load_prompt_list(name: str) -> tuple[PromptSpec, ...]:
 
     Args:
         name: "train" (every family and colour that training sees, in plain words), "train_parts" (the same
-            with a part in another colour), "dev" (100 seen combinations, for choosing settings), "held_out"
-            and "more_held_out" (100 each whose combination never occurs in training, for reports).
+            with a part in another colour), "train_relations" (with a second object), "dev" (100 seen
+            combinations, for choosing settings), "held_out" (300 in four kinds, for reports).
 
     Raises:
         FileNotFoundError: this checkout does not have the file.

@@ -10,7 +10,9 @@ import sys
 from ..config import home_path
 from .stages.stage import StageConfig
 
-STAGES = ("render", "vae", "unet", "distil", "rewards", "judge", "export", "lcm_lora", "evaluate")
+STAGES = (
+    "render", "vae", "base", "adapter", "lcm", "rewards", "judge", "export", "lcm_lora", "evaluate",
+)  # fmt: skip
 """Modules in `stages/` with a `run(config)`, in the order of the recipe."""
 
 

@@ -1,18 +1,19 @@
-"""Random toybox scenes: one object of a family in a colour, random proportions; what training never sees."""
+"""Random toybox scenes: an object of a family, its colours, what stands with it; what training never sees."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from .companions import COMPANIONS, floor_of
 from .families import FAMILIES, Family
 from .shapes import Part
 
 __all__ = [
-    "COLOURS", "FAMILIES", "HELD_OUT_PAIRS", "HELD_OUT_PARTS", "Family", "Scene",
-    "build_parts", "is_held_out", "material_colours", "sample_scene",
+    "COLOURS", "COMPANIONS", "FAMILIES", "HELD_OUT_PAIRS", "HELD_OUT_PARTS", "HELD_OUT_RELATIONS",
+    "Family", "Scene", "build_parts", "is_held_out", "material_colours", "sample_scene",
 ]  # fmt: skip
 
 Colour = tuple[float, float, float]
@@ -69,10 +70,22 @@ def _held_out_parts() -> frozenset[tuple[str, str, str]]:
     return frozenset(part for part in parts if part[1] != part[2])
 
 
+def _held_out_relations() -> frozenset[tuple[str, str]]:
+    """Two colours that the companion of each family never has: 22 of 110."""
+    names = tuple(COMPANIONS)
+    return frozenset(
+        (name, _SHADES[(3 * i + 2 + 5 * j) % 10]) for i, name in enumerate(names) for j in (0, 1)
+    )
+
+
 HELD_OUT_PAIRS = _held_out_pairs()
 """(family, colour) pairs that never occur in training data."""
 HELD_OUT_PARTS = _held_out_parts()
 """(family, colour, part colour) combinations that never occur in training data; their pairs do."""
+HELD_OUT_RELATIONS = _held_out_relations()
+"""(family, colour of its companion) that never occur in training data."""
+_COMPANION_SHARE = 0.5
+_PART_SHARE = 0.55
 
 
 @dataclass(frozen=True)
@@ -80,19 +93,27 @@ class Scene:
     """Ground truth of one object.
 
     `part_colour` is one of the ten colours, "wooden" or "metal"; None: the family's default material.
+    `companion_colour` is one of the ten colours; None: the object stands alone.
     """
 
     seed: int
     family: str
     colour: str
     part_colour: str | None = None
+    companion_colour: str | None = None
     proportions: Mapping[str, float] = field(default_factory=dict)
     caption: str = ""
 
 
-def is_held_out(family: str, colour: str, part_colour: str | None) -> bool:
+def is_held_out(
+    family: str, colour: str, part_colour: str | None = None, companion_colour: str | None = None
+) -> bool:
     """Whether training data must not contain this combination."""
-    return (family, colour) in HELD_OUT_PAIRS or (family, colour, part_colour) in HELD_OUT_PARTS
+    return (
+        (family, colour) in HELD_OUT_PAIRS
+        or (family, colour, part_colour) in HELD_OUT_PARTS
+        or (family, companion_colour) in HELD_OUT_RELATIONS
+    )
 
 
 def sample_scene(
@@ -125,8 +146,9 @@ def sample_scene(
     kind = FAMILIES[family]
     part_colour = _draw_part_colour(rng, kind, colour, allow_held_out)
     proportions = {name: round(float(rng.uniform(low, high)), 5) for name, (low, high) in kind.ranges.items()}
-    bare = Scene(seed, family, colour, part_colour, proportions)
-    return Scene(seed, family, colour, part_colour, proportions, caption(bare, rng))
+    companion_colour = _draw_companion_colour(rng, family, colour, allow_held_out)
+    bare = Scene(seed, family, colour, part_colour, companion_colour, proportions)
+    return replace(bare, caption=caption(bare, rng))
 
 
 def _checked(name: str | None, allowed: tuple[str, ...], what: str) -> str | None:
@@ -151,9 +173,25 @@ def _draw_part_colour(
     return allowed[int(rng.integers(len(allowed)))]
 
 
+def _draw_companion_colour(
+    rng: np.random.Generator, family: str, colour: str, allow_held_out: bool
+) -> str | None:
+    if family not in COMPANIONS or rng.random() >= _COMPANION_SHARE:
+        return None
+    allowed = [
+        name
+        for name in _SHADES
+        if name != colour and (allow_held_out or (family, name) not in HELD_OUT_RELATIONS)
+    ]
+    return allowed[int(rng.integers(len(allowed)))]
+
+
 def build_parts(scene: Scene) -> list[Part]:
     """The scene's primitives in world units; each part's material is a key of `material_colours(scene)`."""
-    return FAMILIES[scene.family].build(scene.proportions)
+    parts = FAMILIES[scene.family].build(scene.proportions)
+    if scene.companion_colour is None:
+        return parts
+    return [*parts, *COMPANIONS[scene.family].build(floor_of(parts))]
 
 
 def material_colours(scene: Scene) -> dict[str, Colour]:
@@ -176,4 +214,6 @@ def material_colours(scene: Scene) -> dict[str, Colour]:
         "accent": accent,
     }
     palette["part"] = palette[scene.part_colour or FAMILIES[scene.family].part_default]
+    if scene.companion_colour is not None:
+        palette["companion"] = COLOURS[scene.companion_colour]
     return palette

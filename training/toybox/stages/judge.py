@@ -18,6 +18,7 @@ from t2mv_core.toybox.prompt_lists import PromptSpec
 from ..data.augmentation import augment
 from ..data.dataset import Dataset, load_dataset
 from ..data.scenes import COLOURS, FAMILIES
+from .networks import fast_autocast
 from .reconstructions import load_reconstructions
 from .stage import Checkpointer, StageConfig, Stateful, cosine_lr, update_rng
 
@@ -61,7 +62,7 @@ def train(config: StageConfig, datasets: Sequence[Dataset]) -> Judge:
         which = len(datasets) - 1 if rng.random() < RECONSTRUCTED else 0
         pixels, answers = _draw(datasets[which], labels[which], 16 if config.quick else BATCH_VIEWS, rng)
         judge.train()
-        with torch.autocast(torch.device(config.device).type, torch.bfloat16):
+        with fast_autocast(config.device):
             logits = judge(pixels.to(config.device, memory_format=torch.channels_last))
         loss = torch.stack(
             [F.cross_entropy(x.float(), y.to(config.device)) for x, y in zip(logits, answers.T, strict=True)]

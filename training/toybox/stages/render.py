@@ -7,7 +7,7 @@ import os
 from ..data.dataset import render_dataset
 from .stage import StageConfig
 
-NUM_TRAIN_SCENES = 6000
+NUM_TRAIN_SCENES = 8000
 NUM_TEST_SCENES = 600
 
 

@@ -16,6 +16,7 @@ from t2mv_core.formats.atomic import replaced
 
 from ..data.dataset import load_dataset
 from ..model import create_vae
+from .networks import fast_autocast
 from .stage import Checkpointer, StageConfig, cosine_lr, seed_everything, update_rng
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NUM_UPDATES = 1600
-BATCH_VIEWS = 24
+BATCH_VIEWS = 16
 PEAK_LR = 2e-3
 KL_WEIGHT = 1e-6
 EDGE_WEIGHT = 0.5
@@ -34,7 +35,7 @@ def run(config: StageConfig) -> None:
     """Train the VAE, measure its latents' scale, encode the training renders."""
     seed_everything(config.seed)
     images = load_dataset(config.data_dir).images
-    vae = create_vae().to(config.device)
+    vae = create_vae().to(config.device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=PEAK_LR, betas=(0.9, 0.99), weight_decay=1e-4)
     total = 20 if config.quick else NUM_UPDATES
     checkpointer = Checkpointer(config.out_dir / "vae" / "state.pt", {"vae": vae, "optimizer": optimizer})
@@ -45,7 +46,7 @@ def run(config: StageConfig) -> None:
         batch = images[
             rng.integers(len(images), size=BATCH_VIEWS), rng.integers(images.shape[1], size=BATCH_VIEWS)
         ]
-        pixels = to_model_range(batch).to(config.device)
+        pixels = to_model_range(batch).to(config.device, memory_format=torch.channels_last)
         loss = reconstruction_loss(vae, pixels)
         optimizer.zero_grad()
         loss.backward()
@@ -65,7 +66,7 @@ def to_model_range(images: np.ndarray) -> Tensor:
 
 def reconstruction_loss(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
     """L1 of pixels and of their differences (edges would blur otherwise), plus a slight KL."""
-    with torch.autocast(pixels.device.type, torch.bfloat16):
+    with fast_autocast(pixels.device.type):
         posterior = vae.encode(pixels).latent_dist
         decoded = vae.decode(posterior.sample()).sample
     decoded = decoded.float()

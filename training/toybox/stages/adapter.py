@@ -1,0 +1,106 @@
+"""Stage `adapter`: multiview attention and camera encoder on the frozen base, as MV-Adapter on SDXL."""
+
+from __future__ import annotations
+
+import logging
+from typing import cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from t2mv_core.scheduler_config import schedule_from_config
+
+from ..data.captions import caption
+from ..data.dataset import load_dataset
+from .base import DROP_CAPTION, add_noise, denoising_loss, load_base
+from .networks import TEACHER_SCHEDULER, MultiviewNetworks, create_average, fast_autocast
+from .stage import Checkpointer, StageConfig, Stateful, seed_everything, trapezoid_lr, update_rng
+
+logger = logging.getLogger(__name__)
+
+NUM_UPDATES = 1500
+BATCH_VIEWS = 48
+# Views of a scene in one update, in turn: fewer give more scenes and captions for the same time.
+NARROW_VIEWS = (2, 3, 6)
+WIDE_SHARE = 0.15  # the last updates always see all views
+PEAK_LR = 2e-3
+HIGH_NOISE = 2.0  # MV-Adapter, too, trains at more noise than SDXL: there the views are decided
+
+
+def run(config: StageConfig) -> None:
+    """Train the adapter; state and running average are kept in `adapter/state.pt`."""
+    seed_everything(config.seed + 3)
+    latents = np.load(config.out_dir / "latents.npy", mmap_mode="r")
+    scenes = load_dataset(config.data_dir).scenes
+    networks = MultiviewNetworks().to(config.device)
+    networks.put_in(load_base(config))
+    networks.start_adapter()
+    networks.requires_grad_(False)
+    learned = networks.adapter_parameters()
+    for parameter in learned:
+        parameter.requires_grad_(True)
+    adapter = nn.ParameterList(learned)
+    average = create_average(adapter)
+    optimizer = torch.optim.AdamW(learned, lr=PEAK_LR, betas=(0.9, 0.99), weight_decay=0.01)
+    schedule = schedule_from_config(TEACHER_SCHEDULER)
+    total = 4 if config.quick else NUM_UPDATES
+    parts: dict[str, Stateful] = {"adapter": adapter, "average": average, "optimizer": optimizer}
+    checkpointer = Checkpointer(config.out_dir / "adapter" / "state.pt", parts)
+    losses: list[float] = []
+    for update in checkpointer.updates(total, "adapter"):
+        for group in optimizer.param_groups:
+            group["lr"] = trapezoid_lr(update, total, PEAK_LR)
+        rng = update_rng(config.seed + 3, update)
+        views = draw_views(update, total, latents.shape[1], rng)
+        picked = rng.integers(len(scenes), size=BATCH_VIEWS // len(views))
+        captions = ["" if rng.random() < DROP_CAPTION else caption(scenes[i], rng) for i in picked]
+        clean = torch.from_numpy(latents[picked][:, views]).float().to(config.device)
+        noisy, noise, timestep, alpha_bar = add_noise(schedule, clean, rng, HIGH_NOISE)
+        with fast_autocast(config.device):
+            with torch.no_grad():
+                condition = networks.encode(captions)
+            predicted = networks.predict_views(noisy, timestep, condition, networks.cameras(views))
+        loss = denoising_loss(predicted, noise, alpha_bar)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(learned, 1.0)
+        optimizer.step()
+        average.update_parameters(adapter)
+        losses.append(loss.item())
+        if update % 50 == 49:
+            logger.info("update %d: loss %.4f", update + 1, float(np.mean(losses[-50:])))
+
+
+def load_teacher(config: StageConfig) -> MultiviewNetworks:
+    """The base with the adapter's running average, frozen.
+
+    Raises:
+        FileNotFoundError: the `base` or the `adapter` stage has not run.
+    """
+    networks = MultiviewNetworks()
+    networks.put_in(load_base(config))
+    load_adapter_into(networks, config)
+    return networks.to(config.device).eval().requires_grad_(False)
+
+
+def load_adapter_into(networks: MultiviewNetworks, config: StageConfig) -> None:
+    """Give networks the adapter's running average.
+
+    Raises:
+        FileNotFoundError: the `adapter` stage has not run.
+    """
+    path = config.out_dir / "adapter" / "state.pt"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; run `python -m training.toybox adapter` first.")
+    average = create_average(nn.ParameterList(networks.adapter_parameters()))
+    average.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["parts"]["average"])
+    trained = cast(nn.ParameterList, average.module)
+    for parameter, value in zip(networks.adapter_parameters(), trained, strict=True):
+        parameter.data.copy_(value.data)
+
+
+def draw_views(update: int, total: int, num_views: int, rng: np.random.Generator) -> list[int]:
+    """Which views of its scenes an update sees: 2, 3 or all, chosen anew each time; at the end always all."""
+    count = NARROW_VIEWS[update % len(NARROW_VIEWS)] if update < (1 - WIDE_SHARE) * total else num_views
+    return sorted(rng.choice(num_views, size=count, replace=False).tolist())

@@ -1,0 +1,124 @@
+"""Stage `base`: the UNet and the text encoders on single views with captions, as SDXL learned pictures.
+
+Nothing knows of cameras. Half of the captions name the side that the picture shows ("a red mug, back view"),
+as captions on the web do: what a model knows of sides before its adapter comes is from such words.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from t2mv_core.schedule import NoiseSchedule
+from t2mv_core.scheduler_config import schedule_from_config
+
+from ..data.captions import caption, view_caption
+from ..data.dataset import load_dataset
+from ..data.scenes import Scene
+from .networks import TEACHER_SCHEDULER, SingleViewNetworks, create_average, fast_autocast
+from .stage import Checkpointer, StageConfig, Stateful, seed_everything, trapezoid_lr, update_rng
+
+logger = logging.getLogger(__name__)
+
+NUM_UPDATES = 2600
+BATCH_VIEWS = 48
+PEAK_LR = 1e-3
+DROP_CAPTION = 0.12  # share of views trained without text, for classifier-free guidance
+NAME_SIDE = 0.5
+
+
+def run(config: StageConfig) -> None:
+    """Train the base; state and running average are kept in `base/state.pt`."""
+    seed_everything(config.seed)
+    latents = np.load(config.out_dir / "latents.npy", mmap_mode="r")
+    scenes = load_dataset(config.data_dir).scenes
+    networks = SingleViewNetworks().to(config.device)
+    networks.unet.to(memory_format=torch.channels_last)
+    average = create_average(networks)
+    optimizer = torch.optim.AdamW(networks.parameters(), lr=PEAK_LR, betas=(0.9, 0.99), weight_decay=0.01)
+    schedule = schedule_from_config(TEACHER_SCHEDULER)
+    total = 4 if config.quick else NUM_UPDATES
+    parts: dict[str, Stateful] = {"networks": networks, "average": average, "optimizer": optimizer}
+    checkpointer = Checkpointer(config.out_dir / "base" / "state.pt", parts)
+    losses: list[float] = []
+    for update in checkpointer.updates(total, "base"):
+        for group in optimizer.param_groups:
+            group["lr"] = trapezoid_lr(update, total, PEAK_LR)
+        rng = update_rng(config.seed, update)
+        picked = rng.integers(len(scenes), size=BATCH_VIEWS)
+        views = rng.integers(latents.shape[1], size=BATCH_VIEWS)
+        captions = draw_captions([scenes[i] for i in picked], views, rng)
+        clean = torch.from_numpy(latents[picked, views]).float().to(config.device)
+        noisy, noise, timestep, alpha_bar = add_noise(schedule, clean, rng)
+        with fast_autocast(config.device):
+            predicted = networks.predict(noisy, timestep, networks.encode(captions))
+        loss = denoising_loss(predicted, noise, alpha_bar)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
+        optimizer.step()
+        average.update_parameters(networks)
+        losses.append(loss.item())
+        if update % 100 == 99:
+            logger.info("update %d: loss %.4f", update + 1, float(np.mean(losses[-100:])))
+
+
+def load_base(config: StageConfig) -> SingleViewNetworks:
+    """The base's running average, frozen.
+
+    Raises:
+        FileNotFoundError: the `base` stage has not run.
+    """
+    path = config.out_dir / "base" / "state.pt"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; run `python -m training.toybox base` first.")
+    average = create_average(SingleViewNetworks())
+    average.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["parts"]["average"])
+    networks = cast(SingleViewNetworks, average.module)
+    return networks.to(config.device).eval().requires_grad_(False)
+
+
+def draw_captions(scenes: Sequence[Scene], views: Sequence[int], rng: np.random.Generator) -> list[str]:
+    """A random true caption of each view, often with its side, now and then none."""
+    captions = []
+    for scene, view in zip(scenes, views, strict=True):
+        text = caption(scene, rng)
+        text = view_caption(text, int(view)) if rng.random() < NAME_SIDE else text
+        captions.append("" if rng.random() < DROP_CAPTION else text)
+    return captions
+
+
+def add_noise(
+    schedule: NoiseSchedule, clean: Tensor, rng: np.random.Generator, high_noise: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x_t = √ᾱ·x_0 + √(1-ᾱ)·ε at a random timestep for each entry of the batch.
+
+    Args:
+        schedule: with ᾱ.
+        clean: x_0, [B, ...].
+        rng: draws timesteps, u^(1/high_noise)·T with uniform u; noise comes from torch's generator.
+        high_noise: above 1 the noisiest timesteps are drawn more often.
+
+    Returns:
+        x_t, ε, t [B], ᾱ [B, 1, ...].
+    """
+    fraction = rng.random(len(clean)) ** (1 / high_noise)
+    timestep = torch.from_numpy((fraction * schedule.num_train_steps).astype(np.int64))
+    alpha_bar = schedule.alpha_bar_at(timestep).float().to(clean.device)
+    alpha_bar = alpha_bar.reshape(-1, *[1] * (clean.ndim - 1))
+    noise = torch.randn_like(clean)
+    return alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise, noise, timestep, alpha_bar
+
+
+def denoising_loss(predicted: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
+    """Noise-prediction loss weighted as velocity prediction, mean (ε_θ - ε)² / ᾱ_t.
+
+    Unweighted, the noisiest steps, which decide the colours, count for little. With 1/ᾱ the loss is that of
+    v = √ᾱ·ε - √(1-ᾱ)·x_0 (Salimans & Ho, arXiv:2202.00512).
+    """
+    return ((predicted.float() - noise).square() / alpha_bar).mean()

@@ -1,0 +1,164 @@
+"""The networks in training: SDXL's parts for single views, and the same with the MV-Adapter put in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from t2mv_core.cameras import DEFAULT_RIG
+from t2mv_core.denoiser import CameraFeatures, call_unet, compute_camera_features, guidance_embedding
+from t2mv_core.text import TextCondition, clip_tokenizer, encode_tokens
+from t2mv_core.unet.adapter import multiview_state_dict
+from t2mv_core.unet.attention import MultiviewSelfAttention, install_multiview_attention
+
+from ..model import IMAGE_PX, MAX_TOKENS, VOCAB_SIZE, create_camera_encoder, create_text_encoders, create_unet
+
+if TYPE_CHECKING:
+    from diffusers import T2IAdapter, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+EMA_DECAY = 0.998
+SNR_SHIFT = 0.22
+"""8 (MV-Adapter's, at 96 x 96 latents) times (16 / 96)²: the clean latent then leaks into the first state as
+much as it does at SDXL's size (docs/method.md, section 11)."""
+TEACHER_SCHEDULER: dict[str, Any] = {
+    "_class_name": "DDIMScheduler",
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "timestep_spacing": "trailing",
+    "steps_offset": 1,
+    "set_alpha_to_one": False,
+    # Clipping at 3 costs colours: beyond lie 12 to 16 % of the latents of black, green and blue objects.
+    "clip_sample": False,
+    "t2mv_snr_shift": SNR_SHIFT,
+}
+STUDENT_SCHEDULER = {**TEACHER_SCHEDULER, "_class_name": "LCMScheduler", "timestep_spacing": "leading"}
+
+
+class SingleViewNetworks(nn.Module):
+    """What SDXL is: a UNet and two text encoders, without cameras, one picture at a time."""
+
+    def __init__(self, has_guidance_embedding: bool = False) -> None:
+        """Create all parts, newly initialised."""
+        super().__init__()
+        self.unet: UNet2DConditionModel = create_unet(has_guidance_embedding)
+        encoders = create_text_encoders()
+        self.text_encoder: CLIPTextModel = encoders[0]
+        self.text_encoder_2: CLIPTextModelWithProjection = encoders[1]
+
+    def encode(self, captions: Sequence[str]) -> TextCondition:
+        """Text condition of the captions, with gradients; an empty caption gives the zero condition."""
+        device = self.unet.device
+        ids = clip_tokenizer(VOCAB_SIZE, pads_with_end=True)(captions, MAX_TOKENS).to(device)
+        ids_2 = clip_tokenizer(VOCAB_SIZE)(captions, MAX_TOKENS).to(device)
+        hidden, _ = encode_tokens(self.text_encoder, ids)
+        hidden_2, pooled = encode_tokens(self.text_encoder_2, ids_2)
+        kept = torch.tensor([bool(text) for text in captions], device=device)
+        embeds = torch.cat([hidden, hidden_2], dim=-1) * kept[:, None, None]
+        size = torch.tensor([IMAGE_PX, IMAGE_PX, 0, 0, IMAGE_PX, IMAGE_PX], device=device).float()
+        return TextCondition(embeds, pooled * kept[:, None], size.expand(len(captions), 6))
+
+    def predict(
+        self, x: Tensor, timestep: Tensor, condition: TextCondition, guidance: Tensor | None = None
+    ) -> Tensor:
+        """Predicted noise [B, C, H, W] of single pictures x [B, C, H, W] at timesteps [B]."""
+        embedding = None
+        if guidance is not None:
+            embedding = guidance_embedding(guidance, self.unet.config["time_cond_proj_dim"])
+        return self.unet(
+            x,
+            timestep.to(x.device),
+            encoder_hidden_states=condition.prompt_embeds,
+            timestep_cond=embedding,
+            added_cond_kwargs={"text_embeds": condition.pooled_embeds, "time_ids": condition.time_ids},
+            return_dict=False,
+        )[0]
+
+
+class MultiviewNetworks(SingleViewNetworks):
+    """The same with multiview attention and a camera encoder: MV-Adapter."""
+
+    def __init__(self, has_guidance_embedding: bool = False) -> None:
+        """Create all parts, newly initialised."""
+        super().__init__(has_guidance_embedding)
+        install_multiview_attention(self.unet)
+        self.camera_encoder: T2IAdapter = create_camera_encoder(self.unet)
+
+    def cameras(self, views: Sequence[int] = range(DEFAULT_RIG.num_views)) -> CameraFeatures:
+        """Camera features of some views of the default rig, with gradients."""
+        return compute_camera_features(self.camera_encoder, DEFAULT_RIG.subset(views), IMAGE_PX, IMAGE_PX)
+
+    def predict_views(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        condition: TextCondition,
+        cameras: CameraFeatures,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
+        """Predicted noise [B, V, C, H, W] of sets of views."""
+        return call_unet(self.unet, x, timestep, condition, cameras, guidance=guidance)
+
+    def put_in(self, base: SingleViewNetworks) -> None:
+        """Take the weights of networks without an adapter."""
+        missing, unexpected = self.load_state_dict(base.state_dict(), strict=False)
+        own = [name for name in missing if not is_of_adapter(name)]
+        if own or unexpected:
+            raise ValueError(f"These networks do not fit each other: {[*own, *unexpected][:3]}.")
+
+    def start_adapter(self) -> None:
+        """Begin as MV-Adapter does: projections copied from the self-attention's, outputs zero."""
+        for name, processor in self.unet.attn_processors.items():
+            if isinstance(processor, MultiviewSelfAttention):
+                attention: Any = self.unet.get_submodule(name.removesuffix(".processor"))
+                for part in ("to_q", "to_k", "to_v"):
+                    source, target = getattr(attention, part), getattr(processor, f"{part}_mv")
+                    target.weight.data.copy_(source.weight.data)
+                nn.init.zeros_(processor.to_out_mv[0].weight)  # type: ignore[arg-type]
+                nn.init.zeros_(processor.to_out_mv[0].bias)  # type: ignore[arg-type]
+
+    def adapter_parameters(self) -> list[nn.Parameter]:
+        """The MV-Adapter's weights: multiview attention and camera encoder."""
+        return [parameter for name, parameter in self.named_parameters() if is_of_adapter(name)]
+
+    def adapter_state(self) -> dict[str, Tensor]:
+        """The MV-Adapter's weights by the names of this module."""
+        names = {f"unet.{key}" for key in multiview_state_dict(self.unet)}
+        return {
+            name: tensor
+            for name, tensor in self.state_dict().items()
+            if name in names or name.startswith("camera_encoder.")
+        }
+
+
+def is_of_adapter(name: str) -> bool:
+    """Whether a weight of `MultiviewNetworks` belongs to the MV-Adapter."""
+    return ".processor." in name or name.startswith("camera_encoder.")
+
+
+def fold_views(views: Tensor) -> Tensor:
+    """[B, V, C, H, W] -> [B V, C, H, W]."""
+    return rearrange(views, "b v c h w -> (b v) c h w")
+
+
+def create_average(networks: nn.Module, decay: float = EMA_DECAY) -> torch.optim.swa_utils.AveragedModel:
+    """Exponential moving average of all weights."""
+    average = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
+    return torch.optim.swa_utils.AveragedModel(networks, multi_avg_fn=average)
+
+
+@contextmanager
+def fast_autocast(device: str) -> Iterator[None]:
+    """bf16 autocast where the device computes in bf16; elsewhere (a CPU without AVX512-BF16) full precision."""
+    kind = torch.device(device).type
+    is_fast = kind != "cpu" or torch.cpu._is_avx512_bf16_supported()
+    with torch.autocast(kind, torch.bfloat16, enabled=is_fast):
+        yield
