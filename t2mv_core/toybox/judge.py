@@ -1,4 +1,4 @@
-"""The independent judge: which family, colour and azimuth does a picture show?
+"""The independent judge: which family, colours and azimuth does a picture show?
 
 A small convolutional network: neither the architecture (transformers) nor the seeds are the rewards'. It is
 never a reward; it says, after the fact, whether following the rewards led to better pictures or only to
@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,12 @@ from . import toybox_path
 from .prompt_lists import PromptSpec
 
 ARCHITECTURE = "toybox-judge"
-WIDTHS = (24, 48, 96, 96)
+STEM_WIDTH = 24
+BLOCKS = ((24, 1), (48, 2), (96, 2), (96, 1))
+"""(width, stride) of each residual block. The last map is 8 x 8: small parts vanish in a coarser one."""
+HIDDEN_WIDTH = 128
+ABSENT = "none"
+"""The companion's class where the object stands alone."""
 CHUNK_SIZE = 96
 
 
@@ -32,18 +38,35 @@ class JudgeResult:
     Attributes:
         family: the set shows the prompt's family, [B] bool.
         colour: the set's main colour is the prompt's, [B] bool.
+        part: the part has the prompt's colour, [B] bool. Only meaningful where the prompt gives one.
+        companion: the second object has the prompt's colour, [B] bool. Only meaningful where the prompt
+            names one.
         azimuth: the view shows the object from its camera's azimuth, [B, V] bool. Only meaningful for
             `asymmetric_families`.
-        family_probability: of each family for the set, [B, families]; likewise the colour's.
+        family_probability: of each family for the set, [B, families]; likewise the three colours'.
         azimuth_probability: of each default azimuth for the view, [B, V, 6].
     """
 
     family: Tensor
     colour: Tensor
+    part: Tensor
+    companion: Tensor
     azimuth: Tensor
     family_probability: Tensor
     colour_probability: Tensor
+    part_probability: Tensor
+    companion_probability: Tensor
     azimuth_probability: Tensor
+
+
+class JudgeLogits(NamedTuple):
+    """Logits of single pictures, [n, classes] each."""
+
+    family: Tensor
+    colour: Tensor
+    part: Tensor
+    companion: Tensor
+    azimuth: Tensor
 
 
 class ResidualBlock(nn.Module):
@@ -68,34 +91,49 @@ class ResidualBlock(nn.Module):
 
 
 class Judge(nn.Module):
-    """Three heads on one convolutional trunk: family, colour, azimuth of a single 64 px picture."""
+    """Five heads on one convolutional trunk; each answers about a single 64 px picture."""
 
-    def __init__(self, families: Sequence[str], colours: Sequence[str], num_azimuths: int) -> None:
-        """Create an untrained judge for these classes, in this order."""
+    def __init__(
+        self, families: Sequence[str], colours: Sequence[str], materials: Sequence[str], num_azimuths: int
+    ) -> None:
+        """Create an untrained judge for these classes, in this order; a part may be of a material, too."""
         super().__init__()
-        self.families, self.colours, self.num_azimuths = tuple(families), tuple(colours), num_azimuths
-        first, *rest = WIDTHS
-        layers: list[nn.Module] = [nn.Conv2d(3, first, 5, 2, 2, bias=False), nn.BatchNorm2d(first), nn.ReLU()]
-        for inputs, outputs in zip((first, *rest), rest, strict=False):
-            layers.append(ResidualBlock(inputs, outputs, 2))
+        self.families, self.colours, self.materials = tuple(families), tuple(colours), tuple(materials)
+        self.num_azimuths = num_azimuths
+        self.part_colours = (*self.colours, *self.materials)
+        self.companion_colours = (*self.colours, ABSENT)
+        width = STEM_WIDTH
+        layers: list[nn.Module] = [nn.Conv2d(3, width, 5, 2, 2, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        for outputs, stride in BLOCKS:
+            layers.append(ResidualBlock(width, outputs, stride))
+            width = outputs
         self.trunk = nn.Sequential(*layers)
-        features = 2 * WIDTHS[-1]  # mean and maximum over the places
+        features = 2 * width  # mean and maximum over the places
         self.family = nn.Linear(features, len(self.families))
         self.colour = nn.Linear(features, len(self.colours))
+        self.part = _deep_head(features, len(self.part_colours))
+        self.companion = _deep_head(features, len(self.companion_colours))
         self.azimuth = nn.Linear(features, num_azimuths)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pictures [n, 3, 64, 64] in [0, 1] -> logits of family, colour, azimuth, [n, classes] each."""
+    def forward(self, images: Tensor) -> JudgeLogits:
+        """Answer for pictures [n, 3, 64, 64] in [0, 1]."""
         places = self.trunk(2 * images - 1).flatten(2)
         features = torch.cat([places.mean(dim=2), places.amax(dim=2)], dim=1)
-        return self.family(features), self.colour(features), self.azimuth(features)
+        return JudgeLogits(
+            self.family(features),
+            self.colour(features),
+            self.part(features),
+            self.companion(features),
+            self.azimuth(features),
+        )
 
     @torch.no_grad()
     def judge_views(self, images: Tensor, specs: Sequence[PromptSpec]) -> JudgeResult:
         """Judge B sets of views against what their prompts ask for.
 
-        Family and colour are judged for the set, from the mean of the views' log-probabilities; the azimuth
-        view by view: view v must look like the default rig's azimuth v.
+        Family and colours are judged for the set, from the mean of the views' log-probabilities: a view that
+        does not show a part gives every colour about the same. The azimuth is judged view by view: view v
+        must look like the default rig's azimuth v.
 
         Args:
             images: [B, V, 3, 64, 64] in [0, 1], V of the default rig.
@@ -109,24 +147,49 @@ class Judge(nn.Module):
                 f"images have shape {list(images.shape)} for {len(specs)} prompts; the judge takes "
                 f"[B, {self.num_azimuths}, 3, 64, 64] with one prompt per set."
             )
-        wanted_family = torch.tensor([_place(spec.family, self.families, "family") for spec in specs])
-        wanted_colour = torch.tensor([_place(spec.colour, self.colours, "colour") for spec in specs])
         device = self.family.weight.device
         self.eval()
-        parts = [self(chunk.to(device)) for chunk in images.flatten(0, 1).float().split(CHUNK_SIZE)]
-        family, colour, azimuth = (
-            torch.cat(logits).log_softmax(dim=-1).unflatten(0, images.shape[:2]).cpu()
-            for logits in zip(*parts, strict=True)
+        answers = [self(chunk.to(device)) for chunk in images.flatten(0, 1).float().split(CHUNK_SIZE)]
+        logits = JudgeLogits(
+            *(torch.cat(x).unflatten(0, images.shape[:2]).cpu() for x in zip(*answers, strict=True))
         )
-        family, colour = (x.mean(dim=1).softmax(dim=-1) for x in (family, colour))
+        family, colour, part, companion = (_set_probability(x) for x in logits[:4])
+        azimuth = logits.azimuth.softmax(dim=-1)
         return JudgeResult(
-            family=family.argmax(dim=-1) == wanted_family,
-            colour=colour.argmax(dim=-1) == wanted_colour,
+            family=_is_wanted(family, [spec.family for spec in specs], self.families, "family"),
+            colour=_is_wanted(colour, [spec.colour for spec in specs], self.colours, "colour"),
+            part=_is_wanted(part, [s.part_colour for s in specs], self.part_colours, "part colour"),
+            companion=_is_wanted(
+                companion, [s.companion_colour for s in specs], self.colours, "companion colour"
+            ),
             azimuth=azimuth.argmax(dim=-1) == torch.arange(self.num_azimuths),
             family_probability=family,
             colour_probability=colour,
-            azimuth_probability=azimuth.exp(),
+            part_probability=part,
+            companion_probability=companion,
+            azimuth_probability=azimuth,
         )
+
+
+def _set_probability(logits: Tensor) -> Tensor:
+    """Probabilities [B, classes] of sets: softmax of the mean log-probability over the views [B, V, classes].
+
+    The views' normalizing constants are the same for all classes, so the mean of the logits serves.
+    """
+    return logits.mean(dim=1).softmax(dim=-1)
+
+
+def _deep_head(features: int, classes: int) -> nn.Sequential:
+    """A head with a hidden layer: where a part is in a picture depends on the family."""
+    return nn.Sequential(nn.Linear(features, HIDDEN_WIDTH), nn.ReLU(), nn.Linear(HIDDEN_WIDTH, classes))
+
+
+def _is_wanted(
+    probability: Tensor, wanted: Sequence[str | None], names: tuple[str, ...], what: str
+) -> Tensor:
+    """Whether the likeliest class of each set is the wanted one, [B]; false where nothing is wanted."""
+    places = torch.tensor([-1 if name is None else _place(name, names, what) for name in wanted])
+    return probability.argmax(dim=-1) == places
 
 
 def _place(name: str, names: tuple[str, ...], what: str) -> int:
@@ -137,7 +200,12 @@ def _place(name: str, names: tuple[str, ...], what: str) -> int:
 
 def save_judge(judge: Judge, path: Path) -> None:
     """Save as fp16 safetensors with the class names in the metadata, atomically."""
-    config = {"families": judge.families, "colours": judge.colours, "num_azimuths": judge.num_azimuths}
+    config = {
+        "families": judge.families,
+        "colours": judge.colours,
+        "materials": judge.materials,
+        "num_azimuths": judge.num_azimuths,
+    }
     tensors = {name: t.half() if t.is_floating_point() else t for name, t in judge.state_dict().items()}
     write_safetensors(tensors, path, {"architecture": ARCHITECTURE, "config": json.dumps(config)})
 
@@ -151,6 +219,6 @@ def load_judge(path: Path | None = None) -> Judge:
     """
     path = toybox_path("judge/judge.safetensors") if path is None else path
     tensors, config = read_with_config(path, ARCHITECTURE)
-    judge = Judge(config["families"], config["colours"], int(config["num_azimuths"]))
+    judge = Judge(config["families"], config["colours"], config["materials"], int(config["num_azimuths"]))
     load_strictly(judge, tensors, str(path))
     return judge.eval()

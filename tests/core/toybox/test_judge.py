@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from t2mv_core.toybox.judge import Judge, load_judge, save_judge
+from t2mv_core.toybox.judge import Judge, JudgeLogits, load_judge, save_judge
 from t2mv_core.toybox.prompt_lists import PromptSpec
 
-FAMILIES, COLOURS = ("mug", "car"), ("red", "green", "blue")
+FAMILIES, COLOURS, MATERIALS = ("mug", "car"), ("red", "green", "blue"), ("wooden",)
 
 
 @pytest.fixture
 def judge():
     torch.manual_seed(0)
-    return Judge(FAMILIES, COLOURS, 6).eval()
+    return Judge(FAMILIES, COLOURS, MATERIALS, 6).eval()
 
 
-def say(judge, monkeypatch, family, colour, azimuth):
-    """Make the judge answer with these logits, one row per picture."""
-    monkeypatch.setattr(judge, "forward", lambda pictures: (family, colour, azimuth))
+def say(judge, monkeypatch, **logits):
+    """Make the judge answer with these logits, one row per picture; all zero where none are given."""
+    answers = {name: torch.zeros(6, 4) for name in JudgeLogits._fields} | logits
+    monkeypatch.setattr(judge, "forward", lambda pictures: JudgeLogits(**answers))
 
 
 def test_sets_are_judged_by_mean_log_probability_and_views_one_by_one(judge, monkeypatch):
@@ -28,7 +31,7 @@ def test_sets_are_judged_by_mean_log_probability_and_views_one_by_one(judge, mon
     colour = torch.tensor([[0.0, 0.0, 2.0]] * 6)
     azimuth = torch.eye(6) * 5
     azimuth[3] = azimuth[2]  # view 3 looks like view 2
-    say(judge, monkeypatch, family, colour, azimuth)
+    say(judge, monkeypatch, family=family, colour=colour, azimuth=azimuth)
     specs = [PromptSpec("a red mug", "mug", "red")]
     verdict = judge.judge_views(torch.rand(1, 6, 3, 64, 64), specs)
     assert verdict.family.tolist() == [True]
@@ -37,6 +40,28 @@ def test_sets_are_judged_by_mean_log_probability_and_views_one_by_one(judge, mon
     expected = family.log_softmax(dim=1).mean(dim=0).softmax(dim=0)
     assert torch.allclose(verdict.family_probability[0], expected)
     assert torch.allclose(verdict.azimuth_probability[0], azimuth.softmax(dim=1))
+
+
+@pytest.mark.parametrize(
+    ("part_colour", "companion_colour", "part", "companion"),
+    [("wooden", "green", True, True), ("blue", "red", False, False), (None, None, False, False)],
+)
+def test_the_views_that_show_a_part_decide_on_it(
+    judge, monkeypatch, part_colour, companion_colour, part, companion
+):
+    # Classes: red, green, blue, then "wooden" for the part and "none" for the companion.
+    unsure = [[0.0, 0.0, 0.0, 0.0]] * 5
+    say(
+        judge,
+        monkeypatch,
+        part=torch.tensor([*unsure, [0.0, 0.0, 0.0, 3.0]]),
+        companion=torch.tensor([*unsure, [0.0, 3.0, 0.0, 1.0]]),
+    )
+    spec = PromptSpec("", "mug", "red", part_colour, companion_colour)
+    verdict = judge.judge_views(torch.rand(1, 6, 3, 64, 64), [spec])
+    assert (verdict.part.item(), verdict.companion.item()) == (part, companion)
+    # The mean of the logits of "wooden" is 3 / 6.
+    assert verdict.part_probability[0, 3] == pytest.approx(math.exp(0.5) / (3 + math.exp(0.5)))
 
 
 def test_sets_do_not_influence_each_other(judge):
@@ -60,6 +85,8 @@ def test_judging_does_not_change_the_judge(judge):
         ((2, 6, 3, 64, 64), PromptSpec("", "mug", "red"), "for 1 prompts"),
         ((1, 6, 3, 64, 64), PromptSpec("", "tree", "red"), "no family 'tree'; it knows: mug, car"),
         ((1, 6, 3, 64, 64), PromptSpec("", "mug", "teal"), "no colour 'teal'"),
+        ((1, 6, 3, 64, 64), PromptSpec("", "mug", "red", "velvet"), "no part colour 'velvet'; it .* wooden"),
+        ((1, 6, 3, 64, 64), PromptSpec("", "mug", "red", None, "teal"), "no companion colour 'teal'"),
     ],
 )
 def test_what_it_cannot_judge_is_refused_in_words(judge, shape, spec, words):
@@ -76,7 +103,7 @@ def test_a_saved_judge_gives_the_same_verdicts(judge, tmp_path):
     assert torch.allclose(
         first.azimuth_probability, second.azimuth_probability, atol=5e-3
     )  # stored in half precision
-    assert (loaded.families, loaded.colours) == (FAMILIES, COLOURS)
+    assert (loaded.families, loaded.colours, loaded.materials) == (FAMILIES, COLOURS, MATERIALS)
     assert not loaded.training
 
 

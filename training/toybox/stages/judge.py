@@ -1,31 +1,35 @@
-"""Stage `judge`: train the independent judge on single views, export it, measure it on held-out scenes."""
+"""Stage `judge`: train the independent judge on sets of views, export it, measure it on held-out scenes."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
-from t2mv_core.toybox.judge import Judge, load_judge, save_judge
+from t2mv_core.toybox.judge import ABSENT, Judge, JudgeLogits, load_judge, save_judge
 from t2mv_core.toybox.prompt_lists import PromptSpec
 
 from ..data.augmentation import augment
 from ..data.dataset import Dataset, load_dataset
-from ..data.scenes import COLOURS, FAMILIES
+from ..data.scenes import COLOURS, FAMILIES, FIXED_MATERIALS, Scene, material_colours
 from .networks import fast_autocast
 from .reconstructions import load_reconstructions
 from .stage import Checkpointer, StageConfig, Stateful, cosine_lr, update_rng
 
 logger = logging.getLogger(__name__)
 
-NUM_UPDATES = 1500
-BATCH_VIEWS = 160
+NUM_UPDATES = 1800
+BATCH_SCENES = 27
+MATERIALS = ("wooden", "metal")
+"""What a part may be of besides the ten colours."""
+UNKNOWN = -100
+"""Label of a part whose material is no class, such as a tyre's rubber; cross-entropy leaves it out."""
 PEAK_LR = 3e-3
 RECONSTRUCTED = 0.3
 # The judge shares no seed with the rewards, which use the run's own.
@@ -45,11 +49,20 @@ def run(config: StageConfig) -> None:
     (path.parent / "metrics.json").write_text(json.dumps(figures, indent=1))
 
 
+class Labels(NamedTuple):
+    """Class numbers of N scenes, [N] each."""
+
+    family: Tensor
+    colour: Tensor
+    part: Tensor
+    companion: Tensor
+
+
 def train(config: StageConfig, datasets: Sequence[Dataset]) -> Judge:
-    """Cross-entropy of the three heads on augmented renders and, where there are any, reconstructions."""
+    """Train the five heads on augmented renders and, where there are any, reconstructions."""
     torch.manual_seed(config.seed + SEED_OFFSET)
     num_azimuths = datasets[0].images.shape[1]
-    judge = Judge(list(FAMILIES), list(COLOURS), num_azimuths)
+    judge = Judge(list(FAMILIES), list(COLOURS), MATERIALS, num_azimuths)
     judge = judge.to(memory_format=torch.channels_last).to(config.device)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=PEAK_LR, weight_decay=0.05)
     parts: dict[str, Stateful] = {"model": judge, "optimizer": optimizer}
@@ -60,13 +73,14 @@ def train(config: StageConfig, datasets: Sequence[Dataset]) -> Judge:
         for group in optimizer.param_groups:
             group["lr"] = cosine_lr(update, total, PEAK_LR)
         which = len(datasets) - 1 if rng.random() < RECONSTRUCTED else 0
-        pixels, answers = _draw(datasets[which], labels[which], 16 if config.quick else BATCH_VIEWS, rng)
+        pixels, answers = _draw(datasets[which], labels[which], 3 if config.quick else BATCH_SCENES, rng)
         judge.train()
         with fast_autocast(config.device):
             logits = judge(pixels.to(config.device, memory_format=torch.channels_last))
-        loss = torch.stack(
-            [F.cross_entropy(x.float(), y.to(config.device)) for x, y in zip(logits, answers.T, strict=True)]
-        ).sum()
+        loss = judge_loss(
+            JudgeLogits(*(x.float().unflatten(0, (-1, num_azimuths)) for x in logits)),
+            Labels(*(x.to(config.device) for x in answers)),
+        )
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(judge.parameters(), 2.0)
@@ -74,56 +88,96 @@ def train(config: StageConfig, datasets: Sequence[Dataset]) -> Judge:
     return judge.eval()
 
 
-def scene_labels(dataset: Dataset) -> NDArray[np.int64]:
-    """Numbers of family and colour of every scene, [N, 2]."""
-    families, colours = list(FAMILIES), list(COLOURS)
-    return np.array([[families.index(scene.family), colours.index(scene.colour)] for scene in dataset.scenes])
+def judge_loss(logits: JudgeLogits, labels: Labels) -> Tensor:
+    """Sum of the heads' cross-entropies.
+
+    Family, colour and azimuth show in every view, so every view answers. A part or a companion may be hidden
+    from some sides, so the set answers, as in the verdict.
+
+    Args:
+        logits: of B sets of V views, [B, V, classes].
+        labels: of the B scenes.
+    """
+    count, views = logits.azimuth.shape[:2]
+    azimuths = torch.arange(views, device=logits.azimuth.device).expand(count, -1)
+    by_view = [
+        (logits.family, labels.family[:, None].expand(-1, views)),
+        (logits.colour, labels.colour[:, None].expand(-1, views)),
+        (logits.azimuth, azimuths),
+    ]
+    by_set = [(logits.part, labels.part), (logits.companion, labels.companion)]
+    terms = [F.cross_entropy(x.flatten(0, 1), y.flatten()) for x, y in by_view]
+    for x, y in by_set:
+        summed = F.cross_entropy(x.mean(dim=1), y, ignore_index=UNKNOWN, reduction="sum")
+        terms.append(summed / (y != UNKNOWN).sum().clamp(min=1))
+    return torch.stack(terms).sum()
 
 
-def _draw(
-    dataset: Dataset, labels: NDArray[np.int64], count: int, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    """Augmented views [n, 3, H, W] and their family, colour and azimuth, [n, 3]."""
-    scenes = rng.integers(len(labels), size=count)
-    views = rng.integers(dataset.images.shape[1], size=count)
-    pixels = torch.from_numpy(dataset.images[scenes, views]).permute(0, 3, 1, 2).float() / 255
+def scene_labels(dataset: Dataset) -> Labels:
+    """Return the class numbers of every scene."""
+    families, colours, companions = list(FAMILIES), list(COLOURS), [*COLOURS, ABSENT]
+    scenes = dataset.scenes
+    return Labels(
+        torch.tensor([families.index(scene.family) for scene in scenes]),
+        torch.tensor([colours.index(scene.colour) for scene in scenes]),
+        torch.tensor([part_label(scene) for scene in scenes]),
+        torch.tensor([companions.index(scene.companion_colour or ABSENT) for scene in scenes]),
+    )
+
+
+def part_label(scene: Scene) -> int:
+    """Return the class that a scene's part looks like; UNKNOWN where it looks like none.
+
+    A default material counts by its looks: the handle of a red mug is red, the trunk of a tree wooden.
+    """
+    classes = [*COLOURS.values(), *(FIXED_MATERIALS[name] for name in MATERIALS)]
+    looks = material_colours(scene)["part"]
+    return classes.index(looks) if looks in classes else UNKNOWN
+
+
+def _draw(dataset: Dataset, labels: Labels, count: int, rng: np.random.Generator) -> tuple[Tensor, Labels]:
+    """All views of some scenes, augmented one by one [count * V, 3, H, W], and the scenes' labels."""
+    scenes = rng.integers(len(dataset.scenes), size=count)
+    pixels = torch.from_numpy(dataset.images[scenes]).flatten(0, 1).permute(0, 3, 1, 2).float() / 255
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    answers = np.concatenate([labels[scenes], views[:, None]], axis=1)
-    return augment(pixels, generator), torch.from_numpy(answers)
+    return augment(pixels, generator), Labels(*(x[torch.from_numpy(scenes)] for x in labels))
 
 
 def measure(judge: Judge, dataset: Dataset, chunk_scenes: int = 16) -> dict[str, object]:
-    """Accuracy on a dataset: sets for family and colour, views for the azimuth, and the weakest families."""
+    """Return the accuracy of every verdict on a dataset, over the scenes that have what it is about.
+
+    Family and colours are judged for the set, the azimuth view by view.
+    """
     verdicts = []
     for start in range(0, len(dataset.scenes), chunk_scenes):
         scenes = dataset.scenes[start : start + chunk_scenes]
-        images = (
-            torch.from_numpy(dataset.images[start : start + chunk_scenes]).permute(0, 1, 4, 2, 3).float()
-            / 255
-        )
-        verdicts.append(
-            judge.judge_views(images, [PromptSpec(s.caption, s.family, s.colour) for s in scenes])
-        )
-    family = torch.cat([verdict.family for verdict in verdicts]).float()
-    colour = torch.cat([verdict.colour for verdict in verdicts]).float()
-    azimuth = torch.cat([verdict.azimuth for verdict in verdicts]).float().mean(dim=1)
+        images = torch.from_numpy(dataset.images[start : start + chunk_scenes])
+        specs = [PromptSpec(s.caption, s.family, s.colour, s.part_colour, s.companion_colour) for s in scenes]
+        verdicts.append(judge.judge_views(images.permute(0, 1, 4, 2, 3).float() / 255, specs))
+    right = {
+        name: torch.cat([getattr(verdict, name) for verdict in verdicts]).float()
+        for name in ("family", "colour", "part", "companion", "azimuth")
+    }
+    right["azimuth"] = right["azimuth"].mean(dim=1)
+    right["part"][[scene.part_colour is None for scene in dataset.scenes]] = torch.nan
+    right["companion"][[scene.companion_colour is None for scene in dataset.scenes]] = torch.nan
     names = np.array([scene.family for scene in dataset.scenes])
-    asymmetric = torch.tensor([FAMILIES[name].is_asymmetric for name in names])
+    asymmetric = np.array([FAMILIES[name].is_asymmetric for name in names])
     per_family = {
-        name: {
-            "family": float(family[names == name].mean()),
-            "colour": float(colour[names == name].mean()),
-            "azimuth": float(azimuth[names == name].mean()),
-            "is_asymmetric": FAMILIES[name].is_asymmetric,
-        }
+        name: {what: _share(values[names == name]) for what, values in right.items()}
+        | {"is_asymmetric": FAMILIES[name].is_asymmetric}
         for name in sorted(set(names))
     }
     return {
         "num_scenes": len(names),
-        "family": float(family.mean()),
-        "colour": float(colour.mean()),
-        "azimuth_asymmetric": float(azimuth[asymmetric].mean()),
-        "family_asymmetric": float(family[asymmetric].mean()),
-        "colour_asymmetric": float(colour[asymmetric].mean()),
+        **{what: _share(right[what]) for what in ("family", "colour", "part", "companion")},
+        "azimuth_asymmetric": _share(right["azimuth"][asymmetric]),
+        "family_asymmetric": _share(right["family"][asymmetric]),
+        "colour_asymmetric": _share(right["colour"][asymmetric]),
         "per_family": per_family,
     }
+
+
+def _share(values: Tensor) -> float | None:
+    """Mean of the numbers among some values; None where there are none."""
+    return float(values.nanmean()) if bool(values.isfinite().any()) else None
