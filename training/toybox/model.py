@@ -65,7 +65,8 @@ def create_unet(has_guidance_embedding: bool = False) -> UNet2DConditionModel:
         attention_head_dim=(2, 3, 4),  # diffusers' name for the number of heads: 32 channels a head
         cross_attention_dim=2 * TEXT_WIDTH,
         use_linear_projection=True,
-        norm_num_groups=8,  # 8 to 16 channels a group, as SDXL has: a camera's constant residual outlives the norm
+        # 8 to 16 channels a group, as SDXL has: a camera's residual is constant, and small groups remove it.
+        norm_num_groups=8,
         addition_embed_type="text_time",
         addition_time_embed_dim=32,
         projection_class_embeddings_input_dim=TEXT_WIDTH + 6 * 32,

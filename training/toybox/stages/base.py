@@ -25,7 +25,7 @@ from .stage import Checkpointer, StageConfig, Stateful, seed_everything, trapezo
 
 logger = logging.getLogger(__name__)
 
-NUM_UPDATES = 2600
+NUM_UPDATES = 2200
 BATCH_VIEWS = 48
 PEAK_LR = 1e-3
 DROP_CAPTION = 0.12  # share of views trained without text, for classifier-free guidance

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,9 +17,10 @@ from t2mv_core.toybox.prompt_lists import FILE_NAME
 from t2mv_core.unet.adapter import save_adapter
 
 from ..data.captions import prompt_lists_json
-from .distil import STUDENT_SCHEDULER, load_teacher
+from .adapter import load_teacher
+from .lcm import load_student
+from .networks import STUDENT_SCHEDULER, TEACHER_SCHEDULER, MultiviewNetworks
 from .stage import StageConfig
-from .unet import TEACHER_SCHEDULER, Networks, create_average
 
 UNET_FILE = "diffusion_pytorch_model.safetensors"
 MODEL_INDEX = {
@@ -43,17 +44,11 @@ def run(config: StageConfig) -> None:
     (folder / FILE_NAME).write_text(prompt_lists_json(), encoding="utf-8")
 
 
-def load_student(config: StageConfig) -> Networks:
-    """The student's running average, frozen."""
-    student = Networks(has_guidance_embedding=True)
-    average = create_average(student)
-    state = torch.load(config.out_dir / "distil" / "state.pt", map_location="cpu", weights_only=True)
-    average.load_state_dict(state["parts"]["average"])
-    return cast(Networks, average.module).eval().requires_grad_(False)
-
-
 def export_unet(
-    networks: Networks, folder: Path, scheduler: Mapping[str, Any], shared_with: Networks | None = None
+    networks: MultiviewNetworks,
+    folder: Path,
+    scheduler: Mapping[str, Any],
+    shared_with: MultiviewNetworks | None = None,
 ) -> None:
     """A UNet without its multiview attention, and the scheduler it was made for.
 
@@ -74,14 +69,14 @@ def export_unet(
     write_json(dict(scheduler), folder / "scheduler" / "scheduler_config.json")
 
 
-def save_adapter_half(networks: Networks, path: Path) -> None:
+def save_adapter_half(networks: MultiviewNetworks, path: Path) -> None:
     """The MV-Adapter file in fp16."""
     save_adapter(networks.unet, networks.camera_encoder, path)
     tensors, metadata = read_safetensors(path)
     write_safetensors(half(tensors), path, metadata)
 
 
-def export_shared(config: StageConfig, networks: Networks, folder: Path) -> None:
+def export_shared(config: StageConfig, networks: MultiviewNetworks, folder: Path) -> None:
     """Text encoders and VAE, which teacher and student share."""
     from diffusers import AutoencoderKL
 

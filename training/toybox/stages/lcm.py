@@ -1,12 +1,14 @@
-"""Stage `distil`: the few-step student, by latent consistency distillation with guidance embedding.
+"""Stage `lcm`: the few-step student, by latent consistency distillation of the base on single pictures.
 
-A consistency function maps every point of the teacher's deterministic (probability-flow) trajectory to the
-trajectory's end, f_θ(x_t, t, w) = x_0(w). We know the trajectories themselves - the teacher is small - so f_θ
-is regressed on their ends directly, instead of on its own estimate at the next point: the target is exact at
-the noisiest timestep from the first update on, and depends on w there, which a student that bootstraps learns
+A consistency function maps every point of the base's deterministic (probability-flow) trajectory to the
+trajectory's end, f_θ(x_t, t, w) = x_0(w). We know the trajectories themselves - the base is small - so f_θ is
+regressed on their ends directly, instead of on its own estimate at the next point: the target is exact at the
+noisiest timestep from the first update on, and depends on w there, which a student that bootstraps learns
 last.
 
-    L = pseudo-Huber( f_θ(x_t, t, w, c) , x_0 ),   x from DDIM (η = 0) with ε_∅ + w (ε_c - ε_∅),   w ~ U[1, 9]
+    L = pseudo-Huber( f_θ(x_t, t, w, c) , x_0 ),   x from DDIM (η = 0) with ε_∅ + w (ε_c - ε_∅),   w ~ U[1, 6]
+
+As LCM-SDXL, the student never sees a camera or another view; it meets the MV-Adapter at inference only.
 
 Source: Luo et al., arXiv:2310.04378 (guidance-augmented trajectories, w as an input); Luhman & Luhman,
 arXiv:2101.02388 (trajectory ends as targets).
@@ -15,73 +17,62 @@ arXiv:2101.02388 (trajectory ends as targets).
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from t2mv_core.denoiser import call_unet
 from t2mv_core.formats.atomic import replaced
 from t2mv_core.policy import consistency_output, predict_clean
 from t2mv_core.schedule import NoiseSchedule
 from t2mv_core.scheduler_config import schedule_from_config
 
-from ..data.captions import caption
+from ..data.captions import caption, view_caption
 from ..data.dataset import load_dataset
+from ..data.scenes import Scene
+from .adapter import load_adapter_into
+from .base import NAME_SIDE, load_base
+from .networks import (
+    TEACHER_SCHEDULER,
+    MultiviewNetworks,
+    SingleViewNetworks,
+    create_average,
+    fast_autocast,
+)
 from .stage import Checkpointer, StageConfig, Stateful, cosine_lr, seed_everything, update_rng
-from .unet import TEACHER_SCHEDULER, Networks, create_average, fast_autocast
-
-if TYPE_CHECKING:
-    from ..data.scenes import Scene
 
 logger = logging.getLogger(__name__)
 
-NUM_CHUNKS = 28
-CHUNK_SCENES = 16
+NUM_CHUNKS = 32
+CHUNK_VIEWS = 64
 SOLVER_STEPS = 16
 NUM_UPDATES = 700
-BATCH_PAIRS = 16
+BATCH_PAIRS = 64
 PEAK_LR = 4e-4
-MAX_GUIDANCE = 9.0
+MAX_GUIDANCE = 6.0
 UNGUIDED_SHARE = 0.15  # trajectories at exactly w = 1: what the zag asks for
 FROM_DATA_SHARE = 0.5  # trajectories that start from a noised render instead of from pure noise
 HUBER_SCALE = 0.03
 EMA_DECAY = 0.99
-GUIDANCE_LR_FACTOR = 5.0  # the guidance embedding starts from nothing, everything else from the teacher
+GUIDANCE_LR_FACTOR = 5.0  # the guidance embedding starts from nothing, everything else from the base
 # Under guidance of up to MAX_GUIDANCE a solver without noise runs away unless x̂_0 is bounded, latent units.
 CLIPPED = {"clip_sample": True, "clip_sample_range": 3.0}
 SOLVER_SCHEDULER = {**TEACHER_SCHEDULER, **CLIPPED}
-STUDENT_SCHEDULER = {**TEACHER_SCHEDULER, "_class_name": "LCMScheduler", "timestep_spacing": "leading"}
 
 
 def run(config: StageConfig) -> None:
-    """Solve the teacher's trajectories into shards, then train the student on them."""
+    """Solve the base's trajectories into shards, then train the student on them."""
     seed_everything(config.seed + 1)
-    teacher = load_teacher(config)
+    base = load_base(config)
     num_chunks, total = (1, 4) if config.quick else (NUM_CHUNKS, NUM_UPDATES)
-    shards = solve_trajectories(config, teacher, num_chunks)
-    train_student(config, teacher, shards, total)
+    shards = solve_trajectories(config, base, num_chunks)
+    train_student(config, base, shards, total)
 
 
-def load_teacher(config: StageConfig) -> Networks:
-    """The teacher's running average, frozen.
-
-    Raises:
-        FileNotFoundError: the `unet` stage has not run.
-    """
-    path = config.out_dir / "unet" / "state.pt"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; run `python -m training.toybox unet` first.")
-    teacher = Networks()
-    average = create_average(teacher)
-    average.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["parts"]["average"])
-    networks = cast(Networks, average.module)
-    return networks.to(config.device).eval().requires_grad_(False)
-
-
-def solve_trajectories(config: StageConfig, teacher: Networks, num_chunks: int) -> list[Path]:
+def solve_trajectories(config: StageConfig, base: SingleViewNetworks, num_chunks: int) -> list[Path]:
     """Write shards of solved trajectories; existing ones are kept, chunk i depends on (seed, i) only."""
     from tqdm import tqdm
 
@@ -95,26 +86,40 @@ def solve_trajectories(config: StageConfig, teacher: Networks, num_chunks: int) 
             continue
         rng = update_rng(config.seed + 1, index)
         torch.manual_seed(int(rng.integers(2**62)))
-        picked = np.sort(rng.integers(len(scenes), size=CHUNK_SCENES))
-        solved = solve_chunk(
-            teacher, [scenes[i] for i in picked], torch.from_numpy(latents[picked]).float(), rng
-        )
+        picked = np.sort(rng.integers(len(scenes), size=CHUNK_VIEWS))
+        views = rng.integers(latents.shape[1], size=CHUNK_VIEWS)
+        clean = torch.from_numpy(latents[picked, views]).float()
+        captions = _captions([scenes[i] for i in picked], views, rng)
+        solved = solve_chunk(base, captions, clean, rng)
         with replaced(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **solved)  # type: ignore[arg-type]
     return paths
 
 
+def _captions(scenes: Sequence[Scene], views: Sequence[int], rng: np.random.Generator) -> list[str]:
+    texts = [caption(scene, rng) for scene in scenes]
+    return [
+        view_caption(text, int(view)) if rng.random() < NAME_SIDE else text
+        for text, view in zip(texts, views, strict=True)
+    ]
+
+
 @torch.no_grad()
 def solve_chunk(
-    teacher: Networks, scenes: list[Scene], clean: Tensor, rng: np.random.Generator
+    base: SingleViewNetworks, captions: Sequence[str], clean: Tensor, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Follow the guided probability flow of a few scenes' captions down to clean latents.
+    """Follow the guided probability flow of some captions down to clean latents.
+
+    Args:
+        base: the teacher of single pictures.
+        captions: B sentences.
+        clean: latents of pictures that they are true of, [B, C, H, W]; some trajectories start from them.
+        rng: draws guidance and timesteps.
 
     Returns:
-        states [S, B, V, C, H, W] and end [B, V, C, H, W] in float16, timesteps [S], guidance [B],
-        captions [B].
+        states [S, B, C, H, W] and end [B, C, H, W] in float16, timesteps [S], guidance [B], captions [B].
     """
-    device = teacher.unet.device
+    device = base.unet.device
     schedule = schedule_from_config(SOLVER_SCHEDULER)
     timesteps = jittered_timesteps(schedule, rng)
     if rng.random() < FROM_DATA_SHARE:
@@ -124,13 +129,12 @@ def solve_chunk(
     else:
         x = torch.randn_like(clean)
     x = x.to(device)
-    unguided = rng.random(len(scenes)) < UNGUIDED_SHARE
-    guidance = np.where(unguided, 1.0, rng.uniform(1.0, MAX_GUIDANCE, len(scenes))).astype(np.float32)
-    captions = [caption(scene, rng) for scene in scenes]
+    unguided = rng.random(len(captions)) < UNGUIDED_SHARE
+    guidance = np.where(unguided, 1.0, rng.uniform(1.0, MAX_GUIDANCE, len(captions))).astype(np.float32)
     states = []
     for timestep, next_timestep in zip(timesteps, [*timesteps[1:], -1], strict=True):
         states.append(x.half().cpu().numpy())
-        noise = guided_noise(teacher, x, int(timestep), captions, torch.from_numpy(guidance).to(device))
+        noise = guided_noise(base, x, int(timestep), captions, torch.from_numpy(guidance).to(device))
         x = flow_step(schedule, noise, x, int(timestep), int(next_timestep))
     return {
         "states": np.stack(states),
@@ -149,15 +153,14 @@ def jittered_timesteps(schedule: NoiseSchedule, rng: np.random.Generator) -> lis
 
 
 def guided_noise(
-    teacher: Networks, x: Tensor, timestep: int, captions: list[str], guidance: Tensor
+    base: SingleViewNetworks, x: Tensor, timestep: int, captions: Sequence[str], guidance: Tensor
 ) -> Tensor:
-    """ε_∅ + w (ε_c - ε_∅) with w per prompt, [B, V, C, H, W], float32."""
-    steps = torch.full((2 * len(x),), timestep)
-    condition = teacher.encode([*captions, *[""] * len(captions)])
+    """ε_∅ + w (ε_c - ε_∅), both from one batch; x [B, C, H, W], w [B]."""
+    condition = base.encode([*captions, *[""] * len(captions)])
     with fast_autocast(x.device.type):
-        noise = call_unet(teacher.unet, torch.cat([x, x]), steps, condition, teacher.cameras())
-    prompt_noise, empty_noise = noise.float().chunk(2)
-    return empty_noise + guidance[:, None, None, None, None] * (prompt_noise - empty_noise)
+        both = base.predict(torch.cat([x, x]), torch.full((2 * len(x),), timestep), condition)
+    prompt_noise, empty_noise = both.float().chunk(2)
+    return empty_noise + guidance[:, None, None, None] * (prompt_noise - empty_noise)
 
 
 def flow_step(schedule: NoiseSchedule, noise: Tensor, x: Tensor, timestep: int, next_timestep: int) -> Tensor:
@@ -169,25 +172,24 @@ def flow_step(schedule: NoiseSchedule, noise: Tensor, x: Tensor, timestep: int, 
     return next_alpha_bar**0.5 * clean + (1 - next_alpha_bar) ** 0.5 * implied
 
 
-def train_student(config: StageConfig, teacher: Networks, shards: list[Path], total: int) -> None:
-    """Fit f_θ on (state, end) pairs drawn from all shards; see `is_learned` for what learns."""
-    student = create_student(teacher).to(config.device)
-    learned = [parameter for name, parameter in student.unet.named_parameters() if is_learned(name)]
+def train_student(config: StageConfig, base: SingleViewNetworks, shards: list[Path], total: int) -> None:
+    """Fit f_θ on (state, end) pairs drawn from all shards; weights and average in `lcm/state.pt`."""
+    student = create_student(base)
+    own = {name: parameter for name, parameter in student.unet.named_parameters() if is_learned(name)}
+    learned = list(own.values())
     for parameter in learned:
         parameter.requires_grad_(True)
-    embedding = student.unet.time_embedding.cond_proj.weight
-    groups = [
-        {"params": [p for p in learned if p is not embedding], "factor": 1.0},
-        {"params": [embedding], "factor": GUIDANCE_LR_FACTOR},
-    ]
+    guidance = [parameter for name, parameter in own.items() if "cond_proj" in name]
+    others = [parameter for name, parameter in own.items() if "cond_proj" not in name]
+    groups = [{"params": others, "factor": 1.0}, {"params": guidance, "factor": GUIDANCE_LR_FACTOR}]
     optimizer = torch.optim.AdamW(groups, lr=PEAK_LR, betas=(0.9, 0.99), weight_decay=0.0)
     average = create_average(student, EMA_DECAY)
-    schedule = schedule_from_config({**STUDENT_SCHEDULER, **CLIPPED})  # as its targets are
-    parts: dict[str, Stateful] = {"networks": student, "average": average, "optimizer": optimizer}
-    checkpointer = Checkpointer(config.out_dir / "distil" / "state.pt", parts)
+    schedule = schedule_from_config(TEACHER_SCHEDULER)
+    parts: dict[str, Stateful] = {"student": student, "average": average, "optimizer": optimizer}
+    checkpointer = Checkpointer(config.out_dir / "lcm" / "state.pt", parts)
     loaded = [dict(np.load(path)) for path in shards]
     losses: list[float] = []
-    for update in checkpointer.updates(total, "distil"):
+    for update in checkpointer.updates(total, "lcm"):
         for group in optimizer.param_groups:
             group["lr"] = group["factor"] * cosine_lr(update, total, PEAK_LR, warmup=30)
         with fast_autocast(config.device):
@@ -204,26 +206,42 @@ def train_student(config: StageConfig, teacher: Networks, shards: list[Path], to
             logger.info("update %d: loss %.4f", update + 1, float(np.mean(losses[-50:])))
 
 
+def load_student(config: StageConfig) -> MultiviewNetworks:
+    """The student's running average with the MV-Adapter put in, frozen.
+
+    Raises:
+        FileNotFoundError: the `lcm` or the `adapter` stage has not run.
+    """
+    path = config.out_dir / "lcm" / "state.pt"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; run `python -m training.toybox lcm` first.")
+    average = create_average(SingleViewNetworks(has_guidance_embedding=True))
+    average.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["parts"]["average"])
+    student = MultiviewNetworks(has_guidance_embedding=True)
+    student.put_in(cast(SingleViewNetworks, average.module))
+    load_adapter_into(student, config)
+    return student.to(config.device).eval().requires_grad_(False)
+
+
 def is_learned(name: str) -> bool:
     """Whether the student's UNet weight of that name is its own; it shares all others with the teacher.
 
-    Shared are the MV-Adapter, as LCM-SDXL shares the published one, and the big 3x3 convolutions below the
-    highest resolution: otherwise both UNets would not fit into the shipped 30 MB. The teacher's file holds
-    only what differs.
+    Shared are the big 3x3 convolutions below the highest resolution: otherwise both UNets would not fit into
+    the shipped 36 MB. The teacher's file holds only what differs.
     """
     is_deep = name.startswith(("down_blocks.1", "down_blocks.2", "mid_block", "up_blocks.0", "up_blocks.1"))
     is_convolution = name.endswith((".conv1.weight", ".conv2.weight", ".conv.weight"))
-    return ".processor." not in name and not (is_deep and is_convolution)
+    return not (is_deep and is_convolution)
 
 
-def create_student(teacher: Networks) -> Networks:
-    """A copy of the teacher with a guidance embedding, which starts without effect; all frozen."""
-    student = Networks(has_guidance_embedding=True)
-    missing, unexpected = student.load_state_dict(teacher.state_dict(), strict=False)
+def create_student(base: SingleViewNetworks) -> SingleViewNetworks:
+    """A copy of the base with a guidance embedding, which starts without effect; all frozen."""
+    student = SingleViewNetworks(has_guidance_embedding=True)
+    missing, unexpected = student.load_state_dict(base.state_dict(), strict=False)
     if unexpected or any("cond_proj" not in name for name in missing):
-        raise ValueError(f"The teacher does not fit the student: {[*missing, *unexpected][:3]}.")
+        raise ValueError(f"The base does not fit the student: {[*missing, *unexpected][:3]}.")
     nn.init.zeros_(student.unet.time_embedding.cond_proj.weight)
-    return student.requires_grad_(False)
+    return student.to(base.unet.device).requires_grad_(False)
 
 
 def draw_pairs(
@@ -249,14 +267,12 @@ def draw_pairs(
     }
 
 
-def consistency_loss(student: Networks, schedule: NoiseSchedule, pairs: dict) -> Tensor:
-    """Pseudo-Huber √(mean |f_θ - x_0|² + c²) - c per prompt, averaged: every noise level weighs the same."""
+def consistency_loss(student: SingleViewNetworks, schedule: NoiseSchedule, pairs: dict) -> Tensor:
+    """Pseudo-Huber √(mean |f_θ - x_0|² + c²) - c per picture, averaged: every noise level weighs the same."""
     device = student.unet.device
     x, end = pairs["state"].to(device), pairs["end"].to(device)
-    noise = call_unet(
-        student.unet, x, pairs["timestep"], student.encode(pairs["caption"]), student.cameras(),
-        guidance=pairs["guidance"].to(device),
-    )  # fmt: skip
+    condition, guidance = student.encode(pairs["caption"]), pairs["guidance"].to(device)
+    noise = student.predict(x, pairs["timestep"], condition, guidance)
     predicted = consistency_output(schedule, noise.float(), x, pairs["timestep"])
-    error = (predicted - end).square().mean(dim=(1, 2, 3, 4))
+    error = (predicted - end).square().mean(dim=(1, 2, 3))
     return ((error + HUBER_SCALE**2).sqrt() - HUBER_SCALE).mean()

@@ -1,6 +1,6 @@
 """Stage `lcm_lora`: a LoRA with which the teacher samples in 4 LCM steps without guidance, like LCM-LoRA.
 
-The target is that of the stage `distil`, the end of the teacher's own deterministic trajectory; the guidance
+The target is that of the stage `lcm`, the end of the teacher's own deterministic trajectory; the guidance
 is not an input but baked in, so the LoRA is used at w = 1:
 
     L = pseudo-Huber( f_θ(x_t, t, c) , x_0 ),   x from DDIM (η = 0) with ε_∅ + w (ε_c - ε_∅),   w = 2.5
@@ -37,12 +37,12 @@ from t2mv_core.text import encode_text
 from ...models.policy import make_average
 from ..data.captions import caption
 from ..data.scenes import sample_scene
-from .distil import HUBER_SCALE, flow_step, jittered_timesteps
 from .evaluate import TEACHER_SETTINGS, load_models
 from .export import half
+from .lcm import HUBER_SCALE, flow_step, jittered_timesteps
 from .lcm_lora_report import measure_lora
+from .networks import fast_autocast
 from .stage import Checkpointer, StageConfig, Stateful, cosine_lr, seed_everything, update_rng
-from .unet import fast_autocast
 
 logger = logging.getLogger(__name__)
 

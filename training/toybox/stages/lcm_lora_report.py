@@ -18,6 +18,7 @@ from .stage import StageConfig
 
 logger = logging.getLogger(__name__)
 
+NUM_PROMPTS = 100
 STEPS = (1, 2, 4)
 OWN, LCM, DISTILLED = "teacher", "teacher, LCM", "teacher with the LoRA, LCM"
 """The teacher's own sampler with guidance; LCM's without guidance; the same with the LoRA."""
@@ -26,7 +27,7 @@ REPORT_NAME = "lcm_lora.json"
 
 def measure_lora(config: StageConfig, teacher: ModelBundle, lora: Path) -> None:
     """Judge and rewards of three ways to draw in few steps, and the gain of the LoRA over both others."""
-    specs = HELD_OUT_PROMPTS[:4] if config.quick else HELD_OUT_PROMPTS
+    specs = HELD_OUT_PROMPTS[: 4 if config.quick else NUM_PROMPTS]
     questions = Questions(tuple(spec.prompt for spec in specs), SEEDS, specs=tuple(specs))
     instruments = find_instruments(config)
     report: dict[str, object] = {}

@@ -157,7 +157,7 @@ def create_average(networks: nn.Module, decay: float = EMA_DECAY) -> torch.optim
 
 @contextmanager
 def fast_autocast(device: str) -> Iterator[None]:
-    """bf16 autocast where the device computes in bf16; elsewhere (a CPU without AVX512-BF16) full precision."""
+    """bf16 autocast where the device computes in it; full precision on a CPU without AVX512-BF16."""
     kind = torch.device(device).type
     is_fast = kind != "cpu" or torch.cpu._is_avx512_bf16_supported()
     with torch.autocast(kind, torch.bfloat16, enabled=is_fast):
