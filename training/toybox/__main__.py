@@ -11,7 +11,7 @@ from ..config import home_path
 from .stages.stage import StageConfig
 
 STAGES = (
-    "render", "vae", "base", "adapter", "lcm", "rewards", "judge", "export", "lcm_lora", "evaluate",
+    "render", "vae", "base", "adapter", "lcm", "rewards", "judge", "export", "lcm_lora", "evaluate", "aware",
 )  # fmt: skip
 """Modules in `stages/` with a `run(config)`, in the order of the recipe."""
 

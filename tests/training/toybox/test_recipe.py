@@ -24,8 +24,8 @@ def test_the_quick_recipe_makes_a_model_that_loads(tmp_path: Path) -> None:
     assert "student, ZMV" in card
     assert "teacher with the LoRA, LCM" in card
     finished = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*state.pt")}
-    assert len(finished) == 7  # VAE, UNet, student, two rewards, judge, distillation LoRA
-    for stage in ("vae", "unet", "distil", "rewards", "judge", "lcm_lora"):
+    assert len(finished) == 9  # VAE, base, adapter, two students, two rewards, judge, distillation LoRA
+    for stage in ("vae", "base", "adapter", "lcm", "rewards", "judge", "lcm_lora", "aware"):
         assert main([stage, *words[1:]]) == 0
     assert {path: path.stat().st_mtime_ns for path in finished} == finished  # nothing was trained again
 

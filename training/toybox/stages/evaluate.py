@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -34,7 +35,8 @@ from ...evaluation.intervals import Interval, bootstrap
 from ...evaluation.measure import Instruments, Measurement, Questions, Variant, measure
 from ..data.captions import DEV_PROMPTS, HELD_OUT_PROMPTS
 from .card import SAME_EVALUATIONS, STUDENT, TEACHER, ZMV, ZMV_WITH_CAMERAS, write_card
-from .export import write_json
+from .export import export_unet, write_json
+from .networks import STUDENT_SCHEDULER, MultiviewNetworks
 from .stage import StageConfig
 
 logger = logging.getLogger(__name__)
@@ -128,6 +130,28 @@ def measure_on_dev(
             measure_model(teacher, instruments, variant, dev[:NUM_TEACHER_DEV], memory, SEEDS[:1])
         )
     return found
+
+
+def measure_aware(config: StageConfig, student: MultiviewNetworks) -> None:
+    """Report a student that was distilled with the adapter in place; nothing of it is shipped."""
+    folder, own = config.export_dir, config.out_dir / "aware" / "export"
+    shutil.copytree(folder, own, dirs_exist_ok=True)
+    export_unet(student, own / "model", STUDENT_SCHEDULER)
+    instruments = Instruments(
+        load_exported_rewards(folder, config.device), load_judge(folder / "judge" / "judge.safetensors")
+    )
+    specs = HELD_OUT_PROMPTS[:4] if config.quick else HELD_OUT_PROMPTS
+    memory, bundle = (
+        Memory(own / "evaluate", fingerprint(own)),
+        load_bundle(str(own / "model"), config.device),
+    )
+    variants = {variant.name: variant for variant in held_out_variants()}
+    found = {
+        name: measure_model(bundle, instruments, variants[name], specs, memory) for name in (STUDENT, ZMV)
+    }
+    report = {name: summary(measured) for name, measured in found.items()}
+    report[f"{ZMV}: gain"] = differences(found[ZMV], found[STUDENT])
+    write_json(report, folder / "aware.json")
 
 
 def load_models(folder: Path, device: str) -> tuple[ModelBundle, ModelBundle]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -46,11 +47,7 @@ from .stage import Checkpointer, StageConfig, Stateful, cosine_lr, seed_everythi
 
 logger = logging.getLogger(__name__)
 
-NUM_CHUNKS = 32
-CHUNK_VIEWS = 64
 SOLVER_STEPS = 16
-NUM_UPDATES = 700
-BATCH_PAIRS = 64
 PEAK_LR = 4e-4
 MAX_GUIDANCE = 6.0
 UNGUIDED_SHARE = 0.15  # trajectories at exactly w = 1: what the zag asks for
@@ -63,31 +60,45 @@ CLIPPED = {"clip_sample": True, "clip_sample_range": 3.0}
 SOLVER_SCHEDULER = {**TEACHER_SCHEDULER, **CLIPPED}
 
 
+@dataclass(frozen=True)
+class Amounts:
+    """How much is solved and learned: shards, trajectories in a shard, updates, pairs in an update."""
+
+    num_chunks: int
+    chunk_size: int
+    num_updates: int
+    batch_pairs: int
+
+
+AMOUNTS = Amounts(num_chunks=32, chunk_size=64, num_updates=700, batch_pairs=64)
+QUICK = Amounts(num_chunks=1, chunk_size=8, num_updates=4, batch_pairs=8)
+
+
 def run(config: StageConfig) -> None:
     """Solve the base's trajectories into shards, then train the student on them."""
+    amounts = QUICK if config.quick else AMOUNTS
     seed_everything(config.seed + 1)
     base = load_base(config)
-    num_chunks, total = (1, 4) if config.quick else (NUM_CHUNKS, NUM_UPDATES)
-    shards = solve_trajectories(config, base, num_chunks)
-    train_student(config, base, shards, total)
+    shards = solve_trajectories(config, base, amounts)
+    train_student(config, base, shards, amounts, config.out_dir / "lcm")
 
 
-def solve_trajectories(config: StageConfig, base: SingleViewNetworks, num_chunks: int) -> list[Path]:
+def solve_trajectories(config: StageConfig, base: SingleViewNetworks, amounts: Amounts) -> list[Path]:
     """Write shards of solved trajectories; existing ones are kept, chunk i depends on (seed, i) only."""
     from tqdm import tqdm
 
-    folder = config.out_dir / "trajectories"
+    folder = config.out_dir / "lcm"
     folder.mkdir(parents=True, exist_ok=True)
     latents = np.load(config.out_dir / "latents.npy", mmap_mode="r")
     scenes = load_dataset(config.data_dir).scenes
-    paths = [folder / f"chunk_{index:04d}.npz" for index in range(num_chunks)]
+    paths = [folder / f"chunk_{index:04d}.npz" for index in range(amounts.num_chunks)]
     for index, path in enumerate(tqdm(paths, desc="trajectories", mininterval=5.0)):
         if path.exists():
             continue
         rng = update_rng(config.seed + 1, index)
         torch.manual_seed(int(rng.integers(2**62)))
-        picked = np.sort(rng.integers(len(scenes), size=CHUNK_VIEWS))
-        views = rng.integers(latents.shape[1], size=CHUNK_VIEWS)
+        picked = np.sort(rng.integers(len(scenes), size=amounts.chunk_size))
+        views = rng.integers(latents.shape[1], size=amounts.chunk_size)
         clean = torch.from_numpy(latents[picked, views]).float()
         captions = _captions([scenes[i] for i in picked], views, rng)
         solved = solve_chunk(base, captions, clean, rng)
@@ -113,11 +124,12 @@ def solve_chunk(
     Args:
         base: the teacher of single pictures.
         captions: B sentences.
-        clean: latents of pictures that they are true of, [B, C, H, W]; some trajectories start from them.
+        clean: latents of pictures that they are true of, [B, ..., C, H, W]; some trajectories start there.
         rng: draws guidance and timesteps.
 
     Returns:
-        states [S, B, C, H, W] and end [B, C, H, W] in float16, timesteps [S], guidance [B], captions [B].
+        states [S, B, ..., C, H, W] and end [B, ..., C, H, W] in float16, timesteps [S], guidance [B],
+        captions [B].
     """
     device = base.unet.device
     schedule = schedule_from_config(SOLVER_SCHEDULER)
@@ -155,12 +167,12 @@ def jittered_timesteps(schedule: NoiseSchedule, rng: np.random.Generator) -> lis
 def guided_noise(
     base: SingleViewNetworks, x: Tensor, timestep: int, captions: Sequence[str], guidance: Tensor
 ) -> Tensor:
-    """ε_∅ + w (ε_c - ε_∅), both from one batch; x [B, C, H, W], w [B]."""
+    """ε_∅ + w (ε_c - ε_∅), both from one batch; x [B, ..., C, H, W], w [B]."""
     condition = base.encode([*captions, *[""] * len(captions)])
     with fast_autocast(x.device.type):
         both = base.predict(torch.cat([x, x]), torch.full((2 * len(x),), timestep), condition)
     prompt_noise, empty_noise = both.float().chunk(2)
-    return empty_noise + guidance[:, None, None, None] * (prompt_noise - empty_noise)
+    return empty_noise + guidance.reshape(-1, *[1] * (x.ndim - 1)) * (prompt_noise - empty_noise)
 
 
 def flow_step(schedule: NoiseSchedule, noise: Tensor, x: Tensor, timestep: int, next_timestep: int) -> Tensor:
@@ -172,8 +184,10 @@ def flow_step(schedule: NoiseSchedule, noise: Tensor, x: Tensor, timestep: int, 
     return next_alpha_bar**0.5 * clean + (1 - next_alpha_bar) ** 0.5 * implied
 
 
-def train_student(config: StageConfig, base: SingleViewNetworks, shards: list[Path], total: int) -> None:
-    """Fit f_θ on (state, end) pairs drawn from all shards; weights and average in `lcm/state.pt`."""
+def train_student(
+    config: StageConfig, base: SingleViewNetworks, shards: list[Path], amounts: Amounts, folder: Path
+) -> None:
+    """Fit f_θ on (state, end) pairs drawn from all shards; the state is kept in the folder."""
     student = create_student(base)
     own = {name: parameter for name, parameter in student.unet.named_parameters() if is_learned(name)}
     learned = list(own.values())
@@ -186,16 +200,15 @@ def train_student(config: StageConfig, base: SingleViewNetworks, shards: list[Pa
     average = create_average(student, EMA_DECAY)
     schedule = schedule_from_config(TEACHER_SCHEDULER)
     parts: dict[str, Stateful] = {"student": student, "average": average, "optimizer": optimizer}
-    checkpointer = Checkpointer(config.out_dir / "lcm" / "state.pt", parts)
+    checkpointer = Checkpointer(folder / "state.pt", parts)
     loaded = [dict(np.load(path)) for path in shards]
     losses: list[float] = []
-    for update in checkpointer.updates(total, "lcm"):
+    for update in checkpointer.updates(amounts.num_updates, folder.name):
         for group in optimizer.param_groups:
-            group["lr"] = group["factor"] * cosine_lr(update, total, PEAK_LR, warmup=30)
+            group["lr"] = group["factor"] * cosine_lr(update, amounts.num_updates, PEAK_LR, warmup=30)
         with fast_autocast(config.device):
-            loss = consistency_loss(
-                student, schedule, draw_pairs(loaded, update_rng(config.seed + 2, update))
-            )
+            pairs = draw_pairs(loaded, amounts.batch_pairs, update_rng(config.seed + 2, update))
+            loss = consistency_loss(student, schedule, pairs)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(learned, 1.0)
@@ -231,12 +244,12 @@ def is_learned(name: str) -> bool:
     """
     is_deep = name.startswith(("down_blocks.1", "down_blocks.2", "mid_block", "up_blocks.0", "up_blocks.1"))
     is_convolution = name.endswith((".conv1.weight", ".conv2.weight", ".conv.weight"))
-    return not (is_deep and is_convolution)
+    return ".processor." not in name and not (is_deep and is_convolution)
 
 
 def create_student(base: SingleViewNetworks) -> SingleViewNetworks:
     """A copy of the base with a guidance embedding, which starts without effect; all frozen."""
-    student = SingleViewNetworks(has_guidance_embedding=True)
+    student = type(base)(has_guidance_embedding=True)
     missing, unexpected = student.load_state_dict(base.state_dict(), strict=False)
     if unexpected or any("cond_proj" not in name for name in missing):
         raise ValueError(f"The base does not fit the student: {[*missing, *unexpected][:3]}.")
@@ -245,11 +258,11 @@ def create_student(base: SingleViewNetworks) -> SingleViewNetworks:
 
 
 def draw_pairs(
-    shards: list[dict[str, np.ndarray]], rng: np.random.Generator
+    shards: list[dict[str, np.ndarray]], count: int, rng: np.random.Generator
 ) -> dict[str, Tensor | list[str]]:
     """A batch of random points of random trajectories with their ends."""
     columns: dict[str, list] = {"state": [], "end": [], "timestep": [], "guidance": [], "caption": []}
-    for _ in range(BATCH_PAIRS):
+    for _ in range(count):
         shard = shards[int(rng.integers(len(shards)))]
         step = int(rng.integers(len(shard["timesteps"])))
         row = int(rng.integers(len(shard["end"])))
@@ -274,5 +287,5 @@ def consistency_loss(student: SingleViewNetworks, schedule: NoiseSchedule, pairs
     condition, guidance = student.encode(pairs["caption"]), pairs["guidance"].to(device)
     noise = student.predict(x, pairs["timestep"], condition, guidance)
     predicted = consistency_output(schedule, noise.float(), x, pairs["timestep"])
-    error = (predicted - end).square().mean(dim=(1, 2, 3))
+    error = (predicted - end).square().flatten(1).mean(dim=1)
     return ((error + HUBER_SCALE**2).sqrt() - HUBER_SCALE).mean()

@@ -7,13 +7,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.denoiser import CameraFeatures, call_unet, compute_camera_features, guidance_embedding
 from t2mv_core.text import TextCondition, clip_tokenizer, encode_tokens
-from t2mv_core.unet.adapter import multiview_state_dict
 from t2mv_core.unet.attention import MultiviewSelfAttention, install_multiview_attention
 
 from ..model import IMAGE_PX, MAX_TOKENS, VOCAB_SIZE, create_camera_encoder, create_text_encoders, create_unet
@@ -107,6 +105,12 @@ class MultiviewNetworks(SingleViewNetworks):
         """Predicted noise [B, V, C, H, W] of sets of views."""
         return call_unet(self.unet, x, timestep, condition, cameras, guidance=guidance)
 
+    def predict(
+        self, x: Tensor, timestep: Tensor, condition: TextCondition, guidance: Tensor | None = None
+    ) -> Tensor:
+        """Predicted noise [B, V, C, H, W] of sets of all the default rig's views."""
+        return self.predict_views(x, timestep, condition, self.cameras(), guidance)
+
     def put_in(self, base: SingleViewNetworks) -> None:
         """Take the weights of networks without an adapter."""
         missing, unexpected = self.load_state_dict(base.state_dict(), strict=False)
@@ -129,24 +133,11 @@ class MultiviewNetworks(SingleViewNetworks):
         """The MV-Adapter's weights: multiview attention and camera encoder."""
         return [parameter for name, parameter in self.named_parameters() if is_of_adapter(name)]
 
-    def adapter_state(self) -> dict[str, Tensor]:
-        """The MV-Adapter's weights by the names of this module."""
-        names = {f"unet.{key}" for key in multiview_state_dict(self.unet)}
-        return {
-            name: tensor
-            for name, tensor in self.state_dict().items()
-            if name in names or name.startswith("camera_encoder.")
-        }
 
 
 def is_of_adapter(name: str) -> bool:
     """Whether a weight of `MultiviewNetworks` belongs to the MV-Adapter."""
     return ".processor." in name or name.startswith("camera_encoder.")
-
-
-def fold_views(views: Tensor) -> Tensor:
-    """[B, V, C, H, W] -> [B V, C, H, W]."""
-    return rearrange(views, "b v c h w -> (b v) c h w")
 
 
 def create_average(networks: nn.Module, decay: float = EMA_DECAY) -> torch.optim.swa_utils.AveragedModel:

@@ -50,7 +50,7 @@ def export(tensors: Mapping[str, Tensor], path: Path, architecture: str, config:
 def report(config: StageConfig, clip_path: Path, hyperscore_path: Path) -> None:
     """Measure the exported files as they will be used; the figures go beside them."""
     num_scenes = 3 if config.quick else NUM_TEST_SCENES
-    test = load_dataset(config.test_data_dir, limit=num_scenes)
+    test = load_dataset(config.test_data_dir, limit=num_scenes if config.quick else None)
     figures = {
         "clip": clip_figures(clip_score.load_clip_score(clip_path).to(config.device), test, num_scenes),
         "hyperscore": hyperscore_figures(

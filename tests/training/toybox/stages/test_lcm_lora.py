@@ -12,7 +12,7 @@ from t2mv_core.lora.adapters import add_lora
 from t2mv_core.lora.files import load_lora, lora_state_dict
 from t2mv_core.policy import consistency_output
 from t2mv_core.text import encode_text
-from training.toybox.stages.distil import SOLVER_STEPS
+from training.toybox.stages.lcm import SOLVER_STEPS
 from training.toybox.stages.lcm_lora import (
     BATCH_PAIRS,
     NAME,

@@ -1,0 +1,67 @@
+"""Stage `aware`: the other student, distilled with the adapter in place on trajectories of all views.
+
+Nothing of it is shipped. It shows how much of the headroom comes from how the shipped student was distilled
+(on single pictures, as LCM-SDXL) and how much from the schedule and the few steps.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+
+from t2mv_core.formats.atomic import replaced
+
+from ..data.captions import caption
+from ..data.dataset import load_dataset
+from .adapter import load_teacher
+from .evaluate import measure_aware
+from .lcm import EMA_DECAY, Amounts, solve_chunk, train_student
+from .networks import MultiviewNetworks, create_average
+from .stage import StageConfig, seed_everything, update_rng
+
+AMOUNTS = Amounts(num_chunks=24, chunk_size=12, num_updates=600, batch_pairs=10)
+QUICK = Amounts(num_chunks=1, chunk_size=2, num_updates=4, batch_pairs=2)
+SEED_OFFSET = 60
+
+
+def run(config: StageConfig) -> None:
+    """Distil the student, and report it beside the shipped one in `export/aware.json`."""
+    amounts = QUICK if config.quick else AMOUNTS
+    seed_everything(config.seed + SEED_OFFSET)
+    teacher, folder = load_teacher(config), config.out_dir / "aware"
+    shards = solve_trajectories(config, teacher, amounts, folder)
+    train_student(config, teacher, shards, amounts, folder)
+    measure_aware(config, load_aware_student(folder / "state.pt"))
+
+
+def solve_trajectories(
+    config: StageConfig, teacher: MultiviewNetworks, amounts: Amounts, folder: Path
+) -> list[Path]:
+    """Write shards of solved trajectories of whole sets; existing ones are kept."""
+    from tqdm import tqdm
+
+    folder.mkdir(parents=True, exist_ok=True)
+    latents = np.load(config.out_dir / "latents.npy", mmap_mode="r")
+    scenes = load_dataset(config.data_dir).scenes
+    paths = [folder / f"chunk_{index:04d}.npz" for index in range(amounts.num_chunks)]
+    for index, path in enumerate(tqdm(paths, desc="trajectories", mininterval=5.0)):
+        if path.exists():
+            continue
+        rng = update_rng(config.seed + SEED_OFFSET, index)
+        torch.manual_seed(int(rng.integers(2**62)))
+        picked = np.sort(rng.integers(len(scenes), size=amounts.chunk_size))
+        captions = [caption(scenes[i], rng) for i in picked]
+        solved = solve_chunk(teacher, captions, torch.from_numpy(latents[picked]).float(), rng)
+        with replaced(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **solved)  # type: ignore[arg-type]
+    return paths
+
+
+def load_aware_student(path: Path) -> MultiviewNetworks:
+    """The running average of the student, frozen."""
+    average = create_average(MultiviewNetworks(has_guidance_embedding=True), EMA_DECAY)
+    average.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["parts"]["average"])
+    return cast(MultiviewNetworks, average.module).eval().requires_grad_(False)
