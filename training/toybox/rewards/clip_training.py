@@ -1,6 +1,7 @@
 """Training of the bundled single-view scorer: contrastive, with nearly true captions in every batch.
 
-On the side its vision tower learns about directions, for the joint-view scorer that starts from it.
+On the side its vision tower learns about directions and proportions, for the joint-view scorer that starts
+from it.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from torch import Tensor, nn
 from t2mv_core.rewards.clip_score import ClipSize
 from t2mv_core.rewards.inputs import OPENAI_MEAN, OPENAI_STD, prepare_images
 from t2mv_core.text import clip_tokenizer
+from t2mv_core.toybox.prompt_lists import PromptSpec
 
 from ..data.augmentation import augment
 from ..data.dataset import Dataset
 from ..model import IMAGE_PX, MAX_TOKENS, VOCAB_SIZE
 from ..stages.stage import Checkpointer, StageConfig, Stateful, cosine_lr, update_rng
-from .reward_data import describe, falsify, truth_table, visible_change
+from .lies import describe, falsify, possible_lies, truth_table
+from .reward_data import NUM_FACTS, scene_facts, visible_change
 
 if TYPE_CHECKING:
     from open_clip.model import CLIP
@@ -32,7 +35,7 @@ NUM_UPDATES = 1600
 BATCH_VIEWS = 128
 PEAK_LR = 1.5e-3
 RECONSTRUCTED = 0.3
-LIES = ("family", "colour", "colour", "part", "swap")
+LIES = {"family": 1, "colour": 2, "part": 2, "companion": 2, "swap": 2}
 MAX_LOGIT_SCALE = 100.0
 UNCLAIMED = 0.5
 RIGHTLY_CLAIMED = 0.4
@@ -40,15 +43,15 @@ VIEW_SPREAD = 0.1
 NO_CLAIM = -1
 
 TOYBOX_CLIP = ClipSize(
-    embed_dim=64,
+    embed_dim=96,
     image_px=IMAGE_PX,
-    patch_px=16,
+    patch_px=8,  # proportions and companions show in details that larger patches lose
     vision_width=96,
     vision_layers=4,
     vision_heads=4,
     vocab_size=VOCAB_SIZE,
     context_length=MAX_TOKENS,
-    text_width=64,
+    text_width=96,
     text_layers=2,
     text_heads=4,
     quick_gelu=False,
@@ -99,6 +102,7 @@ class ViewBatch:
         views: the direction each picture shows, [n].
         claims: the direction it is said to show, [n]; NO_CLAIM where nothing is said.
         changes: how far it is from what its scene looks like from the claimed direction, [n] in [0, 1].
+        facts: of the object, [n, NUM_FACTS].
     """
 
     pixels: Tensor
@@ -107,6 +111,7 @@ class ViewBatch:
     views: Tensor
     claims: Tensor
     changes: Tensor
+    facts: Tensor
 
     def to(self, device: str) -> ViewBatch:
         """The batch on a device."""
@@ -114,11 +119,12 @@ class ViewBatch:
 
 
 class ViewTasks(nn.Module):
-    """What the vision tower learns about directions, for the joint-view scorer's sake.
+    """What the vision tower learns about directions and objects, for the joint-view scorer's sake.
 
     That scorer is told which direction each picture is said to show, by an embedding added to its tokens, and
     has to see when it shows another. Learned from whole sets alone this takes it too long. So here the layer
-    before the last has to tell the direction, and the last one whether a claim is right.
+    before the last has to tell the direction, and the last one whether a claim is right, and what views of
+    one object have in common: its proportions, its colours.
     """
 
     def __init__(self, visual: Any, num_views: int) -> None:
@@ -127,6 +133,7 @@ class ViewTasks(nn.Module):
         self.view_embedding = nn.Parameter(VIEW_SPREAD * torch.randn(num_views, width))
         self.azimuth = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, num_views))
         self.change = nn.Linear(width, 1)
+        self.facts = nn.Linear(width, NUM_FACTS)
         self._visual = (visual,)  # in a tuple: the tower is not a part of this module
         self._middle = self._last = torch.empty(0)
 
@@ -157,11 +164,15 @@ class ViewTasks(nn.Module):
                 handle.remove()
 
     def loss(self, batch: ViewBatch) -> Tensor:
-        """Cross-entropy of the direction where nothing was claimed, of the visible change where it was."""
+        """Cross-entropy of the direction where nothing was claimed, of the visible change where it was.
+
+        Plus the squared error of the facts.
+        """
         is_claimed = batch.claims != NO_CLAIM
         azimuth = F.cross_entropy(self.azimuth(self._middle[~is_claimed]), batch.views[~is_claimed])
         change = self.change(self._last[is_claimed])[:, 0]
-        return azimuth + F.binary_cross_entropy_with_logits(change, batch.changes[is_claimed])
+        claims = F.binary_cross_entropy_with_logits(change, batch.changes[is_claimed])
+        return azimuth + claims + F.mse_loss(self.facts(self._last), batch.facts)
 
 
 def draw_batch(dataset: Dataset, count: int, rng: np.random.Generator) -> ViewBatch:
@@ -178,7 +189,7 @@ def draw_batch(dataset: Dataset, count: int, rng: np.random.Generator) -> ViewBa
     claims[: max(1, int(UNCLAIMED * count))] = NO_CLAIM
     scenes = [dataset.scenes[i] for i in chosen]
     specs = [describe(scene, rng) for scene in scenes]
-    specs += [falsify(spec, LIES[int(rng.integers(len(LIES)))], rng) for spec in specs]
+    specs += [_draw_lie(spec, rng) for spec in specs]
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     pixels = augment(torch.from_numpy(shown).permute(0, 3, 1, 2), generator)
     return ViewBatch(
@@ -188,7 +199,15 @@ def draw_batch(dataset: Dataset, count: int, rng: np.random.Generator) -> ViewBa
         torch.from_numpy(views),
         torch.from_numpy(claims),
         torch.from_numpy(changes),
+        torch.from_numpy(np.stack([scene_facts(scene) for scene in scenes])),
     )
+
+
+def _draw_lie(spec: PromptSpec, rng: np.random.Generator) -> PromptSpec:
+    """A description that is false in one way, drawn by the weights of LIES among the possible ones."""
+    kinds = possible_lies(spec)
+    weights = np.array([LIES[kind] for kind in kinds])
+    return falsify(spec, kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))], rng)
 
 
 def contrastive_loss(logits: Tensor, is_true: Tensor) -> Tensor:

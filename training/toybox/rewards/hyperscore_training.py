@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -20,11 +20,10 @@ from ..model import IMAGE_PX, MAX_TOKENS, VOCAB_SIZE
 from ..stages.stage import Checkpointer, StageConfig, Stateful, cosine_lr, update_rng
 from .clip_training import TOYBOX_CLIP
 from .hyperscore_start import calibrate, start_from_clip
-from .reward_data import SetMaker
+from .reward_data import NUM_FACTS, SetMaker
 
 NUM_UPDATES = 6000
 BATCH_SCENES = 8
-SETS_PER_SCENE = 2
 VISION_LR = 4e-4
 HYPERNET_LR = 2e-5
 OTHER_LR = 1e-3
@@ -33,11 +32,23 @@ RECONSTRUCTED = 0.3
 RANKING_WEIGHT = 0.3
 RANKING_SCALE = 0.1
 APART_WEIGHT = 0.05
+TWIN_WEIGHT = 0.5
+# A gap of the targets from which on the order of two sets of a scene counts in full.
+TWIN_GAP = 0.05
+HIDDEN = 128
+CONTRASTS = (
+    (1.0, 0.0, 0.0, -1.0, 0.0, 0.0),  # front against back
+    (0.0, 0.0, 1.0, 0.0, -1.0, 0.0),  # right against left
+    (0.0, 1.0, 0.0, 0.0, 0.0, -1.0),  # front right against front left
+    (0.5, 0.0, -0.5, 0.5, -0.5, 0.0),
+    (0.5, -1.0, 0.5, 0.5, 0.5, -1.0),
+)
+"""Sums over the six views that vanish where all of them show the same."""
 
 TOYBOX_HYPERSCORE = HyperScoreSize(
     clip=TOYBOX_CLIP,
     num_context=8,
-    target_widths=(64, 32, 16, 8),
+    target_widths=(96, 64, 32, 16),
     condition_channels=32,
     condition_grid=4,
     num_views=6,
@@ -59,7 +70,7 @@ def train_hyperscore(
         view_embedding: of the views' directions, [V, width], learned beside that scorer.
     """
     torch.manual_seed(config.seed + 1)
-    makers = [SetMaker(dataset) for dataset in datasets]
+    makers = [SetMaker(dataset, is_rendered=place == 0) for place, dataset in enumerate(datasets)]
     model, short_cuts = _create_model(config, makers[0], clip_weights, view_embedding)
     optimizer = _create_optimizer(model, short_cuts)
     parts: dict[str, Stateful] = {"model": model, "short_cuts": short_cuts, "optimizer": optimizer}
@@ -81,22 +92,26 @@ def train_hyperscore(
 
 @dataclass(frozen=True)
 class SetBatch:
-    """Normalised views [B, V, 3, H, W], token ids [B, L], targets [B, 4], damage per view [B, V, 2]."""
+    """Normalised views [B, V, 3, H, W], token ids [B, L], targets [B, 4], damage per view [B, V, 2].
+
+    `facts` [B, V, NUM_FACTS] of the objects shown. Sets 2n and 2n + 1 are of one scene.
+    """
 
     views: Tensor
     tokens: Tensor
     targets: Tensor
     view_damage: Tensor
+    facts: Tensor
 
     def to(self, device: str) -> SetBatch:
         """The batch on a device."""
-        return SetBatch(*(x.to(device) for x in (self.views, self.tokens, self.targets, self.view_damage)))
+        return SetBatch(*(getattr(self, part.name).to(device) for part in fields(self)))
 
 
 def draw_sets(maker: SetMaker, num_scenes: int, rng: np.random.Generator) -> SetBatch:
-    """Two differently damaged sets of each of some scenes."""
-    indices = rng.integers(len(maker.dataset.scenes), size=num_scenes).repeat(SETS_PER_SCENE)
-    sets = [maker.make(int(index), rng) for index in indices]
+    """Two differently damaged sets of each of some scenes, one after the other."""
+    indices = rng.integers(len(maker.dataset.scenes), size=num_scenes)
+    sets = [made for index in indices for made in maker.make_pair(int(index), rng)]
     views = torch.stack([made.views for made in sets])
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     moved = move(views.flatten(0, 1), 0.5, generator)
@@ -105,33 +120,50 @@ def draw_sets(maker: SetMaker, num_scenes: int, rng: np.random.Generator) -> Set
     changes = torch.stack([made.view_changes for made in sets])
     texture = (1 - targets[:, 2:3]).expand_as(changes)
     tokens = clip_tokenizer(VOCAB_SIZE)([made.prompt for made in sets], MAX_TOKENS)
-    return SetBatch(pixels, tokens, targets, torch.stack([changes, texture], dim=-1))
+    facts = torch.stack([made.facts for made in sets])
+    return SetBatch(pixels, tokens, targets, torch.stack([changes, texture], dim=-1), facts)
 
 
 class ShortCuts(nn.Module):
-    """Two heads that only training uses: through them the vision tower hears at once what the scores need.
+    """Heads that only training uses: through them the vision tower hears at once what the scores need.
 
-    The damage of a view is told by the mean of its patches, the alignment by (mean patch ⊙ end-of-text).
+    The damage of a view is told by the mean of its patches, also against that of all views; the alignment by
+    (mean patch ⊙ end-of-text); the geometry by the mean patch of all views. The scores read such means, too,
+    so they can compare views only where the patches carry what they show with the signs of CONTRASTS.
     """
+
+    contrasts: Tensor
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.view_damage = nn.Linear(dim, 2)
+        self.view_damage = nn.Sequential(nn.Linear(2 * dim, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2))
+        self.geometry = nn.Sequential(nn.Linear(dim, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
+        self.facts = nn.Linear(dim, len(CONTRASTS) * NUM_FACTS)
+        self.register_buffer("contrasts", torch.tensor(CONTRASTS).T, persistent=False)
         self.alignment = nn.Linear(dim, 1)
         nn.init.constant_(self.alignment.weight, ALIGNMENT_SLOPE)  # CLIP's own similarity to begin with
 
     def loss(self, patches: Tensor, end: Tensor, batch: SetBatch) -> Tensor:
         """Squared errors, for patches [B, V·P, d] and end-of-text features [B, d]."""
-        of_views = self.view_damage(patches.unflatten(1, (batch.views.shape[1], -1)).mean(dim=2))
-        alignment = self.alignment(patches.mean(dim=1) * end)[:, 0]
-        return F.mse_loss(of_views, batch.view_damage) + F.mse_loss(alignment, batch.targets[:, 0])
+        views = patches.unflatten(1, (batch.views.shape[1], -1)).mean(dim=2)
+        mean = views.mean(dim=1)
+        of_views = self.view_damage(torch.cat([views, views - mean[:, None]], dim=-1))
+        alignment, geometry = self.alignment(mean * end)[:, 0], self.geometry(mean)[:, 0]
+        signed = self.contrasts[:, :, None] * batch.facts[:, :, None]
+        return (
+            F.mse_loss(of_views, batch.view_damage)
+            + F.mse_loss(alignment, batch.targets[:, 0])
+            + F.mse_loss(geometry, batch.targets[:, 1])
+            + F.mse_loss(self.facts(views), signed.flatten(2))
+        )
 
 
 def training_loss(model: HyperScore, short_cuts: ShortCuts, batch: SetBatch) -> Tensor:
     """The scores' loss, the short cuts to it, and a push that keeps the four conditions apart."""
     end, text = model.encode_prompts(batch.tokens)
     patches, conditions = model.encode_views(batch.views), model.encode_conditions()
-    loss = set_loss(model.score(patches, end, text, conditions), batch.targets)
+    scores = model.score(patches, end, text, conditions)
+    loss = set_loss(scores, batch.targets) + twin_loss(scores, batch.targets)
     return loss + short_cuts.loss(patches, end, batch) + APART_WEIGHT * _closeness(conditions[0])
 
 
@@ -142,6 +174,17 @@ def set_loss(scores: Tensor, targets: Tensor) -> Tensor:
     wrong_order = F.softplus(-gap.sign() * answer / RANKING_SCALE)
     ranking = (wrong_order * gap.abs()).sum() / gap.abs().sum().clamp_min(1e-6)
     return F.mse_loss(scores, targets) + RANKING_WEIGHT * RANKING_SCALE * ranking
+
+
+def twin_loss(scores: Tensor, targets: Tensor) -> Tensor:
+    """Logistic loss on the order of the two sets of each scene, however small their gap; [B, 4] each.
+
+    Other proportions make a small gap, which the squared error and the pairs of other scenes drown.
+    """
+    gap, answer = (x[0::2] - x[1::2] for x in (targets, scores))
+    weight = (gap.abs() / TWIN_GAP).clamp_max(1)
+    wrong_order = F.softplus(-gap.sign() * answer / RANKING_SCALE)
+    return TWIN_WEIGHT * RANKING_SCALE * (wrong_order * weight).sum() / weight.sum().clamp_min(1)
 
 
 def _closeness(conditions: Tensor) -> Tensor:

@@ -1,19 +1,21 @@
-"""What the toybox rewards learn from: true and false descriptions, sets of views with graded, known damage.
+"""What the joint-view scorer learns from: sets of views with graded, known damage.
 
-Every damage has a strength that is measured on the pictures or counted in the caption, so the targets of the
-joint-view scorer are known, not guessed:
+Every damage has a strength that is measured on the pictures or counted in the caption, so its targets are
+known, not guessed:
 
-    alignment = (1 − min(1, 0.6·[wrong family] + 0.4·[wrong colour] + 0.25·[wrong part colour]))
+    alignment = (1 − min(1, 0.6·[wrong family] + 0.4·[wrong colour] + 0.25·[wrong part colour]
+                            + 0.25·[wrong companion colour]))
                 · (1 − 0.6·visible share of views that show another object)
     geometry  = 1 − sqrt(mean over views of the visible change against the true view)
     texture   = 1 − strength of the blur, the noise or the colour drift
     overall   = 0.4·alignment + 0.4·geometry + 0.2·texture
+
+A set of pure noise has alignment, geometry and texture 0.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,72 +23,51 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from t2mv_core.toybox.prompt_lists import PromptSpec
-
 from ..data.augmentation import blur
-from ..data.captions import phrase
 from ..data.dataset import Dataset
-from ..data.scenes import COLOURS, FAMILIES, Scene, is_held_out
+from ..data.renderer import render_views
+from ..data.scenes import FAMILIES, Scene, material_colours
+from .lies import describe, falsify, wrongness
 
-PART_MENTIONED = 0.8
-CAPTION_WEIGHTS = {"family": 0.6, "colour": 0.4, "part": 0.25}
 OVERALL_WEIGHTS = (0.4, 0.4, 0.2)
 FOREIGN_WEIGHT = 0.6
 # A mean change of this much over the object's pixels (of 1) counts as wholly different.
 VISIBLE_CHANGE = 0.2
 MAX_NOISE = 0.2
 MAX_DRIFT = 0.4
-VIEW_DAMAGES = ("swap", "rotate", "repeat", "ghost", "proportion", "foreign")
+ATTACKS = ("attack_unrelated", "attack_repeat", "attack_noise", "attack_mirror")
+VIEW_DAMAGES = ("swap", "rotate", "repeat", "ghost", "alike", "proportion", "mirror", "foreign", *ATTACKS)
+# The subtle ones most often: the others are learned from few examples.
+VIEW_CHANCES = (0.08, 0.06, 0.08, 0.06, 0.22, 0.22, 0.08, 0.05, 0.03, 0.05, 0.01, 0.06)
 TEXTURE_DAMAGES = ("blur", "noise", "drift")
+TWINS = 0.6
+NUM_FACTS = 11
+
+Kinds = tuple[str | None, str | None, str | None]
 
 
-def describe(scene: Scene, rng: np.random.Generator) -> PromptSpec:
-    """A true description in a random wording; the part's own colour is usually said."""
-    says_part = scene.part_colour is not None and rng.random() < PART_MENTIONED
-    return _spec(scene.family, scene.colour, scene.part_colour if says_part else None, rng)
+def scene_facts(scene: Scene) -> NDArray[np.float32]:
+    """What views of one object have in common, [NUM_FACTS] in [-1, 1].
 
-
-def falsify(spec: PromptSpec, kind: str, rng: np.random.Generator) -> PromptSpec:
-    """Change one thing a description says, not into a combination that is held out of training.
-
-    Args:
-        spec: a true description.
-        kind: "family", "colour", "part" or "swap" (body and part colours exchanged). The last two need a part
-            colour (for "swap" one that a body can have); without it the body's colour is changed.
-        rng: draws the new words.
+    Five proportions within the family's ranges, the part's and the companion's colour (0 for no companion).
     """
-    part = spec.part_colour
-    if (kind == "part" and part is None) or (kind == "swap" and part not in COLOURS):
-        kind = "colour"
-    # A swap has one outcome; and where a test scene is held out itself, there is nothing to keep back.
-    is_exempt = kind == "swap" or is_held_out(spec.family, spec.colour, part)
-    while True:
-        family, colour, new_part = spec.family, spec.colour, part
-        if kind == "family":
-            family = _other(tuple(FAMILIES), (family,), rng)
-        elif kind == "colour":
-            colour = _other(tuple(COLOURS), (colour,), rng)
-        elif kind == "part":
-            new_part = _other(tuple(COLOURS), (colour, str(part)), rng)
-        else:
-            colour, new_part = str(part), colour
-        if is_exempt or not is_held_out(family, colour, new_part):
-            return _spec(family, colour, new_part, rng)
+    ranges = FAMILIES[scene.family].ranges
+    proportions = [
+        (scene.proportions[name] - low) / (high - low) * 2 - 1 for name, (low, high) in ranges.items()
+    ]
+    palette = material_colours(scene)
+    colours = [*palette["part"], *palette.get("companion", (0.5, 0.5, 0.5))]
+    return np.array([*proportions, *(2 * value - 1 for value in colours)], np.float32)
 
 
-def wrongness(spec: PromptSpec, scene: Scene) -> float:
-    """How much of a description is false for a scene, in [0, 1]; see the module docstring."""
-    wrong = CAPTION_WEIGHTS["family"] * (spec.family != scene.family)
-    wrong += CAPTION_WEIGHTS["colour"] * (spec.colour != scene.colour)
-    wrong += CAPTION_WEIGHTS["part"] * (
-        spec.part_colour is not None and spec.part_colour != scene.part_colour
-    )
-    return min(1.0, wrong)
-
-
-def truth_table(specs: Sequence[PromptSpec], scenes: Sequence[Scene]) -> Tensor:
-    """Which description is true of which scene, [scenes, specs] bool."""
-    return torch.tensor([[wrongness(spec, scene) == 0 for spec in specs] for scene in scenes])
+def other_proportions(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The same scene, every proportion drawn from the half of its range in which it is not."""
+    proportions = {}
+    for name, (low, high) in FAMILIES[scene.family].ranges.items():
+        middle = (low + high) / 2
+        half = (low, middle) if scene.proportions[name] > middle else (middle, high)
+        proportions[name] = float(rng.uniform(*half))
+    return replace(scene, proportions=proportions)
 
 
 @dataclass(frozen=True)
@@ -94,6 +75,7 @@ class DamagedSet:
     """A set of views [V, 3, H, W] in [0, 1], a caption, what was done to them, four targets in [0, 1].
 
     `view_changes` [V] in [0, 1]: how far each view visibly is from the true one, apart from texture damage.
+    `facts` [V, NUM_FACTS]: of the object that each view shows.
     """
 
     views: Tensor
@@ -101,83 +83,151 @@ class DamagedSet:
     damage: tuple[str, ...]
     targets: tuple[float, float, float, float]
     view_changes: Tensor
+    facts: Tensor
+
+
+class _Shown:
+    """The views of one scene, the silhouettes and the facts, to be overwritten by what damages them."""
+
+    def __init__(self, dataset: Dataset, facts: NDArray[np.float32], index: int) -> None:
+        self._sources = (dataset.images, dataset.silhouettes, facts)
+        self.views = dataset.images[index].astype(np.float32) / 255
+        self.shapes = dataset.silhouettes[index].copy()
+        self.facts = np.tile(facts[index], (len(self.views), 1))
+
+    def put(self, places: NDArray[np.int64], objects: NDArray[np.int64], azimuths: NDArray[np.int64]) -> None:
+        """Show other pictures of the dataset in some places."""
+        images, shapes, facts = self._sources
+        self.views[places] = images[objects, azimuths].astype(np.float32) / 255
+        self.shapes[places] = shapes[objects, azimuths]
+        self.facts[places] = facts[objects]
 
 
 class SetMaker:
     """Makes damaged sets of a dataset's scenes."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, is_rendered: bool = True) -> None:
+        """Prepare.
+
+        Args:
+            dataset: the scenes.
+            is_rendered: whether its pictures are plain renders, so that a new render does not stand out;
+                otherwise "proportion" becomes "alike".
+        """
         self.dataset = dataset
+        self._is_rendered = is_rendered
+        self._facts = np.stack([scene_facts(scene) for scene in dataset.scenes])
         self._alike: dict[tuple[str, str], list[int]] = defaultdict(list)
         for index, scene in enumerate(dataset.scenes):
             self._alike[scene.family, scene.colour].append(index)
 
-    def make(
-        self,
-        index: int,
-        rng: np.random.Generator,
-        kinds: tuple[str | None, str | None, str | None] | None = None,
-    ) -> DamagedSet:
+    def make_pair(self, index: int, rng: np.random.Generator) -> tuple[DamagedSet, DamagedSet]:
+        """Two differently damaged sets of a scene; often twins, of which only one has damaged views."""
+        if rng.random() >= TWINS:
+            return self.make(index, rng), self.make(index, rng)
+        caption, view, texture = _draw_kinds(rng, 0.3, 1.0, 0.3)
+        seed = int(rng.integers(2**62))
+        twins = [
+            self.make(index, np.random.default_rng(seed), (caption, kind, texture)) for kind in (None, view)
+        ]
+        return twins[0], twins[1]
+
+    def make(self, index: int, rng: np.random.Generator, kinds: Kinds | None = None) -> DamagedSet:
         """Damage the set of scene `index`.
 
         Args:
             index: which scene.
-            rng: draws kinds and strengths.
+            rng: draws kinds and strengths; equal ones give equal captions and textures whatever the views.
             kinds: caption, view and texture damage to apply, each None for none; drawn when not given.
         """
         caption_kind, view_kind, texture_kind = kinds if kinds is not None else _draw_kinds(rng)
+        caption_rng, view_rng, texture_rng = rng.spawn(3)
         scene = self.dataset.scenes[index]
-        spec = describe(scene, rng)
+        spec = describe(scene, caption_rng)
         if caption_kind is not None:
-            spec = falsify(spec, caption_kind, rng)
-        views, visible, foreign = self._damage_views(index, view_kind, rng)
-        pixels = torch.from_numpy(views).permute(0, 3, 1, 2)
-        pixels, texture = damage_texture(pixels, texture_kind, rng)
-        alignment = (1 - wrongness(spec, scene)) * (1 - FOREIGN_WEIGHT * foreign)
+            spec = falsify(spec, caption_kind, caption_rng)
+        true, shown = (_Shown(self.dataset, self._facts, index) for _ in range(2))
+        if view_kind is not None:
+            self._damage_views(shown, index, view_kind, view_rng)
+        visible = visible_change(true.views, shown.views, true.shapes | shown.shapes)
+        pixels, texture = damage_texture(
+            torch.from_numpy(shown.views).permute(0, 3, 1, 2), texture_kind, texture_rng
+        )
+        is_foreign = view_kind in ("foreign", "attack_unrelated")
+        alignment = (1 - wrongness(spec, scene)) * (1 - FOREIGN_WEIGHT * float(visible.mean()) * is_foreign)
+        if view_kind == "attack_noise":
+            alignment = texture = 0.0
         geometry = 1 - float(np.sqrt(visible.mean()))
         overall = float(np.dot(OVERALL_WEIGHTS, (alignment, geometry, texture)))
-        damage = tuple(kind for kind in (caption_kind, view_kind, texture_kind) if kind is not None)
-        targets = (alignment, geometry, texture, overall)
-        return DamagedSet(pixels, spec.prompt, damage, targets, torch.from_numpy(visible))
+        return DamagedSet(
+            pixels,
+            spec.prompt,
+            tuple(kind for kind in (caption_kind, view_kind, texture_kind) if kind is not None),
+            (alignment, geometry, texture, overall),
+            torch.from_numpy(visible),
+            torch.from_numpy(shown.facts),
+        )
 
-    def _damage_views(
-        self, index: int, kind: str | None, rng: np.random.Generator
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
-        """Views [V, H, W, 3], visible change per view in [0, 1], visible share of another object's views."""
-        images, shapes = self.dataset.images, self.dataset.silhouettes
-        true = images[index].astype(np.float32) / 255
-        count = len(true)
-        unchanged = np.zeros(count, np.float32)
-        if kind is None:
-            return true, unchanged, 0.0
-        objects, azimuths = np.full(count, index), np.arange(count)
-        chosen = rng.permutation(count)[: rng.integers(1, count // 2 + 1)]
-        opacity = 1.0
+    def _damage_views(self, shown: _Shown, index: int, kind: str, rng: np.random.Generator) -> None:
+        """Overwrite some or all views of scene `index`."""
+        count = len(shown.views)
+        places = rng.permutation(count)[: rng.integers(1, count // 2 + 1)]
+        all_places = np.arange(count)
+        if kind == "proportion" and self._is_rendered:
+            scene = other_proportions(self.dataset.scenes[index], rng)
+            azimuths = [self.dataset.azimuths_deg[place] for place in places]
+            images, shown.shapes[places] = render_views(scene, azimuths, shown.views.shape[1])
+            shown.views[places] = images.astype(np.float32) / 255
+            shown.facts[places] = scene_facts(scene)
+        elif kind in ("alike", "proportion"):
+            shown.put(places, np.array([self.alike(index, rng)]), places)
+        elif kind == "foreign":
+            shown.put(places, np.array([self._other_family(index, rng)]), places)
+        elif kind == "attack_unrelated":
+            objects = np.array([self._other_family(index, rng) for _ in all_places])
+            shown.put(all_places, objects, all_places)
+        elif kind in ("mirror", "attack_mirror"):
+            places = places if kind == "mirror" else all_places
+            shown.views[places] = shown.views[places, :, ::-1]
+            shown.shapes[places] = shown.shapes[places, :, ::-1]
+        elif kind == "attack_noise":
+            shown.views[:] = rng.random(shown.views.shape, dtype=np.float32)
+            shown.facts[:] = 0
+        else:
+            self._turn(shown, index, kind, places, rng)
+
+    def _turn(
+        self, shown: _Shown, index: int, kind: str, places: NDArray[np.int64], rng: np.random.Generator
+    ) -> None:
+        """Show views of the same object in wrong places."""
+        count = len(shown.views)
+        true, azimuths = shown.views.copy(), np.arange(count)
         if kind == "swap":
-            chosen = rng.permutation(count)[: rng.integers(2, count + 1)]
-            azimuths[chosen] = np.roll(azimuths[chosen], 1)
+            places = rng.permutation(count)[: rng.integers(2, count + 1)]
+            azimuths[places] = np.roll(azimuths[places], 1)
         elif kind == "rotate":
             azimuths = np.roll(azimuths, rng.integers(1, count))
-        elif kind in ("repeat", "ghost"):
-            azimuths[chosen] = (azimuths[chosen] + rng.integers(1, count, len(chosen))) % count
-            opacity = float(rng.uniform(0.2, 0.6)) if kind == "ghost" else 1.0
+        elif kind == "attack_repeat":
+            azimuths[:] = rng.integers(count)
         else:
-            objects[chosen] = self._other_object(index, kind == "proportion", rng)
-        shown = images[objects, azimuths].astype(np.float32) / 255
-        shown = opacity * shown + (1 - opacity) * true
-        visible = visible_change(true, shown, shapes[index] | shapes[objects, azimuths])
-        foreign = float(visible.mean()) if kind == "foreign" else 0.0
-        return shown, visible, foreign
+            azimuths[places] = (azimuths[places] + rng.integers(1, count, len(places))) % count
+        shown.put(np.arange(count), np.array([index]), azimuths)
+        if kind == "ghost":
+            opacity = np.float32(rng.uniform(0.2, 0.6))
+            shown.views = opacity * shown.views + (1 - opacity) * true
 
-    def _other_object(self, index: int, is_alike: bool, rng: np.random.Generator) -> int:
-        """Another scene: of the same family and colour where there is one, or of another family."""
+    def alike(self, index: int, rng: np.random.Generator) -> int:
+        """Another scene of the same family and colour; the same one where there is no other."""
         scene = self.dataset.scenes[index]
-        if is_alike:
-            candidates = [i for i in self._alike[scene.family, scene.colour] if i != index]
-            return candidates[int(rng.integers(len(candidates)))] if candidates else index
+        candidates = [i for i in self._alike[scene.family, scene.colour] if i != index]
+        return candidates[int(rng.integers(len(candidates)))] if candidates else index
+
+    def _other_family(self, index: int, rng: np.random.Generator) -> int:
+        """A scene of another family, where there is one."""
         while True:
             other = int(rng.integers(len(self.dataset.scenes)))
-            if self.dataset.scenes[other].family != scene.family or len(self._alike) == 1:
+            is_other = self.dataset.scenes[other].family != self.dataset.scenes[index].family
+            if is_other or len(self._alike) == 1:
                 return other
 
 
@@ -204,12 +254,18 @@ def subset(dataset: Dataset, images: NDArray[np.uint8]) -> Dataset:
     )
 
 
-def _draw_kinds(rng: np.random.Generator) -> tuple[str | None, str | None, str | None]:
-    """Each of the three damages with probability one half, independently."""
-    drawn: list[str | None] = []
-    for kinds in (("family", "colour", "part", "swap"), VIEW_DAMAGES, TEXTURE_DAMAGES):
-        drawn.append(kinds[int(rng.integers(len(kinds)))] if rng.random() < 0.5 else None)
-    return drawn[0], drawn[1], drawn[2]
+def _draw_kinds(
+    rng: np.random.Generator, caption: float = 0.5, view: float = 0.5, texture: float = 0.5
+) -> Kinds:
+    """Each of the three damages with its probability, independently."""
+    is_damaged = rng.random(3) < (caption, view, texture)
+    view_kind = VIEW_DAMAGES[int(rng.choice(len(VIEW_DAMAGES), p=VIEW_CHANCES))]
+    texture_kind = TEXTURE_DAMAGES[int(rng.integers(len(TEXTURE_DAMAGES)))]
+    return (
+        "any" if is_damaged[0] else None,
+        view_kind if is_damaged[1] else None,
+        texture_kind if is_damaged[2] else None,
+    )
 
 
 def visible_change(
@@ -225,12 +281,3 @@ def visible_change(
     change = np.abs(true - shown).mean(axis=-1) * mask
     area = np.maximum(mask.sum(axis=(1, 2)), 1)
     return np.minimum(1, change.sum(axis=(1, 2)) / area / VISIBLE_CHANGE).astype(np.float32)
-
-
-def _spec(family: str, colour: str, part: str | None, rng: np.random.Generator) -> PromptSpec:
-    return PromptSpec(phrase(family, colour, part, int(rng.integers(4))), family, colour, part)
-
-
-def _other(names: tuple[str, ...], excluded: tuple[str, ...], rng: np.random.Generator) -> str:
-    left = [name for name in names if name not in excluded]
-    return left[int(rng.integers(len(left)))]

@@ -17,11 +17,13 @@ from ..data.captions import phrase
 from ..data.dataset import Dataset
 from ..data.scenes import COLOURS, FAMILIES
 from ..stages.stage import update_rng
-from .reward_data import TEXTURE_DAMAGES, VIEW_DAMAGES, DamagedSet, SetMaker, describe, falsify
+from .lies import CAPTION_DAMAGES, describe, falsify, possible_lies
+from .reward_data import ATTACKS, TEXTURE_DAMAGES, VIEW_DAMAGES, DamagedSet, SetMaker
 
-CAPTION_DAMAGES = ("family", "colour", "part", "swap")
 # Two sets whose targets are closer than this are not asked to be ordered.
 MIN_TARGET_GAP = 0.1
+# Sets whose pictures change by less than this share of a whole change count as undamaged: a table, repeated.
+MIN_VISIBLE = 0.02
 Figures = dict[str, float]
 
 
@@ -49,6 +51,7 @@ def pairwise_accuracy(scores: NDArray[np.float64], targets: NDArray[np.float64])
 def clip_figures(reward: ClipScore, dataset: Dataset, num_scenes: int) -> Figures:
     """Share of (view, true, false caption) triples in which the true one scores higher, per kind of lie.
 
+    Only descriptions that say a part's or a companion's colour are asked about it.
     Also how often the best of all plain sentences ("a red mug", ...) names a view's family and its colour.
     """
     right: dict[str, list[float]] = defaultdict(list)
@@ -58,9 +61,9 @@ def clip_figures(reward: ClipScore, dataset: Dataset, num_scenes: int) -> Figure
         views = reward.encode_images(_to_pixels(dataset.images[index]))
         true = describe(scene, rng)
         for kind in CAPTION_DAMAGES:
+            if kind not in possible_lies(true):
+                continue
             lie = falsify(true, kind, rng)
-            if kind in ("part", "swap") and lie.part_colour == true.part_colour:
-                continue  # the scene has no part to lie about
             good, bad = (views @ reward.encode_prompts([true.prompt, lie.prompt]).T).unbind(dim=1)
             right[f"pairwise_{kind}"].append(float((good > bad).float().mean()))
         best = (views @ sentences.T).argmax(dim=1).tolist()
@@ -82,6 +85,14 @@ def hyperscore_figures(reward: Reward, dataset: Dataset, num_scenes: int, sets_p
     """Rank correlation and within-scene pairwise accuracy of every head with its target.
 
     `drop_<head>_<damage>`: how far that damage alone lowers the head; `seen_...`: how often "overall" falls.
+    `alike`, `proportion`, `attack_...`: `seen_...` in those of the scenes where the pictures visibly change
+    (MIN_VISIBLE); `num_...` says how many.
+
+    Args:
+        reward: a HyperScore.
+        dataset: scenes; those after the first `num_scenes` only lend views to damaged sets.
+        num_scenes: how many to ask about.
+        sets_per_scene: of randomly damaged ones.
     """
     maker, rows = SetMaker(dataset), range(min(num_scenes, len(dataset.scenes)))
     sets = [[maker.make(row, update_rng(2 + k, row)) for k in range(sets_per_scene)] for row in rows]
@@ -109,7 +120,13 @@ def _drops(reward: Reward, maker: SetMaker, rows: range) -> Figures:
             scores = _score(reward, made)
             figures[f"drop_{HEADS[head]}_{kind}"] = float((clean - scores)[:, head].mean())
             figures[f"target_drop_{HEADS[head]}_{kind}"] = 1 - float(np.mean([m.targets[head] for m in made]))
-            figures[f"seen_{HEADS[head]}_{kind}"] = float((clean > scores)[:, 3].mean())
+            is_seen = (clean > scores)[:, 3]
+            figures[f"seen_{HEADS[head]}_{kind}"] = float(is_seen.mean())
+            if kind in ("alike", "proportion", *ATTACKS):
+                is_asked = np.array([float(m.view_changes.mean()) >= MIN_VISIBLE for m in made])
+                figures[f"num_{kind}"] = float(is_asked.sum())
+                if is_asked.any():
+                    figures[kind] = float(is_seen[is_asked].mean())
     return figures
 
 

@@ -76,4 +76,5 @@ def test_the_tasks_reach_the_directions_embeddings(clip, tasks, rendered):
     assert gradient is not None
     used = sorted(set(batch.claims.tolist()) - {NO_CLAIM})
     assert (gradient[used].abs().amax(dim=1) > 0).all()
+    assert tasks.facts.weight.grad is not None
     assert not any("visual" in name for name, _ in tasks.named_parameters())

@@ -10,6 +10,7 @@ import torch
 
 from training.toybox.rewards.clip_training import TOYBOX_CLIP
 from training.toybox.rewards.hyperscore_training import (
+    CONTRASTS,
     SetBatch,
     ShortCuts,
     _create_model,
@@ -17,8 +18,9 @@ from training.toybox.rewards.hyperscore_training import (
     set_loss,
     train_hyperscore,
     training_loss,
+    twin_loss,
 )
-from training.toybox.rewards.reward_data import SetMaker
+from training.toybox.rewards.reward_data import NUM_FACTS, SetMaker
 from training.toybox.stages.stage import StageConfig
 
 
@@ -61,19 +63,38 @@ def test_at_the_start_every_part_that_learns_has_a_gradient(rendered):
 
 
 def test_the_short_cuts_loss_is_that_of_the_hand_computed_case():
-    # One set of two views with one patch each, d = 2; both heads read sums.
+    # One set of six views with one patch each, d = 2; only the alignment and the facts answer anything but 0.
     short_cuts = ShortCuts(2)
-    for head in (short_cuts.view_damage, short_cuts.alignment):
-        torch.nn.init.ones_(head.weight)
-        torch.nn.init.zeros_(head.bias)
-    patches, end = torch.tensor([[[0.1, 0.2], [0.3, 0.4]]]), torch.tensor([[1.0, 0.5]])
-    damage = torch.tensor([[[0.3, 0.0], [0.7, 0.7]]])
-    batch = SetBatch(torch.zeros(1, 2, 3, 1, 1), torch.zeros(1, 1), torch.tensor([[1.0, 0, 0, 0]]), damage)
-    of_views = (0.3 - 0.0) ** 2 / 4  # the other three are right: 0.1 + 0.2 = 0.3, 0.3 + 0.4 = 0.7
-    alignment = 0.2 * 1.0 + 0.3 * 0.5  # of the mean patch (0.2, 0.3)
-    assert float(short_cuts.loss(patches, end, batch).detach()) == pytest.approx(
-        of_views + (alignment - 1) ** 2
+    for parameter in short_cuts.parameters():
+        torch.nn.init.zeros_(parameter)
+    torch.nn.init.ones_(short_cuts.alignment.weight)
+    torch.nn.init.constant_(short_cuts.facts.bias, 0.5)
+    patches, end = torch.tensor([[[0.1, 0.2], [0.3, 0.4]]]).repeat(1, 3, 1), torch.tensor([[1.0, 0.5]])
+    damage, targets = torch.full((1, 6, 2), 0.3), torch.tensor([[1.0, 0.7, 0, 0]])
+    batch = SetBatch(
+        torch.zeros(1, 6, 3, 1, 1), torch.zeros(1, 1), targets, damage, torch.ones(1, 6, NUM_FACTS)
     )
+    alignment = 0.2 * 1.0 + 0.3 * 0.5  # of the mean patch (0.2, 0.3)
+    contrasts = sum((0.5 - sign) ** 2 for contrast in CONTRASTS for sign in contrast) / 30
+    assert float(short_cuts.loss(patches, end, batch).detach()) == pytest.approx(
+        0.3**2 + (alignment - 1) ** 2 + 0.7**2 + contrasts
+    )
+
+
+def test_contrasts_vanish_where_all_views_show_the_same_and_are_independent():
+    contrasts = torch.tensor(CONTRASTS)
+    assert (contrasts.sum(dim=1) == 0).all()
+    assert int(torch.linalg.matrix_rank(contrasts)) == 5
+    assert torch.equal(contrasts @ contrasts.T, torch.diag((contrasts**2).sum(dim=1)))
+
+
+def test_the_order_of_twins_counts_however_small_their_gap():
+    # Four sets of two scenes; the first pair is a hair apart, the second has no order.
+    targets = torch.tensor([0.90, 0.88, 0.5, 0.5])[:, None].expand(4, 4)
+    scores = torch.tensor([0.6, 0.7, 0.1, 0.9])[:, None].expand(4, 4)
+    weight = 0.02 / 0.05  # of TWIN_GAP; four heads
+    expected = 0.5 * 0.1 * math.log(1 + math.exp(0.1 / 0.1)) * (4 * weight) / (4 * weight)
+    assert float(twin_loss(scores, targets)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_views_damage_is_its_change_and_the_sets_texture(rendered):
