@@ -8,12 +8,13 @@ higher scores.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..formats.safetensors_io import read_with_config, write_safetensors
@@ -23,9 +24,11 @@ from .prompt_lists import PromptSpec
 
 ARCHITECTURE = "toybox-judge"
 STEM_WIDTH = 24
-BLOCKS = ((24, 1), (48, 2), (96, 2), (96, 1))
-"""(width, stride) of each residual block. The last map is 8 x 8: small parts vanish in a coarser one."""
-HIDDEN_WIDTH = 128
+DETAIL_BLOCKS = ((24, 1), (48, 2))
+"""(width, stride) of the residual blocks up to a map of 16 x 16 places, which still shows small parts."""
+SCENE_BLOCKS = ((96, 2), (96, 2))
+"""Those after it, down to 4 x 4 places: what the object is and where it faces."""
+HIDDEN_WIDTH = 96
 ABSENT = "none"
 """The companion's class where the object stands alone."""
 CHUNK_SIZE = 96
@@ -90,6 +93,31 @@ class ResidualBlock(nn.Module):
         return torch.relu(self.body(x) + self.skip(x))
 
 
+class PlaceHead(nn.Module):
+    """Answers about a thing in the picture: it attends to the places that show it.
+
+    Every place gives logits and a weight; they follow from the place's details, from what the object is, and
+    from where in the object the place is.
+    """
+
+    def __init__(self, classes: int) -> None:
+        """Create an untrained head."""
+        super().__init__()
+        width = SCENE_BLOCKS[-1][0]
+        self.from_details = nn.Conv2d(DETAIL_BLOCKS[-1][0], HIDDEN_WIDTH, 3, 1, 1)
+        self.from_scene = nn.Conv2d(width, HIDDEN_WIDTH, 1)
+        self.from_features = nn.Linear(2 * width, HIDDEN_WIDTH)
+        self.answer = nn.Conv2d(HIDDEN_WIDTH, classes + 1, 1)
+
+    def forward(self, details: Tensor, scene: Tensor, features: Tensor) -> Tensor:
+        """[n, c, H, W], [n, C, h, w] with h <= H and [n, 2 C] -> logits [n, classes]."""
+        coarse = self.from_scene(scene) + self.from_features(features)[:, :, None, None]
+        hidden = self.from_details(details) + F.interpolate(coarse, size=details.shape[-2:], mode="bilinear")
+        answers = self.answer(torch.relu(hidden)).flatten(2)
+        logits, weights = answers[:, 1:], answers[:, :1].softmax(dim=-1)
+        return (weights * logits).sum(dim=-1)
+
+
 class Judge(nn.Module):
     """Five heads on one convolutional trunk; each answers about a single 64 px picture."""
 
@@ -102,28 +130,26 @@ class Judge(nn.Module):
         self.num_azimuths = num_azimuths
         self.part_colours = (*self.colours, *self.materials)
         self.companion_colours = (*self.colours, ABSENT)
-        width = STEM_WIDTH
-        layers: list[nn.Module] = [nn.Conv2d(3, width, 5, 2, 2, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-        for outputs, stride in BLOCKS:
-            layers.append(ResidualBlock(width, outputs, stride))
-            width = outputs
-        self.trunk = nn.Sequential(*layers)
-        features = 2 * width  # mean and maximum over the places
+        stem = [nn.Conv2d(3, STEM_WIDTH, 5, 2, 2, bias=False), nn.BatchNorm2d(STEM_WIDTH), nn.ReLU()]
+        self.details = nn.Sequential(*stem, *_residual_blocks(STEM_WIDTH, DETAIL_BLOCKS))
+        self.scene = nn.Sequential(*_residual_blocks(DETAIL_BLOCKS[-1][0], SCENE_BLOCKS))
+        features = 2 * SCENE_BLOCKS[-1][0]  # mean and maximum over the places
         self.family = nn.Linear(features, len(self.families))
         self.colour = nn.Linear(features, len(self.colours))
-        self.part = _deep_head(features, len(self.part_colours))
-        self.companion = _deep_head(features, len(self.companion_colours))
+        self.part = PlaceHead(len(self.part_colours))
+        self.companion = PlaceHead(len(self.companion_colours))
         self.azimuth = nn.Linear(features, num_azimuths)
 
     def forward(self, images: Tensor) -> JudgeLogits:
         """Answer for pictures [n, 3, 64, 64] in [0, 1]."""
-        places = self.trunk(2 * images - 1).flatten(2)
-        features = torch.cat([places.mean(dim=2), places.amax(dim=2)], dim=1)
+        details = self.details(2 * images - 1)
+        scene = self.scene(details)
+        features = torch.cat([scene.mean(dim=(2, 3)), scene.amax(dim=(2, 3))], dim=1)
         return JudgeLogits(
             self.family(features),
             self.colour(features),
-            self.part(features),
-            self.companion(features),
+            self.part(details, scene, features),
+            self.companion(details, scene, features),
             self.azimuth(features),
         )
 
@@ -179,9 +205,10 @@ def _set_probability(logits: Tensor) -> Tensor:
     return logits.mean(dim=1).softmax(dim=-1)
 
 
-def _deep_head(features: int, classes: int) -> nn.Sequential:
-    """A head with a hidden layer: where a part is in a picture depends on the family."""
-    return nn.Sequential(nn.Linear(features, HIDDEN_WIDTH), nn.ReLU(), nn.Linear(HIDDEN_WIDTH, classes))
+def _residual_blocks(width: int, blocks: Sequence[tuple[int, int]]) -> Iterator[ResidualBlock]:
+    for outputs, stride in blocks:
+        yield ResidualBlock(width, outputs, stride)
+        width = outputs
 
 
 def _is_wanted(

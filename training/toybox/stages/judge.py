@@ -24,7 +24,7 @@ from .stage import Checkpointer, StageConfig, Stateful, cosine_lr, update_rng
 
 logger = logging.getLogger(__name__)
 
-NUM_UPDATES = 1800
+NUM_UPDATES = 1500
 BATCH_SCENES = 27
 MATERIALS = ("wooden", "metal")
 """What a part may be of besides the ten colours."""
@@ -89,10 +89,10 @@ def train(config: StageConfig, datasets: Sequence[Dataset]) -> Judge:
 
 
 def judge_loss(logits: JudgeLogits, labels: Labels) -> Tensor:
-    """Sum of the heads' cross-entropies.
+    """Sum of the heads' cross-entropies, view by view, and of part and companion for the whole set, too.
 
-    Family, colour and azimuth show in every view, so every view answers. A part or a companion may be hidden
-    from some sides, so the set answers, as in the verdict.
+    A part or a companion may be hidden from some sides. The verdict is about the sum of the views'
+    log-probabilities, so this is trained as well: a view that does not show a part learns to be unsure of it.
 
     Args:
         logits: of B sets of V views, [B, V, classes].
@@ -100,17 +100,18 @@ def judge_loss(logits: JudgeLogits, labels: Labels) -> Tensor:
     """
     count, views = logits.azimuth.shape[:2]
     azimuths = torch.arange(views, device=logits.azimuth.device).expand(count, -1)
-    by_view = [
-        (logits.family, labels.family[:, None].expand(-1, views)),
-        (logits.colour, labels.colour[:, None].expand(-1, views)),
-        (logits.azimuth, azimuths),
-    ]
+    by_view = [(x, y[:, None].expand(-1, views)) for x, y in zip(logits[:4], labels, strict=True)]
     by_set = [(logits.part, labels.part), (logits.companion, labels.companion)]
-    terms = [F.cross_entropy(x.flatten(0, 1), y.flatten()) for x, y in by_view]
-    for x, y in by_set:
-        summed = F.cross_entropy(x.mean(dim=1), y, ignore_index=UNKNOWN, reduction="sum")
-        terms.append(summed / (y != UNKNOWN).sum().clamp(min=1))
+    terms = [_known_cross_entropy(x.flatten(0, 1), y.flatten()) for x, y in by_view]
+    terms += [_known_cross_entropy(x.log_softmax(dim=-1).sum(dim=1), y) for x, y in by_set]
+    terms.append(F.cross_entropy(logits.azimuth.flatten(0, 1), azimuths.flatten()))
     return torch.stack(terms).sum()
+
+
+def _known_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy over the known labels; 0 where there are none."""
+    total = F.cross_entropy(logits, labels, ignore_index=UNKNOWN, reduction="sum")
+    return total / (labels != UNKNOWN).sum().clamp(min=1)
 
 
 def scene_labels(dataset: Dataset) -> Labels:

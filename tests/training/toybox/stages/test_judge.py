@@ -43,18 +43,25 @@ def zeros(**logits):
     return JudgeLogits(**{name: torch.zeros(1, 2, 3) for name in JudgeLogits._fields} | logits)
 
 
-def test_views_answer_for_what_every_view_shows_and_the_set_for_the_rest():
+def test_every_view_answers_and_the_set_does_for_what_a_view_may_hide():
     labels = Labels(*(torch.tensor([0]) for _ in Labels._fields))
     logits = torch.tensor([[[4.0, 0.0, 0.0], [0.0, 0.0, 0.0]]])
     equal = math.log(3)
-    by_view = (math.log(1 + 2 * math.exp(-4)) + equal) / 2  # each view by itself
-    by_set = math.log(1 + 2 * math.exp(-2))  # the mean of the logits of the right class is 4 / 2
-    assert judge_loss(zeros(), labels).item() == pytest.approx(5 * equal)
-    for name, expected in [("family", by_view), ("colour", by_view), ("part", by_set), ("companion", by_set)]:
-        assert judge_loss(zeros(**{name: logits}), labels).item() == pytest.approx(4 * equal + expected)
+    view = (math.log(1 + 2 * math.exp(-4)) + equal) / 2
+    # The other view gives all classes the same, so the set is as sure as the view that shows the part.
+    both = view + math.log(1 + 2 * math.exp(-4))
+    assert judge_loss(zeros(), labels).item() == pytest.approx(7 * equal)
+    for name, terms, expected in [
+        ("family", 1, view),
+        ("colour", 1, view),
+        ("part", 2, both),
+        ("companion", 2, both),
+    ]:
+        loss = judge_loss(zeros(**{name: logits}), labels).item()
+        assert loss == pytest.approx((7 - terms) * equal + expected)
     # The azimuth of view 0 is 0, of view 1 is 1.
     azimuth = torch.tensor([[[4.0, 0.0, 0.0], [0.0, 4.0, 0.0]]])
-    expected = 4 * equal + math.log(1 + 2 * math.exp(-4))
+    expected = 6 * equal + math.log(1 + 2 * math.exp(-4))
     assert judge_loss(zeros(azimuth=azimuth), labels).item() == pytest.approx(expected)
 
 
@@ -63,7 +70,7 @@ def test_a_part_of_an_unknown_material_is_left_out():
     part = torch.tensor([[[4.0, 0.0, 0.0], [0.0, 0.0, 0.0]]], requires_grad=True)
     loss = judge_loss(zeros(part=part), labels)
     loss.backward()
-    assert loss.item() == pytest.approx(4 * math.log(3))
+    assert loss.item() == pytest.approx(5 * math.log(3))
     assert not part.grad.any()
 
 
