@@ -28,7 +28,7 @@ DETAIL_BLOCKS = ((24, 1), (48, 2))
 """(width, stride) of the residual blocks up to a map of 16 x 16 places, which still shows small parts."""
 SCENE_BLOCKS = ((96, 2), (96, 2))
 """Those after it, down to 4 x 4 places: what the object is and where it faces."""
-HIDDEN_WIDTH = 96
+HIDDEN_WIDTH = 88
 ABSENT = "none"
 """The companion's class where the object stands alone."""
 CHUNK_SIZE = 96
