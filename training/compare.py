@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--preset", default="comparison", help="training preset shared by all methods")
     add("--methods", nargs="+", default=list(METHODS), help=f"of {', '.join(METHODS)}")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    add("--prompts", type=os.path.expanduser, default="heldout200", help="prompt set or file to measure on")
+    add("--prompts", type=os.path.expanduser, default="heldout", help="prompt set or file to measure on")
     add("--num-prompts", type=int, default=200, help="how many of them, at even distances")
     add("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each")
     add("--quick", action="store_true", help="into <out>_quick: 8 iterations, 40 prompts, one seed")

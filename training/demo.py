@@ -48,6 +48,8 @@ GOALS = {
     "joint_reward": "joint-view reward (trained on, as a constraint)",
     "judge_family": "judge: right family",
     "judge_colour": "judge: right colour",
+    "judge_part": "judge: right part colour",
+    "judge_relation": "judge: right second object",
     "judge_azimuth": "judge: right azimuth",
 }
 """What the LoRA should improve, in words."""

@@ -11,7 +11,7 @@ import yaml
 
 from t2mv_core.samplers import SamplingSettings
 from t2mv_core.toybox.judge import Judge
-from t2mv_core.toybox.prompt_lists import find_specs
+from t2mv_core.toybox.prompt_lists import PromptSpec, find_specs
 from training import demo, evaluate
 from training.config import config_to_dict, load_config
 from training.data.prompts import load_prompts, load_split
@@ -34,7 +34,7 @@ def questions():
 @pytest.fixture
 def instruments(plain_rewards):
     torch.manual_seed(0)
-    return Instruments(plain_rewards, Judge(tuple(FAMILIES), tuple(COLOURS), 6))
+    return Instruments(plain_rewards, Judge(tuple(FAMILIES), tuple(COLOURS), ("wooden", "metal"), 6))
 
 
 def test_a_variant_measured_twice_differs_by_nothing(tiny_bundle, instruments, questions, tmp_path):
@@ -89,6 +89,16 @@ def test_azimuth_counts_for_asymmetric_families_only(instruments):
     for value, spec in zip(values["judge_azimuth"], specs, strict=True):
         assert value.isnan() != FAMILIES[spec.family].is_asymmetric
     assert ((values["judge_family"] == 0) | (values["judge_family"] == 1)).all()
+
+
+def test_part_and_relation_count_where_the_prompt_names_them(instruments):
+    specs = [
+        PromptSpec("", "mug", "red", part, companion)
+        for part, companion in ((None, None), ("blue", None), (None, "green"), ("wooden", "green"))
+    ]
+    values = judge_sets(instruments.judge, torch.rand(len(specs), 6, 3, 64, 64), specs)
+    assert values["judge_part"].isnan().tolist() == [True, False, True, False]
+    assert values["judge_relation"].isnan().tolist() == [True, True, False, False]
 
 
 def test_prompts_the_judge_does_not_know_have_no_specs():
@@ -226,7 +236,7 @@ def test_a_run_gives_its_settings_and_held_out_prompts(tmp_path):
     assert arguments.lora == [Path("a=1.safetensors")]
     assert find_questions(arguments, config).prompts == load_split("toybox", 0.2).held_out
     arguments, config = evaluate.parse(["--out", "x", "--num-prompts", "100"])
-    assert find_questions(arguments, config).prompts == tuple(load_prompts("heldout"))
+    assert find_questions(arguments, config).prompts == spread(load_prompts("heldout"), 100)
     arguments, config = evaluate.parse(["--out", "x", "evaluation.prompts=dev"])
     assert find_questions(arguments, config).prompts == tuple(load_prompts("dev"))
 

@@ -68,10 +68,11 @@ PROMPT_SETS: dict[str, Callable[[], list[str]]] = {
     "animals": partial(shipped_prompts, "animals"),
     "toybox": partial(toybox_train_prompts, "train"),
     "toybox_parts": partial(toybox_train_prompts, "train", "train_parts"),
+    "toybox_relations": partial(toybox_train_prompts, "train", "train_relations"),
+    "toybox_all": partial(toybox_train_prompts, "train", "train_parts", "train_relations"),
     "objects": partial(shipped_prompts, "objects"),
     "dev": partial(toybox_prompts, "dev"),
     "heldout": partial(toybox_prompts, "held_out"),
-    "heldout200": partial(toybox_prompts, "held_out", "more_held_out"),
 }
 
 

@@ -235,12 +235,20 @@ def reward_values(scores: Scores, only_measuring: frozenset[str] = frozenset()) 
 
 
 def judge_sets(judge: Judge, images: Tensor, specs: Sequence[PromptSpec]) -> dict[str, Tensor]:
-    """Return the judge's verdicts as shares in [0, 1], [B]; azimuth is NaN for symmetric families."""
+    """Return the judge's verdicts as shares in [0, 1], [B].
+
+    Part colour and relation (the second object's colour) are NaN where the prompt names none; azimuth is NaN
+    for symmetric families.
+    """
     verdict = judge.judge_views(images, specs)
+    has_part = torch.tensor([spec.part_colour is not None for spec in specs])
+    has_relation = torch.tensor([spec.companion_colour is not None for spec in specs])
     is_asymmetric = torch.tensor([spec.family in asymmetric_families() for spec in specs])
     azimuth = verdict.azimuth.float().mean(dim=1)
     return {
         "judge_family": verdict.family.float(),
         "judge_colour": verdict.colour.float(),
+        "judge_part": torch.where(has_part, verdict.part.float(), torch.nan),
+        "judge_relation": torch.where(has_relation, verdict.companion.float(), torch.nan),
         "judge_azimuth": torch.where(is_asymmetric, azimuth, torch.nan),
     }

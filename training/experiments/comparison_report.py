@@ -28,6 +28,8 @@ COLUMNS = {
     "joint_overall": "overall (joint reward)",
     "judge_family": "judge: family",
     "judge_colour": "judge: colour",
+    "judge_part": "judge: part colour",
+    "judge_relation": "judge: relation",
     "judge_azimuth": "judge: azimuth",
     "hull_consistency": "hull consistency",
 }

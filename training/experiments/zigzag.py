@@ -61,7 +61,10 @@ NUM_DEV, NUM_HELD_OUT, NUM_GAPS = 60, 120, 24
 PAPERS = "zmv (first step)"
 STILL = 0.1
 BATCH_SIZE = 10
-SHOWN = ("view_reward", "joint_reward", "judge_colour", "judge_azimuth", "hull_consistency")
+SHOWN = (
+    "view_reward", "joint_reward", "judge_colour", "judge_part", "judge_relation", "judge_azimuth",
+    "hull_consistency",
+)  # fmt: skip
 
 
 @dataclass
@@ -338,7 +341,7 @@ def measure_group(
     group: str, ways: Sequence[Way], bundle: ModelBundle, instruments: Instruments
 ) -> tuple[list[str], dict[str, Any]]:
     """Measure all ways on development prompts, a student's best on held-out ones; return text and JSON."""
-    dev, held_out = spread(load_prompts("dev"), NUM_DEV), spread(load_prompts("heldout200"), NUM_HELD_OUT)
+    dev, held_out = spread(load_prompts("dev"), NUM_DEV), spread(load_prompts("heldout"), NUM_HELD_OUT)
     reference = ways[0].name
     found = {way.name: measure(way, bundle, instruments, dev, DEV_SEED) for way in tqdm(ways, group)}
     gaps = gap_rows(bundle, dev[:NUM_GAPS], ways[0].settings)

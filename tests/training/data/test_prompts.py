@@ -54,14 +54,15 @@ def test_every_set_holds_distinct_prompts(name):
     assert prompts == [prompt.strip() for prompt in prompts]
 
 
-@pytest.mark.parametrize("measured_on", ["dev", "heldout", "heldout200"])
+@pytest.mark.parametrize("measured_on", ["dev", "heldout"])
 def test_training_prompts_are_disjoint_from_those_results_are_measured_on(measured_on):
-    assert not set(load_prompts("toybox")) & set(load_prompts(measured_on))
+    assert not set(load_prompts("toybox_all")) & set(load_prompts(measured_on))
 
 
-def test_the_larger_held_out_set_begins_with_the_smaller_one():
-    assert len(load_prompts("heldout200")) == 200
-    assert load_prompts("heldout200")[:100] == load_prompts("heldout")
+def test_all_toybox_prompts_are_the_plain_ones_those_with_parts_and_those_with_second_objects():
+    plain, parts, relations = map(load_prompts, ("toybox", "toybox_parts", "toybox_relations"))
+    assert parts[: len(plain)] == relations[: len(plain)] == plain
+    assert load_prompts("toybox_all") == parts + relations[len(plain) :]
 
 
 def test_there_are_45_animals_in_a_template():

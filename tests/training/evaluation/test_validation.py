@@ -238,7 +238,8 @@ def test_a_prompt_file_without_held_out_lines_gets_a_sentence(make_trainer, tmp_
 def test_the_judge_sees_its_own_cameras_only(make_trainer, monkeypatch):
     from training.toybox.data.scenes import COLOURS, FAMILIES
 
-    monkeypatch.setattr(validation, "load_judge", lambda: Judge(tuple(FAMILIES), tuple(COLOURS), 6))
+    untrained = Judge(tuple(FAMILIES), tuple(COLOURS), ("wooden", "metal"), 6)
+    monkeypatch.setattr(validation, "load_judge", lambda: untrained)
     rig = {"azimuths_deg": [0, 45, 90, 180, 270, 315]}
     trainer = make_trainer(sampling=rig, evaluation={"num_prompts": 2, "stop_measure": "judge_colour"})
     trainer.monitor.measure_when_due(0, nullcontext(), trainer.accelerator, trainer.display)

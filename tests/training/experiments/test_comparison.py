@@ -34,7 +34,7 @@ TINY = [
 @pytest.fixture
 def task(tmp_path):
     config = load_config("comparison", TINY)
-    prompts = tuple(load_prompts("heldout200")[:3])
+    prompts = tuple(load_prompts("heldout")[:3])
     return Task("none", 0, config, prompts, tmp_path / "runs", tmp_path / "work")
 
 

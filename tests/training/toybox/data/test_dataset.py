@@ -54,7 +54,9 @@ def test_families_take_turns_and_training_scenes_are_never_held_out():
     names = list(FAMILIES)
     scenes = [dataset_scene(0, index) for index in range(3 * len(names))]
     assert [scene.family for scene in scenes] == names * 3
-    assert not any(is_held_out(scene.family, scene.colour, scene.part_colour) for scene in scenes)
+    assert not any(
+        is_held_out(scene.family, scene.colour, scene.part_colour, scene.companion_colour) for scene in scenes
+    )
 
 
 def test_seeds_give_different_datasets():
