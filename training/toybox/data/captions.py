@@ -106,7 +106,7 @@ def _varied(pairs: list[tuple[str, str]], shift: int, kind: str = "", style: int
     """Each pair in turn plain, with a part, with a companion, with both, in allowed colours."""
     for number, (family, colour) in enumerate(pairs):
         part = _other_colour(colour, number + shift) if number % 4 in (1, 3) else None
-        companion = _other_colour(colour, 2 * number + shift + 4) if number % 4 in (2, 3) else None
+        companion = _other_colour(colour, number + number // 4 + shift + 4) if number % 4 in (2, 3) else None
         if family not in COMPANIONS or (family, companion) in HELD_OUT_RELATIONS:
             companion = None
             part = part or _other_colour(colour, number + shift)
@@ -172,7 +172,8 @@ def _held_out_prompts(per_kind: int = 75) -> list[PromptSpec]:
         for colour in [_allowed_colour(family, companion, number + 2 * shift)]
     ]  # fmt: skip
     kinds = [_distinct(kind)[:per_kind] for kind in (seen, unseen_pair, unseen_part, unseen_relation)]
-    return [kind[number] for number in range(per_kind) for kind in kinds]
+    # The kinds take turns in coming first, so that every few prompts, evenly chosen, are of all kinds.
+    return [kinds[(number + place) % 4][number] for number in range(per_kind) for place in range(4)]
 
 
 def _distinct(specs: list[PromptSpec]) -> list[PromptSpec]:
