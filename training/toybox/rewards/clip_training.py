@@ -26,7 +26,7 @@ from ..data.dataset import Dataset
 from ..model import IMAGE_PX, MAX_TOKENS, VOCAB_SIZE
 from ..stages.stage import Checkpointer, StageConfig, Stateful, cosine_lr, update_rng
 from .lies import describe, falsify, possible_lies, truth_table
-from .reward_data import NUM_FACTS, scene_facts, visible_change
+from .reward_data import SIGNED_FACTS, signed_facts, view_facts, visible_change
 
 if TYPE_CHECKING:
     from open_clip.model import CLIP
@@ -45,8 +45,8 @@ NO_CLAIM = -1
 TOYBOX_CLIP = ClipSize(
     embed_dim=96,
     image_px=IMAGE_PX,
-    patch_px=8,  # proportions and companions show in details that larger patches lose
-    vision_width=96,
+    patch_px=16,
+    vision_width=128,
     vision_layers=4,
     vision_heads=4,
     vocab_size=VOCAB_SIZE,
@@ -102,7 +102,7 @@ class ViewBatch:
         views: the direction each picture shows, [n].
         claims: the direction it is said to show, [n]; NO_CLAIM where nothing is said.
         changes: how far it is from what its scene looks like from the claimed direction, [n] in [0, 1].
-        facts: of the object, [n, NUM_FACTS].
+        facts: of what it shows, [n, NUM_FACTS].
     """
 
     pixels: Tensor
@@ -123,8 +123,8 @@ class ViewTasks(nn.Module):
 
     That scorer is told which direction each picture is said to show, by an embedding added to its tokens, and
     has to see when it shows another. Learned from whole sets alone this takes it too long. So here the layer
-    before the last has to tell the direction, and the last one whether a claim is right, and what views of
-    one object have in common: its proportions, its colours.
+    before the last has to tell the direction, and the last one whether a claim is right, and what opposite
+    views have in common, with a sign by the claim: so can that scorer compare views although it adds them up.
     """
 
     def __init__(self, visual: Any, num_views: int) -> None:
@@ -133,7 +133,7 @@ class ViewTasks(nn.Module):
         self.view_embedding = nn.Parameter(VIEW_SPREAD * torch.randn(num_views, width))
         self.azimuth = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, num_views))
         self.change = nn.Linear(width, 1)
-        self.facts = nn.Linear(width, NUM_FACTS)
+        self.facts = nn.Linear(width, SIGNED_FACTS)
         self._visual = (visual,)  # in a tuple: the tower is not a part of this module
         self._middle = self._last = torch.empty(0)
 
@@ -166,13 +166,14 @@ class ViewTasks(nn.Module):
     def loss(self, batch: ViewBatch) -> Tensor:
         """Cross-entropy of the direction where nothing was claimed, of the visible change where it was.
 
-        Plus the squared error of the facts.
+        Where it was, also the squared error of the signed facts.
         """
         is_claimed = batch.claims != NO_CLAIM
         azimuth = F.cross_entropy(self.azimuth(self._middle[~is_claimed]), batch.views[~is_claimed])
         change = self.change(self._last[is_claimed])[:, 0]
         claims = F.binary_cross_entropy_with_logits(change, batch.changes[is_claimed])
-        return azimuth + claims + F.mse_loss(self.facts(self._last), batch.facts)
+        facts = signed_facts(batch.facts[is_claimed], batch.claims[is_claimed])
+        return azimuth + claims + F.mse_loss(self.facts(self._last[is_claimed]), facts)
 
 
 def draw_batch(dataset: Dataset, count: int, rng: np.random.Generator) -> ViewBatch:
@@ -199,7 +200,7 @@ def draw_batch(dataset: Dataset, count: int, rng: np.random.Generator) -> ViewBa
         torch.from_numpy(views),
         torch.from_numpy(claims),
         torch.from_numpy(changes),
-        torch.from_numpy(np.stack([scene_facts(scene) for scene in scenes])),
+        torch.from_numpy(view_facts(shown, dataset.silhouettes[chosen, views])),
     )
 
 

@@ -20,9 +20,9 @@ from ..model import IMAGE_PX, MAX_TOKENS, VOCAB_SIZE
 from ..stages.stage import Checkpointer, StageConfig, Stateful, cosine_lr, update_rng
 from .clip_training import TOYBOX_CLIP
 from .hyperscore_start import calibrate, start_from_clip
-from .reward_data import NUM_FACTS, SetMaker
+from .reward_data import SIGNED_FACTS, SetMaker, signed_facts
 
-NUM_UPDATES = 6000
+NUM_UPDATES = 7500
 BATCH_SCENES = 8
 VISION_LR = 4e-4
 HYPERNET_LR = 2e-5
@@ -36,14 +36,7 @@ TWIN_WEIGHT = 0.5
 # A gap of the targets from which on the order of two sets of a scene counts in full.
 TWIN_GAP = 0.05
 HIDDEN = 128
-CONTRASTS = (
-    (1.0, 0.0, 0.0, -1.0, 0.0, 0.0),  # front against back
-    (0.0, 0.0, 1.0, 0.0, -1.0, 0.0),  # right against left
-    (0.0, 1.0, 0.0, 0.0, 0.0, -1.0),  # front right against front left
-    (0.5, 0.0, -0.5, 0.5, -0.5, 0.0),
-    (0.5, -1.0, 0.5, 0.5, 0.5, -1.0),
-)
-"""Sums over the six views that vanish where all of them show the same."""
+MAX_MOVE = 0.25  # of what a picture may move: views that move on their own differ in proportions, too
 
 TOYBOX_HYPERSCORE = HyperScoreSize(
     clip=TOYBOX_CLIP,
@@ -94,7 +87,7 @@ def train_hyperscore(
 class SetBatch:
     """Normalised views [B, V, 3, H, W], token ids [B, L], targets [B, 4], damage per view [B, V, 2].
 
-    `facts` [B, V, NUM_FACTS] of the objects shown. Sets 2n and 2n + 1 are of one scene.
+    `facts` [B, V, NUM_FACTS] of what the views show. Sets 2n and 2n + 1 are of one scene.
     """
 
     views: Tensor
@@ -114,7 +107,7 @@ def draw_sets(maker: SetMaker, num_scenes: int, rng: np.random.Generator) -> Set
     sets = [made for index in indices for made in maker.make_pair(int(index), rng)]
     views = torch.stack([made.views for made in sets])
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    moved = move(views.flatten(0, 1), 0.5, generator)
+    moved = move(views.flatten(0, 1), MAX_MOVE, generator)
     pixels = prepare_images(moved, IMAGE_PX, IMAGENET_MEAN, IMAGENET_STD).unflatten(0, views.shape[:2])
     targets = torch.tensor([made.targets for made in sets])
     changes = torch.stack([made.view_changes for made in sets])
@@ -132,14 +125,11 @@ class ShortCuts(nn.Module):
     so they can compare views only where the patches carry what they show with the signs of CONTRASTS.
     """
 
-    contrasts: Tensor
-
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.view_damage = nn.Sequential(nn.Linear(2 * dim, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2))
         self.geometry = nn.Sequential(nn.Linear(dim, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
-        self.facts = nn.Linear(dim, len(CONTRASTS) * NUM_FACTS)
-        self.register_buffer("contrasts", torch.tensor(CONTRASTS).T, persistent=False)
+        self.facts = nn.Linear(dim, SIGNED_FACTS)
         self.alignment = nn.Linear(dim, 1)
         nn.init.constant_(self.alignment.weight, ALIGNMENT_SLOPE)  # CLIP's own similarity to begin with
 
@@ -149,12 +139,12 @@ class ShortCuts(nn.Module):
         mean = views.mean(dim=1)
         of_views = self.view_damage(torch.cat([views, views - mean[:, None]], dim=-1))
         alignment, geometry = self.alignment(mean * end)[:, 0], self.geometry(mean)[:, 0]
-        signed = self.contrasts[:, :, None] * batch.facts[:, :, None]
+        facts = signed_facts(batch.facts, torch.arange(batch.facts.shape[1], device=mean.device))
         return (
             F.mse_loss(of_views, batch.view_damage)
             + F.mse_loss(alignment, batch.targets[:, 0])
             + F.mse_loss(geometry, batch.targets[:, 1])
-            + F.mse_loss(self.facts(views), signed.flatten(2))
+            + F.mse_loss(self.facts(views), facts)
         )
 
 

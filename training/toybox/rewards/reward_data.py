@@ -23,10 +23,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from t2mv_core.toybox.silhouettes import BACKGROUND
+
 from ..data.augmentation import blur
 from ..data.dataset import Dataset
 from ..data.renderer import render_views
-from ..data.scenes import FAMILIES, Scene, material_colours
+from ..data.scenes import FAMILIES, Scene
 from .lies import describe, falsify, wrongness
 
 OVERALL_WEIGHTS = (0.4, 0.4, 0.2)
@@ -41,23 +43,42 @@ VIEW_DAMAGES = ("swap", "rotate", "repeat", "ghost", "alike", "proportion", "mir
 VIEW_CHANCES = (0.08, 0.06, 0.08, 0.06, 0.22, 0.22, 0.08, 0.05, 0.03, 0.05, 0.01, 0.06)
 TEXTURE_DAMAGES = ("blur", "noise", "drift")
 TWINS = 0.6
-NUM_FACTS = 11
+WIDTHS, COLOURS = 8, 4  # heights at which views are compared
+MEAN_WIDTH = 0.3
+NUM_FACTS = WIDTHS + 3 * COLOURS
+CONTRASTS = (
+    (1.0, 0.0, 0.0, -1.0, 0.0, 0.0),  # front against back
+    (0.0, 0.0, 1.0, 0.0, -1.0, 0.0),  # right against left
+    (0.0, 1.0, 0.0, 0.0, 0.0, -1.0),  # front right against front left
+)
+"""Sums over the six views of the default rig that vanish where opposite ones show the same."""
+SIGNED_FACTS = len(CONTRASTS) * NUM_FACTS
 
 Kinds = tuple[str | None, str | None, str | None]
 
 
-def scene_facts(scene: Scene) -> NDArray[np.float32]:
-    """What views of one object have in common, [NUM_FACTS] in [-1, 1].
+def view_facts(views: NDArray[np.float32], shapes: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """What opposite views of one object have in common, [n, NUM_FACTS] around 0.
 
-    Five proportions within the family's ranges, the part's and the companion's colour (0 for no companion).
+    How wide it is at eight heights, which is equal in front and at the back, and its colours at four heights.
+
+    Args:
+        views: [n, H, W, 3] in [0, 1].
+        shapes: where the object is, [n, H, W].
     """
-    ranges = FAMILIES[scene.family].ranges
-    proportions = [
-        (scene.proportions[name] - low) / (high - low) * 2 - 1 for name, (low, high) in ranges.items()
-    ]
-    palette = material_colours(scene)
-    colours = [*palette["part"], *palette.get("companion", (0.5, 0.5, 0.5))]
-    return np.array([*proportions, *(2 * value - 1 for value in colours)], np.float32)
+    widths = shapes.reshape(len(shapes), WIDTHS, -1).mean(axis=-1)
+    colours = (views - np.float32(BACKGROUND)).reshape(len(views), COLOURS, -1, 3).mean(axis=2)
+    facts = np.concatenate([2 * (widths - MEAN_WIDTH), 4 * colours.reshape(len(views), -1)], axis=1)
+    return facts.astype(np.float32)
+
+
+def signed_facts(facts: Tensor, views: Tensor) -> Tensor:
+    """Facts [..., NUM_FACTS] of views (indices [...]) with the signs of CONTRASTS, [..., SIGNED_FACTS].
+
+    Their sum over a set vanishes where all of its views show the same object.
+    """
+    signs = torch.tensor(CONTRASTS, device=facts.device).T[views]
+    return (signs[..., :, None] * facts[..., None, :]).flatten(-2)
 
 
 def other_proportions(scene: Scene, rng: np.random.Generator) -> Scene:
@@ -75,7 +96,7 @@ class DamagedSet:
     """A set of views [V, 3, H, W] in [0, 1], a caption, what was done to them, four targets in [0, 1].
 
     `view_changes` [V] in [0, 1]: how far each view visibly is from the true one, apart from texture damage.
-    `facts` [V, NUM_FACTS]: of the object that each view shows.
+    `facts` [V, NUM_FACTS]: of what each view shows, apart from texture damage.
     """
 
     views: Tensor
@@ -87,20 +108,17 @@ class DamagedSet:
 
 
 class _Shown:
-    """The views of one scene, the silhouettes and the facts, to be overwritten by what damages them."""
+    """The views of one scene and their silhouettes, to be overwritten by what damages them."""
 
-    def __init__(self, dataset: Dataset, facts: NDArray[np.float32], index: int) -> None:
-        self._sources = (dataset.images, dataset.silhouettes, facts)
+    def __init__(self, dataset: Dataset, index: int) -> None:
+        self._dataset = dataset
         self.views = dataset.images[index].astype(np.float32) / 255
         self.shapes = dataset.silhouettes[index].copy()
-        self.facts = np.tile(facts[index], (len(self.views), 1))
 
     def put(self, places: NDArray[np.int64], objects: NDArray[np.int64], azimuths: NDArray[np.int64]) -> None:
         """Show other pictures of the dataset in some places."""
-        images, shapes, facts = self._sources
-        self.views[places] = images[objects, azimuths].astype(np.float32) / 255
-        self.shapes[places] = shapes[objects, azimuths]
-        self.facts[places] = facts[objects]
+        self.views[places] = self._dataset.images[objects, azimuths].astype(np.float32) / 255
+        self.shapes[places] = self._dataset.silhouettes[objects, azimuths]
 
 
 class SetMaker:
@@ -116,7 +134,6 @@ class SetMaker:
         """
         self.dataset = dataset
         self._is_rendered = is_rendered
-        self._facts = np.stack([scene_facts(scene) for scene in dataset.scenes])
         self._alike: dict[tuple[str, str], list[int]] = defaultdict(list)
         for index, scene in enumerate(dataset.scenes):
             self._alike[scene.family, scene.colour].append(index)
@@ -146,7 +163,7 @@ class SetMaker:
         spec = describe(scene, caption_rng)
         if caption_kind is not None:
             spec = falsify(spec, caption_kind, caption_rng)
-        true, shown = (_Shown(self.dataset, self._facts, index) for _ in range(2))
+        true, shown = (_Shown(self.dataset, index) for _ in range(2))
         if view_kind is not None:
             self._damage_views(shown, index, view_kind, view_rng)
         visible = visible_change(true.views, shown.views, true.shapes | shown.shapes)
@@ -165,7 +182,7 @@ class SetMaker:
             tuple(kind for kind in (caption_kind, view_kind, texture_kind) if kind is not None),
             (alignment, geometry, texture, overall),
             torch.from_numpy(visible),
-            torch.from_numpy(shown.facts),
+            torch.from_numpy(view_facts(shown.views, shown.shapes)),
         )
 
     def _damage_views(self, shown: _Shown, index: int, kind: str, rng: np.random.Generator) -> None:
@@ -178,7 +195,6 @@ class SetMaker:
             azimuths = [self.dataset.azimuths_deg[place] for place in places]
             images, shown.shapes[places] = render_views(scene, azimuths, shown.views.shape[1])
             shown.views[places] = images.astype(np.float32) / 255
-            shown.facts[places] = scene_facts(scene)
         elif kind in ("alike", "proportion"):
             shown.put(places, np.array([self.alike(index, rng)]), places)
         elif kind == "foreign":
@@ -192,7 +208,6 @@ class SetMaker:
             shown.shapes[places] = shown.shapes[places, :, ::-1]
         elif kind == "attack_noise":
             shown.views[:] = rng.random(shown.views.shape, dtype=np.float32)
-            shown.facts[:] = 0
         else:
             self._turn(shown, index, kind, places, rng)
 

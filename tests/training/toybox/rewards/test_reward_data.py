@@ -10,14 +10,17 @@ from training.toybox.data.dataset import Dataset
 from training.toybox.data.scenes import FAMILIES, Scene
 from training.toybox.rewards.reward_data import (
     ATTACKS,
+    CONTRASTS,
+    NUM_FACTS,
     TEXTURE_DAMAGES,
     VIEW_CHANCES,
     VIEW_DAMAGES,
     SetMaker,
     damage_texture,
     other_proportions,
-    scene_facts,
+    signed_facts,
     subset,
+    view_facts,
 )
 
 
@@ -88,28 +91,50 @@ def test_alike_damage_takes_views_of_the_same_family_and_colour(dataset):
     foreign = grey != torch.arange(6) * 5 + 40
     assert foreign.any()
     assert ((grey - torch.arange(6) * 5 - 40)[foreign] == 40).all()  # scene 2, the other blue chair
-    assert torch.equal(made.facts[foreign][0], torch.from_numpy(scene_facts(SCENES[2])))
-    assert torch.equal(made.facts[~foreign][0], torch.from_numpy(scene_facts(SCENES[0])))
 
 
 def test_other_proportions_lie_in_the_other_half_of_each_range():
     other = other_proportions(SCENES[0], np.random.default_rng(0))
-    assert (scene_facts(SCENES[0])[:5] == -1).all()
-    assert (scene_facts(other)[:5] >= 0).all()
-    assert (scene_facts(other)[5:] == scene_facts(SCENES[0])[5:]).all()
-    assert (
-        other_proportions(other, np.random.default_rng(1)).proportions["width"] < other.proportions["width"]
-    )
+    for name, (low, high) in FAMILIES["chair"].ranges.items():
+        assert (low + high) / 2 <= other.proportions[name] <= high
+    again = other_proportions(other, np.random.default_rng(1))
+    assert all(again.proportions[name] < other.proportions[name] for name in again.proportions)
+    assert (other.family, other.colour, other.part_colour) == ("chair", "blue", "yellow")
+
+
+def test_facts_are_widths_and_colours_at_heights(dataset):
+    # The square covers the rows 4 to 12 of 16, two of four heights, and half the columns.
+    facts = view_facts(dataset.images[0].astype(np.float32) / 255, dataset.silhouettes[0])
+    assert facts.shape == (6, NUM_FACTS)
+    assert facts[0, :8] == pytest.approx([2 * (width - 0.3) for width in (0, 0, 0.5, 0.5, 0.5, 0.5, 0, 0)])
+    colours = facts[0, 8:].reshape(4, 3)
+    assert colours[0] == pytest.approx(0, abs=0.01)  # grey ground
+    assert colours[1] == pytest.approx(4 * (40 / 255 - 0.5) / 2, abs=0.01)
+
+
+def test_opposite_views_have_equal_widths(rendered):
+    for index in range(len(rendered.scenes)):
+        widths = view_facts(rendered.images[index] / np.float32(255), rendered.silhouettes[index])[:, :8]
+        assert widths[0] == pytest.approx(widths[3], abs=0.03)  # front and back
+        assert widths[2] == pytest.approx(widths[4], abs=0.03)  # right and left
+
+
+def test_signed_facts_of_equal_views_add_up_to_nothing():
+    facts = torch.rand(NUM_FACTS).expand(6, NUM_FACTS)
+    signed = signed_facts(facts, torch.arange(6))
+    assert signed.shape == (6, len(CONTRASTS) * NUM_FACTS)
+    assert torch.equal(signed.sum(dim=0), torch.zeros(len(CONTRASTS) * NUM_FACTS))
+    assert torch.equal(signed[0, :NUM_FACTS], facts[0])
+    assert torch.equal(signed[3, :NUM_FACTS], -facts[0])
 
 
 def test_proportion_damage_renders_the_same_colours_anew(rendered):
     index = [scene.family for scene in rendered.scenes].index("chair")
     made = SetMaker(rendered).make(index, np.random.default_rng(0), (None, "proportion", None))
-    facts = torch.from_numpy(scene_facts(rendered.scenes[index]))
+    clean = SetMaker(rendered).make(index, np.random.default_rng(0), (None, None, None))
     is_changed = made.view_changes > 0
     assert 1 <= int(is_changed.sum()) <= 3
-    assert (made.facts[is_changed][:, :5] != facts[:5]).all()
-    assert (made.facts[:, 5:] == facts[5:]).all()
+    assert (made.facts != clean.facts).any(dim=1).tolist() == is_changed.tolist()
     assert (made.view_changes < 0.9).all()  # the object stays the same
 
 
