@@ -24,8 +24,9 @@ BATCH_VIEWS = 48
 # Views of a scene in one update, in turn: fewer give more scenes and captions for the same time.
 NARROW_VIEWS = (2, 3, 6)
 WIDE_SHARE = 0.15  # the last updates always see all views
-PEAK_LR = 2e-3
+PEAK_LR = 3e-3
 HIGH_NOISE = 2.0  # MV-Adapter, too, trains at more noise than SDXL: there the views are decided
+PURE_NOISE = 0.4  # see the base
 
 
 def run(config: StageConfig) -> None:
@@ -56,7 +57,7 @@ def run(config: StageConfig) -> None:
         picked = rng.integers(len(scenes), size=BATCH_VIEWS // len(views))
         captions = ["" if rng.random() < DROP_CAPTION else caption(scenes[i], rng) for i in picked]
         clean = torch.from_numpy(latents[picked][:, views]).float().to(config.device)
-        noisy, noise, timestep, alpha_bar = add_noise(schedule, clean, rng, HIGH_NOISE)
+        noisy, noise, timestep, alpha_bar = add_noise(schedule, clean, rng, HIGH_NOISE, PURE_NOISE)
         with fast_autocast(config.device):
             with torch.no_grad():
                 condition = networks.encode(captions)

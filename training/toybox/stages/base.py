@@ -30,6 +30,11 @@ BATCH_VIEWS = 48
 PEAK_LR = 1e-3
 DROP_CAPTION = 0.12  # share of views trained without text, for classifier-free guidance
 NAME_SIDE = 0.5
+PURE_NOISE = 0.25
+PURE_NOISE_FROM = 1400
+"""From this update on, that share of the pictures starts from pure noise, as sampling does. What leaks into
+the noisiest state tells the side; without pure noise the model would read it there, and not from
+words or cameras."""
 
 
 def run(config: StageConfig) -> None:
@@ -54,7 +59,8 @@ def run(config: StageConfig) -> None:
         views = rng.integers(latents.shape[1], size=BATCH_VIEWS)
         captions = draw_captions([scenes[i] for i in picked], views, rng)
         clean = torch.from_numpy(latents[picked, views]).float().to(config.device)
-        noisy, noise, timestep, alpha_bar = add_noise(schedule, clean, rng)
+        pure_noise = PURE_NOISE if update >= PURE_NOISE_FROM else 0.0
+        noisy, noise, timestep, alpha_bar = add_noise(schedule, clean, rng, pure_noise=pure_noise)
         with fast_autocast(config.device):
             predicted = networks.predict(noisy, timestep, networks.encode(captions))
         loss = denoising_loss(predicted, noise, alpha_bar)
@@ -94,25 +100,38 @@ def draw_captions(scenes: Sequence[Scene], views: Sequence[int], rng: np.random.
 
 
 def add_noise(
-    schedule: NoiseSchedule, clean: Tensor, rng: np.random.Generator, high_noise: float = 1.0
+    schedule: NoiseSchedule,
+    clean: Tensor,
+    rng: np.random.Generator,
+    high_noise: float = 1.0,
+    pure_noise: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x_t = √ᾱ·x_0 + √(1-ᾱ)·ε at a random timestep for each entry of the batch.
+
+    A share of the entries has pure noise x at the last timestep instead, and the ε that leads from it to x_0,
+    ε = (x - √ᾱ·x_0) / √(1-ᾱ).
 
     Args:
         schedule: with ᾱ.
         clean: x_0, [B, ...].
         rng: draws timesteps, u^(1/high_noise)·T with uniform u; noise comes from torch's generator.
         high_noise: above 1 the noisiest timesteps are drawn more often.
+        pure_noise: probability of an entry to have pure noise.
 
     Returns:
         x_t, ε, t [B], ᾱ [B, 1, ...].
     """
     fraction = rng.random(len(clean)) ** (1 / high_noise)
+    is_pure = torch.from_numpy(rng.random(len(clean)) < pure_noise)
     timestep = torch.from_numpy((fraction * schedule.num_train_steps).astype(np.int64))
+    timestep[is_pure] = schedule.num_train_steps - 1
     alpha_bar = schedule.alpha_bar_at(timestep).float().to(clean.device)
     alpha_bar = alpha_bar.reshape(-1, *[1] * (clean.ndim - 1))
     noise = torch.randn_like(clean)
-    return alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise, noise, timestep, alpha_bar
+    noisy = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
+    is_pure = is_pure.to(clean.device).reshape(alpha_bar.shape)
+    implied = (noise - alpha_bar.sqrt() * clean) / (1 - alpha_bar).sqrt()
+    return torch.where(is_pure, noise, noisy), torch.where(is_pure, implied, noise), timestep, alpha_bar
 
 
 def denoising_loss(predicted: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 EMA_DECAY = 0.998
+CENTRE = 0.5
+"""Of a camera's six numbers, which lie in [0, 1]."""
 SNR_SHIFT = 0.22
 """8 (MV-Adapter's, at 96 x 96 latents) times (16 / 96)²: the clean latent then leaks into the first state as
 much as it does at SDXL's size (docs/method.md, section 11)."""
@@ -119,7 +121,11 @@ class MultiviewNetworks(SingleViewNetworks):
             raise ValueError(f"These networks do not fit each other: {[*own, *unexpected][:3]}.")
 
     def start_adapter(self) -> None:
-        """Begin as MV-Adapter does: projections copied from the self-attention's, outputs zero."""
+        """Begin as MV-Adapter does: projections copied from the self-attention's, outputs zero.
+
+        The camera encoder starts centred: cameras from opposite sides give opposite residuals, and nothing
+        that they have in common disturbs the base.
+        """
         for name, processor in self.unet.attn_processors.items():
             if isinstance(processor, MultiviewSelfAttention):
                 attention: Any = self.unet.get_submodule(name.removesuffix(".processor"))
@@ -129,10 +135,15 @@ class MultiviewNetworks(SingleViewNetworks):
                 nn.init.zeros_(processor.to_out_mv[0].weight)  # type: ignore[arg-type]
                 nn.init.zeros_(processor.to_out_mv[0].bias)  # type: ignore[arg-type]
 
+        for name, parameter in self.camera_encoder.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+        first: Any = self.camera_encoder.adapter.conv_in
+        first.bias.data.copy_(-CENTRE * first.weight.data.sum(dim=(1, 2, 3)))
+
     def adapter_parameters(self) -> list[nn.Parameter]:
         """The MV-Adapter's weights: multiview attention and camera encoder."""
         return [parameter for name, parameter in self.named_parameters() if is_of_adapter(name)]
-
 
 
 def is_of_adapter(name: str) -> bool:
