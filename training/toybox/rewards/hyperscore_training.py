@@ -22,7 +22,7 @@ from .clip_training import TOYBOX_CLIP
 from .hyperscore_start import calibrate, start_from_clip
 from .reward_data import SIGNED_FACTS, SetMaker, signed_facts
 
-NUM_UPDATES = 7500
+NUM_UPDATES = 6000
 BATCH_SCENES = 8
 VISION_LR = 4e-4
 HYPERNET_LR = 2e-5

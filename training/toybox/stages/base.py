@@ -7,7 +7,7 @@ as captions on the web do: what a model knows of sides before its adapter comes 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import numpy as np
@@ -57,7 +57,7 @@ def run(config: StageConfig) -> None:
         rng = update_rng(config.seed, update)
         picked = rng.integers(len(scenes), size=BATCH_VIEWS)
         views = rng.integers(latents.shape[1], size=BATCH_VIEWS)
-        captions = draw_captions([scenes[i] for i in picked], views, rng)
+        captions = draw_captions([scenes[i] for i in picked], views.tolist(), rng)
         clean = torch.from_numpy(latents[picked, views]).float().to(config.device)
         pure_noise = PURE_NOISE if update >= PURE_NOISE_FROM else 0.0
         noisy, noise, timestep, alpha_bar = add_noise(schedule, clean, rng, pure_noise=pure_noise)
@@ -89,12 +89,12 @@ def load_base(config: StageConfig) -> SingleViewNetworks:
     return networks.to(config.device).eval().requires_grad_(False)
 
 
-def draw_captions(scenes: Sequence[Scene], views: Sequence[int], rng: np.random.Generator) -> list[str]:
+def draw_captions(scenes: Sequence[Scene], views: Iterable[int], rng: np.random.Generator) -> list[str]:
     """A random true caption of each view, often with its side, now and then none."""
     captions = []
     for scene, view in zip(scenes, views, strict=True):
         text = caption(scene, rng)
-        text = view_caption(text, int(view)) if rng.random() < NAME_SIDE else text
+        text = view_caption(text, view) if rng.random() < NAME_SIDE else text
         captions.append("" if rng.random() < DROP_CAPTION else text)
     return captions
 

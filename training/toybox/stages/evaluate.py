@@ -121,7 +121,7 @@ def measure_on_dev(
         )
         for steps, scale in ZAG_SWEEP
     ]
-    found = {
+    found: dict[str, object] = {
         variant.name: summary(measure_model(student, instruments, variant, dev, memory)) for variant in sweep
     }
     for w in TEACHER_GUIDANCE_SWEEP:
@@ -236,7 +236,7 @@ def differences(first: Measurement, second: Measurement) -> dict[str, object]:
 
 def by_kind(measured: Measurement, specs: Sequence[PromptSpec]) -> dict[str, object]:
     """Every measure for each kind of held-out prompt."""
-    found = {}
+    found: dict[str, object] = {}
     for kind in dict.fromkeys(spec.kind for spec in specs):
         rows = [row for row, spec in enumerate(specs) if spec.kind == kind]
         tables = {name: table[rows] for name, table in measured.values.items()}

@@ -70,7 +70,7 @@ class Amounts:
     batch_pairs: int
 
 
-AMOUNTS = Amounts(num_chunks=32, chunk_size=64, num_updates=700, batch_pairs=64)
+AMOUNTS = Amounts(num_chunks=28, chunk_size=64, num_updates=600, batch_pairs=64)
 QUICK = Amounts(num_chunks=1, chunk_size=8, num_updates=4, batch_pairs=8)
 
 
@@ -100,7 +100,7 @@ def solve_trajectories(config: StageConfig, base: SingleViewNetworks, amounts: A
         picked = np.sort(rng.integers(len(scenes), size=amounts.chunk_size))
         views = rng.integers(latents.shape[1], size=amounts.chunk_size)
         clean = torch.from_numpy(latents[picked, views]).float()
-        captions = _captions([scenes[i] for i in picked], views, rng)
+        captions = _captions([scenes[i] for i in picked], views.tolist(), rng)
         solved = solve_chunk(base, captions, clean, rng)
         with replaced(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **solved)  # type: ignore[arg-type]
@@ -110,7 +110,7 @@ def solve_trajectories(config: StageConfig, base: SingleViewNetworks, amounts: A
 def _captions(scenes: Sequence[Scene], views: Sequence[int], rng: np.random.Generator) -> list[str]:
     texts = [caption(scene, rng) for scene in scenes]
     return [
-        view_caption(text, int(view)) if rng.random() < NAME_SIDE else text
+        view_caption(text, view) if rng.random() < NAME_SIDE else text
         for text, view in zip(texts, views, strict=True)
     ]
 
