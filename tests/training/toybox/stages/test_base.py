@@ -52,3 +52,15 @@ def test_half_of_the_captions_name_the_side_that_is_shown() -> None:
     assert all(text.endswith(f", {SIDES[view]} view") for text, view in named)
     assert len(named) / 600 == pytest.approx(0.5 * 0.88, abs=0.07)  # one in eight has no caption at all
     assert sum(not text for text in captions) / 600 == pytest.approx(0.12, abs=0.05)
+
+
+def test_pure_noise_stands_at_the_last_timestep_and_its_target_still_leads_to_the_picture() -> None:
+    schedule = schedule_from_config(TEACHER_SCHEDULER)
+    clean = 3 + torch.randn(200, 4, 8, 8)
+    noisy, noise, timestep, alpha_bar = add_noise(schedule, clean, np.random.default_rng(0), pure_noise=0.5)
+    torch.testing.assert_close(
+        (noisy - (1 - alpha_bar).sqrt() * noise) / alpha_bar.sqrt(), clean, rtol=0, atol=1e-4
+    )
+    is_pure = (timestep == 999) & (noisy.mean(dim=(1, 2, 3)).abs() < 0.25)  # 4 deviations; the leak has 0.43
+    assert is_pure.float().mean() == pytest.approx(0.5, abs=0.1)
+    assert noisy[is_pure].var() == pytest.approx(1.0, abs=0.05)
