@@ -21,7 +21,7 @@ from tqdm import tqdm
 from .config import home_path, load_config
 from .data.prompts import load_held_out, load_split
 from .evaluation.measure import spread
-from .experiments.comparison import METHODS, Task, make_tasks, run_task
+from .experiments.comparison import DEFAULT_METHODS, METHODS, Task, make_tasks, run_task
 from .experiments.comparison_report import write_comparison
 from .models.base_loras import check_base_loras
 from .mvczigal import EXIT_INTERRUPTED
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--out", type=home_path, default=Path("docs/results/comparison"), help="report and result files")
     add("--work", type=home_path, default=Path("runs/comparison"), help="training runs while they go on")
     add("--preset", default="comparison", help="training preset shared by all methods")
-    add("--methods", nargs="+", default=list(METHODS), help=f"of {', '.join(METHODS)}")
+    add("--methods", nargs="+", default=DEFAULT_METHODS, help=f"of {', '.join(METHODS)}")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add("--prompts", type=os.path.expanduser, default="heldout", help="prompt set or file to measure on")
     add("--num-prompts", type=int, default=200, help="how many of them, at even distances")

@@ -118,11 +118,12 @@ def status_text(record: Record, total: int) -> str:
 
 
 def reward_lines(records: Sequence[Record]) -> list[str]:
-    """Say how the rewards of standard sampling changed from the first iterations to the last."""
+    """Say how the rewards of standard sampling, else of ZMV, changed from first to last iterations."""
     lines = []
     count = min(NUM_COMPARED, max(len(records) // 2, 1))
     for role, what in REWARDS.items():
-        values = [record[name] for record in records if (name := f"{role}_reward_standard") in record]
+        kinds = [f"{role}_reward_{sampler}" for sampler in ("standard", "zmv")]
+        values = [r[kind] for r in records if (kind := next((k for k in kinds if k in r), ""))]
         if values:
             first, last = sum(values[:count]) / count, sum(values[-count:]) / count
             lines.append(

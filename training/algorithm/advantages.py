@@ -65,7 +65,7 @@ def reward_record(
         role: "view" or "joint".
         rewards: by name, [B, 2, ...] each; an empty table gives no metrics.
         weights: of the rewards.
-        samplers: of the two trajectories; a second standard one is called "again".
+        samplers: of the two trajectories; a second one of the same sampler is called "again".
     """
     if not rewards:
         return {}
@@ -79,6 +79,30 @@ def reward_record(
         for suffix, values in by_suffix.items()
         for number, kind in enumerate(kinds)
     }
+
+
+def joint_gap_record(
+    rewards: Mapping[str, Tensor], weights: Mapping[str, float], samplers: Sequence[str]
+) -> dict[str, float]:
+    """Return how far ZMV is ahead of standard sampling in joint reward, for the metrics.
+
+        joint_gap = mean over prompts of R_joint(ZMV) - R_joint(standard)
+
+    Source: docs/method.md, section 10. It shrinks as the policy takes the zigzag in.
+
+    Args:
+        rewards: joint rewards by name, [B, 2] each.
+        weights: of the rewards.
+        samplers: of the two trajectories.
+
+    Returns:
+        Empty without joint rewards, and where a prompt's trajectories are of one sampler.
+    """
+    if not rewards or set(samplers) != {"standard", "zmv"}:
+        return {}
+    values = weighted_mean(rewards, weights).double()
+    gaps = values[:, samplers.index("zmv")] - values[:, samplers.index("standard")]
+    return {"joint_gap": float(gaps.mean())}
 
 
 def weighted_mean(values: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -48,6 +48,8 @@ class LearnerSettings:
         kl_weight: factor of the KL to the policy without the LoRA; at 0 it is not computed.
         splits_pairs: one trajectory of a prompt at a time: half the activations; one forward pass more,
             except in an iteration's first update.
+        dpo_beta: β per nat of a set, of a loss that takes log ratios to the reference (a pass without graph
+            more) and β; None: the loss takes ρ and the clip range.
     """
 
     loss: Loss
@@ -56,6 +58,7 @@ class LearnerSettings:
     max_grad_norm: float
     kl_weight: float = 0.0
     splits_pairs: bool = False
+    dpo_beta: float | None = None
 
 
 class Learner:
@@ -66,7 +69,7 @@ class Learner:
 
     Args:
         policy: the policy whose LoRA is trained.
-        reference: the policy to which the KL is measured.
+        reference: the policy to which the KL, or a loss's log ratios, are measured.
         parameters: the LoRA's parameters.
         optimizer: over these parameters.
         accelerator: for sums over processes.
@@ -135,39 +138,65 @@ class Learner:
         that acted: all log ratios are 0 before any rounding.
         """
         settings = self.settings
-        gain = advantages[micro_step.prompts].transpose(0, 1).to(self.policy.bundle.device)
+        loss_of = self._make_loss(rollout, advantages, micro_step)
         if settings.splits_pairs:
-            log_ratios, kl = self._backward_split(rollout, gain, micro_step, share, is_on_policy)
+            log_ratios, kl = self._backward_split(rollout, loss_of, micro_step, share, is_on_policy)
         else:
-            log_ratios, kl = self._backward_together(rollout, gain, micro_step, share)
-        loss = settings.loss(log_ratios, gain, settings.clip_range)
-        diagnostics = (loss, approximate_kl(log_ratios), clip_fraction(log_ratios, settings.clip_range), kl)
+            log_ratios, kl = self._backward_together(rollout, loss_of, micro_step, share)
+        clipped = clip_fraction(log_ratios, settings.clip_range)
+        diagnostics = (loss_of(log_ratios), approximate_kl(log_ratios), clipped, kl)
         return torch.stack(diagnostics).double().cpu() * len(micro_step.steps)
 
+    def _make_loss(
+        self, rollout: Rollout, advantages: Tensor, micro_step: MicroStep
+    ) -> Callable[[Tensor], Tensor]:
+        """Return a micro-step's loss as a function of ρ, [K, b, V]; call it before the policy's passes."""
+        settings = self.settings
+        gain = advantages[micro_step.prompts].transpose(0, 1).to(self.policy.bundle.device)
+        if settings.dpo_beta is None:
+            return lambda log_ratios: settings.loss(log_ratios, gain, settings.clip_range)
+        reference = self._reference_ratios(rollout, micro_step)
+        beta = settings.dpo_beta * rollout.sets[0].trajectory.states.shape[-3:].numel()  # ρ is a mean over it
+        return lambda log_ratios: settings.loss(log_ratios - reference, gain, beta)
+
+    @torch.no_grad()
+    def _reference_ratios(self, rollout: Rollout, micro_step: MicroStep) -> Tensor:
+        """Return log π_ref - log π_old of all trajectories, [K, b, V], one trajectory at a time."""
+        ratios = []
+        for scored in rollout.sets:
+            recorded = recorded_steps(rollout, [scored.trajectory], micro_step)
+            distribution = step_distribution(self.reference, recorded, self.settings.sampling)
+            ratios.append(log_prob(distribution, recorded.actions) - recorded.log_probs)
+        return torch.stack(ratios)
+
     def _backward_together(
-        self, rollout: Rollout, gain: Tensor, micro_step: MicroStep, share: float
+        self, rollout: Rollout, loss_of: Callable[[Tensor], Tensor], micro_step: MicroStep, share: float
     ) -> tuple[Tensor, Tensor]:
         """Score all trajectories in one pass; return log ratios [K, b, V] and the mean KL, without graph."""
-        settings = self.settings
         log_ratios, kl = self._score(rollout, range(len(rollout.sets)), micro_step)
-        loss = settings.loss(log_ratios, gain, settings.clip_range)
-        ((loss + settings.kl_weight * kl) * share).backward()
+        ((loss_of(log_ratios) + self.settings.kl_weight * kl) * share).backward()
         return log_ratios.detach(), kl.detach()
 
     def _backward_split(
-        self, rollout: Rollout, gain: Tensor, micro_step: MicroStep, share: float, is_on_policy: bool
+        self,
+        rollout: Rollout,
+        loss_of: Callable[[Tensor], Tensor],
+        micro_step: MicroStep,
+        share: float,
+        is_on_policy: bool,
     ) -> tuple[Tensor, Tensor]:
         """Do the same one trajectory k at a time, by the chain rule ∂L/∂θ = Σ_k ∂L/∂ρ_k · ∂ρ_k/∂θ.
 
         ∂L/∂ρ_k needs the ρ of all trajectories: 0 on policy, else a pass without graph computes them.
         """
         settings, num_sets = self.settings, len(rollout.sets)
-        log_ratios = torch.zeros_like(gain)
+        shape = num_sets, len(micro_step.steps), rollout.sets[0].trajectory.log_probs.shape[1]
+        log_ratios = torch.zeros(shape, device=self.policy.bundle.device)
         if not is_on_policy:
             with torch.no_grad():
                 log_ratios = torch.cat([self._score(rollout, [k], micro_step)[0] for k in range(num_sets)])
         log_ratios.requires_grad_()
-        (weights,) = torch.autograd.grad(settings.loss(log_ratios, gain, settings.clip_range), log_ratios)
+        (weights,) = torch.autograd.grad(loss_of(log_ratios), log_ratios)
         scored = []
         for k in range(num_sets):
             log_ratio, kl = self._score(rollout, [k], micro_step)

@@ -12,11 +12,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 ADVANTAGE_EPSILON = 1e-8  # docs/method.md, section 5
 
 Loss = Callable[[Tensor, Tensor, float], Tensor]
-"""(log ratios [K, B, V], advantages [K, B, V], clip range) -> scalar; K trajectories per prompt."""
+"""(log ratios [K, B, V], advantages [K, B, V], clip range or β) -> scalar; K trajectories per prompt.
+
+Log ratios are ρ, or those to the reference where `Objective.uses_reference`; only these losses take β.
+"""
 
 
 def normalize_advantages(rewards: Tensor, groups: Sequence[Hashable] | None = None) -> Tensor:
@@ -122,14 +126,70 @@ def ppo_clip_loss(log_ratios: Tensor, advantages: Tensor, clip_range: float) -> 
     return -torch.minimum(gain * ratio, gain * ratio.clamp(1.0 - clip_range, 1.0 + clip_range)).mean()
 
 
-def _check_loss(log_ratios: Tensor, advantages: Tensor, clip_range: float) -> None:
+def mv_pg_loss(log_ratios: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
+    """Return the plain policy-gradient loss of one denoising step, for all views as one action.
+
+        L = -mean Σ_v A^v·ρ^v,   so ∇L = -mean A_joint·Σ_v ∇log π_θ^v
+
+    where A^v = A_joint in every view: the objectives with this loss weigh the joint reward only.
+
+    Source: MV-PG and, on zigzag trajectories, MV-ZigPG of arXiv:2505.20107v2; docs/method.md, section 10.
+    There is no importance ratio: the gradient is exact in an iteration's first update and lags behind the
+    policy in later ones. `ppo_clip_loss` corrects and bounds that.
+
+    Args:
+        log_ratios: ρ, [K, B, V], any number of trajectories.
+        advantages: A, same shape; constant for the gradient.
+        clip_range: not used; nothing is clipped.
+
+    Returns:
+        Scalar, mean over K and B of the sum over V; lower is better, its value alone means nothing.
+
+    Raises:
+        ValueError: as `zigal_loss`.
+    """
+    _check_loss(log_ratios, advantages, clip_range)
+    return -(advantages.detach() * log_ratios).sum(dim=-1).mean()
+
+
+def mv_dpo_loss(log_ratios: Tensor, advantages: Tensor, beta: float) -> Tensor:
+    """Return the preference loss of one denoising step on pairs of samples of a prompt.
+
+        L = -mean log sigmoid(β·(Δ_better - Δ_worse)),   Δ = Σ_v (log π_θ^v - log π_ref^v)
+
+    The trajectory with the higher advantage is the better one; the objective's advantage is the joint
+    reward's. A pair of equals gives no gradient. The views' sum is the log ratio of their joint action,
+    because the policy factorizes over views (docs/method.md, section 3).
+
+    Source: MV-DPO of arXiv:2505.20107v2; docs/method.md, section 10. On single pictures: DPO,
+    arXiv:2305.18290, Eq. (7); per denoising step: D3PO, arXiv:2311.13231.
+
+    Args:
+        log_ratios: log π_θ - log π_ref of both samples, [2, B, V], nats per latent element. π_ref is the
+            policy without the LoRA.
+        advantages: same shape; only the sign of the difference of their means over V counts.
+        beta: β > 0, strength of the tie to the reference, in the inverse unit of the log ratios.
+
+    Returns:
+        Scalar mean over B; log 2 where both samples are alike.
+
+    Raises:
+        ValueError: the tensors differ in shape, or β is not positive.
+    """
+    _check_loss(log_ratios, advantages, beta, "dpo_beta")
+    first, second = log_ratios.sum(dim=-1)
+    preference = (advantages[0] - advantages[1]).detach().mean(dim=-1).sign()
+    return -logsigmoid(beta * preference * (first - second)).mean()
+
+
+def _check_loss(log_ratios: Tensor, advantages: Tensor, bound: float, name: str = "clip_range") -> None:
     if log_ratios.shape != advantages.shape:
         raise ValueError(
             f"log ratios {list(log_ratios.shape)} and advantages {list(advantages.shape)} differ in shape; "
             "both are [K, B, V]."
         )
-    if not clip_range > 0:
-        raise ValueError(f"clip_range={clip_range} must be positive; the published value is 1e-4.")
+    if not bound > 0:
+        raise ValueError(f"{name}={bound} must be positive; see optim.{name}.")
 
 
 def approximate_kl(log_ratio: Tensor) -> Tensor:
@@ -152,12 +212,17 @@ class Objective:
         fixed_lambda: multiplier of the joint advantage, `math.inf` for the joint reward alone; None takes the
             dual variable's.
         has_fixed_threshold: the constraint's threshold stays where it starts instead of following the reward.
+        has_equal_rates: λ falls as fast while the constraint holds as it rises while it is violated.
+        uses_reference: the loss takes log ratios to the policy without the LoRA, not to the one that acted,
+            and β for the clip range.
     """
 
     samplers: tuple[str, str]
     loss: Loss
     fixed_lambda: float | None = None
     has_fixed_threshold: bool = False
+    has_equal_rates: bool = False
+    uses_reference: bool = False
 
     @property
     def uses_dual(self) -> bool:
@@ -165,15 +230,19 @@ class Objective:
         return self.fixed_lambda is None
 
 
-_ZIGZAG, _STANDARD = ("standard", "zmv"), ("standard", "standard")
+_ZIGZAG, _STANDARD, _TWO_ZIGZAGS = ("standard", "zmv"), ("standard", "standard"), ("zmv", "zmv")
 
 OBJECTIVES: dict[str, Objective] = {
     "mvc_zigal": Objective(_ZIGZAG, zigal_loss),
     "mvc_zigal_fixed_threshold": Objective(_ZIGZAG, zigal_loss, has_fixed_threshold=True),
+    "mvc_zigal_equal_rates": Objective(_ZIGZAG, zigal_loss, has_equal_rates=True),
     "zigal_view": Objective(_ZIGZAG, zigal_loss, fixed_lambda=0.0),
     "zigal_joint": Objective(_ZIGZAG, zigal_loss, fixed_lambda=math.inf),
     "zigal_weighted": Objective(_ZIGZAG, zigal_loss, fixed_lambda=1.0),
     "reward_difference": Objective(_STANDARD, zigal_loss),
     "ppo": Objective(_STANDARD, ppo_clip_loss),
+    "mv_pg": Objective(_STANDARD, mv_pg_loss, fixed_lambda=math.inf),
+    "mv_zigpg": Objective(_TWO_ZIGZAGS, mv_pg_loss, fixed_lambda=math.inf),
+    "mv_dpo": Objective(_STANDARD, mv_dpo_loss, fixed_lambda=math.inf, uses_reference=True),
 }
-"""The method, docs/method.md, section 6, and its ablations."""
+"""The method, docs/method.md, section 6, with its ablations and the baselines of section 10."""

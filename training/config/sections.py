@@ -17,11 +17,15 @@ Share = Annotated[float, "[0, 1)"]
 Objective = Literal[
     "mvc_zigal",
     "mvc_zigal_fixed_threshold",
+    "mvc_zigal_equal_rates",
     "zigal_view",
     "zigal_joint",
     "zigal_weighted",
     "reward_difference",
     "ppo",
+    "mv_pg",
+    "mv_zigpg",
+    "mv_dpo",
 ]
 OBJECTIVE_NAMES: tuple[str, ...] = get_args(Objective)
 NEED_NO_JOINT_REWARD = ("zigal_view", "reward_difference", "ppo")
@@ -204,7 +208,8 @@ class ConstraintConfig:
     violated_lr: Positive = 0.1
     """Step size of the multiplier per unit of joint reward under the threshold."""
     satisfied_lr: NotNegative = 0.01
-    """Step size per unit above it, while the constraint holds."""
+    """Step size per unit above it, while the constraint holds; objective mvc_zigal_equal_rates takes
+    violated_lr there, too."""
     threshold_decay: Annotated[float, "[0, 1]"] = 0.99
     """Decay of the threshold's exponential mean per iteration; 1 keeps it fixed."""
     threshold_init: Finite | None = None
@@ -237,6 +242,9 @@ class OptimConfig:
     """The gradient is scaled down to at most this norm."""
     clip_range: Positive = 1e-4
     """Bound on the log ratio of a step, nats per latent element."""
+    dpo_beta: Positive = 0.1
+    """Objective mv_dpo: β, strength of the tie to the model without the LoRA, per nat of a set's log ratio.
+    DPO's value; Diffusion-DPO's 5000 for means over a latent is 0.08 at 1024 px."""
     prompts_per_update: Count | None = None
     """Prompts of one optimizer step over all processes; null: all of the iteration."""
     micro_batch: Count = 1

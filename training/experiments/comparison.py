@@ -65,15 +65,15 @@ class Method:
     num_seeds: int | None = None
 
 
+COMPARED = ("ppo", "reward_difference", "zigal_joint", "zigal_view", "zigal_weighted", "mvc_zigal")
+"""The objectives of the published comparison, in the order of its table."""
 METHODS: dict[str, Method] = {
     "none": Method("no RL"),
     "none_zmv": Method("no RL, ZMV at test time", sampler="zmv"),
-    **{
-        name: Method(name, objective=name)
-        for name in ("ppo", "reward_difference", "zigal_joint", "zigal_view", "zigal_weighted", "mvc_zigal")
-    },
+    **{name: Method(name, objective=name) for name in (*COMPARED, *OBJECTIVES)},
     "teacher": Method(f"teacher, {TEACHER_SETTINGS.num_steps} steps", model="toybox-teacher", num_seeds=1),
 }
+DEFAULT_METHODS = ("none", "none_zmv", *COMPARED, "teacher")
 
 
 @dataclass(frozen=True)

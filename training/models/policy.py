@@ -186,7 +186,7 @@ def make_dual(config: TrainConfig) -> DualVariable | None:
         return None
     return DualVariable(
         violated_lr=constraint.violated_lr,
-        satisfied_lr=constraint.satisfied_lr,
+        satisfied_lr=constraint.violated_lr if objective.has_equal_rates else constraint.satisfied_lr,
         maximum=constraint.lambda_max,
         threshold_decay=1.0 if objective.has_fixed_threshold else constraint.threshold_decay,
         initial_lambda=constraint.lambda_init,
@@ -203,14 +203,15 @@ def make_learner(
     average: EMAModel | None,
 ) -> Learner:
     """Return the learner of a policy's LoRA, which the average follows."""
-    optim, loss = config.optim, OBJECTIVES[config.objective].loss
+    optim, objective = config.optim, OBJECTIVES[config.objective]
     settings = LearnerSettings(
-        loss,
+        objective.loss,
         sampling_settings(config.sampling),
         optim.clip_range,
         optim.max_grad_norm,
         optim.kl_weight,
         optim.splits_pairs,
+        optim.dpo_beta if objective.uses_reference else None,
     )
     parameters = trainable_parameters(policy.bundle.unet, LORA_NAME)
     on_step = (lambda: None) if average is None else (lambda: average.step(parameters))

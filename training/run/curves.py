@@ -1,4 +1,4 @@
-"""The curves picture of a run: rewards, multiplier, threshold and loss, drawn with Pillow alone."""
+"""The curves picture of a run: rewards, multiplier, threshold, loss, ZMV's lead; drawn with Pillow alone."""
 
 from __future__ import annotations
 
@@ -30,13 +30,15 @@ PANELS: dict[str, dict[str, str]] = {
     },
     "lambda: weight of the joint over the single-view advantage": {"lambda": "lambda"},
     "loss": {"loss": "loss"},
+    "joint-view reward: ZMV minus standard": {"joint_gap": "gap"},
 }
+"""Series by title; runs whose objective draws no such pairs lack the last one."""
 Curves = Mapping[str, Sequence[float]]
 """Values by label."""
 
 
 def draw_curves(records: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draw a run's metrics as a PNG, two by two diagrams.
+    """Draw a run's metrics as a PNG, two diagrams in a row; those at the end without curves take no place.
 
     Args:
         records: at least one iteration, as `metrics.read_metrics` returns.
@@ -49,6 +51,8 @@ def draw_curves(records: Sequence[Mapping[str, float]], path: Path) -> None:
         }
         for title, series in PANELS.items()
     }
+    while not panels[last := list(panels)[-1]]:
+        del panels[last]
     draw_panels(panels, path, num_columns=2, first=records[0]["iteration"])
 
 

@@ -20,12 +20,13 @@ METRICS = {
     "reference_kl": "mean KL to the model without the LoRA per latent element; 0 without optim.kl_weight",
     "approx_kl": "mean rho^2/2 per latent element, old against updated policy, while updating",
     "clip_fraction": "share of log ratios beyond the clip range",
-    "view_reward_standard": "mean single-view reward of the first (standard) trajectories",
+    "view_reward_standard": "mean single-view reward of the standard trajectories",
     "view_reward_zmv": "mean single-view reward of the ZMV trajectories",
-    "view_reward_again": "mean single-view reward of the second standard trajectories, without ZMV",
-    "joint_reward_standard": "mean joint-view reward of the first trajectories",
+    "view_reward_again": "mean single-view reward of the second trajectories, where both are of one sampler",
+    "joint_reward_standard": "mean joint-view reward of the standard trajectories",
     "joint_reward_zmv": "mean joint-view reward of the ZMV trajectories",
-    "joint_reward_again": "mean joint-view reward of the second standard trajectories, without ZMV",
+    "joint_reward_again": "mean joint-view reward of the second trajectories, where both are of one sampler",
+    "joint_gap": "mean joint-view reward of the ZMV minus that of the standard trajectories of the prompts",
     "advantage_gap": "mean advantage, first minus second trajectories; negative while ZMV is ahead",
     "lambda": "weight of the joint advantage where the view advantage weighs 1, after the dual step",
     "threshold": "self-paced threshold of the joint reward: lambda rises while the mean of all is below it",
@@ -35,7 +36,8 @@ METRICS = {
     "update_seconds": "time for the policy update",
 }
 OPTIONAL = {
-    "view_reward_zmv", "view_reward_again", "joint_reward_standard", "joint_reward_zmv", "joint_reward_again",
+    "view_reward_standard", "view_reward_zmv", "view_reward_again",
+    "joint_reward_standard", "joint_reward_zmv", "joint_reward_again", "joint_gap",
     "lambda", "threshold", "joint_spread", "joint_share",
 }  # fmt: skip
 """Metrics of some objectives, and of runs with a joint reward."""

@@ -24,6 +24,7 @@ from ..algorithm.advantages import (
     equal_rewards,
     gather_rewards,
     iteration_advantages,
+    joint_gap_record,
     reward_record,
     weighted_mean,
 )
@@ -180,6 +181,7 @@ class Trainer:
             **asdict(stats),
             **reward_record("view", table.view, weights.view, self.objective.samplers),
             **reward_record("joint", table.joint, weights.joint, self.objective.samplers),
+            **joint_gap_record(table.joint, weights.joint, self.objective.samplers),
             "advantage_gap": float((advantages[:, 0] - advantages[:, 1]).double().mean()),
             **self._weight_record(),
             "rollout_seconds": round(collected - started, 3),

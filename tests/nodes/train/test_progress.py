@@ -58,3 +58,8 @@ def test_rewards_are_compared_between_both_ends(progress: ModuleType) -> None:
     ]
     assert "1.0000 at first, 1.0000 at last" in progress.reward_lines(records[:1])[0]
     assert progress.reward_lines([]) == []
+    # an objective of two zigzags has no standard trajectories; a pair shows the standard one
+    zigzags = [{"iteration": 1, "view_reward_zmv": 2.0}]
+    assert "2.0000 at first, 2.0000 at last" in progress.reward_lines(zigzags)[0]
+    pairs = [{"iteration": 1, "view_reward_zmv": 2.0, "view_reward_standard": 1.0}]
+    assert "1.0000 at first, 1.0000 at last" in progress.reward_lines(pairs)[0]

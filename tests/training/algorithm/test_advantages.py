@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from training.algorithm.advantages import RewardTable, equal_rewards, iteration_advantages, weighted_mean
+from training.algorithm.advantages import (
+    RewardTable,
+    equal_rewards,
+    iteration_advantages,
+    joint_gap_record,
+    reward_record,
+    weighted_mean,
+)
 from training.algorithm.objectives import normalize_advantages
 
 PROMPTS = ("a cat", "a dog", "a cat")
@@ -27,6 +34,33 @@ def test_a_weighted_mean_by_hand():
     values = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([5.0, -2.0]), "unused": torch.ones(2)}
     # (3·1 + 1·5)/4 and (3·2 - 1·2)/4
     torch.testing.assert_close(weighted_mean(values, {"a": 3.0, "b": 1.0}), torch.tensor([2.0, 1.0]))
+
+
+def test_the_joint_gap_is_zmv_minus_standard_by_hand():
+    rewards = {"a": torch.tensor([[1.0, 2.0], [3.0, 3.5]]), "b": torch.tensor([[0.0, 4.0], [2.0, 0.0]])}
+    # a: (1 + 0.5)/2 = 0.75, b: (4 - 2)/2 = 1; (3·0.75 + 1·1)/4
+    weights = {"a": 3.0, "b": 1.0}
+    assert joint_gap_record(rewards, weights, ("standard", "zmv")) == {"joint_gap": pytest.approx(0.8125)}
+    assert joint_gap_record(rewards, weights, ("zmv", "standard")) == {"joint_gap": pytest.approx(-0.8125)}
+
+
+@pytest.mark.parametrize("samplers", [("standard", "standard"), ("zmv", "zmv")])
+def test_there_is_no_joint_gap_between_trajectories_of_one_sampler(samplers):
+    assert joint_gap_record({"a": torch.ones(1, 2)}, {"a": 1.0}, samplers) == {}
+    assert joint_gap_record({}, {}, ("standard", "zmv")) == {}
+
+
+@pytest.mark.parametrize(
+    ("samplers", "kinds"),
+    [
+        (("standard", "zmv"), ("standard", "zmv")),
+        (("standard", "standard"), ("standard", "again")),
+        (("zmv", "zmv"), ("zmv", "again")),
+    ],
+)
+def test_mean_rewards_are_named_by_sampler(samplers, kinds):
+    record = reward_record("joint", {"a": torch.tensor([[1.0, 2.0], [3.0, 6.0]])}, {"a": 1.0}, samplers)
+    assert record == {f"joint_reward_{kinds[0]}": 2.0, f"joint_reward_{kinds[1]}": 4.0}
 
 
 def test_rewards_that_differ_by_rounding_are_named():

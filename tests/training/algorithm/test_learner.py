@@ -1,5 +1,6 @@
 """The policy update: replayed log-probabilities, what reaches the gradient, and what stops it."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -149,6 +150,57 @@ def test_the_policy_gradient_is_the_naive_one(make_trainer, advantages):
     assert_close(learned, expected, 1e-4)
 
 
+@pytest.mark.parametrize("objective", ["mv_pg", "mv_zigpg"])
+def test_the_papers_policy_gradient_is_the_sum_of_the_views(make_trainer, objective):
+    """-A_joint·Σ_v ∇log p^v, averaged over trajectories and pairs."""
+    trainer = make_trainer(objective)
+    rollout, table = trainer._collect(1)
+    assert {scored.sampler for scored in rollout.sets} == {"zmv" if objective == "mv_zigpg" else "standard"}
+    learned, _ = gradient_of(trainer, rollout, trainer._advantages(table), micro_batch=3)
+    rewards = table.joint["agreement"].double()
+    gains = (rewards - rewards.mean()) / rewards.std(correction=0)
+    total = torch.zeros(())
+    for pair in pairs():
+        for k in (0, 1):
+            distribution, recorded = distribution_of(trainer, rollout, k, pair)
+            gain = float(gains[pair.prompts[0], k])
+            total = total - gain * log_prob(distribution, recorded.actions)[0].sum() / 16
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(total, trainer.learner.parameters)])
+    assert_close(learned, expected, 1e-4)
+
+
+@pytest.mark.parametrize("splits_pairs", [False, True])
+def test_preferences_are_measured_against_the_model_without_the_lora(
+    make_trainer, tiny_model_dir, splits_pairs
+):
+    """DPO's loss of the joint log-densities under the moved policy and the bare model, loaded anew."""
+    trainer = make_trainer("mv_dpo", optim={"dpo_beta": 0.5})
+    move_lora(trainer, 0.05)
+    rollout, table = trainer._collect(1)  # by a policy that is not the reference
+    move_lora(trainer, 0.05)
+    bare = replace(trainer.policy, bundle=load_bundle(str(tiny_model_dir)))
+    total, margins = torch.zeros(()), []
+    for pair in pairs():
+        gaps = []
+        for k in (0, 1):
+            ours, recorded = distribution_of(trainer, rollout, k, pair)
+            with torch.no_grad():
+                theirs, _ = distribution_of(trainer, rollout, k, pair, bare)
+            gaps.append(
+                Normal(ours.mean, ours.std).log_prob(recorded.actions).sum()
+                - Normal(theirs.mean, theirs.std).log_prob(recorded.actions).sum()
+            )
+        first, second = table.joint["agreement"][pair.prompts[0]]
+        margin = (gaps[0] - gaps[1]) * (1 if first > second else -1)
+        margins.append(margin.item())
+        total = total + torch.log1p(torch.exp(-0.5 * margin)) / 8
+    assert min(margins) < 0 < max(margins)
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(total, trainer.learner.parameters)])
+    learned, sums = gradient_of(trainer, rollout, trainer._advantages(table), splits_pairs=splits_pairs)
+    assert_close(learned, expected, 1e-3)
+    assert float(sums[0]) / 8 == pytest.approx(total.item(), rel=1e-4)
+
+
 def test_micro_batches_do_not_change_the_gradient(trainer, rollout, advantages):
     gradients = [gradient_of(trainer, rollout, advantages, micro_batch)[0] for micro_batch in (1, 3, 4)]
     for other in gradients[1:]:
@@ -169,6 +221,22 @@ def test_one_trajectory_at_a_time_gives_the_same_gradient(make_trainer, advantag
     assert (sums[3] > 0) == (kl_weight > 0)
     assert_close(split, together)
     torch.testing.assert_close(split_sums, sums, rtol=1e-4, atol=1e-6)
+
+
+def test_preferences_on_policy_know_that_the_policy_has_left_the_reference(make_trainer):
+    """On policy ρ is 0, the log ratio to the reference is not: split and together must agree."""
+    trainer = make_trainer("mv_dpo")
+    move_lora(trainer, 0.05)
+    rollout, table = trainer._collect(1)
+    advantages, gradients = trainer._advantages(table), []
+    micro_step = MicroStep(torch.arange(4), torch.tensor([0, 1, 0, 1]))
+    for splits_pairs in (False, True):
+        trainer.learner.settings = replace(trainer.learner.settings, splits_pairs=splits_pairs)
+        sums = trainer.learner._accumulate(rollout, advantages, micro_step, 1.0, is_on_policy=True)
+        assert abs(float(sums[0]) / 4 - math.log(2)) > 1e-4
+        gradients.append(torch.cat([p.grad.flatten() for p in trainer.learner.parameters]))
+        trainer.optimizer.zero_grad()
+    assert_close(gradients[1], gradients[0], 1e-3)
 
 
 @pytest.mark.parametrize("objective", ["mvc_zigal", "ppo"])

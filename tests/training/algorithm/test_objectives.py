@@ -10,6 +10,8 @@ from training.algorithm.objectives import (
     approximate_kl,
     clip_fraction,
     combine_advantages,
+    mv_dpo_loss,
+    mv_pg_loss,
     normalize_advantages,
     ppo_clip_loss,
     zigal_loss,
@@ -61,18 +63,22 @@ def test_first_step_descends_towards_the_better_trajectory():
     assert zmv.grad.item() == pytest.approx(-4.0)
 
 
-@pytest.mark.parametrize("loss", [zigal_loss, ppo_clip_loss])
+LOSSES = [zigal_loss, ppo_clip_loss, mv_pg_loss, mv_dpo_loss]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 def test_losses_give_advantages_no_gradient(loss):
     advantages = torch.ones(2, 1, 2, requires_grad=True)
     loss(torch.zeros(2, 1, 2, requires_grad=True), advantages, 1e-4).backward()
     assert advantages.grad is None
 
 
-@pytest.mark.parametrize("loss", [zigal_loss, ppo_clip_loss])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_losses_refuse_what_does_not_fit(loss):
     with pytest.raises(ValueError, match="differ in shape"):
         loss(torch.zeros(2, 3, 6), torch.zeros(2, 3, 1), 1e-4)
-    with pytest.raises(ValueError, match="clip_range=0"):
+    name = "dpo_beta" if loss is mv_dpo_loss else "clip_range"
+    with pytest.raises(ValueError, match=f"{name}=0 must be positive"):
         loss(torch.zeros(2, 1, 1), torch.zeros(2, 1, 1), 0)
 
 
@@ -129,6 +135,53 @@ def test_ppo_loss_is_ddpos():
     ratio = (0.1 * rho).exp()
     expected = torch.maximum(-gain * ratio, -gain * ratio.clamp(1 - 0.05, 1 + 0.05)).mean()
     torch.testing.assert_close(ppo_clip_loss(0.1 * rho, gain, 0.05), expected)
+
+
+def test_the_policy_gradient_sums_the_views_and_clips_nothing():
+    """K = 2, B = 1, V = 2; log ratios far beyond the clip range of 0.1."""
+    rho = torch.tensor([[[0.5, -1.0]], [[2.0, 0.25]]], dtype=torch.float64, requires_grad=True)
+    advantages = torch.tensor([[[3.0, 3.0]], [[-2.0, -2.0]]], dtype=torch.float64)
+    # -3·(0.5 - 1) = 1.5 and 2·(2 + 0.25) = 4.5: their mean
+    loss = mv_pg_loss(rho, advantages, 0.1)
+    assert loss.item() == pytest.approx(3.0, abs=1e-12)
+    loss.backward()
+    # -A/2 in every view: each view's log-likelihood counts in full, the two trajectories by half
+    expected = torch.tensor([[[-1.5, -1.5]], [[1.0, 1.0]]], dtype=torch.float64)
+    torch.testing.assert_close(rho.grad, expected)
+
+
+def test_the_preference_loss_by_hand():
+    """β = 2, two prompts, two views: the first sample is the better one in prompt 1 only."""
+    ratios = torch.tensor([[[0.3, 0.2], [0.1, 0.0]], [[0.1, -0.1], [0.4, 0.2]]], requires_grad=True)
+    advantages = torch.tensor([[[5.0, 5.0], [-1.0, -1.0]], [[2.0, 2.0], [1.0, 1.0]]])
+    # Sums over the views: 0.5 and 0.0 in prompt 1, 0.1 and 0.6 in prompt 2. Better minus worse is 0.5 twice,
+    # -log sigmoid(1) = log(1 + exp(-1)), whatever the size of the advantages.
+    loss = mv_dpo_loss(ratios, advantages, 2.0)
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-1)), abs=1e-6)
+    loss.backward()
+    # d/dΔ_better = -β·sigmoid(-1)/2 prompts, the opposite for the worse; the same in every view
+    slope = 1 / (1 + math.e)
+    expected = torch.tensor([[[-slope] * 2, [slope] * 2], [[slope] * 2, [-slope] * 2]])
+    torch.testing.assert_close(ratios.grad, expected)
+
+
+def test_a_preference_against_the_policy_pulls_harder():
+    advantages = torch.tensor([[[1.0]], [[-1.0]]])
+    slopes = []
+    for ratio in (-3.0, 0.0, 3.0):  # log ratio of the better sample; the worse one's is 0
+        ratios = torch.tensor([[[ratio]], [[0.0]]], requires_grad=True)
+        mv_dpo_loss(ratios, advantages, 1.0).backward()
+        slopes.append(ratios.grad[0].item())
+    # -sigmoid(-ratio)
+    assert slopes == pytest.approx([-1 / (1 + math.exp(r)) for r in (-3.0, 0.0, 3.0)], abs=1e-6)
+
+
+def test_samples_of_equal_reward_prefer_nothing():
+    ratios = torch.tensor([[[0.7, 0.1]], [[-0.2, 0.0]]], requires_grad=True)
+    loss = mv_dpo_loss(ratios, torch.full((2, 1, 2), 0.3), 50.0)
+    assert loss.item() == pytest.approx(math.log(2))
+    loss.backward()
+    assert not ratios.grad.any()
 
 
 def test_advantages_use_the_whole_population():
@@ -197,4 +250,5 @@ def test_every_objective_has_a_config_word():
 
 def test_only_objectives_without_a_fixed_multiplier_use_the_dual_variable():
     fixed = {"zigal_view": 0.0, "zigal_joint": math.inf, "zigal_weighted": 1.0}
+    fixed |= dict.fromkeys(("mv_pg", "mv_zigpg", "mv_dpo"), math.inf)
     assert {name: o.fixed_lambda for name, o in OBJECTIVES.items() if not o.uses_dual} == fixed

@@ -11,7 +11,14 @@ from training.algorithm.objectives import OBJECTIVES
 from training.config import BaseLoraConfig, ModelConfig, load_config
 from training.data.prompts import load_prompts
 from training.evaluation.intervals import Interval, bootstrap, bootstrap_two_way
-from training.experiments.comparison import METHODS, Task, make_tasks, run_task, training_record
+from training.experiments.comparison import (
+    DEFAULT_METHODS,
+    METHODS,
+    Task,
+    make_tasks,
+    run_task,
+    training_record,
+)
 from training.experiments.comparison_report import (
     CLAIMS,
     COLUMNS,
@@ -52,7 +59,8 @@ def test_every_claim_is_about_known_methods_and_columns():
     assert parts
     assert {method for part in parts for method in part[:2]} <= set(METHODS)
     assert {measure for *_, measure, _ in parts} <= set(COLUMNS)
-    assert {m.objective for m in METHODS.values()} - {None} <= set(OBJECTIVES)
+    assert {m.objective for m in METHODS.values()} - {None} == set(OBJECTIVES)
+    assert set(DEFAULT_METHODS) <= set(METHODS)
 
 
 def test_tasks_come_seed_by_seed_and_the_teacher_once(task):

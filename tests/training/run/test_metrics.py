@@ -64,8 +64,8 @@ def test_rewards_by_name_are_known_and_those_of_a_missing_role_may_lack():
     check_names({**record(1), "view_reward_zmv/redness": 0.25})
     view_only = {name: value for name, value in record(2).items() if not is_joint(name)}
     check_names(view_only)
-    with pytest.raises(ValueError, match="'view_reward_standard'"):
-        check_names({name: value for name, value in view_only.items() if name != "view_reward_standard"})
+    with pytest.raises(ValueError, match="'advantage_gap'"):
+        check_names({name: value for name, value in view_only.items() if name != "advantage_gap"})
 
 
 def test_curves_are_drawn_from_known_metrics(tmp_path):
@@ -74,11 +74,14 @@ def test_curves_are_drawn_from_known_metrics(tmp_path):
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.width > 500
         whole = picture.copy()
-    # a run without a joint reward: the panels of joint reward, upper right, and lambda stay empty
+    # a run without a joint reward: the panels of joint reward, upper right, and lambda stay empty, and the
+    # row of the gap is not there
     view_only = [{k: v for k, v in record(i).items() if not is_joint(k)} for i in (1, 2)]
     draw_curves(view_only, tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as picture:
         width, height = picture.width // 2, picture.height // 2
+        assert whole.size == (2 * width, 3 * height)
+        assert whole.crop((0, 2 * height, width, 3 * height)).getextrema() != ((255, 255),) * 3
         for left, top in ((width, 0), (0, height)):
             empty = (left, top, left + width, top + height)
             assert picture.crop(empty).getextrema() == ((255, 255),) * 3

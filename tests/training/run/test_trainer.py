@@ -26,17 +26,18 @@ from training.run.checkpoint import load_checkpoint
 from training.run.metrics import METRICS, read_metrics
 from training.run.trainer import Trainer
 
-
-def kind_of(objective):
-    """What the second trajectories are called in the metrics."""
-    return "zmv" if "zmv" in OBJECTIVES[objective].samplers else "again"
+OF_KINDS = {
+    ("standard", "zmv"): ("view_reward_again", "joint_reward_again"),
+    ("standard", "standard"): ("view_reward_zmv", "joint_reward_zmv", "joint_gap"),
+    ("zmv", "zmv"): ("view_reward_standard", "joint_reward_standard", "joint_gap"),
+}
+"""The metrics that a run lacks because of its pairs."""
 
 
 def metrics_of(objective):
-    """Names of the metrics of a run: those of the other kind of second trajectory are not there."""
-    other = {"zmv": "_again", "again": "_zmv"}[kind_of(objective)]
+    """Names of the metrics of a run with a joint reward."""
     absent = {"joint_share"} if OBJECTIVES[objective].uses_dual else {"lambda", "threshold", "joint_spread"}
-    return {name for name in METRICS if not name.endswith(other)} - absent
+    return set(METRICS) - set(OF_KINDS[OBJECTIVES[objective].samplers]) - absent
 
 
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
@@ -275,6 +276,7 @@ def test_one_view_without_a_joint_reward_is_plain_text_to_image(
     [
         ("mvc_zigal", 0.6, "spread", 0.2),
         ("mvc_zigal_fixed_threshold", 1.0, "raw", 2.0),
+        ("mvc_zigal_equal_rates", 0.6, "spread", 0.2),
         ("reward_difference", 0.6, "raw", 2.0),
     ],
 )
@@ -296,6 +298,8 @@ def test_the_dual_variable_follows_the_joint_reward(
     )
     trainer.run()
     records = read_metrics(trainer.folder.metrics_path)
+    if objective == "mvc_zigal_equal_rates":
+        rates["satisfied_lr"] = violated_lr
     dual = DualVariable(threshold_decay=decay, initial_lambda=0.3, **rates)
     for record, table in zip(records, tables, strict=True):
         dual.step(table.joint["agreement"].flatten().tolist())
@@ -316,8 +320,12 @@ def test_the_dual_variable_follows_the_joint_reward(
         ("zigal_weighted", 1.0),
         ("mvc_zigal", 2.5),
         ("mvc_zigal_fixed_threshold", 2.5),
+        ("mvc_zigal_equal_rates", 2.5),
         ("reward_difference", 2.5),
         ("ppo", 2.5),
+        ("mv_pg", math.inf),
+        ("mv_zigpg", math.inf),
+        ("mv_dpo", math.inf),
     ],
 )
 @pytest.mark.parametrize("normalization", ["iteration", "prompt"])
@@ -343,7 +351,8 @@ def test_objectives_weigh_the_two_advantages(
 
 
 @pytest.mark.parametrize(
-    ("objective", "share"), [("zigal_view", 0.0), ("zigal_weighted", 0.5), ("zigal_joint", 1.0)]
+    ("objective", "share"),
+    [("zigal_view", 0.0), ("zigal_weighted", 0.5), ("zigal_joint", 1.0), ("mv_pg", 1.0), ("mv_dpo", 1.0)],
 )
 def test_objectives_with_a_fixed_weight_log_it_and_have_no_multiplier(
     objective, share, tiny_bundle, plain_rewards, tiny_config
@@ -380,6 +389,15 @@ def test_the_advantage_gap_is_first_minus_second(tiny_bundle, plain_rewards, tin
     trainer.run()
     # half of the rewards are 0, half 1: mean 1/2, deviation 1/2, advantages -1 and 1
     assert read_metrics(trainer.folder.metrics_path)[0]["advantage_gap"] == pytest.approx(-2.0, abs=1e-6)
+
+
+def test_the_joint_gap_is_how_far_zmv_is_ahead(tiny_bundle, plain_rewards, tiny_config):
+    trainer = Trainer(tiny_config(run={"epochs": 1, "sheet_prompts": 0}), tiny_bundle, plain_rewards)
+    trainer.run()
+    for record in read_metrics(trainer.folder.metrics_path):
+        gap = record["joint_reward_zmv"] - record["joint_reward_standard"]
+        assert record["joint_gap"] == pytest.approx(gap, abs=1e-7)
+        assert gap != 0
 
 
 def kohya(name):
