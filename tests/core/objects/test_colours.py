@@ -40,7 +40,7 @@ def test_every_side_has_its_colour(painted_box, hull):
         on_side = upright & ((surface.vertices / HALF) @ outwards > 0.9)
         inner = on_side & ((surface.vertices / HALF).abs() > 0.85).sum(dim=1).eq(1)
         assert inner.sum() > 100
-        assert (colours[inner] - paint).abs().max() < 0.02  # no grey comes in from the rim
+        assert (colours[inner] - paint).abs().max() < 0.02
 
 
 def test_the_top_that_no_view_sees_takes_the_colours_beside_it(painted_box, hull):
@@ -51,6 +51,15 @@ def test_the_top_that_no_view_sees_takes_the_colours_beside_it(painted_box, hull
     distances = (colours[top][:, None] - PAINT).abs().amax(dim=-1)
     assert distances.amin(dim=1).median() < 0.1
     assert distances.argmin(dim=1).unique().tolist() == [0, 1, 2, 3]
+
+
+def test_no_grey_comes_in_from_the_rim(painted_box, hull):
+    # The front's silhouette ends at x = 0.25, in the middle of a pixel that is half grey.
+    point, normal = torch.tensor([[0.249, -0.3, 0.0]]), torch.tensor([[0.0, -1.0, 0.0]])
+    projection = project(hull, SIDES, 48)
+    colours, weights = sample_views(point, normal, painted_box, projection, hull.voxel_size)
+    assert weights[0, 0] > 0.3
+    assert (colours[0, 0] - PAINT[0]).abs().max() < 0.02
 
 
 def test_weights_follow_the_angle_and_vanish_where_a_point_is_hidden(painted_box, hull):
