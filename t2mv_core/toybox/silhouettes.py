@@ -10,12 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..objects.silhouettes import MIN_CONTRAST, contrast
+
 BACKGROUND = 0.5
 """Grey level of what surrounds an object, in [0, 1]."""
-# On 44 rendered scenes this agrees best with the true silhouettes, both before (IoU 0.99) and after the
-# VAE (0.95); the VAE leaves the background within 0.02 of the grey except for a seam around the object.
-# Removing specks and filling holes under 10 px changed less than 2 px a view and the IoU by 0.001: not done.
-MIN_CONTRAST = 0.1
 # Points per pixel along a ray. At 2 they lie a quarter pixel off pixel borders and centres, so views at right
 # angles never round; 4 changes the mean of true silhouettes by 0.0002 at twice the cost.
 POINTS_PER_PIXEL = 2
@@ -56,7 +54,7 @@ def silhouettes(images: Tensor, min_contrast: float = MIN_CONTRAST) -> Tensor:
             f"images have shape {list(images.shape)} and type {images.dtype}; silhouettes are found in "
             "[B, V, 3, H, W] of floating point in [0, 1] (divide uint8 by 255)."
         )
-    return (images - BACKGROUND).abs().amax(dim=2) > min_contrast
+    return contrast(images, images.new_full((3,), BACKGROUND)) > min_contrast
 
 
 def silhouette_coherence(masks: Tensor, azimuths_deg: Sequence[float]) -> Tensor:

@@ -1,0 +1,75 @@
+"""What cameras see of a volume: its silhouette and its depth, by marching along parallel rays."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..cameras import CameraRig
+from .carving import OnStep
+from .viewing import camera_axes
+from .volume import INSIDE, Volume, voxel_centres
+
+_POINTS_AT_ONCE = 2**20
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A volume as V cameras see it, in pictures of P x P pixels.
+
+    Attributes:
+        coverage: largest occupancy along each pixel's ray, [V, P, P], in [0, 1].
+        nearness: how far the first surface on the ray lies towards the camera, measured from the origin
+            along the camera's backward axis, [V, P, P], world units; minus infinity where there is none.
+    """
+
+    coverage: Tensor
+    nearness: Tensor
+
+
+@torch.no_grad()
+def project(volume: Volume, rig: CameraRig, picture_px: int, on_step: OnStep | None = None) -> Projection:
+    """Look at a volume from all cameras of a rig.
+
+    Rays start in front of the cube and take one voxel per step; between the last step outside and the first
+    one inside, the surface is found by linear interpolation.
+
+    Args:
+        volume: the solid.
+        rig: V cameras.
+        picture_px: P, at least 1; more than the volume's resolution shows nothing new.
+        on_step: told of progress, view by view; may raise to cancel.
+    """
+    axes = camera_axes(rig, volume.occupancy)
+    across = voxel_centres(picture_px, rig.frustum, volume.occupancy.device)
+    seen = []
+    for number, (right, up, backward) in enumerate(axes.unbind(), start=1):
+        # How far the cube reaches along the ray, and one step beyond: rays start outside.
+        reach = volume.half_width * float(backward.abs().sum()) + volume.voxel_size
+        steps = math.ceil(2 * reach / volume.voxel_size) + 1
+        nearness = torch.linspace(reach, -reach, steps).to(across)
+        rows = max(1, _POINTS_AT_ONCE // (picture_px * steps))
+        rays = across[:, None, None] * right + nearness[:, None] * backward  # [P, steps, 3]
+        parts = [
+            _first_surface(volume.sample(height[:, None, None, None] * up + rays), nearness)
+            for height in (-across).split(rows)
+        ]
+        seen.append([torch.cat(part) for part in zip(*parts, strict=True)])
+        if on_step is not None:
+            on_step(number, rig.num_views)
+    coverage, depth = (torch.stack(part) for part in zip(*seen, strict=True))
+    return Projection(coverage, depth)
+
+
+def _first_surface(occupancy: Tensor, nearness: Tensor) -> tuple[Tensor, Tensor]:
+    """Return coverage and nearness of rays: [..., S], [S] from near to far -> [...], [...]."""
+    coverage = occupancy.amax(dim=-1)
+    first = (occupancy > INSIDE).byte().argmax(dim=-1, keepdim=True)
+    before = (first - 1).clamp(min=0)
+    inside, outside = occupancy.gather(-1, first)[..., 0], occupancy.gather(-1, before)[..., 0]
+    back = ((inside - INSIDE) / (inside - outside).clamp(min=1e-6)).clamp(0, 1)
+    near = nearness[first[..., 0]] + back * (nearness[before[..., 0]] - nearness[first[..., 0]])
+    return coverage, torch.where(coverage > INSIDE, near, -torch.inf)
