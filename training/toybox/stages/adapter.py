@@ -19,7 +19,7 @@ from .stage import Checkpointer, StageConfig, Stateful, seed_everything, trapezo
 
 logger = logging.getLogger(__name__)
 
-NUM_UPDATES = 1600
+NUM_UPDATES = 2400
 BATCH_VIEWS = 48
 # Views of a scene in one update, in turn: fewer give more scenes and captions for the same time.
 NARROW_VIEWS = (2, 3, 6)
