@@ -124,6 +124,13 @@ def call_unet(
     embedding = None
     if guidance is not None:
         embedding = guidance_embedding(guidance, unet.config["time_cond_proj_dim"]).to(dtype)
+    residuals = None
+    if cameras is not None:
+        # diffusers adds these in place, and takes them from the list: hand over a fresh one.
+        residuals = [
+            repeat(view_scale * residual.to(dtype), "v c h w -> (b v) c h w", b=num_prompts)
+            for residual in cameras.residuals
+        ]
     noise = unet(
         rearrange(x, "b v c h w -> (b v) c h w").to(dtype),
         per_view(timestep.to(x.device)),
@@ -138,13 +145,7 @@ def call_unet(
             "latent_size": (height, width),
             "reference": None if reference is None or reference.scale == 0.0 else reference,
         },
-        # diffusers adds these in place, and takes them from the list: hand over a fresh one.
-        down_intrablock_additional_residuals=None
-        if cameras is None
-        else [
-            repeat(view_scale * residual.to(dtype), "v c h w -> (b v) c h w", b=num_prompts)
-            for residual in cameras.residuals
-        ],
+        down_intrablock_additional_residuals=residuals,
         return_dict=False,
     )[0]
     return rearrange(noise, "(b v) c h w -> b v c h w", v=num_views)

@@ -104,17 +104,6 @@ def relative(got, expected):
     return float((got.float() - expected.float()).norm() / expected.float().norm())
 
 
-def weights(linear):
-    return linear.weight.float(), None if linear.bias is None else linear.bias.float()
-
-
-def attend(query, key, value, heads=20):  # [m, 1280], [n, 1280], [n, 1280]
-    parts = []
-    for q, k, v in zip(query.chunk(heads, -1), key.chunk(heads, -1), value.chunk(heads, -1), strict=True):
-        parts.append(torch.softmax(q @ k.T / (1280 / heads) ** 0.5, dim=-1) @ v)
-    return torch.cat(parts, dim=-1)
-
-
 def test_it_is_sdxl_with_mv_adapter(bundle):
     mv = sum(p.numel() for name, p in bundle.unet.named_parameters() if "_mv" in name)
     own = sum(p.numel() for p in bundle.unet.parameters()) - mv
@@ -138,7 +127,17 @@ def test_one_attention_block_is_the_plain_computation(bundle, evaluation):
     attention = bundle.unet.get_submodule(f"{BLOCK}.attn1")
     processor, (_, _, output) = attention.processor, evaluation[1][f"{BLOCK}.attn1"]
     tokens = evaluation[1][f"{BLOCK}.attn1, entering"].float()  # [V, 4·4, 1280]: 16 px latents, halved twice
-    side = 4
+    heads, side = 20, 4
+
+    def weights(linear):
+        return linear.weight.float(), None if linear.bias is None else linear.bias.float()
+
+    def attend(query, key, value):  # [1, C], [n, C], [n, C]
+        parts = []
+        for q, k, v in zip(query.chunk(heads, -1), key.chunk(heads, -1), value.chunk(heads, -1), strict=True):
+            parts.append(torch.softmax(q @ k.T / (1280 / heads) ** 0.5, dim=-1) @ v)
+        return torch.cat(parts, dim=-1)
+
     own = [F.linear(tokens, *weights(p)) for p in (attention.to_q, attention.to_k, attention.to_v)]
     mv = [F.linear(tokens, *weights(p)) for p in (processor.to_q_mv, processor.to_k_mv, processor.to_v_mv)]
     expected = torch.zeros_like(tokens)

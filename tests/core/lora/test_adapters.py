@@ -81,6 +81,7 @@ def test_lora_goes_on_the_reference_attention_and_comes_back_from_its_file(
     x = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     reference = encode_reference(fresh, pictures, condition)
 
+    @torch.no_grad()
     def predict(bundle):
         return predict_noise(bundle, x, 500, condition, cameras, 4.0, 1.0, reference)
 
