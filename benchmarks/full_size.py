@@ -30,7 +30,9 @@ SCHEDULE = {
 }
 
 
-def create_unet(is_lcm: bool, device: str, dtype: torch.dtype, **changes: Any) -> Any:
+def create_unet(
+    is_lcm: bool, device: str, dtype: torch.dtype, has_reference: bool = False, **changes: Any
+) -> Any:
     """Return the UNet with multiview attention; `changes` are to its configuration (fewer layers, say)."""
     from diffusers import UNet2DConditionModel
 
@@ -40,7 +42,7 @@ def create_unet(is_lcm: bool, device: str, dtype: torch.dtype, **changes: Any) -
         with torch.device(device):
             settings = unet_settings(replace(FULL, guidance=LCM_TIME_COND_DIM if is_lcm else None))
             unet = UNet2DConditionModel(**{**settings, "sample_size": SAMPLE_SIZE, **changes})
-            install_multiview_attention(unet)
+            install_multiview_attention(unet, has_reference)
     finally:
         torch.set_default_dtype(before)
     return unet.eval().requires_grad_(False)

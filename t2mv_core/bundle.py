@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
@@ -16,6 +16,10 @@ from .schedule import NoiseSchedule, with_solver
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, T2IAdapter, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+
+Task = Literal["text-to-multiview", "image-to-multiview"]
+"""What a model draws views from: its MV-Adapter decides."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class MemorySettings:
 
 @dataclass(frozen=True)
 class ModelBundle:
-    """A loaded text-to-multiview model; never changed, only replaced by a light copy over the same weights.
+    """A loaded multiview model; never changed, only replaced by a light copy over the same weights.
 
     Attributes:
         unet: with multiview attention installed.
@@ -72,6 +76,7 @@ class ModelBundle:
         has_zeros_for_no_prompt: guidance without a negative prompt starts from zeros, as SDXL's does;
             else from the empty text.
         notices: what its files say or hold that has no effect here, in sentences.
+        tasks: what it can draw views from.
     """
 
     unet: UNet2DConditionModel = field(repr=False)
@@ -85,6 +90,7 @@ class ModelBundle:
     memory: MemorySettings = MemorySettings()
     has_zeros_for_no_prompt: bool = True
     notices: tuple[str, ...] = ()
+    tasks: tuple[Task, ...] = ("text-to-multiview",)
 
     @property
     def name(self) -> str:
@@ -109,7 +115,10 @@ class ModelBundle:
     @property
     def defaults(self) -> ModelDefaults:
         """What to sample with where the user names no number."""
-        return find_defaults(self.sources.model, self.has_guidance_embedding, self.schedule.solver_name)
+        is_of_picture = "image-to-multiview" in self.tasks
+        return find_defaults(
+            self.sources.model, self.has_guidance_embedding, self.schedule.solver_name, is_of_picture
+        )
 
     @property
     def latent_px(self) -> int:

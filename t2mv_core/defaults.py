@@ -53,20 +53,27 @@ DEFAULTS = {
 """By the preset names of `formats.sources`."""
 FEW_STEP = ModelDefaults("ddim-trailing", 4, 1.0, 1, 1.0, 1.0, "published")
 """Few-step weights for SDXL without a guidance input: LCM-LoRA, DMD2, Turbo, Lightning, Hyper-SD."""
+OF_PICTURE = ModelDefaults("ddim", 50, 3.0, 1, 1.0, 1.0, "published")
+"""SDXL with MV-Adapter's weights for image to multiview (arXiv:2412.03632); zigzags as of text."""
 
 
-def find_defaults(model: str, has_guidance_embedding: bool, solver: str) -> ModelDefaults:
+def find_defaults(
+    model: str, has_guidance_embedding: bool, solver: str, is_of_picture: bool = False
+) -> ModelDefaults:
     """Return a model's own numbers, or those of its kind.
 
     Args:
         model: its name; a file or folder is of no row.
         has_guidance_embedding: whether guidance is an input of its UNet.
         solver: a word of `schedule.SOLVERS`.
+        is_of_picture: whether its MV-Adapter is the one of image to multiview.
     """
     own = DEFAULTS.get(model)
     if own is None or own.has_guidance_embedding != has_guidance_embedding:
         own = DEFAULTS["lcm-sdxl" if has_guidance_embedding else "sdxl"]
-    return own if has_guidance_embedding or solver in ("ddim", own.solver) else FEW_STEP
+    if not has_guidance_embedding and solver not in ("ddim", own.solver):
+        return FEW_STEP
+    return OF_PICTURE if is_of_picture and own is DEFAULTS["sdxl"] else own
 
 
 def find_named_defaults(model: str, solver: str | None) -> ModelDefaults | None:

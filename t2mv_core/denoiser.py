@@ -1,4 +1,4 @@
-"""The denoiser ε_θ(x_t, t, c, π): guidance and camera features around the one place that calls the UNet."""
+"""The denoiser ε_θ(x_t, t, c, π): guidance, cameras and pictures around the one place that calls the UNet."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from .bundle import ModelBundle
 from .cameras import CameraRig
+from .formats.sources import ADAPTER_REPO, IMAGE_ADAPTER_FILE
 from .lora.adapters import activate_loras, reactivate_in_backward
+from .unet.reference_attention import ReferenceFeatures
 
 if TYPE_CHECKING:
     from diffusers import T2IAdapter, UNet2DConditionModel
@@ -83,9 +85,10 @@ def call_unet(
     x: Tensor,
     timestep: Tensor,
     condition: TextCondition,
-    cameras: CameraFeatures,
+    cameras: CameraFeatures | None,
     view_scale: float = 1.0,
     guidance: Tensor | None = None,
+    reference: ReferenceFeatures | None = None,
 ) -> Tensor:
     """One UNet evaluation of all views together.
 
@@ -94,28 +97,40 @@ def call_unet(
         x: latents, [B, V, C, H, W].
         timestep: [B], int64; the views of a prompt share it.
         condition: of B prompts; its negative part is not looked at.
-        cameras: of V views.
+        cameras: of V views; None for pictures by themselves (V = 1), which get neither camera residuals nor
+            multiview attention.
         view_scale: s, multiplies the camera features.
         guidance: w of each prompt, [B], for UNets with a guidance embedding; else None.
+        reference: pictures of the first of the B sets, for UNets with reference attention; the other sets go
+            without. None, or a scale of 0, leaves the reference attention out.
 
     Returns:
         Predicted noise [B, V, C, H, W], in the UNet's dtype (float32 under autocast).
 
     Raises:
-        ValueError: x, condition, timestep and cameras disagree about B or V.
+        ValueError: x, condition, timestep, cameras and reference disagree about B or V.
     """
     num_prompts, num_views, _, height, width = x.shape
-    if len(condition) != num_prompts or len(timestep) != num_prompts or cameras.num_views != num_views:
+    num_cameras = 1 if cameras is None else cameras.num_views
+    if len(condition) != num_prompts or len(timestep) != num_prompts or num_cameras != num_views:
         raise ValueError(
             f"Latents of {num_prompts} prompts x {num_views} views were given with {len(condition)} prompt "
-            f"conditions, {len(timestep)} timesteps and cameras of {cameras.num_views} views; "
-            "they must agree."
+            f"conditions, {len(timestep)} timesteps and cameras of {num_cameras} views; they must agree."
         )
+    if reference is not None and len(reference) > num_prompts:
+        raise ValueError(f"{len(reference)} pictures were given for {num_prompts} sets; give one each.")
     per_view = (lambda y: y.repeat_interleave(num_views, dim=0)) if num_views > 1 else (lambda y: y)
     dtype = next(unet.parameters()).dtype
     embedding = None
     if guidance is not None:
         embedding = guidance_embedding(guidance, unet.config["time_cond_proj_dim"]).to(dtype)
+    residuals = None
+    if cameras is not None:
+        # diffusers adds these in place, and takes them from the list: hand over a fresh one.
+        residuals = [
+            repeat(view_scale * residual.to(dtype), "v c h w -> (b v) c h w", b=num_prompts)
+            for residual in cameras.residuals
+        ]
     noise = unet(
         rearrange(x, "b v c h w -> (b v) c h w").to(dtype),
         per_view(timestep.to(x.device)),
@@ -125,12 +140,12 @@ def call_unet(
             "text_embeds": per_view(condition.pooled_embeds.to(dtype)),
             "time_ids": per_view(condition.time_ids.to(dtype)),
         },
-        cross_attention_kwargs={"num_views": num_views, "latent_size": (height, width)},
-        # diffusers adds these in place, and takes them from the list: hand over a fresh one.
-        down_intrablock_additional_residuals=[
-            repeat(view_scale * residual.to(dtype), "v c h w -> (b v) c h w", b=num_prompts)
-            for residual in cameras.residuals
-        ],
+        cross_attention_kwargs={
+            "num_views": None if cameras is None else num_views,
+            "latent_size": (height, width),
+            "reference": None if reference is None or reference.scale == 0.0 else reference,
+        },
+        down_intrablock_additional_residuals=residuals,
         return_dict=False,
     )[0]
     return rearrange(noise, "(b v) c h w -> b v c h w", v=num_views)
@@ -144,6 +159,7 @@ def predict_noise(
     cameras: CameraFeatures,
     guidance_scale: float,
     view_scale: float = 1.0,
+    reference: ReferenceFeatures | None = None,
 ) -> Tensor:
     """Predict the noise in all views with text guidance w and view scale s, the bundle's LoRAs active.
 
@@ -151,7 +167,7 @@ def predict_noise(
 
         ε = ε_negative + w (ε_prompt - ε_negative),
 
-    whose second pass is left out at w = 1, where it has no effect.
+    whose second pass is left out at w = 1, where it has no effect. ε_negative knows no picture.
 
     Args:
         bundle: the model.
@@ -161,29 +177,63 @@ def predict_noise(
         cameras: of V views.
         guidance_scale: w; 1 is no guidance.
         view_scale: s; 1 is as trained, 0 drops the view condition.
+        reference: of B pictures, or `NO_PICTURE`, for a model of image to multiview; None for one of text.
 
     Returns:
         ε, [B, V, C, H, W].
 
     Raises:
-        ValueError: shapes disagree, or guidance needs a negative condition that is missing.
+        ValueError: shapes disagree, guidance needs a negative condition that is missing, or the model does
+            not do the task.
     """
+    check_reference(bundle, reference, len(x))
     steps = torch.as_tensor(timestep, dtype=torch.long).expand(len(x))
 
-    def ask(x: Tensor, steps: Tensor, condition: TextCondition, guidance: Tensor | None = None) -> Tensor:
-        noise = call_unet(bundle.unet, x, steps, condition, cameras, view_scale, guidance)
+    def ask(
+        x: Tensor,
+        steps: Tensor,
+        condition: TextCondition,
+        reference: ReferenceFeatures | None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
+        noise = call_unet(bundle.unet, x, steps, condition, cameras, view_scale, guidance, reference)
         reactivate_in_backward(bundle, noise)
         return noise
 
     activate_loras(bundle)
     if bundle.has_guidance_embedding:
-        return ask(x, steps, condition, torch.full((len(x),), float(guidance_scale), device=x.device))
+        guidance = torch.full((len(x),), float(guidance_scale), device=x.device)
+        return ask(x, steps, condition, reference, guidance)
     if guidance_scale == 1.0:
-        return ask(x, steps, condition)
+        return ask(x, steps, condition, reference)
     if bundle.memory.sequential_guidance:
-        negative_noise = ask(x, steps, condition.negative())
-        prompt_noise = ask(x, steps, condition)
+        without = None if reference is None else reference.without_pictures()
+        negative_noise = ask(x, steps, condition.negative(), without)
+        prompt_noise = ask(x, steps, condition, reference)
     else:
-        both = ask(torch.cat([x, x]), steps.repeat(2), condition.with_negative())
+        both = ask(torch.cat([x, x]), steps.repeat(2), condition.with_negative(), reference)
         prompt_noise, negative_noise = both.chunk(2)
     return negative_noise + guidance_scale * (prompt_noise - negative_noise)
+
+
+def check_reference(bundle: ModelBundle, reference: ReferenceFeatures | None, num_sets: int) -> None:
+    """Raise ValueError unless a model does the task that a picture, or none, asks for.
+
+    Args:
+        bundle: the model.
+        reference: None asks for text to multiview; `NO_PICTURE` for image to multiview without a picture.
+        num_sets: B.
+    """
+    is_of_picture = "image-to-multiview" in bundle.tasks
+    if reference is None and is_of_picture:
+        raise ValueError(
+            f"{bundle.name} draws the views of a picture, and none was given; encode one with "
+            "reference.encode_reference, or pass reference.NO_PICTURE to draw without."
+        )
+    if reference is not None and not is_of_picture:
+        raise ValueError(
+            f"{bundle.name} draws views of a text and cannot see a picture; load it with the MV-Adapter of "
+            f"image to multiview ({IMAGE_ADAPTER_FILE} of {ADAPTER_REPO}), or leave the picture out."
+        )
+    if reference is not None and len(reference) not in (0, num_sets):
+        raise ValueError(f"{len(reference)} pictures were given for {num_sets} sets; give one each.")

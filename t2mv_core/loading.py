@@ -18,7 +18,7 @@ from .formats.sources import ModelFiles, ModelSources, resolve_sources
 from .formats.strict import without_weights
 from .schedule import NoiseSchedule
 from .scheduler_config import schedule_from_config
-from .unet.adapter import create_camera_encoder, load_adapter
+from .unet.adapter import create_camera_encoder, has_reference_weights, load_adapter
 from .unet.attention import install_multiview_attention
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ _KEPT_PRECISE = ("norm", "time_embedding", "add_embedding", "conv_in", "conv_out
 def load_bundle(
     sources: ModelSources | str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> ModelBundle:
-    """Load a model; every weight of every file must fit.
+    """Load a model; every weight of every file must fit. The MV-Adapter's weights say which task it does.
 
     Args:
         sources: where from; a string is `ModelSources(model=...)`.
@@ -50,8 +50,9 @@ def load_bundle(
     parts = load_parts(files, dtype, notices)
     unet = parts["unet"]
     _check_parts(files, **parts)
+    has_reference = has_reference_weights(files.adapter)
     with without_weights():
-        install_multiview_attention(unet)
+        install_multiview_attention(unet, has_reference)
         widths = parts["vae"].config["block_out_channels"]
         camera_encoder = create_camera_encoder(unet, vae_scale_factor=2 ** (len(widths) - 1))
     load_adapter(unet, camera_encoder, files.adapter, dtype)
@@ -65,6 +66,7 @@ def load_bundle(
         sources=sources,
         has_zeros_for_no_prompt=has_zeros,
         notices=tuple(dict.fromkeys(notices)),
+        tasks=("image-to-multiview",) if has_reference else ("text-to-multiview",),
     )
     for notice in (*bundle.notices, *schedule.notices):
         logger.warning("%s", notice)

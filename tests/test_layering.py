@@ -47,7 +47,22 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "t2mv_core.text": ("t2mv_core.bundle", "t2mv_core.formats", "t2mv_core.prompts"),
     "t2mv_core.images": ("t2mv_core.bundle", "t2mv_core.toybox"),
     "t2mv_core.lora": ("t2mv_core.bundle", "t2mv_core.formats"),
-    "t2mv_core.denoiser": ("t2mv_core.bundle", "t2mv_core.cameras", "t2mv_core.lora", "t2mv_core.text"),
+    "t2mv_core.denoiser": (
+        "t2mv_core.bundle",
+        "t2mv_core.cameras",
+        "t2mv_core.formats",
+        "t2mv_core.lora",
+        "t2mv_core.text",
+        "t2mv_core.unet",
+    ),
+    "t2mv_core.reference": (
+        "t2mv_core.bundle",
+        "t2mv_core.denoiser",
+        "t2mv_core.lora",
+        "t2mv_core.text",
+        "t2mv_core.unet",
+    ),
+    "t2mv_core.reference_picture": ("t2mv_core.toybox",),
     "t2mv_core.rewards": ("t2mv_core.formats", "t2mv_core.text", "t2mv_core.toybox"),
     "t2mv_core.samplers": (
         "t2mv_core.bundle",
@@ -56,6 +71,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "t2mv_core.policy",
         "t2mv_core.text",
         "t2mv_core.trajectory",
+        "t2mv_core.unet",
     ),
     # The trainer: the method stands on the core alone, the loop stands on top.
     "training.algorithm": ("t2mv_core",),

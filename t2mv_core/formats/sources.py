@@ -18,6 +18,7 @@ LCM_UNET = "latent-consistency/lcm-sdxl"
 FP16_VAE = "madebyollin/sdxl-vae-fp16-fix"
 ADAPTER_REPO = "huanngzh/mv-adapter"
 ADAPTER_FILE = "mvadapter_t2mv_sdxl.safetensors"
+IMAGE_ADAPTER_FILE = "mvadapter_i2mv_sdxl.safetensors"
 TOYBOX_PRESETS = ("toybox", "toybox-teacher")
 PUBLISHED_UNETS = {"lcm-sdxl": LCM_UNET, "sdxl": None}
 """The presets of published weights, and the UNet each takes in place of SDXL's own."""

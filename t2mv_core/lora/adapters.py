@@ -19,7 +19,11 @@ from torch import Tensor, nn
 from ..bundle import ModelBundle
 from .differences import detach_differences, find_differences
 
-TARGET_MODULES = ("to_q", "to_k", "to_v", "to_out.0", "to_q_mv", "to_k_mv", "to_v_mv", "to_out_mv.0")
+TARGET_MODULES = (
+    "to_q", "to_k", "to_v", "to_out.0",
+    "to_q_mv", "to_k_mv", "to_v_mv", "to_out_mv.0",
+    "to_q_ref", "to_k_ref", "to_v_ref", "to_out_ref.0",
+)  # fmt: skip
 PARTS = ("lora_A", "lora_B")
 """The two matrices of a LoRA, down and up: peft's attributes, and part of the names in a file."""
 
@@ -40,7 +44,7 @@ def add_lora(
     init: str | bool = "gaussian",
     targets: Sequence[str] = TARGET_MODULES,
 ) -> int:
-    """Attach a new, trainable LoRA, by default to every attention projection, the multiview ones included.
+    """Attach a new, trainable LoRA, by default to every projection of every attention the UNet has.
 
     Args:
         unet: the UNet; its other weights stay as they are.

@@ -1,6 +1,6 @@
 """The samplers by name.
 
-sample_<name>(bundle, condition, cameras, noise, settings, on_step) -> Trajectory
+sample_<name>(bundle, condition, cameras, noise, settings, on_step, reference) -> Trajectory
 """
 
 from . import standard, zmv

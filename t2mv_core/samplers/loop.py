@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..bundle import ModelBundle
-from ..denoiser import CameraFeatures, predict_noise
+from ..denoiser import CameraFeatures, check_reference, predict_noise
 from ..policy import (
     Noise,
     StepDistribution,
@@ -20,6 +20,7 @@ from ..policy import (
 )
 from ..text import TextCondition
 from ..trajectory import Trajectory
+from ..unet.reference_attention import ReferenceFeatures
 from .settings import OnStep, SamplingSettings, StepEvent
 
 
@@ -34,9 +35,12 @@ class StepLoop:
         settings: SamplingSettings,
         num_evaluations: int,
         on_step: OnStep | None,
+        reference: ReferenceFeatures | None,
     ) -> None:
         """Look up the timesteps and prepare an empty record."""
+        check_reference(bundle, reference, len(condition))
         self._bundle, self._condition, self._cameras, self._settings = bundle, condition, cameras, settings
+        self._reference = reference
         self._timesteps = bundle.schedule.timesteps(settings.num_steps)
         self._next_timesteps = bundle.schedule.next_timesteps(settings.num_steps)
         self._num_evaluations, self._on_step, self._evaluations = num_evaluations, on_step, 0
@@ -55,7 +59,9 @@ class StepLoop:
     def zig(self, x: Tensor, step: int) -> StepDistribution:
         """Denoise: return the policy's distribution at a step, with the full guidance and view scale."""
         settings, timestep = self._settings, int(self._timesteps[step])
-        noise_pred = self._predict(x, timestep, settings.guidance_scale, settings.view_scale)
+        noise_pred = self._predict(
+            x, timestep, settings.guidance_scale, settings.view_scale, settings.ref_scale
+        )
         next_timestep = int(self._next_timesteps[step])
         distribution = denoise_step(self._bundle.schedule, noise_pred, x, timestep, next_timestep)
         self._report("zig", timestep, distribution.denoised)
@@ -65,9 +71,12 @@ class StepLoop:
         """Invert: return x̃_t, from x_{t'} with the weaker guidance and view scale."""
         settings, schedule = self._settings, self._bundle.schedule
         timestep, next_timestep = int(self._timesteps[step]), int(self._next_timesteps[step])
-        noise_pred = self._predict(
-            x_next, timestep, settings.inverse_guidance_scale, settings.inverse_view_scale
+        weak = (
+            settings.inverse_guidance_scale,
+            settings.inverse_view_scale,
+            settings.inverse_ref_scale,
         )
+        noise_pred = self._predict(x_next, timestep, *weak)
         inverted = invert_step(schedule, noise_pred, x_next, timestep, next_timestep)
         denoised = consistency_output(schedule, noise_pred, x_next, max(next_timestep, 0))
         self._report("zag", timestep, denoised)
@@ -96,10 +105,12 @@ class StepLoop:
         )
 
     @torch.no_grad()
-    def _predict(self, x: Tensor, timestep: int, guidance_scale: float, view_scale: float) -> Tensor:
-        noise_pred = predict_noise(
-            self._bundle, x, timestep, self._condition, self._cameras, guidance_scale, view_scale
-        )
+    def _predict(
+        self, x: Tensor, timestep: int, guidance_scale: float, view_scale: float, ref_scale: float
+    ) -> Tensor:
+        reference = None if self._reference is None else self._reference.scaled(ref_scale)
+        given = (self._condition, self._cameras, guidance_scale, view_scale, reference)
+        noise_pred = predict_noise(self._bundle, x, timestep, *given)
         if not bool(noise_pred.isfinite().all()):
             raise ValueError(
                 f"The UNet's prediction at timestep {timestep} holds NaN or infinity; the weights are "

@@ -29,6 +29,9 @@ class SamplingSettings:
         zigzag_repeats: zag-zig pairs per zigzag step.
         inverse_guidance_scale: w_inv of the zag, weaker than w.
         inverse_view_scale: s_inv of the zag; 0 drops the cameras.
+        ref_scale: factor on the reference attention, for image to multiview; 1 is as trained, 0 drops the
+            picture.
+        inverse_ref_scale: the zag's; 0 drops the picture.
         state_dtype: the sampler rounds latents to it and records them in it; float32 or bfloat16.
     """
 
@@ -39,6 +42,8 @@ class SamplingSettings:
     zigzag_repeats: int = 1
     inverse_guidance_scale: float = _PUBLISHED.inverse_guidance_scale
     inverse_view_scale: float = _PUBLISHED.inverse_view_scale
+    ref_scale: float = 1.0
+    inverse_ref_scale: float = 1.0
     state_dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
@@ -55,7 +60,7 @@ class SamplingSettings:
             )
         if self.state_dtype not in (torch.float32, torch.bfloat16):
             raise ValueError(f"state_dtype={self.state_dtype} must be torch.float32 or torch.bfloat16.")
-        for name in ("guidance_scale", "view_scale", "inverse_guidance_scale", "inverse_view_scale"):
+        for name in (part for part in vars(self) if part.endswith("_scale")):
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0:
                 raise ValueError(f"{name}={value} must be a finite number of at least 0.")

@@ -7,6 +7,7 @@ from ..denoiser import CameraFeatures
 from ..policy import Noise
 from ..text import TextCondition
 from ..trajectory import Trajectory
+from ..unet.reference_attention import ReferenceFeatures
 from .loop import StepLoop
 from .settings import OnStep, SamplingSettings
 
@@ -23,6 +24,7 @@ def sample_standard(
     noise: Noise,
     settings: SamplingSettings,
     on_step: OnStep | None = None,
+    reference: ReferenceFeatures | None = None,
 ) -> Trajectory:
     """Sample all views of B prompts with the policy of the bundle's schedule.
 
@@ -33,14 +35,17 @@ def sample_standard(
         noise: gives x_T first, then each step's noise.
         settings: the zigzag ones are ignored.
         on_step: called after every UNet evaluation.
+        reference: of B pictures, for a model of image to multiview; None for one of text.
 
     Returns:
         Trajectory of T = `num_steps` steps on the bundle's device.
 
     Raises:
-        ValueError: settings the schedule cannot follow, or a prediction that is not finite.
+        ValueError: settings the schedule cannot follow, a prediction that is not finite, or a model that
+            does not do the task.
     """
-    loop = StepLoop(bundle, condition, cameras, settings, count_evaluations(settings), on_step)
+    num_evaluations = count_evaluations(settings)
+    loop = StepLoop(bundle, condition, cameras, settings, num_evaluations, on_step, reference)
     x = loop.initial_latents(noise)
     for step in range(settings.num_steps):
         distribution = loop.zig(x, step)

@@ -16,6 +16,7 @@ from ..denoiser import CameraFeatures
 from ..policy import Noise, sample
 from ..text import TextCondition
 from ..trajectory import Trajectory
+from ..unet.reference_attention import ReferenceFeatures
 from .loop import StepLoop
 from .settings import OnStep, SamplingSettings
 
@@ -32,12 +33,14 @@ def sample_zmv(
     noise: Noise,
     settings: SamplingSettings,
     on_step: OnStep | None = None,
+    reference: ReferenceFeatures | None = None,
 ) -> Trajectory:
     """Sample all views of B prompts, the first `zigzag_steps` steps with zigzag.
 
     Arguments, result and errors as of `sample_standard`; with `zigzag_steps=0` it is the same, bit for bit.
     """
-    loop = StepLoop(bundle, condition, cameras, settings, count_evaluations(settings), on_step)
+    num_evaluations = count_evaluations(settings)
+    loop = StepLoop(bundle, condition, cameras, settings, num_evaluations, on_step, reference)
     x = loop.initial_latents(noise)
     for step in range(settings.num_steps):
         distribution = loop.zig(x, step)

@@ -1,8 +1,8 @@
-"""The MV-Adapter file: camera encoder and multiview attention weights, in the published key layout.
+"""The MV-Adapter file: camera encoder and attention weights, in the published key layout.
 
 One flat dict (docs/method.md, section 9): the multiview attention under the UNet's own names
 (`down_blocks.1.….attn1.processor.to_q_mv.weight`), the camera encoder's T2IAdapter keys (`adapter.*`) beside
-them.
+them. The image-to-multiview file has reference attention too (`….attn1.processor.to_q_ref.weight`).
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ CAMERA_CHANNELS = 6
 _OTHER_ADAPTERS = {  # word of a published file's name -> what the file is for
     "tg2mv": "the geometry-guided MV-Adapter (text and a mesh to views)",
     "ig2mv": "the geometry-guided MV-Adapter (a picture and a mesh to views)",
-    "i2mv": "the image-to-multiview MV-Adapter",
     "sd21": "the MV-Adapter of Stable Diffusion 2.1",
     "sd15": "the MV-Adapter of Stable Diffusion 1.5",
 }
+_IMAGE_ADAPTER = {"i2mv": "the image-to-multiview MV-Adapter"}
 
 
 def create_camera_encoder(unet: UNet2DConditionModel, vae_scale_factor: int) -> T2IAdapter:
@@ -51,7 +51,7 @@ def create_camera_encoder(unet: UNet2DConditionModel, vae_scale_factor: int) -> 
 
 
 def multiview_state_dict(unet: UNet2DConditionModel) -> dict[str, Tensor]:
-    """The multiview projections under their published names, `….attn1.processor.to_q_mv.weight` etc.
+    """The multiview and reference projections by published names, `….attn1.processor.to_q_mv.weight` etc.
 
     LoRAs attached to the UNet are left out: they are no part of the adapter.
     """
@@ -74,30 +74,51 @@ def save_adapter(unet: UNet2DConditionModel, camera_encoder: T2IAdapter, path: P
     write_safetensors(adapter_state_dict(unet, camera_encoder), path, {"format": "mv-adapter"})
 
 
-def refuse_other_adapters(file: WeightsFile) -> None:
-    """Raise ValueError for an MV-Adapter that is not SDXL's of text, by its published name or its weights.
+def has_reference_weights(path: Path) -> bool:
+    """Return whether an MV-Adapter file is one of image to multiview, by the names of its weights.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged.
+    """
+    return _has_reference(WeightsFile(path))
+
+
+def refuse_other_adapters(file: WeightsFile, allows_pictures: bool = False) -> None:
+    """Raise ValueError for an MV-Adapter of another kind, by its published name or its weights.
 
     Only the name tells the geometry-guided ones, which have the same weights' names and shapes.
+
+    Args:
+        file: the MV-Adapter.
+        allows_pictures: SDXL's adapter of image to multiview will do; else only that of text.
     """
     refuse_quantised(file)
+    refused = _OTHER_ADAPTERS if allows_pictures else {**_OTHER_ADAPTERS, **_IMAGE_ADAPTER}
     words = re.split(r"[^a-z0-9]+", file.path.stem.lower())
-    kind = next((kind for word, kind in _OTHER_ADAPTERS.items() if word in words), None)
-    if kind is None and any("_ref." in key for key in file.shapes):
-        kind = _OTHER_ADAPTERS["i2mv"]
+    kind = next((kind for word, kind in refused.items() if word in words), None)
+    if kind is None and _has_reference(file):
+        kind = refused.get("i2mv")
     if kind is not None:
+        readable = "of text and of pictures (t2mv, i2mv)" if allows_pictures else "of text"
         raise ValueError(
-            f"{file.path} is {kind}; T2MV reads SDXL's of text. Fetch mvadapter_t2mv_sdxl.safetensors of "
-            "huanngzh/mv-adapter, or name the file otherwise if it is that one."
+            f"{file.path} is {kind}; only SDXL's {readable} can be read here. Fetch "
+            "mvadapter_t2mv_sdxl.safetensors of huanngzh/mv-adapter, or name the file otherwise if it is "
+            "that one."
         )
+
+
+def _has_reference(file: WeightsFile) -> bool:
+    return any("_ref." in key for key in file.shapes)
 
 
 def load_adapter(
     unet: UNet2DConditionModel, camera_encoder: T2IAdapter, path: Path, dtype: torch.dtype = torch.float32
 ) -> None:
-    """Give multiview attention and camera encoder the weights of an MV-Adapter file.
+    """Give the attentions and the camera encoder the weights of an MV-Adapter file.
 
     Args:
-        unet: with multiview attention installed.
+        unet: with multiview attention installed, and reference attention if the file has it.
         camera_encoder: its camera encoder.
         path: the file.
         dtype: precision of the loaded weights.
@@ -108,7 +129,7 @@ def load_adapter(
             one of another shape.
     """
     file = WeightsFile(path)
-    refuse_other_adapters(file)
+    refuse_other_adapters(file, allows_pictures=True)
     check_fit(
         shapes_of(adapter_state_dict(unet, camera_encoder)),
         file.shapes,

@@ -3,15 +3,18 @@
 Every self-attention (`attn1`) of the UNet gets a second attention with its own projections. A query at
 (view, row, column) attends to the same row of all views; the result, times `mv_scale`, is added to the
 ordinary self-attention's output before the residual is added (docs/method.md, section 2; arXiv:2412.03632).
+An image-to-multiview UNet adds `reference_attention` to both.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .reference_attention import ReferenceFeatures, reference_attention
 from .text_attention import TextCrossAttention, attend
 
 if TYPE_CHECKING:
@@ -92,17 +95,34 @@ def rows_of_level(num_tokens: int, latent_size: tuple[int, int]) -> int:
 class MultiviewSelfAttention(nn.Module):
     """Processor of one `attn1`: ordinary self-attention plus decoupled row-wise multiview attention.
 
-    Its parameters carry MV-Adapter's published names (`to_q_mv`, `to_k_mv`, `to_v_mv`, `to_out_mv.0`).
+    Its parameters carry MV-Adapter's published names (`to_q_mv`, `to_k_mv`, `to_v_mv`, `to_out_mv.0`, and
+    with reference attention `to_q_ref` and so on).
     """
 
-    def __init__(self, query_dim: int, inner_dim: int, mv_scale: float = 1.0) -> None:
-        """Create the multiview projections: `query_dim` is the width of the stream, `inner_dim` = heads·D."""
+    def __init__(
+        self, query_dim: int, inner_dim: int, mv_scale: float = 1.0, reference_name: str | None = None
+    ) -> None:
+        """Create the projections.
+
+        Args:
+            query_dim: width of the stream.
+            inner_dim: heads·D.
+            mv_scale: factor on the multiview attention.
+            reference_name: under which `ReferenceFeatures` have this self-attention's states; None for
+                no reference attention.
+        """
         super().__init__()
         self.mv_scale = mv_scale
+        self.reference_name = reference_name
         self.to_q_mv = nn.Linear(query_dim, inner_dim, bias=False)
         self.to_k_mv = nn.Linear(query_dim, inner_dim, bias=False)
         self.to_v_mv = nn.Linear(query_dim, inner_dim, bias=False)
         self.to_out_mv = nn.ModuleList([nn.Linear(inner_dim, query_dim), nn.Dropout(0.0)])
+        if reference_name is not None:
+            self.to_q_ref = nn.Linear(query_dim, inner_dim, bias=False)
+            self.to_k_ref = nn.Linear(query_dim, inner_dim, bias=False)
+            self.to_v_ref = nn.Linear(query_dim, inner_dim, bias=False)
+            self.to_out_ref = nn.ModuleList([nn.Linear(inner_dim, query_dim), nn.Dropout(0.0)])
 
     def __call__(  # diffusers reads this signature to know which arguments it may pass
         self,
@@ -111,10 +131,11 @@ class MultiviewSelfAttention(nn.Module):
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
-        num_views: int = 1,
+        num_views: int | None = 1,
         latent_size: tuple[int, int] = (1, 1),
+        reference: ReferenceFeatures | None = None,
     ) -> Tensor:
-        """Return self-attention(x) + mv_scale · multiview-attention(x), [B*V, H*W, C].
+        """Return self-attention + mv_scale · multiview attention (+ reference attention), [B*V, H*W, C].
 
         Args:
             attn: the diffusers attention this processor serves; its projections are the ordinary ones.
@@ -122,8 +143,10 @@ class MultiviewSelfAttention(nn.Module):
             encoder_hidden_states: must be None, this is a self-attention.
             attention_mask: must be None, the UNet's self-attention has none.
             temb: unused; part of diffusers' processor interface.
-            num_views: V.
+            num_views: V; None for pictures by themselves, which get the self-attention alone.
             latent_size: (H, W) of the latents given to the UNet.
+            reference: pictures of the first of the B sets; the other sets go without. None for no reference
+                attention.
         """
         if encoder_hidden_states is not None or attention_mask is not None:
             raise ValueError("Multiview attention belongs on an unmasked self-attention (attn1) only.")
@@ -134,8 +157,13 @@ class MultiviewSelfAttention(nn.Module):
         )
         out = attend(query, key, value)
         out = attn.to_out[1](attn.to_out[0](rearrange(out, "n a l d -> n l (a d)")))
+        if num_views is None:
+            return out
         num_rows = rows_of_level(hidden_states.shape[1], latent_size)
-        return out + self.mv_scale * self._multiview(hidden_states, heads, num_views, num_rows)
+        out = out + self.mv_scale * self._multiview(hidden_states, heads, num_views, num_rows)
+        if reference is None:
+            return out
+        return out + reference.scale * self._reference(hidden_states, attn, num_views, reference)
 
     def _multiview(self, hidden_states: Tensor, heads: int, num_views: int, num_rows: int) -> Tensor:
         rows = merge_rows(hidden_states, num_views, num_rows)
@@ -143,12 +171,32 @@ class MultiviewSelfAttention(nn.Module):
         out = self.to_out_mv[1](self.to_out_mv[0](out))
         return split_rows(out, num_views, num_rows)
 
+    def _reference(
+        self, hidden_states: Tensor, attn: Attention, num_views: int, reference: ReferenceFeatures
+    ) -> Tensor:
+        num_with_picture = num_views * len(reference)
+        if num_with_picture:
+            states = reference.states[self.reference_name].to(hidden_states.dtype)  # type: ignore[index]
+            query = self.to_q_ref(hidden_states[:num_with_picture])
+            out = reference_attention(query, self.to_k_ref(states), self.to_v_ref(states), attn.heads)
+        else:
+            out = hidden_states.new_zeros(0, hidden_states.shape[1], attn.inner_dim)
+        if num_without := len(hidden_states) - num_with_picture:
+            # States of zeros have keys and values of zeros: what their softmax averages is known.
+            out = F.pad(out, (0, 0, 0, 0, 0, num_without))
+        return self.to_out_ref[1](self.to_out_ref[0](out))
 
-def install_multiview_attention(unet: UNet2DConditionModel) -> None:
+
+def install_multiview_attention(unet: UNet2DConditionModel, has_reference: bool = False) -> None:
     """Give every self-attention of a UNet its multiview attention, in place; weights are newly initialised.
 
     The number of views is not stored here: it travels with each UNet call in `cross_attention_kwargs`
-    (`num_views`, `latent_size`), so one UNet serves any number of views at the same time.
+    (`num_views`, `latent_size`), so one UNet serves any number of views at the same time. So do the features
+    of pictures (`reference`).
+
+    Args:
+        unet: the UNet.
+        has_reference: give it reference attention too, for image to multiview.
 
     Raises:
         ValueError: the UNet already has multiview attention, or has no self-attention at all.
@@ -157,9 +205,13 @@ def install_multiview_attention(unet: UNet2DConditionModel) -> None:
         raise ValueError("This UNet already has multiview attention; load a fresh one to install it again.")
     processors: dict[str, Any] = {}
     for name in unet.attn_processors:
-        attention = unet.get_submodule(name.removesuffix(".processor"))
+        place = name.removesuffix(".processor")
+        attention = unet.get_submodule(place)
         if name.endswith("attn1.processor"):
-            processors[name] = MultiviewSelfAttention(attention.query_dim, attention.inner_dim)
+            reference_name = place if has_reference else None
+            processors[name] = MultiviewSelfAttention(
+                attention.query_dim, attention.inner_dim, reference_name=reference_name
+            )
         else:
             processors[name] = TextCrossAttention()
     if not any(isinstance(processor, MultiviewSelfAttention) for processor in processors.values()):

@@ -40,8 +40,9 @@ class TextCrossAttention:
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
-        num_views: int = 1,
+        num_views: int | None = 1,
         latent_size: tuple[int, int] = (1, 1),
+        reference: object = None,
     ) -> Tensor:
         """Return what every image token reads from its prompt's words, [B*V, H*W, C].
 
@@ -53,6 +54,7 @@ class TextCrossAttention:
             temb: unused; part of diffusers' processor interface.
             num_views: unused; the self-attention's.
             latent_size: unused; likewise.
+            reference: unused; likewise.
 
         Raises:
             ValueError: no words, a mask, or rows of words that do not divide the views.

@@ -88,10 +88,12 @@ def _create_text_encoders() -> tuple[Any, Any]:
     return CLIPTextModel(config), CLIPTextModelWithProjection(config)
 
 
-def _create_bundle(scheduler_config: dict[str, Any], time_cond_proj_dim: int | None) -> ModelBundle:
+def _create_bundle(
+    scheduler_config: dict[str, Any], time_cond_proj_dim: int | None, has_reference: bool = False
+) -> ModelBundle:
     torch.manual_seed(0)
     unet, vae = _create_unet(time_cond_proj_dim), _create_vae()
-    install_multiview_attention(unet)
+    install_multiview_attention(unet, has_reference)
     bundle = ModelBundle(
         unet,
         vae,
@@ -99,6 +101,7 @@ def _create_bundle(scheduler_config: dict[str, Any], time_cond_proj_dim: int | N
         create_camera_encoder(unet, 2),
         schedule_from_config(scheduler_config),
         ModelSources(model="tiny"),
+        tasks=("image-to-multiview",) if has_reference else ("text-to-multiview",),
     )
     for module in bundle.modules().values():
         module.eval().requires_grad_(False)
@@ -133,6 +136,25 @@ def ddim_bundle(make_ddim_bundle: Callable[[], ModelBundle]) -> ModelBundle:
 def bundle(request: pytest.FixtureRequest) -> ModelBundle:
     """Both models in turn."""
     return request.getfixturevalue(f"{request.param}_bundle")
+
+
+@pytest.fixture(scope="session")
+def make_image_bundle() -> Callable[[str], ModelBundle]:
+    """Builds a model of image to multiview, "lcm" or "ddim"; the weights are the same every time."""
+    arguments = {"lcm": (LCM_CONFIG, 16), "ddim": (DDIM_CONFIG, None)}
+    return lambda solver: _create_bundle(*arguments[solver], has_reference=True)
+
+
+@pytest.fixture(scope="session", params=["lcm", "ddim"])
+def image_bundle(request: pytest.FixtureRequest, make_image_bundle: Callable[..., Any]) -> ModelBundle:
+    """Both models of image to multiview in turn, shared."""
+    return make_image_bundle(request.param)
+
+
+@pytest.fixture(scope="session")
+def pictures() -> torch.Tensor:
+    """Two pictures that differ, of the tiny models' size."""
+    return torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(8))
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from t2mv_core.defaults import DEFAULTS, FEW_STEP, ModelDefaults, find_defaults, find_named_defaults
+from t2mv_core.defaults import (
+    DEFAULTS,
+    FEW_STEP,
+    OF_PICTURE,
+    ModelDefaults,
+    find_defaults,
+    find_named_defaults,
+)
 from t2mv_core.formats.sources import PRESETS
 from t2mv_core.samplers import SamplingSettings
 from t2mv_core.schedule import SOLVERS
 
-ROWS = [*DEFAULTS.values(), FEW_STEP]
+ROWS = [*DEFAULTS.values(), FEW_STEP, OF_PICTURE]
 
 
 def test_every_preset_has_a_row_that_a_sampler_can_use():
@@ -58,6 +65,14 @@ def test_a_row_holds_numbers_of_the_samplers_settings_and_nothing_else():
 )
 def test_a_model_gets_its_own_row_or_that_of_its_kind(model, has_guidance_embedding, solver, row):
     assert find_defaults(model, has_guidance_embedding, solver) is row
+    # With the MV-Adapter of image to multiview only SDXL itself has other numbers.
+    with_picture = OF_PICTURE if row is DEFAULTS["sdxl"] else row
+    assert find_defaults(model, has_guidance_embedding, solver, is_of_picture=True) is with_picture
+
+
+def test_sdxl_draws_views_of_a_picture_with_the_published_numbers():
+    assert (OF_PICTURE.num_steps, OF_PICTURE.guidance_scale) == (50, 3.0)
+    assert DEFAULTS["sdxl"].solver == OF_PICTURE.solver == "ddim"
 
 
 def test_without_its_files_only_a_name_of_the_table_is_known():

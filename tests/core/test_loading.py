@@ -15,8 +15,10 @@ from t2mv_core.images import decode_latents
 from t2mv_core.loading import load_bundle, with_float8_storage
 from t2mv_core.lora.adapters import add_lora, trainable_parameters
 from t2mv_core.lora.files import load_lora, save_lora
+from t2mv_core.reference import encode_reference
 from t2mv_core.text import bundle_tokenizers, encode_text
 from t2mv_core.toybox import toybox_path
+from t2mv_core.unet.adapter import save_adapter
 
 
 @pytest.fixture
@@ -38,6 +40,35 @@ def test_loaded_model_computes_what_the_saved_one_did(kind, request, rig, prompt
     assert torch.equal(predict(loaded, rig, prompts), predict(saved, rig, prompts))
     latents = torch.ones(1, 1, 4, 8, 8)
     assert torch.equal(decode_latents(loaded.vae, latents), decode_latents(saved.vae, latents))
+
+
+def test_the_adapters_weights_say_what_a_model_draws_views_from(
+    own_folder, lcm_bundle, make_image_bundle, rig, prompts, pictures, x
+):
+    assert load_bundle(str(own_folder)).tasks == ("text-to-multiview",)
+    image = make_image_bundle("lcm")
+    base = {name: y for name, y in lcm_bundle.unet.state_dict().items() if ".processor." not in name}
+    image.unet.load_state_dict(base, strict=False)
+    save_adapter(image.unet, image.camera_encoder, own_folder / "mvadapter.safetensors")
+    saved = replace(
+        lcm_bundle, unet=image.unet, camera_encoder=image.camera_encoder, tasks=("image-to-multiview",)
+    )
+    loaded = load_bundle(str(own_folder))
+    assert loaded.tasks == ("image-to-multiview",)
+
+    def predict_with_picture(bundle):
+        condition = encode_text(bundle, prompts)
+        reference = encode_reference(bundle, pictures, condition)
+        with torch.no_grad():
+            return predict_noise(bundle, x, 500, condition, encode_cameras(bundle, rig), 4.0, 1.0, reference)
+
+    expected = predict_with_picture(saved)
+    assert torch.equal(predict_with_picture(loaded), expected)
+    stored = with_float8_storage(loaded)  # the copy knows its attentions by the same names
+    processor = stored.unet.mid_block.attentions[0].transformer_blocks[0].attn1.processor
+    assert (stored.tasks, processor.to_q_ref.weight.dtype) == (loaded.tasks, torch.float8_e4m3fn)
+    rounded = predict_with_picture(stored)
+    assert float((rounded - expected).norm()) < 0.2 * float(expected.norm())
 
 
 @pytest.mark.parametrize(("kind", "has_embedding", "clip_range"), [("lcm", True, None), ("ddim", False, 3.0)])

@@ -15,10 +15,12 @@ from t2mv_core.lora.adapters import (
     activate_loras,
     add_lora,
     attached_loras,
+    lora_layers,
     remove_lora,
     trainable_parameters,
 )
 from t2mv_core.lora.files import load_lora, lora_state_dict, save_lora
+from t2mv_core.reference import encode_reference
 from t2mv_core.text import encode_text
 
 LAYER = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -56,6 +58,52 @@ def lora_file(make_lcm_bundle, tmp_path):
         return path
 
     return write
+
+
+def test_lora_goes_on_the_reference_attention_and_comes_back_from_its_file(
+    make_image_bundle, rig, prompts, pictures, tmp_path
+):
+    trained, fresh = make_image_bundle("lcm"), make_image_bundle("lcm")
+    assert add_lora(trained.unet, 2, 4.0) == 7 * 16  # attn1 has 4 more projections
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in trainable_parameters(trained.unet):
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    save_lora(trained.unet, tmp_path / "a.safetensors", {})
+    keys = read_safetensors(tmp_path / "a.safetensors")[0].keys()
+    stem = f"lora_unet_{MV_LAYER.removesuffix('to_q_mv').replace('.', '_')}"
+    parts = ("to_q_ref", "to_k_ref", "to_v_ref", "to_out_ref_0")
+    assert {f"{stem}{part}.lora_up.weight" for part in parts} <= keys
+    loaded = load_lora(fresh, tmp_path / "a.safetensors")
+    assert (loaded.loras[0].num_matched, loaded.loras[0].unmatched) == (7 * 16, ())
+
+    condition, cameras = encode_text(fresh, prompts), encode_cameras(fresh, rig)
+    x = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    reference = encode_reference(fresh, pictures, condition)
+
+    @torch.no_grad()
+    def predict(bundle):
+        return predict_noise(bundle, x, 500, condition, cameras, 4.0, 1.0, reference)
+
+    expected = predict(replace(trained, loras=(LoraHandle("default"),)))
+    assert torch.equal(predict(loaded), expected)
+    # Without its part on the reference attention it is another LoRA.
+    for path, layer in lora_layers(fresh.unet, loaded.loras[0].name):
+        if "_ref" in path:
+            layer.lora_B[loaded.loras[0].name].weight.data.zero_()
+    assert float((predict(loaded) - expected).abs().max()) > 1e-3
+
+
+def test_a_lora_of_an_image_model_leaves_out_its_reference_part_on_a_text_model(
+    make_image_bundle, make_lcm_bundle, tmp_path
+):
+    unet = make_image_bundle("lcm").unet
+    add_lora(unet, 2, 4.0, init=False)
+    save_lora(unet, tmp_path / "a.safetensors", {})
+    (handle,) = load_lora(make_lcm_bundle(), tmp_path / "a.safetensors").loras
+    assert handle.num_matched == 7 * 12
+    assert len(handle.unmatched) == 7 * 4 * 3  # up, down and alpha
+    assert all("_ref" in key for key in handle.unmatched)
 
 
 def layer_output(bundle, path=LAYER):

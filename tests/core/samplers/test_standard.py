@@ -206,6 +206,8 @@ def test_wrong_numbers_of_seeds_and_steps_are_refused_in_words(lcm_bundle, rig, 
         ({"view_scale": float("inf")}, "view_scale=inf must be a finite number"),
         ({"inverse_guidance_scale": -0.5}, "inverse_guidance_scale=-0.5 must be"),
         ({"inverse_view_scale": -1.0}, "inverse_view_scale=-1.0 must be"),
+        ({"ref_scale": -0.1}, "ref_scale=-0.1 must be a finite number of at least 0"),
+        ({"inverse_ref_scale": float("inf")}, "inverse_ref_scale=inf must be"),
     ],
 )
 def test_impossible_settings_are_refused_in_words(arguments, words):

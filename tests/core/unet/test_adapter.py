@@ -3,12 +3,13 @@ import re
 import pytest
 import torch
 
-from t2mv_core.formats.safetensors_io import read_safetensors, write_safetensors
+from t2mv_core.formats.safetensors_io import read_safetensors
 from t2mv_core.formats.strict import WeightsFile
 from t2mv_core.lora.adapters import add_lora
 from t2mv_core.unet.adapter import (
     adapter_state_dict,
     create_camera_encoder,
+    has_reference_weights,
     load_adapter,
     refuse_other_adapters,
     save_adapter,
@@ -127,7 +128,7 @@ def test_attached_loras_are_not_saved_with_the_adapter(make_lcm_bundle, adapter_
             "mvadapter_ig2mv_partial_sdxl.safetensors",
             r"the geometry-guided MV-Adapter \(a picture and a mesh",
         ),
-        ("MVAdapter-I2MV-SDXL_fp16.sft", "the image-to-multiview MV-Adapter"),
+        ("mvadapter_i2mv_sd21.safetensors", "the MV-Adapter of Stable Diffusion 2.1"),
         ("mvadapter_t2mv_sd21.safetensors", "the MV-Adapter of Stable Diffusion 2.1"),
     ],
 )
@@ -135,13 +136,49 @@ def test_other_published_adapters_are_named_though_their_weights_would_fit(lcm_b
     save_adapter(lcm_bundle.unet, lcm_bundle.camera_encoder, tmp_path / name)
     with pytest.raises(ValueError, match=f"{name} is {words}.* Fetch mvadapter_t2mv_sdxl"):
         refuse_other_adapters(WeightsFile(tmp_path / name))
+    with pytest.raises(ValueError, match=f"{name} is {words}.*; only SDXL's of text and of pictures"):
+        load_adapter(lcm_bundle.unet, lcm_bundle.camera_encoder, tmp_path / name)
 
 
-def test_an_image_adapter_under_another_name_is_told_by_its_weights(lcm_bundle, tmp_path):
-    tensors = adapter_state_dict(lcm_bundle.unet, lcm_bundle.camera_encoder)
-    extra = {"mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_q_ref.weight": torch.ones(1)}
-    write_safetensors({**tensors, **extra}, tmp_path / "adapter.safetensors", {})
-    with pytest.raises(ValueError, match="is the image-to-multiview MV-Adapter"):
+@pytest.mark.parametrize("name", ["MVAdapter-I2MV-SDXL_fp16.sft", "adapter.safetensors"])
+def test_an_image_adapter_is_refused_where_only_text_is_read(image_bundle, tmp_path, name):
+    save_adapter(image_bundle.unet, image_bundle.camera_encoder, tmp_path / name)
+    with pytest.raises(ValueError, match="is the image-to-multiview MV-Adapter; only SDXL's of text can be"):
+        refuse_other_adapters(WeightsFile(tmp_path / name))
+
+
+def test_image_adapter_has_the_published_keys_and_comes_back_bit_for_bit(make_image_bundle, tmp_path):
+    bundle, other, path = make_image_bundle("lcm"), make_image_bundle("lcm"), tmp_path / "i2mv.safetensors"
+    expected = adapter_state_dict(bundle.unet, bundle.camera_encoder)
+    save_adapter(bundle.unet, bundle.camera_encoder, path)
+    stem = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.processor."
+    reference = {name.removeprefix(stem) for name in expected if name.startswith(stem) and "_ref" in name}
+    # As those of multiview attention: q, k, v without bias, the output projection with one.
+    assert reference == {
+        "to_q_ref.weight",
+        "to_k_ref.weight",
+        "to_v_ref.weight",
+        "to_out_ref.0.weight",
+        "to_out_ref.0.bias",
+    }
+    assert sum("_ref." in name for name in expected) == 7 * 5  # 7 self-attentions
+    for tensor in adapter_state_dict(other.unet, other.camera_encoder).values():
+        tensor.zero_()
+    load_adapter(other.unet, other.camera_encoder, path)
+    loaded = adapter_state_dict(other.unet, other.camera_encoder)
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
+
+
+def test_the_weights_say_what_an_adapter_is_for(lcm_bundle, image_bundle, tmp_path):
+    save_adapter(lcm_bundle.unet, lcm_bundle.camera_encoder, tmp_path / "mvadapter_i2mv_sdxl.safetensors")
+    save_adapter(image_bundle.unet, image_bundle.camera_encoder, tmp_path / "mvadapter_t2mv_sdxl.safetensors")
+    assert not has_reference_weights(tmp_path / "mvadapter_i2mv_sdxl.safetensors")
+    assert has_reference_weights(tmp_path / "mvadapter_t2mv_sdxl.safetensors")
+
+
+def test_an_image_adapter_does_not_fit_a_unet_of_text(lcm_bundle, image_bundle, tmp_path):
+    save_adapter(image_bundle.unet, image_bundle.camera_encoder, tmp_path / "adapter.safetensors")
+    with pytest.raises(ValueError, match=r"to_k_ref.weight' is not known to the model \(0 missing, 35 unkn"):
         load_adapter(lcm_bundle.unet, lcm_bundle.camera_encoder, tmp_path / "adapter.safetensors")
 
 
