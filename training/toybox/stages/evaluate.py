@@ -47,8 +47,8 @@ GUIDANCE_SWEEP = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 TEACHER_GUIDANCE_SWEEP = (1.5, 2.5, 4.0)
 ZAG_SWEEP = ((1, 0.0), (1, 0.5), (1, 1.0), (2, 0.0), (2, 1.0))
 """Zigzag steps and the zag's view scale."""
-SEEDS = (0, 1)
-NUM_TEACHER_DEV = 30
+SEEDS = (0,)
+NUM_HELD_OUT, NUM_DEV, NUM_TEACHER_DEV = 120, 60, 20
 
 
 def run(config: StageConfig) -> None:
@@ -58,7 +58,9 @@ def run(config: StageConfig) -> None:
         load_exported_rewards(folder, config.device), load_judge(folder / "judge" / "judge.safetensors")
     )
     held_out, dev = (
-        (HELD_OUT_PROMPTS[:4], DEV_PROMPTS[:4]) if config.quick else (HELD_OUT_PROMPTS, DEV_PROMPTS)
+        (HELD_OUT_PROMPTS[:4], DEV_PROMPTS[:4])
+        if config.quick
+        else (HELD_OUT_PROMPTS[:NUM_HELD_OUT], DEV_PROMPTS[:NUM_DEV])
     )
     student, teacher = load_models(folder, config.device)
     memory = Memory(config.out_dir / "evaluate", fingerprint(folder))
@@ -141,7 +143,7 @@ def measure_aware(config: StageConfig, student: MultiviewNetworks) -> None:
     instruments = Instruments(
         load_exported_rewards(folder, config.device), load_judge(folder / "judge" / "judge.safetensors")
     )
-    specs = HELD_OUT_PROMPTS[:4] if config.quick else HELD_OUT_PROMPTS
+    specs = HELD_OUT_PROMPTS[: 4 if config.quick else NUM_HELD_OUT]
     memory, bundle = (
         Memory(own / "evaluate", fingerprint(own)),
         load_bundle(str(own / "model"), config.device),
