@@ -234,7 +234,7 @@ def test_a_run_gives_its_settings_and_held_out_prompts(tmp_path):
     assert (config.sampling.num_steps, config.sampling.view_scale) == (3, 1.5)
     assert (config.sampling.guidance_scale, config.model.device) == (4.0, "cuda:1")
     assert arguments.lora == [Path("a=1.safetensors")]
-    assert find_questions(arguments, config).prompts == load_split("toybox_all", 0.2).held_out
+    assert find_questions(arguments, config).prompts == spread(load_split("toybox_all", 0.2).held_out, 100)
     arguments, config = evaluate.parse(["--out", "x", "--num-prompts", "100"])
     assert find_questions(arguments, config).prompts == spread(load_prompts("heldout"), 100)
     arguments, config = evaluate.parse(["--out", "x", "evaluation.prompts=dev"])
