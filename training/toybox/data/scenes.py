@@ -85,7 +85,6 @@ HELD_OUT_PARTS = _held_out_parts()
 HELD_OUT_RELATIONS = _held_out_relations()
 """(family, colour of its companion) that never occur in training data."""
 _COMPANION_SHARE = 0.5
-_PART_SHARE = 0.55
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ..data.captions import caption
 from ..data.dataset import load_dataset
 from .base import DROP_CAPTION, add_noise, denoising_loss, load_base
 from .networks import TEACHER_SCHEDULER, MultiviewNetworks, create_average, fast_autocast
-from .stage import Checkpointer, StageConfig, Stateful, seed_everything, trapezoid_lr, update_rng
+from .stage import Checkpointer, StageConfig, Stateful, descend, seed_everything, trapezoid_lr, update_rng
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +63,7 @@ def run(config: StageConfig) -> None:
                 condition = networks.encode(captions)
             predicted = networks.predict_views(noisy, timestep, condition, networks.cameras(views))
         loss = denoising_loss(predicted, noise, alpha_bar)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(learned, 1.0)
-        optimizer.step()
+        descend(loss, learned, optimizer)
         average.update_parameters(adapter)
         losses.append(loss.item())
         if update % 50 == 49:

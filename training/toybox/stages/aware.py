@@ -12,15 +12,13 @@ from typing import cast
 import numpy as np
 import torch
 
-from t2mv_core.formats.atomic import replaced
-
 from ..data.captions import caption
 from ..data.dataset import load_dataset
 from .adapter import load_teacher
 from .evaluate import measure_aware
-from .lcm import EMA_DECAY, Amounts, solve_chunk, train_student
+from .lcm import EMA_DECAY, Amounts, solve_chunk, train_student, write_shards
 from .networks import MultiviewNetworks, create_average
-from .stage import StageConfig, seed_everything, update_rng
+from .stage import StageConfig, seed_everything
 
 AMOUNTS = Amounts(num_chunks=24, chunk_size=12, num_updates=600, batch_pairs=10)
 QUICK = Amounts(num_chunks=1, chunk_size=2, num_updates=4, batch_pairs=2)
@@ -40,24 +38,16 @@ def run(config: StageConfig) -> None:
 def solve_trajectories(
     config: StageConfig, teacher: MultiviewNetworks, amounts: Amounts, folder: Path
 ) -> list[Path]:
-    """Write shards of solved trajectories of whole sets; existing ones are kept."""
-    from tqdm import tqdm
-
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write shards of solved trajectories of whole sets."""
     latents = np.load(config.out_dir / "latents.npy", mmap_mode="r")
     scenes = load_dataset(config.data_dir).scenes
-    paths = [folder / f"chunk_{index:04d}.npz" for index in range(amounts.num_chunks)]
-    for index, path in enumerate(tqdm(paths, desc="trajectories", mininterval=5.0)):
-        if path.exists():
-            continue
-        rng = update_rng(config.seed + SEED_OFFSET, index)
-        torch.manual_seed(int(rng.integers(2**62)))
+
+    def solve(rng: np.random.Generator) -> dict[str, np.ndarray]:
         picked = np.sort(rng.integers(len(scenes), size=amounts.chunk_size))
         captions = [caption(scenes[i], rng) for i in picked]
-        solved = solve_chunk(teacher, captions, torch.from_numpy(latents[picked]).float(), rng)
-        with replaced(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **solved)  # type: ignore[arg-type]
-    return paths
+        return solve_chunk(teacher, captions, torch.from_numpy(latents[picked]).float(), rng)
+
+    return write_shards(folder, amounts.num_chunks, config.seed + SEED_OFFSET, solve)
 
 
 def load_aware_student(path: Path) -> MultiviewNetworks:

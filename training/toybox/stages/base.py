@@ -12,7 +12,7 @@ from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from t2mv_core.schedule import NoiseSchedule
 from t2mv_core.scheduler_config import schedule_from_config
@@ -21,7 +21,7 @@ from ..data.captions import caption, view_caption
 from ..data.dataset import load_dataset
 from ..data.scenes import Scene
 from .networks import TEACHER_SCHEDULER, SingleViewNetworks, create_average, fast_autocast
-from .stage import Checkpointer, StageConfig, Stateful, seed_everything, trapezoid_lr, update_rng
+from .stage import Checkpointer, StageConfig, Stateful, descend, seed_everything, trapezoid_lr, update_rng
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +64,7 @@ def run(config: StageConfig) -> None:
         with fast_autocast(config.device):
             predicted = networks.predict(noisy, timestep, networks.encode(captions))
         loss = denoising_loss(predicted, noise, alpha_bar)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
-        optimizer.step()
+        descend(loss, networks.parameters(), optimizer)
         average.update_parameters(networks)
         losses.append(loss.item())
         if update % 100 == 99:

@@ -17,7 +17,7 @@ arXiv:2101.02388 (trajectory ends as targets).
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -43,7 +43,7 @@ from .networks import (
     create_average,
     fast_autocast,
 )
-from .stage import Checkpointer, StageConfig, Stateful, cosine_lr, seed_everything, update_rng
+from .stage import Checkpointer, StageConfig, Stateful, cosine_lr, descend, seed_everything, update_rng
 
 logger = logging.getLogger(__name__)
 
@@ -84,24 +84,36 @@ def run(config: StageConfig) -> None:
 
 
 def solve_trajectories(config: StageConfig, base: SingleViewNetworks, amounts: Amounts) -> list[Path]:
-    """Write shards of solved trajectories; existing ones are kept, chunk i depends on (seed, i) only."""
-    from tqdm import tqdm
-
-    folder = config.out_dir / "lcm"
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write shards of solved trajectories of single pictures."""
     latents = np.load(config.out_dir / "latents.npy", mmap_mode="r")
     scenes = load_dataset(config.data_dir).scenes
-    paths = [folder / f"chunk_{index:04d}.npz" for index in range(amounts.num_chunks)]
+
+    def solve(rng: np.random.Generator) -> dict[str, np.ndarray]:
+        picked = np.sort(rng.integers(len(scenes), size=amounts.chunk_size))
+        views = rng.integers(latents.shape[1], size=amounts.chunk_size)
+        captions = _captions([scenes[i] for i in picked], views.tolist(), rng)
+        return solve_chunk(base, captions, torch.from_numpy(latents[picked, views]).float(), rng)
+
+    return write_shards(config.out_dir / "lcm", amounts.num_chunks, config.seed + 1, solve)
+
+
+def write_shards(
+    folder: Path,
+    num_chunks: int,
+    seed: int,
+    solve: Callable[[np.random.Generator], dict[str, np.ndarray]],
+) -> list[Path]:
+    """Write what `solve` returns, a file per chunk; existing ones are kept, chunk i depends on (seed, i)."""
+    from tqdm import tqdm
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"chunk_{index:04d}.npz" for index in range(num_chunks)]
     for index, path in enumerate(tqdm(paths, desc="trajectories", mininterval=5.0)):
         if path.exists():
             continue
-        rng = update_rng(config.seed + 1, index)
+        rng = update_rng(seed, index)
         torch.manual_seed(int(rng.integers(2**62)))
-        picked = np.sort(rng.integers(len(scenes), size=amounts.chunk_size))
-        views = rng.integers(latents.shape[1], size=amounts.chunk_size)
-        clean = torch.from_numpy(latents[picked, views]).float()
-        captions = _captions([scenes[i] for i in picked], views.tolist(), rng)
-        solved = solve_chunk(base, captions, clean, rng)
+        solved = solve(rng)
         with replaced(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **solved)  # type: ignore[arg-type]
     return paths
@@ -209,10 +221,7 @@ def train_student(
         with fast_autocast(config.device):
             pairs = draw_pairs(loaded, amounts.batch_pairs, update_rng(config.seed + 2, update))
             loss = consistency_loss(student, schedule, pairs)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(learned, 1.0)
-        optimizer.step()
+        descend(loss, learned, optimizer)
         average.update_parameters(student)
         losses.append(loss.item())
         if update % 50 == 49:

@@ -42,7 +42,7 @@ from .export import half
 from .lcm import HUBER_SCALE, flow_step, jittered_timesteps
 from .lcm_lora_report import measure_lora
 from .networks import fast_autocast
-from .stage import Checkpointer, StageConfig, Stateful, cosine_lr, seed_everything, update_rng
+from .stage import Checkpointer, StageConfig, Stateful, cosine_lr, descend, seed_everything, update_rng
 
 logger = logging.getLogger(__name__)
 
@@ -159,10 +159,7 @@ def train_lora(config: StageConfig, teacher: ModelBundle, shards: Sequence[Path]
             group["lr"] = cosine_lr(update, total, PEAK_LR, warmup=20)
         pairs = draw_pairs(loaded, visited, update_rng(config.seed + SEED_OFFSET + 1, update))
         loss = consistency_loss(student, cameras, *pairs)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(learned, 1.0)
-        optimizer.step()
+        descend(loss, learned, optimizer)
         average.to(teacher.device)  # a saved average lies on the CPU
         average.step(learned)
         losses.append(loss.item())

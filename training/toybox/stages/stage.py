@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -114,6 +114,19 @@ def seed_everything(seed: int) -> None:
 def update_rng(seed: int, update: int) -> np.random.Generator:
     """The generator of one update: depends on seed and update only, so a resumed run draws the same."""
     return np.random.default_rng([seed, update])
+
+
+def descend(
+    loss: torch.Tensor,
+    parameters: Iterable[torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    max_norm: float = 1.0,
+) -> None:
+    """One step of an optimizer, the gradient's norm clipped."""
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+    optimizer.step()
 
 
 def cosine_lr(update: int, total: int, peak: float, warmup: int = 100) -> float:

@@ -17,7 +17,7 @@ from t2mv_core.formats.atomic import replaced
 from ..data.dataset import load_dataset
 from ..model import create_vae
 from .networks import fast_autocast
-from .stage import Checkpointer, StageConfig, cosine_lr, seed_everything, update_rng
+from .stage import Checkpointer, StageConfig, cosine_lr, descend, seed_everything, update_rng
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -48,10 +48,7 @@ def run(config: StageConfig) -> None:
         ]
         pixels = to_model_range(batch).to(config.device, memory_format=torch.channels_last)
         loss = reconstruction_loss(vae, pixels)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
+        descend(loss, vae.parameters(), optimizer)
     vae.eval()
     set_scaling_factor(vae, images)
     vae.save_pretrained(config.out_dir / "vae")
