@@ -51,11 +51,12 @@ Files and numbers of parameters:
 ## Measured
 
 {num_prompts} held-out prompts: a quarter on combinations that training has seen, a quarter each on (family,
-colour) pairs, part colours and second objects' colours that it has not. {num_seeds} seeds each, the teacher
-{teacher_seeds}. The judge is a convolutional classifier of another architecture than the rewards, and never
-a reward; part colour and relation are judged where the prompt names one, azimuth on families that have a
+colour) pairs, part colours and second objects' colours that it has not. Number of seeds: {num_seeds}, of the
+teacher {teacher_seeds}. The judge is a convolutional classifier of another architecture than the rewards, and
+never a reward; part colour and relation are judged where the prompt names one, azimuth on families that have a
 front; hull is the agreement of the silhouettes with their visual hull. Brackets are 95 % intervals (bootstrap
-over prompts). Settings were chosen on development prompts.
+over prompts). Settings are those of `t2mv_core/defaults.py`; how others compare on development prompts stands
+below.
 
 {models}
 
@@ -184,7 +185,7 @@ def _part_rows(folder: Path) -> list[str]:
         "model/text_encoder": "first text encoder, shared",
         "model/text_encoder_2": "second text encoder, shared",
         "model/vae": "autoencoder, factor 4, 4 channels, shared",
-        "lcm_lora.safetensors": "distillation LoRA for the teacher, rank 6",
+        "lcm_lora.safetensors": "distillation LoRA, rank 6; of the teacher bundled before, not of this one",
         "rewards/clip.safetensors": "single-view reward",
         "rewards/hyperscore.safetensors": "joint-view reward",
         "judge/judge.safetensors": "judge",
