@@ -54,9 +54,9 @@ Files and numbers of parameters:
 colour) pairs, part colours and second objects' colours that it has not. Number of seeds: {num_seeds}, of the
 teacher {teacher_seeds}. The judge is a convolutional classifier of another architecture than the rewards, and
 never a reward; part colour and relation are judged where the prompt names one, azimuth on families that have
-a front; hull is the agreement of the silhouettes with their visual hull. Brackets are 95 % intervals (bootstrap
-over prompts). Settings are those of `t2mv_core/defaults.py`; how others compare on development prompts stands
-below.
+a front; hull is the agreement of the silhouettes with their visual hull. Brackets are 95 % intervals (a
+bootstrap over prompts). Settings are those of `t2mv_core/defaults.py`; how others compare on development prompts
+stands below.
 
 {models}
 
