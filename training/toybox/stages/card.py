@@ -55,8 +55,8 @@ colour) pairs, part colours and second objects' colours that it has not. Number 
 teacher {teacher_seeds}. The judge is a convolutional classifier of another architecture than the rewards, and
 never a reward; part colour and relation are judged where the prompt names one, azimuth on families that have
 a front; hull is the agreement of the silhouettes with their visual hull. Brackets are 95 % intervals (a
-bootstrap over prompts). Settings are those of `t2mv_core/defaults.py`; how others compare on development prompts
-stands below.
+bootstrap over prompts). Settings are those of `t2mv_core/defaults.py`; how others compare on development
+prompts stands below.
 
 {models}
 
