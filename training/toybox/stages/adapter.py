@@ -7,7 +7,8 @@ from typing import cast
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from t2mv_core.scheduler_config import schedule_from_config
 
@@ -19,7 +20,7 @@ from .stage import Checkpointer, StageConfig, Stateful, descend, seed_everything
 
 logger = logging.getLogger(__name__)
 
-NUM_UPDATES = 2400
+NUM_UPDATES = 4000
 BATCH_VIEWS = 48
 # Views of a scene in one update, in turn: fewer give more scenes and captions for the same time.
 NARROW_VIEWS = (2, 3, 6)
@@ -27,6 +28,9 @@ WIDE_SHARE = 0.15  # the last updates always see all views
 PEAK_LR = 3e-3
 HIGH_NOISE = 2.0  # MV-Adapter, too, trains at more noise than SDXL: there the views are decided
 PURE_NOISE = 0.4  # see the base
+WRONG_SIDES = 0.2
+"""Share of the sets whose noisy states show the scene's views in another order than the cameras: a drawing
+that begins on a wrong side is to be turned by its cameras. In training alone such states never occur."""
 
 
 def run(config: StageConfig) -> None:
@@ -57,7 +61,8 @@ def run(config: StageConfig) -> None:
         picked = rng.integers(len(scenes), size=BATCH_VIEWS // len(views))
         captions = ["" if rng.random() < DROP_CAPTION else caption(scenes[i], rng) for i in picked]
         clean = torch.from_numpy(latents[picked][:, views]).float().to(config.device)
-        noisy, noise, timestep, alpha_bar = add_noise(schedule, clean, rng, HIGH_NOISE, PURE_NOISE)
+        shown = shuffle_views(latents[picked], clean, views, rng)
+        noisy, noise, timestep, alpha_bar = add_noise(schedule, clean, rng, HIGH_NOISE, PURE_NOISE, shown)
         with fast_autocast(config.device):
             with torch.no_grad():
                 condition = networks.encode(captions)
@@ -96,6 +101,17 @@ def load_adapter_into(networks: MultiviewNetworks, config: StageConfig) -> None:
     trained = cast(nn.ParameterList, average.module)
     for parameter, value in zip(networks.adapter_parameters(), trained, strict=True):
         parameter.data.copy_(value.data)
+
+
+def shuffle_views(
+    latents: NDArray[np.float16], clean: Tensor, views: list[int], rng: np.random.Generator
+) -> Tensor:
+    """`clean` [B, V, ...], but a share of its sets has other views of the scene [B, all views, ...]."""
+    shown = clean.clone()
+    for row in np.flatnonzero(rng.random(len(clean)) < WRONG_SIDES):
+        others = rng.permutation(latents.shape[1])[: len(views)]
+        shown[row] = torch.from_numpy(latents[row, others]).float().to(clean.device)
+    return shown
 
 
 def draw_views(update: int, total: int, num_views: int, rng: np.random.Generator) -> list[int]:

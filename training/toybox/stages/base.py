@@ -36,6 +36,8 @@ PURE_NOISE_FROM = 1400
 the noisiest state tells the side; without pure noise the model would read it there, and not from
 words or cameras."""
 
+MISLED_FROM = 500  # below, too much is drawn to be drawn anew
+
 
 def run(config: StageConfig) -> None:
     """Train the base; state and running average are kept in `base/state.pt`."""
@@ -102,11 +104,12 @@ def add_noise(
     rng: np.random.Generator,
     high_noise: float = 1.0,
     pure_noise: float = 0.0,
+    shown: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x_t = √ᾱ·x_0 + √(1-ᾱ)·ε at a random timestep for each entry of the batch.
 
-    A share of the entries has pure noise x at the last timestep instead, and the ε that leads from it to x_0,
-    ε = (x - √ᾱ·x_0) / √(1-ᾱ).
+    A share of the entries has pure noise x_t at the last timestep instead, and the state may show something
+    else than x_0. ε is what leads from the state to x_0 in every case: ε = (x_t - √ᾱ·x_0) / √(1-ᾱ).
 
     Args:
         schedule: with ᾱ.
@@ -114,6 +117,7 @@ def add_noise(
         rng: draws timesteps, u^(1/high_noise)·T with uniform u; noise comes from torch's generator.
         high_noise: above 1 the noisiest timesteps are drawn more often.
         pure_noise: probability of an entry to have pure noise.
+        shown: in the place of x_0 in states of timestep MISLED_FROM and above, [B, ...]; none is x_0 itself.
 
     Returns:
         x_t, ε, t [B], ᾱ [B, 1, ...].
@@ -125,10 +129,12 @@ def add_noise(
     alpha_bar = schedule.alpha_bar_at(timestep).float().to(clean.device)
     alpha_bar = alpha_bar.reshape(-1, *[1] * (clean.ndim - 1))
     noise = torch.randn_like(clean)
-    noisy = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
-    is_pure = is_pure.to(clean.device).reshape(alpha_bar.shape)
-    implied = (noise - alpha_bar.sqrt() * clean) / (1 - alpha_bar).sqrt()
-    return torch.where(is_pure, noise, noisy), torch.where(is_pure, implied, noise), timestep, alpha_bar
+    is_late = (timestep < MISLED_FROM).to(clean.device).reshape(alpha_bar.shape)
+    shown = clean if shown is None else torch.where(is_late, clean, shown)
+    noisy = alpha_bar.sqrt() * shown + (1 - alpha_bar).sqrt() * noise
+    noisy = torch.where(is_pure.to(clean.device).reshape(alpha_bar.shape), noise, noisy)
+    implied = (noisy - alpha_bar.sqrt() * clean) / (1 - alpha_bar).sqrt()
+    return noisy, implied, timestep, alpha_bar
 
 
 def denoising_loss(predicted: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:

@@ -74,13 +74,21 @@ On {judge_scenes} held-out renders the judge itself is right in: {judge}. VAE: {
 
 {dev}
 
-{student_lora}### Rewards
+{aware}{student_lora}### Rewards
 
 On held-out renders, *clip* scores the true caption above a false one in this share of cases: {clip}. Each
 head of *hyperscore* orders two damaged versions of a scene rightly in this share: {hyperscore}. All figures:
 `rewards/metrics.json`; what the judge finds hardest: `judge/metrics.json`.
 """
 
+_AWARE = """### The other student: distilled with the adapter in place
+
+The same steps, settings, prompts and seeds, for a student distilled on trajectories of all six views
+(`python -m training.toybox aware`). It is not shipped, because LCM-SDXL was made otherwise.
+
+{rows}
+
+"""
 _STUDENT_LORA = """### The distillation LoRA
 
 `lcm_lora.safetensors` is a small LCM-LoRA for the teacher (`python -m training.toybox lcm_lora`, 15 minutes
@@ -128,11 +136,19 @@ def write_card(config: StageConfig) -> None:
         dev=_table(
             "settings", {name.removeprefix("dev, "): x for name, x in on_dev.items()}, has_interval=False
         ),
+        aware=_aware(folder / "aware.json"),
         student_lora=_student_lora(folder / "lcm_lora.json"),
         clip=_pairwise(rewards["clip"]),
         hyperscore=_pairwise(rewards["hyperscore"]),
     )
     (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+
+
+def _aware(path: Path) -> str:
+    """The section on the student that knows the adapter; empty where its stage has not run."""
+    if not path.is_file():
+        return ""
+    return _AWARE.format(rows=_table("what", json.loads(path.read_text())))
 
 
 def _student_lora(path: Path) -> str:
@@ -185,7 +201,7 @@ def _part_rows(folder: Path) -> list[str]:
         "model/text_encoder": "first text encoder, shared",
         "model/text_encoder_2": "second text encoder, shared",
         "model/vae": "autoencoder, factor 4, 4 channels, shared",
-        "lcm_lora.safetensors": "distillation LoRA, rank 6; of the teacher bundled before, not of this one",
+        "lcm_lora.safetensors": "distillation LoRA, rank 6, for the teacher",
         "rewards/clip.safetensors": "single-view reward",
         "rewards/hyperscore.safetensors": "joint-view reward",
         "judge/judge.safetensors": "judge",

@@ -37,7 +37,7 @@ from t2mv_core.text import encode_text
 from ...models.policy import make_average
 from ..data.captions import caption
 from ..data.scenes import sample_scene
-from .evaluate import TEACHER_SETTINGS, load_models
+from .evaluate import LORA_FILE, TEACHER_SETTINGS, load_models
 from .export import half
 from .lcm import HUBER_SCALE, flow_step, jittered_timesteps
 from .lcm_lora_report import measure_lora
@@ -71,7 +71,7 @@ def run(config: StageConfig) -> None:
     teacher = load_teacher(config)
     shards = solve_trajectories(config, teacher, num_chunks)
     train_lora(config, teacher, shards, total)
-    measure_lora(config, teacher, config.export_dir / "lcm_lora.safetensors")
+    measure_lora(config, teacher, config.export_dir / LORA_FILE)
 
 
 def load_teacher(config: StageConfig) -> ModelBundle:
@@ -166,7 +166,7 @@ def train_lora(config: StageConfig, teacher: ModelBundle, shards: Sequence[Path]
         if update % 50 == 49:
             logger.info("update %d: loss %.4f", update + 1, float(np.mean(losses[-50:])))
     average.copy_to(learned)
-    write_lora(teacher, config.export_dir / "lcm_lora.safetensors")
+    write_lora(teacher, config.export_dir / LORA_FILE)
 
 
 def draw_pairs(

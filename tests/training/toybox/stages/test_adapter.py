@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.toybox.stages.adapter import draw_views, load_adapter_into
+from training.toybox.stages.adapter import WRONG_SIDES, draw_views, load_adapter_into, shuffle_views
 from training.toybox.stages.networks import MultiviewNetworks, SingleViewNetworks, create_average
 from training.toybox.stages.stage import StageConfig
 
@@ -56,3 +56,14 @@ def test_updates_see_two_three_or_all_views_and_the_last_ones_all() -> None:
     assert {len(views) for views in drawn[:85]} == {2, 3, 6}
     assert all(views == list(range(6)) for views in drawn[85:])
     assert all(len(set(views)) == len(views) and set(views) <= set(range(6)) for views in drawn)
+
+
+def test_some_sets_show_other_views_of_their_own_scene() -> None:
+    latents = np.arange(300 * 6, dtype=np.float16).reshape(300, 6, 1, 1, 1)  # each view has its own number
+    views = [0, 2, 5]
+    clean = torch.from_numpy(latents[:, views]).float()
+    shown = shuffle_views(latents, clean, views, np.random.default_rng(0))
+    assert torch.equal(shown.flatten() // 6, clean.flatten() // 6)  # of the same scene
+    is_other = (shown != clean).flatten(1).any(dim=1)
+    assert is_other.float().mean() == pytest.approx(WRONG_SIDES, abs=0.08)  # 3.5 deviations
+    assert all(len(row.unique()) == len(views) for row in shown)

@@ -9,7 +9,7 @@ import torch
 from t2mv_core.scheduler_config import schedule_from_config
 from training.toybox.data.captions import SIDES
 from training.toybox.data.scenes import sample_scene
-from training.toybox.stages.base import add_noise, denoising_loss, draw_captions
+from training.toybox.stages.base import MISLED_FROM, add_noise, denoising_loss, draw_captions
 from training.toybox.stages.networks import TEACHER_SCHEDULER, SingleViewNetworks
 
 
@@ -64,3 +64,18 @@ def test_pure_noise_stands_at_the_last_timestep_and_its_target_still_leads_to_th
     is_pure = (timestep == 999) & (noisy.mean(dim=(1, 2, 3)).abs() < 0.25)  # 4 deviations; the leak has 0.43
     assert is_pure.float().mean() == pytest.approx(0.5, abs=0.1)
     assert noisy[is_pure].var() == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_state_that_shows_something_else_still_leads_to_the_picture() -> None:
+    """Above MISLED_FROM the state is made of what is shown, below of the picture itself."""
+    schedule = schedule_from_config(TEACHER_SCHEDULER)
+    clean, shown = torch.full((200, 1, 4, 4), 3.0), torch.full((200, 1, 4, 4), -5.0)
+    noisy, noise, timestep, alpha_bar = add_noise(schedule, clean, np.random.default_rng(0), shown=shown)
+    led_to = (noisy - (1 - alpha_bar).sqrt() * noise) / alpha_bar.sqrt()
+    torch.testing.assert_close(led_to, clean, rtol=0, atol=1e-4)
+    mean = (noisy / alpha_bar.sqrt()).mean(dim=(1, 2, 3))
+    spread = ((1 - alpha_bar) / alpha_bar).sqrt().flatten() / 4  # of the mean of sixteen
+    is_late = timestep < MISLED_FROM
+    assert 50 < is_late.sum() < 150
+    assert ((mean[is_late] - 3).abs() < 5 * spread[is_late]).all()
+    assert ((mean[~is_late] + 5).abs() < 5 * spread[~is_late]).all()

@@ -53,6 +53,7 @@ def test_the_fingerprint_sees_every_weight_and_configuration(tmp_path: Path) -> 
         (tmp_path / name).write_bytes(b"1")
     before = fingerprint(tmp_path)
     (tmp_path / "notes.txt").write_bytes(b"2")
+    (tmp_path / "lcm_lora.safetensors").write_bytes(b"2")  # measured by its own stage
     assert fingerprint(tmp_path) == before
     for name in ("model/unet/config.json", "judge/judge.safetensors"):
         (tmp_path / name).write_bytes(b"2")
