@@ -23,6 +23,7 @@ from .config import TrainConfig, home_path, load_config
 from .data.prompts import load_held_out, load_split
 from .evaluation.intervals import Interval
 from .evaluation.measure import (
+    HULL_LEFT_OUT,
     Instruments,
     Measurement,
     Questions,
@@ -106,7 +107,8 @@ def run(out_dir: Path, config: TrainConfig, num_prompts: int) -> Path | None:
     write_pictures({"before": before, "zmv": zmv, "after": after}, prompts, out_dir)
     (out_dir / "curves.png").write_bytes((lora.parent.parent / "curves.png").read_bytes())
     duration = f"Training took {training_seconds:.0f} s, everything {time.monotonic() - started:.0f} s."
-    remarks = [*explain(before, zmv, after), f"{duration} LoRA: `{lora}`.", "![curves](curves.png)"]
+    remarks = [HULL_LEFT_OUT] * instruments.learns_geometry
+    remarks += [*explain(before, zmv, after), f"{duration} LoRA: `{lora}`.", "![curves](curves.png)"]
     command = shlex.join(["python", "-m", "training.demo", *sys.argv[1:]])
     path = write_report([before, zmv, after], questions, out_dir, command, remarks)
     logger.info("%s", markdown_table(summarize([before, zmv, after]), "variant"))

@@ -22,6 +22,7 @@ from .config import SamplingConfig, TrainConfig, home_path, load_config, preset_
 from .data.prompts import load_held_out, load_prompts, load_split, name_some, shared_prompts
 from .evaluation.loras import examine_loras
 from .evaluation.measure import (
+    HULL_LEFT_OUT,
     Instruments,
     Questions,
     Variant,
@@ -175,8 +176,11 @@ def run(arguments: argparse.Namespace, config: TrainConfig) -> Path:
     lora_names = {path: name for path, name in name_variants(arguments.lora).items() if path is not None}
     loras = examine_loras(bundle, lora_names, settings, steps)
     reward_device = bundle.device if reward.device == "auto" else reward.device
-    instruments: Instruments = load_instruments(*names, reward_device, questions.specs is not None, reward)
+    instruments: Instruments = load_instruments(
+        *names, reward_device, questions.specs is not None, reward, questions.azimuths_deg
+    )
     remarks = remark_on_prompts(questions, config.sampling)
+    remarks += [HULL_LEFT_OUT] * instruments.learns_geometry
     remarks += describe_reading(bundle, [*questions.prompts, questions.negative_prompt or ""])
     for remark in remarks:
         logging.warning("%s", remark)

@@ -102,7 +102,8 @@ def make_trainer(config: TrainConfig, resume: bool) -> Trainer:
     bundle = load_base_model(model, device)
     if not accelerator.is_main_process:  # the others do not evaluate
         view, joint = list(reward.view), list(reward.joint)
-    measures = load_rewards(view, joint, device if reward.device == "auto" else reward.device, reward)
+    reward_device = device if reward.device == "auto" else reward.device
+    measures = load_rewards(view, joint, reward_device, reward, config.sampling.used_azimuths_deg)
     rewards = measures.select(reward.view, reward.joint)
     return Trainer(config, bundle, rewards, accelerator, resume, measures)
 

@@ -73,7 +73,7 @@ def sample_candidates(
     competing = []
     for (line, seed), views in zip(plan, latents, strict=True):
         pictures = from_comfy(decode_set(model, views))
-        scored = score_set(rewards, pictures, line, progress.advance)
+        scored = score_set(rewards, pictures, line, progress.advance, rig)
         used = describe_set(seed, settings, numbers)
         competing.append(Candidate(seed, views, _thumbnails(pictures), scored, used))
     return competing

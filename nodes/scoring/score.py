@@ -77,7 +77,7 @@ class T2MVScoreViews(io.ComfyNode):
         notes = scoring_notes(lines, pictures.shape[1], rig)
         bar, sets = ProgressBar(len(lines) * len(rewards)), []
         for views, line in zip(pictures, lines, strict=True):
-            sets.append(score_set(rewards, views, line, lambda: bar.update(1)))
+            sets.append(score_set(rewards, views, line, lambda: bar.update(1), rig))
         view_scores = [score for scored in sets for score in _first(scored.view_scores, [])]
         joint_scores = [_first(scored.joint_scores, math.nan) for scored in sets]
         report = "\n\n".join([to_text(sets), *notes])
@@ -145,7 +145,11 @@ def scoring_notes(prompts: list[str], num_views: int, rig: CameraRig | None) -> 
 
 
 def score_set(
-    rewards: tuple[RewardHandle, ...], pictures: Tensor, prompt: str, on_reward: Callable[[], None]
+    rewards: tuple[RewardHandle, ...],
+    pictures: Tensor,
+    prompt: str,
+    on_reward: Callable[[], None],
+    rig: CameraRig | None = None,
 ) -> ScoredSet:
     """Score one set of pictures [V, 3, H, W]; can be cancelled between any two calls of a reward.
 
@@ -154,6 +158,7 @@ def score_set(
         pictures: in [0, 1].
         prompt: what they should show.
         on_reward: called after every reward.
+        rig: the pictures' cameras; None stands for the default ones.
 
     Raises:
         ValueError: the pictures are not what a reward takes, or a score is not finite.
@@ -161,14 +166,16 @@ def score_set(
     scored = ScoredSet(prompt)
     for handle in rewards:
         check_cancelled()
-        _score_one(handle, pictures, scored)
+        _score_one(handle, pictures, scored, rig)
         on_reward()
     return scored
 
 
-def _score_one(handle: RewardHandle, pictures: Tensor, scored: ScoredSet) -> None:
+def _score_one(handle: RewardHandle, pictures: Tensor, scored: ScoredSet, rig: CameraRig | None) -> None:
     """Write one reward's scores of one set into `scored`."""
-    reward = handle.reward
+    from ...t2mv_core.rewards.geometry import with_cameras
+
+    reward = handle.reward if rig is None else with_cameras(handle.reward, rig)
     is_view = reward.kind == "view"
     prompts = [scored.prompt] * (len(pictures) if is_view else 1)
     result = handle.residency.run(lambda device: reward(pictures.to(device), prompts))

@@ -121,11 +121,15 @@ def share_core() -> None:
 
 def _select(config: TrainConfig, rewards: Sequence[RewardHandle]) -> Rewards:
     """Return the rewards that the configuration names, each of which a cancel stops before its next call."""
+    from ...t2mv_core.rewards.geometry import with_cameras
     from ...training.algorithm.rollout import Rewards
+    from ...training.models.policy import camera_rig
 
-    scorers = {handle.reward.name: _cancellable(handle.reward) for handle in rewards}
+    rig = camera_rig(config.sampling.used_azimuths_deg)
     view = dict.fromkeys((*config.reward.view, *config.evaluation.view))
     joint = dict.fromkeys((*config.reward.joint, *config.evaluation.joint))
+    named = [handle.reward for handle in rewards if handle.reward.name in {**view, **joint}]
+    scorers = {reward.name: _cancellable(with_cameras(reward, rig)) for reward in named}
     return Rewards(
         {name: scorers[name] for name in view if name in scorers},
         {name: scorers[name] for name in joint if name in scorers},

@@ -14,6 +14,7 @@ from .sources import PublishedWeights, RewardPlaces, find_local_weights, find_we
 if TYPE_CHECKING:
     import torch
 
+    from ..cameras import CameraRig
     from .base import Reward
 
     Load = Callable[[Path | None, torch.device | str, torch.dtype | None], Reward]
@@ -57,6 +58,7 @@ QUALITIES = ("alignment", "geometry", "texture", "overall")
 """HyperScore's heads."""
 OVER_VIEWS = ("min", "mean")
 """Parts that every view reward has: a set's worst view and its mean, as a joint reward."""
+GEOMETRY = "geometry"
 _HPSV2 = {"architecture": "ViT-H-14", "fit": "pad"}
 
 REWARDS: dict[str, RewardSpec] = {
@@ -70,6 +72,12 @@ REWARDS: dict[str, RewardSpec] = {
         _lazily("hyperscore.load_hyperscore", "rewards/hyperscore.safetensors"),
         "Bundled HyperScore: alignment, geometry and texture of a set of six views.",
         parts=QUALITIES,
+    ),
+    GEOMETRY: RewardSpec(
+        "joint",
+        _lazily("geometry.load_geometry"),
+        "Without a model: do silhouettes and colours of the views fit one solid? Plain backgrounds only.",
+        parts=("silhouettes", "colours"),
     ),
     "pickscore": RewardSpec(
         "view",
@@ -224,9 +232,14 @@ def load_rewards(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     places: RewardPlaces | None = None,
+    rig: CameraRig | None = None,
 ) -> dict[str, Reward]:
-    """Load several rewards, each model once however many of its parts are named; see `load_reward`."""
+    """Load several rewards, each model once however many of its parts are named; see `load_reward`.
+
+    `rig` is that of the views, for rewards that look at cameras; None is the default rig.
+    """
     from .composite import ScoredOnce
+    from .geometry import with_cameras
 
     names, places, models = list(dict.fromkeys(names)), places or RewardPlaces(), {}
     uses = Counter(name.partition(".")[0] for name in names)
@@ -236,6 +249,7 @@ def load_rewards(
         spec = _spec(model)
         path = find_weights(model, spec.weights, places) if spec.weights is not None else None
         reward = spec.load(path, device, dtype or reward_dtype(model, device))
+        reward = reward if rig is None else with_cameras(reward, rig)
         models[model] = ScoredOnce(reward) if uses[model] > 1 else reward
     return {name: take_part(models[name.partition(".")[0]], name.partition(".")[2]) for name in names}
 

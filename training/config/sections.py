@@ -127,6 +127,11 @@ class SamplingConfig:
     inverse_view_scale: NotNegative = 1.0
     """ZMV: view scale of the zag; 0 drops the cameras there. Not stated: the model's own."""
 
+    @property
+    def used_azimuths_deg(self) -> tuple[float, ...]:
+        """Return the azimuths of the views that are drawn."""
+        return self.azimuths_deg[: self.num_views]
+
     def __post_init__(self) -> None:
         check_record(self, "sampling.")
         num_angles = len(self.azimuths_deg)

@@ -16,6 +16,7 @@ from t2mv_core.bundle import ModelBundle
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.denoiser import encode_cameras
 from t2mv_core.lora.files import load_lora
+from t2mv_core.rewards.registry import GEOMETRY
 from t2mv_core.samplers import OnStep, SamplingSettings, StepEvent, count_evaluations
 from t2mv_core.toybox.judge import Judge, load_judge
 from t2mv_core.toybox.prompt_lists import PromptSpec, asymmetric_families, find_specs
@@ -41,6 +42,17 @@ class Instruments:
     rewards: Rewards
     judge: Judge | None = None
     only_measuring: frozenset[str] = frozenset()
+
+    @property
+    def learns_geometry(self) -> bool:
+        """Whether training learns from the visual hull, which then is no independent measure."""
+        learned = (name for name in self.rewards.joint if name not in self.only_measuring)
+        return any(name.partition(".")[0] == GEOMETRY for name in learned)
+
+
+HULL_LEFT_OUT = (
+    "`hull_consistency` is left out: training learns from the geometry reward, which reads the same hull."
+)
 
 
 @dataclass(frozen=True)
@@ -122,6 +134,7 @@ def load_instruments(
     device: torch.device | str,
     has_judge: bool,
     config: RewardConfig | None = None,
+    azimuths_deg: Sequence[float] = DEFAULT_RIG.azimuths_deg,
 ) -> Instruments:
     """Load rewards by name, and the bundled judge when prompts have specs for it.
 
@@ -129,7 +142,7 @@ def load_instruments(
         ValueError: an unknown reward, or a damaged file.
         FileNotFoundError: weights that are not on this machine.
     """
-    rewards = load_rewards(view_rewards, joint_rewards, device, config)
+    rewards = load_rewards(view_rewards, joint_rewards, device, config, azimuths_deg)
     return Instruments(rewards, load_judge().to(device) if has_judge else None)
 
 
@@ -213,7 +226,7 @@ def _measure_batch(
     if instruments.judge is not None and questions.specs is not None:
         specs, pictures = [questions.specs[row] for row in rows], scored.images / 255
         values |= judge_sets(instruments.judge, pictures, specs)
-        if len(questions.azimuths_deg) > 1:
+        if len(questions.azimuths_deg) > 1 and not instruments.learns_geometry:
             values["hull_consistency"] = view_consistency(pictures, questions.azimuths_deg)
     return scored, values
 

@@ -170,7 +170,8 @@ def run_task(task: Task) -> bool:
     method, config = METHODS[task.method], task.own_config
     model = config.model if method.model is None else ModelConfig(method.model)
     bundle = load_base_model(model)
-    instruments = load_instruments(config.reward.view, config.reward.joint, bundle.device, has_judge=True)
+    rewards, azimuths = config.reward, config.sampling.used_azimuths_deg
+    instruments = load_instruments(rewards.view, rewards.joint, bundle.device, True, azimuths_deg=azimuths)
     lora, training = None, None
     if method.objective is not None:
         trainer = Trainer(config, bundle, instruments.rewards, resume=True)

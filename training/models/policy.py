@@ -87,8 +87,7 @@ def make_policy(config: TrainConfig, bundle: ModelBundle) -> Policy:
     if config.model.gradient_checkpointing:
         bundle.unet.enable_gradient_checkpointing()
         bundle.unet.train()  # older diffusers checkpoint in this mode only; there is no dropout
-    azimuths_deg = config.sampling.azimuths_deg[: config.sampling.num_views]
-    cameras = encode_cameras(bundle, camera_rig(azimuths_deg))
+    cameras = encode_cameras(bundle, camera_rig(config.sampling.used_azimuths_deg))
     return Policy(policy_bundle, cameras, config.optim.mixed_precision == "bf16")
 
 

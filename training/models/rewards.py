@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.rewards.base import RewardKind, RewardResult, check_request
 from t2mv_core.rewards.registry import (
     OVER_VIEWS,
@@ -28,6 +29,7 @@ from t2mv_core.rewards.sources import FOLDER_NAME, RewardPlaces
 
 from ..algorithm.rollout import Rewards, Scorer
 from ..config import OwnRewardConfig, RewardConfig
+from .policy import camera_rig
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -90,6 +92,7 @@ def load_rewards(
     joint: Iterable[str],
     device: torch.device | str,
     config: RewardConfig | None = None,
+    azimuths_deg: Sequence[float] = DEFAULT_RIG.azimuths_deg,
 ) -> Rewards:
     """Load the reward models of a run by name, each once however many of its parts are used.
 
@@ -98,6 +101,7 @@ def load_rewards(
         joint: names, parts among them: "hyperscore.geometry", "pickscore.min".
         device: where to.
         config: precision, places of weights and functions of the user's; its `view` and `joint` are ignored.
+        azimuths_deg: the cameras, for rewards that look at them.
 
     Raises:
         ValueError, FileNotFoundError: see `check_reward_models`; or a weights file is not what it should be.
@@ -108,7 +112,9 @@ def load_rewards(
     names = dict.fromkeys((*view, *joint))
     published = [name for name in names if not _is_own(name, config.own)]
     scorers: dict[str, Scorer] = dict(
-        load_by_name(published, device, REWARD_DTYPES[config.dtype], reward_places(config))
+        load_by_name(
+            published, device, REWARD_DTYPES[config.dtype], reward_places(config), camera_rig(azimuths_deg)
+        )
     )
     for name in names:
         if _is_own(name, config.own):

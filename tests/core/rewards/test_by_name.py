@@ -28,13 +28,13 @@ def test_an_unknown_reward_lists_the_known_ones():
 
 def test_every_reward_says_what_it_is():
     assert {name for name, spec in REWARDS.items() if spec.kind == "view"} == VIEW
-    assert set(REWARDS) - VIEW == {"toybox_hyperscore", "hyperscore"}
+    assert set(REWARDS) - VIEW == {"toybox_hyperscore", "hyperscore", "geometry"}
     assert all(spec.summary for spec in REWARDS.values())
 
 
 def test_published_rewards_say_where_their_weights_are():
     for name, spec in REWARDS.items():
-        assert (spec.weights is None) == name.startswith("toybox")
+        assert (spec.weights is None) == (name.startswith("toybox") or name == "geometry")
         assert spec.weights is None or spec.weights.address.startswith("https://")
 
 
