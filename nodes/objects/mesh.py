@@ -1,0 +1,42 @@
+"""Meshes and voxels as ComfyUI's core has them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ...t2mv_core.objects.surface import Surface
+    from ...t2mv_core.objects.volume import Volume
+
+
+def to_mesh(surface: Surface, colours: Tensor) -> Any:
+    """Return ComfyUI's MESH of one coloured surface, y up, its front towards +z, as glTF asks."""
+    mesh = _core_type("MESH")(_y_up(surface.vertices)[None].cpu(), surface.faces[None].cpu())
+    mesh.vertex_colors = colours[None].cpu()  # 0.3.64 does not know them, and saves the shape alone
+    return mesh
+
+
+def to_voxel(volume: Volume) -> Any:
+    """Return ComfyUI's VOXEL of one solid, [1, N (z), N (y), N (x)] in [0, 1], in the mesh's coordinates."""
+    return _core_type("VOXEL")(volume.occupancy.permute(1, 2, 0).flip(0)[None].cpu().contiguous())
+
+
+def _y_up(points: Tensor) -> Tensor:
+    """Our x, y, z (z up, front towards -y) are glTF's x, -z, y."""
+    x, y, z = points.unbind(dim=-1)
+    return torch.stack([x, z, -y], dim=-1)
+
+
+def _core_type(name: str) -> Any:
+    """Find a class that moved: `comfy_api` has it today, its 3D nodes had it in 0.3.64."""
+    import comfy_api.latest as latest
+
+    types = getattr(latest, "Types", None)
+    if hasattr(types, name):
+        return getattr(types, name)
+    import comfy_extras.nodes_hunyuan3d as hunyuan
+
+    return getattr(hunyuan, name)

@@ -1,0 +1,133 @@
+"""Views to a mesh in a real ComfyUI: the file that Save GLB writes, and what the node refuses."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import ComfyServer
+
+PROMPT = "a red mug with a blue handle"
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def sampled(**mesh: Any) -> dict[str, Any]:
+    """Six views of the toybox and their mesh."""
+    return {
+        "model": node(
+            "T2MVLoadModel", model="toybox", adapter="the model's own", precision="auto",
+            unet="the model's own", vae="the model's own", download=False, sampler="auto",
+            sequential_guidance=False,
+        ),
+        "views": node(
+            "T2MVSampleStandard", model=["model", 0], prompt=PROMPT, seed=1, steps=0, guidance=0.0,
+            view_scale=1.0, negative_prompt="",
+        ),
+        "mesh": node("T2MVCreateMesh", **{"images": ["views", 0], "resolution": 64, "smoothing": 1.0} | mesh),
+    }  # fmt: skip
+
+
+def read_glb(content: bytes) -> dict[str, np.ndarray]:
+    """Attribute -> values of a GLB's only mesh, read as the format's specification says."""
+    length = struct.unpack_from("<I", content, 12)[0]
+    gltf = json.loads(content[20 : 20 + length])
+    binary = content[20 + length + 8 :]
+    found = {}
+    primitive = gltf["meshes"][0]["primitives"][0]
+    for name, index in (*primitive["attributes"].items(), ("faces", primitive["indices"])):
+        accessor = gltf["accessors"][index]
+        view = gltf["bufferViews"][accessor["bufferView"]]
+        dtype = {5126: "<f4", 5125: "<u4", 5121: "u1", 5123: "<u2"}[accessor["componentType"]]
+        width = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}[accessor["type"]]
+        start = view.get("byteOffset", 0) + accessor.get("byteOffset", 0)
+        values = np.frombuffer(binary, dtype, accessor["count"] * width, start)
+        found[name] = values.reshape(-1, width)
+    return found
+
+
+def test_a_sentence_becomes_a_mesh_file(server: ComfyServer) -> None:
+    run = server.run(
+        sampled()
+        | {
+            "save": node("SaveGLB", mesh=["mesh", 0], filename_prefix="mesh/t2mv"),
+            "basic": node("VoxelToMesh", voxel=["mesh", 1], algorithm="surface net", threshold=0.5),
+            "saved too": node("SaveGLB", mesh=["basic", 0], filename_prefix="mesh/voxel"),
+        },
+    )
+    assert run.status == "success", run.error
+    assert "Views agree with the common solid: front" in run.outputs["mesh"]["text"][0]
+    made, other = (read_glb(server.picture(run.outputs[name]["3d"][0])) for name in ("save", "saved too"))
+    points = made["POSITION"]
+    assert len(points) > 1000
+    assert made["faces"].max() < len(points)
+    assert np.abs(points).max() <= 0.56  # in the pictures
+    # Core's own mesh of the solid lies in the same place; its room is ±1, ours ±0.55.
+    for edge in (np.min, np.max):
+        np.testing.assert_allclose(edge(points, 0), 0.55 * edge(other["POSITION"], 0), atol=0.03)
+    if "COLOR_0" in made:  # 0.3.64 saves none
+        red, green, blue = made["COLOR_0"][:, :3].astype(np.float64).mean(axis=0)
+        assert red > 1.5 * green
+        assert red > 1.5 * blue
+
+
+@pytest.mark.parametrize(
+    ("inputs", "cameras", "words"),
+    [
+        ({"set": 2}, None, "set=2 is not in this batch"),
+        ({}, {"azimuths": "0, 0, 180, 0, 180, 0"}, "all look along one line"),
+        ({}, {"azimuths": "0, 90, 180, 270"}, "do not divide into sets of 4 views"),
+    ],
+)
+def test_bad_input_gets_a_sentence(
+    server: ComfyServer, inputs: dict[str, Any], cameras: dict[str, Any] | None, words: str
+) -> None:
+    workflow = sampled(**inputs) | {"show": node("PreviewAny", source=["mesh", 2])}
+    if cameras is not None:
+        workflow["rig"] = node("T2MVCreateCameraRig", elevations="0", **cameras)
+        workflow["mesh"]["inputs"]["rig"] = ["rig", 0]
+    run = server.run(workflow)
+    assert run.status != "success"
+    assert words in str(run.error)
+
+
+def test_an_empty_picture_and_foreign_masks_get_a_sentence(server: ComfyServer) -> None:
+    workflow = {
+        "grey": node("EmptyImage", width=64, height=64, batch_size=6, color=0x808080),
+        "mesh": node("T2MVCreateMesh", images=["grey", 0], resolution=64, smoothing=1.0),
+        "show": node("PreviewAny", source=["mesh", 2]),
+    }
+    run = server.run(workflow)
+    assert run.status != "success"
+    assert "No view shows an object" in str(run.error)
+    workflow["mask"] = node("SolidMask", value=1.0, width=32, height=32)
+    workflow["mesh"]["inputs"]["masks"] = ["mask", 0]
+    run = server.run(workflow)
+    assert "1 masks of 32 x 32 pixels for 6 pictures of 64 x 64" in str(run.error)
+
+
+def test_views_are_scored_by_their_common_solid(server: ComfyServer) -> None:
+    """The reward has no weights for ComfyUI's memory management, and reads the rig."""
+    workflow = sampled() | {
+        "rig": node("T2MVCreateCameraRig", azimuths="0, 90, 180, 270", elevations="0"),
+        "reward": node("T2MVLoadReward", reward="geometry", download=False),
+        "part": node("T2MVLoadReward", reward="geometry.silhouettes", rewards=["reward", 0], download=False),
+        "score": node("T2MVScoreViews", rewards=["part", 0], images=["views", 0], prompts=PROMPT),
+        "json": node("PreviewAny", source=["score", 3]),
+    }
+    del workflow["mesh"]
+    workflow["views"]["inputs"]["rig"] = workflow["score"]["inputs"]["rig"] = ["rig", 0]
+    run = server.run(workflow)
+    assert run.status == "success", run.error
+    joint = json.loads(run.outputs["json"]["text"][0])[0]["joint_scores"]
+    assert 0 < joint["geometry"] < joint["geometry.silhouettes"] <= 1
+    del workflow["score"]["inputs"]["rig"]
+    run = server.run(workflow)
+    assert "got 4 views for the 6 cameras" in str(run.error)
