@@ -14,13 +14,15 @@ STAGES = (
     "render", "vae", "base", "adapter", "lcm", "rewards", "judge", "export", "lcm_lora", "evaluate", "aware",
 )  # fmt: skip
 """Modules in `stages/` with a `run(config)`, in the order of the recipe."""
+RESTORE = "restore"
+"""Not a part of the recipe: takes the bundled weights for what earlier stages would make."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one stage, or all of them; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m training.toybox", description=__doc__)
     parser.add_argument(
-        "stage", choices=[*STAGES, "all"], help="what to do; every stage resumes where it stopped"
+        "stage", choices=[*STAGES, "all", RESTORE], help="what to do; every stage resumes where it stopped"
     )
     parser.add_argument("--out", type=home_path, default=StageConfig.out_dir, help="working folder")
     parser.add_argument("--quick", action="store_true", help="a tiny version in two minutes, for tests")

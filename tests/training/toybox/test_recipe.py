@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from t2mv_core.loading import load_bundle
+from t2mv_core.toybox import TOYBOX_DIR
 from training.toybox.__main__ import STAGES, main
 
 
@@ -28,6 +30,21 @@ def test_the_quick_recipe_makes_a_model_that_loads(tmp_path: Path) -> None:
     for stage in ("vae", "base", "adapter", "lcm", "rewards", "judge", "lcm_lora", "aware"):
         assert main([stage, *words[1:]]) == 0
     assert {path: path.stat().st_mtime_ns for path in finished} == finished  # nothing was trained again
+
+
+@pytest.mark.slow
+def test_the_bundled_weights_stand_in_for_finished_stages(tmp_path: Path) -> None:
+    words = ["--quick", "--out", str(tmp_path)]
+    assert main(["render", *words]) == 0
+    assert main(["restore", *words]) == 0
+    assert main(["export", *words]) == 0  # reads the states
+    made, bundled = (load_bundle(str(folder / "model")) for folder in (tmp_path / "export", TOYBOX_DIR))
+    for name, tensor in bundled.unet.state_dict().items():
+        assert torch.equal(made.unet.state_dict()[name], tensor), name
+    adapters = [folder / "mvadapter.safetensors" for folder in (tmp_path / "export", TOYBOX_DIR)]
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
+    psnr = json.loads((tmp_path / "vae" / "report.json").read_text())["psnr_db"]
+    assert psnr > 26
 
 
 def test_an_unknown_stage_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
