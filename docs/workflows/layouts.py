@@ -179,6 +179,15 @@ LAYOUTS: dict[str, Layout] = {
         runs=(),
         closeup=1,
     ),
+    "10 Text to mesh": Layout(
+        columns=(
+            Column("1 Model and cameras", ("1", "2"), 340, note_height=300),
+            Column("2 Views", ("3", "4"), 420),
+            Column("3 Mesh", ("5", "6"), 420),
+        ),
+        room={"2": TEXT, "3": VIEWS, "4": VIEWS, "5": TEXT, "6": 420},
+        closeup=2,
+    ),
 }
 
 

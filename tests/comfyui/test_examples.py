@@ -97,6 +97,15 @@ def test_6_lacks_nothing_but_the_checkpoint_that_its_note_names(server: ComfySer
     assert problems == [("6", "ckpt_name")]
 
 
+@pytest.mark.usefixtures("toybox")
+def test_10_text_to_mesh(server: ComfyServer) -> None:
+    run = succeed(server, example("10 Text to mesh", n5={"resolution": 64}))
+    (file,) = run.outputs["6"]["3d"]
+    assert file["filename"].endswith(".glb")
+    assert server.picture(file)[:4] == b"glTF"
+    assert "Views agree with the common solid" in run.outputs["5"]["text"][0]
+
+
 def test_a_missing_lora_is_named_before_the_run(server: ComfyServer) -> None:
     refused = server.refusal(example("5 LCM-SDXL - download"))
     assert "mvc_zigal_lcm_sdxl.safetensors" in refused
