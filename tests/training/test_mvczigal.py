@@ -116,7 +116,7 @@ def test_rewards_go_to_their_own_device(words, monkeypatch):
     load = training.models.rewards.load_rewards
     monkeypatch.setattr(
         "training.models.rewards.load_rewards",
-        lambda v, j, device, c: devices.append(str(device)) or load(v, j, "cpu", c),
+        lambda v, j, device, *more: devices.append(str(device)) or load(v, j, "cpu", *more),
     )
     assert main([*words, "reward.device=meta", "run.iterations_per_epoch=1"]) == 0
     assert devices == ["meta"]

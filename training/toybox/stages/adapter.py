@@ -20,7 +20,7 @@ from .stage import Checkpointer, StageConfig, Stateful, descend, seed_everything
 
 logger = logging.getLogger(__name__)
 
-NUM_UPDATES = 4000
+NUM_UPDATES = 3000
 BATCH_VIEWS = 48
 # Views of a scene in one update, in turn: fewer give more scenes and captions for the same time.
 NARROW_VIEWS = (2, 3, 6)

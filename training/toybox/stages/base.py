@@ -25,13 +25,13 @@ from .stage import Checkpointer, StageConfig, Stateful, descend, seed_everything
 
 logger = logging.getLogger(__name__)
 
-NUM_UPDATES = 2200
+NUM_UPDATES = 4000
 BATCH_VIEWS = 48
 PEAK_LR = 1e-3
 DROP_CAPTION = 0.12  # share of views trained without text, for classifier-free guidance
 NAME_SIDE = 0.5
 PURE_NOISE = 0.25
-PURE_NOISE_FROM = 1400
+PURE_NOISE_FROM = 2500
 """From this update on, that share of the pictures starts from pure noise, as sampling does. What leaks into
 the noisiest state tells the side; without pure noise the model would read it there, and not from
 words or cameras."""

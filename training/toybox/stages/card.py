@@ -60,9 +60,8 @@ prompts stands below.
 
 {models}
 
-Headroom is teacher minus student. It is small, because caption and camera nearly determine the pictures of
-this world: even one step of LCM's sampler with the undistilled teacher draws them (below). What is left to
-learn is what teacher and student both get wrong. Gains of ZMV are with equal noise:
+Headroom, teacher minus student, is what the few steps cost; reinforcement learning may gain more, as the
+teacher errs, too. Gains of ZMV are with equal noise:
 
 {gains}
 
@@ -81,7 +80,7 @@ On {judge_scenes} held-out renders the judge itself is right in: {judge}. VAE: {
 * Other objects, several sentences, numbers, styles; any colour that is not one of the ten.
 * Part colours are right in {part:.0%} of the prompts that name one, second objects in {relation:.0%}.
 * The joint reward hardly sees an object of other proportions ({proportion:.0%} of pairs ordered rightly) or
-  another one of the same family and colour ({alike:.0%}); `t2mv_core.objects.consistency` sees both.
+  another one of the same family and colour ({alike:.0%}); the reward `geometry` sees both.
 
 {aware}{student_lora}### Rewards
 
@@ -102,9 +101,7 @@ _STUDENT_LORA = """### The distillation LoRA
 
 `lcm_lora.safetensors` is a small LCM-LoRA for the teacher (`python -m training.toybox lcm_lora`, 15 minutes
 on one core), to be used below a trained LoRA (`model.base_loras`). The same prompts, seeds and noise; the
-teacher's own sampler uses guidance {guidance:g}, which doubles its UNet evaluations. LCM's sampler draws well
-even without the LoRA, because caption and camera nearly determine the pictures of this world; the LoRA adds
-view reward and costs azimuth and hull. It is here so that few-step LoRAs can be tried. Intervals:
+teacher's own sampler uses guidance {guidance:g}, which doubles its UNet evaluations. Intervals:
 `lcm_lora.json`.
 
 {rows}
@@ -216,7 +213,7 @@ def _part_rows(folder: Path) -> list[str]:
         "model/text_encoder": "first text encoder, shared",
         "model/text_encoder_2": "second text encoder, shared",
         "model/vae": "autoencoder, factor 4, 4 channels, shared",
-        "lcm_lora.safetensors": "distillation LoRA, rank 6, for the teacher",
+        "lcm_lora.safetensors": "distillation LoRA, rank 6; of the teacher bundled before, not of this one",
         "rewards/clip.safetensors": "single-view reward",
         "rewards/hyperscore.safetensors": "joint-view reward",
         "judge/judge.safetensors": "judge",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NUM_UPDATES = 1300
+NUM_UPDATES = 2000
 BATCH_VIEWS = 16
 PEAK_LR = 2e-3
 KL_WEIGHT = 1e-6
