@@ -63,7 +63,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "t2mv_core.unet",
     ),
     "t2mv_core.reference_picture": ("t2mv_core.toybox",),
-    "t2mv_core.rewards": ("t2mv_core.formats", "t2mv_core.text", "t2mv_core.toybox"),
+    "t2mv_core.rewards": (
+        "t2mv_core.cameras",
+        "t2mv_core.formats",
+        "t2mv_core.objects",
+        "t2mv_core.text",
+        "t2mv_core.toybox",
+    ),
     "t2mv_core.samplers": (
         "t2mv_core.bundle",
         "t2mv_core.defaults",

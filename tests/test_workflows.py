@@ -72,8 +72,8 @@ def notes(name: str) -> str:
     return "\n".join(node["widgets_values"][0] for node in shown(name)["nodes"] if node["type"] in NOTES)
 
 
-def test_there_are_nine_each_with_a_picture_a_script_version_and_a_layout(layouts: ModuleType) -> None:
-    assert [name[0] for name in NAMES] == list("123456789")
+def test_there_are_ten_each_with_a_picture_a_script_version_and_a_layout(layouts: ModuleType) -> None:
+    assert sorted(int(name.split()[0]) for name in NAMES) == list(range(1, 11))
     assert sorted(path.stem for path in SHOWN_DIR.glob("*.jpg")) == sorted(
         [*NAMES, *(f"{name}.app" for name in APPS)]
     )

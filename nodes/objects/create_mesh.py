@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 
 from ..common.checks import Field, check_fields, widgets
 from ..common.memory import check_cancelled
-from ..common.progress import show_text
+from ..common.mesh import to_mesh, to_voxel
+from ..common.progress import ProgressBar, show_text
 from ..sockets import make_schema, output
 from ..views.contact_sheet import SET, choose_set, grouping_notes, view_inputs
-from .mesh import to_mesh, to_voxel
 
 if TYPE_CHECKING:
     from torch import Tensor
