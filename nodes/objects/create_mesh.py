@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from comfy_api.latest import io, ui
 
 from ..common.checks import Field, check_fields, widgets
@@ -91,9 +90,8 @@ class T2MVCreateMesh(io.ComfyNode):
             check_cancelled()
             bar.update_absolute(round(100 * done / total))
 
-        with torch.inference_mode(False):
-            views = Views(colours.float(), object_masks(colours, chosen), rig)
-            made = reconstruct(views, resolution, smoothing, on_step)
+        views = Views(colours.float(), object_masks(colours, chosen), rig)
+        made = reconstruct(views, resolution, smoothing, on_step)
         report = "\n".join([describe(made, rig), *notes])
         show_text(cls, report)
         return io.NodeOutput(

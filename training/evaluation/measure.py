@@ -50,9 +50,7 @@ class Instruments:
         return any(name.partition(".")[0] == GEOMETRY for name in learned)
 
 
-HULL_LEFT_OUT = (
-    "`hull_consistency` is left out: training learns from the geometry reward, which reads the same hull."
-)
+HULL_LEFT_OUT = "`hull_consistency` is left out: the reward `geometry` is in use, and reads the same hull."
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ HIGH_NOISE = 2.0  # MV-Adapter, too, trains at more noise than SDXL: there the v
 PURE_NOISE = 0.4  # see the base
 WRONG_SIDES = 0.2
 """Share of the sets whose noisy states show the scene's views in another order than the cameras: a drawing
-that begins on a wrong side is to be turned by its cameras. In training alone such states never occur."""
+that begins on a wrong side is to be turned by its cameras. Noised renders alone never show that."""
 
 
 def run(config: StageConfig) -> None:
