@@ -170,15 +170,16 @@ class CoreNoise:
         return self.draw(None, None)[None]
 
 
-def core_predict(bundle, x, timestep, condition, cameras, guidance_scale, view_scale):
+def core_predict(bundle, x, timestep, condition, cameras, guidance_scale, view_scale, reference):
     with_text, without = (posterior_noise(x, timestep, text, view_scale) for text in (1, 0))
     return without + guidance_scale * (with_text - without)
 
 
 def core_latents(schedule, settings, sample):
     bundle = SimpleNamespace(
-        schedule=schedule, latent_channels=4, latent_px=SIZE, device=torch.device("cpu"), dtype=torch.float32
-    )
+        schedule=schedule, latent_channels=4, latent_px=SIZE, device=torch.device("cpu"), dtype=torch.float32,
+        tasks=("text-to-multiview",),
+    )  # fmt: skip
     rollout.predict_noise = core_predict
     return sample(bundle, ["prompt"], SimpleNamespace(num_views=V), CoreNoise(), settings).denoised[0]
 
