@@ -45,7 +45,7 @@ class ModelDefaults:
 
 DEFAULTS = {
     # solver, steps, w, zigzag steps, w_inv, s_inv
-    "toybox": ModelDefaults("lcm", 4, 2.0, 1, 1.0, 1.0, "measured"),
+    "toybox": ModelDefaults("lcm", 4, 3.0, 1, 1.0, 1.0, "measured"),
     "toybox-teacher": ModelDefaults("ddim-trailing", 25, 2.0, 1, 1.0, 1.0, "measured"),
     "lcm-sdxl": ModelDefaults("lcm", 8, 7.0, 1, 1.0, 1.0, "published"),
     "sdxl": ModelDefaults("ddim", 16, 7.0, 1, 1.0, 1.0, "published"),

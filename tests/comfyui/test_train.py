@@ -121,7 +121,7 @@ def test_progress_pictures_and_curves_are_shown(server: ComfyServer, trained: Ru
     assert values[-1] == (2, 2)
     assert [value for value, _ in values] == sorted(value for value, _ in values)
     assert trained.previews
-    assert shown_picture(server, trained, "8").shape == (900, 1040, 3)  # five panels of 520 x 300, two in a row
+    assert shown_picture(server, trained, "8").shape == (900, 1040, 3)  # five panels, two in a row
     sheet_file = run_dir(server, "ü test") / "samples" / "epoch_0002.png"
     assert np.array_equal(shown_picture(server, trained, "9"), np.asarray(Image.open(sheet_file)))
 

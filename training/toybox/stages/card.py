@@ -213,7 +213,7 @@ def _part_rows(folder: Path) -> list[str]:
         "model/text_encoder": "first text encoder, shared",
         "model/text_encoder_2": "second text encoder, shared",
         "model/vae": "autoencoder, factor 4, 4 channels, shared",
-        "lcm_lora.safetensors": "distillation LoRA, rank 6; of the teacher bundled before, not of this one",
+        "lcm_lora.safetensors": "distillation LoRA for the teacher, rank 6",
         "rewards/clip.safetensors": "single-view reward",
         "rewards/hyperscore.safetensors": "joint-view reward",
         "judge/judge.safetensors": "judge",

@@ -49,8 +49,8 @@ ZAG_SWEEP = ((1, 0.0), (1, 0.5), (1, 1.0), (2, 0.0), (2, 1.0))
 """Zigzag steps and the zag's view scale."""
 LORA_FILE = "lcm_lora.safetensors"
 """Of the stage `lcm_lora`, which measures it itself."""
-SEEDS = (0,)
-NUM_HELD_OUT, NUM_DEV, NUM_TEACHER_DEV = 150, 60, 20
+SEEDS = (0, 1)
+NUM_HELD_OUT, NUM_DEV, NUM_TEACHER_DEV = 300, 100, 40
 
 
 def run(config: StageConfig) -> None:
@@ -121,8 +121,7 @@ def measure_on_dev(
         for steps, scale in ZAG_SWEEP
     ]
     found: dict[str, object] = {
-        variant.name: summary(measure_model(student, instruments, variant, dev, memory, SEEDS[:1]))
-        for variant in sweep
+        variant.name: summary(measure_model(student, instruments, variant, dev, memory)) for variant in sweep
     }
     for w in TEACHER_GUIDANCE_SWEEP:
         variant = Variant(f"dev, teacher, w = {w:g}", "standard", replace(TEACHER_SETTINGS, guidance_scale=w))

@@ -1,14 +1,14 @@
 """Stage `lcm_lora`: a LoRA with which the teacher samples in 4 LCM steps without guidance, like LCM-LoRA.
 
-The target is that of the stage `lcm`, the end of the teacher's own deterministic trajectory; the guidance
-is not an input but baked in, so the LoRA is used at w = 1:
+The target is the end of the teacher's own deterministic trajectory, all six views at once; the guidance is
+not an input but baked in, so the LoRA is used at w = 1:
 
-    L = pseudo-Huber( f_θ(x_t, t, c) , x_0 ),   x from DDIM (η = 0) with ε_∅ + w (ε_c - ε_∅),   w = 2.5
+    L = pseudo-Huber( f_θ(x_t, t, c) , x_0 ),   x from DDIM (η = 0) with ε_∅ + w (ε_c - ε_∅),   w as its own
 
 Nothing is rendered: trajectories start from noise and captions of scenes that training may see. It works on
 the exported teacher, or on the bundled one where nothing was exported.
 
-Source: Luo et al., arXiv:2311.05556 (a distillation LoRA); the targets as in `distil_stage`.
+Source: Luo et al., arXiv:2311.05556 (a distillation LoRA).
 """
 
 from __future__ import annotations
