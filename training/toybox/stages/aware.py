@@ -27,6 +27,10 @@ SEED_OFFSET = 60
 
 def run(config: StageConfig) -> None:
     """Distil the student, and report it beside the shipped one in `export/aware.json`."""
+    if not (report := config.export_dir / "report.json").is_file():
+        raise FileNotFoundError(
+            f"There is no {report}; run the stage evaluate first, which measures the others."
+        )
     amounts = QUICK if config.quick else AMOUNTS
     seed_everything(config.seed + SEED_OFFSET)
     teacher, folder = load_teacher(config), config.out_dir / "aware"
