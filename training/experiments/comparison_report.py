@@ -44,7 +44,19 @@ CLAIMS: dict[str, list[Prediction]] = {
         for measure in (*REWARDS, "judge_colour", "judge_azimuth", "hull_consistency")
     ],
     "Learning from the zigzag advantage beats learning from two standard samples": [
-        ("mvc_zigal", other, measure, 1) for other, measure in product(("reward_difference", "ppo"), REWARDS)
+        ("mvc_zigal", other, measure, 1)
+        for other, measure in product(("reward_difference", "mv_pg", "mv_dpo"), REWARDS)
+    ],
+    "It is the zigzag, not other initial noise, that beats two standard samples": [
+        ("mvc_zigal", other, measure, 1)
+        for other, measure in product(("reward_difference_own_noise", "mvc_zigal_redraw"), REWARDS)
+    ],
+    "An adaptive threshold beats a fixed one, unequal step sizes beat equal ones": [
+        ("mvc_zigal", other, measure, 1)
+        for other, measure in product(("mvc_zigal_fixed_threshold", "mvc_zigal_equal_rates"), REWARDS)
+    ],
+    "A zigzag on the first step is better than one on all": [
+        ("mvc_zigal", "mvc_zigal_all_steps", measure, 1) for measure in REWARDS
     ],
     "Joint-only training under-optimises the views": [
         ("zigal_joint", other, "view_reward", -1) for other in ("zigal_view", "mvc_zigal")
@@ -56,8 +68,9 @@ CLAIMS: dict[str, list[Prediction]] = {
     "The constrained objective raises both": [
         ("mvc_zigal", other, measure, 1) for other, measure in product(("none", "zigal_weighted"), REWARDS)
     ],
-    "The LoRA gives at standard cost what ZMV costs more for": [
-        ("mvc_zigal", "none_zmv", measure, 1) for measure in REWARDS
+    "The LoRA gives at standard cost what ZMV and best-of-5 cost more for": [
+        ("mvc_zigal", other, measure, 1)
+        for other, measure in product(("none_zmv", "best_of_5"), (*REWARDS, "judge_part", "judge_colour"))
     ],
 }
 
