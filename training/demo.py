@@ -11,6 +11,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -47,6 +48,7 @@ OVERVIEW_PX = 64
 GOALS = {
     "view_reward": "single-view reward (trained on)",
     "joint_reward": "joint-view reward (trained on, as a constraint)",
+    "joint_reward/toybox_hyperscore": "HyperScore (not trained on)",
     "judge_family": "judge: right family",
     "judge_colour": "judge: right colour",
     "judge_part": "judge: right part colour",
@@ -89,7 +91,7 @@ def run(out_dir: Path, config: TrainConfig, num_prompts: int) -> Path | None:
     questions = Questions(prompts, SEEDS, config.sampling.batch_size, judged_specs(prompts, azimuths))
     bundle = load_base_model(config.model)
     device = bundle.device if config.reward.device == "auto" else config.reward.device
-    instruments = load_instruments(config.reward.view, config.reward.joint, device, True, config.reward)
+    instruments = load_both(config, device)
     settings = sampling_settings(config.sampling)
     steps = f"{settings.num_steps} steps"
 
@@ -116,6 +118,14 @@ def run(out_dir: Path, config: TrainConfig, num_prompts: int) -> Path | None:
     return path
 
 
+def load_both(config: TrainConfig, device: torch.device | str) -> Instruments:
+    """Load the rewards that the training learns from, those that only measure, and the judge."""
+    reward, evaluation = config.reward, config.evaluation
+    view, joint = ({*evaluation.view} - {*reward.view}, {*evaluation.joint} - {*reward.joint})
+    loaded = load_instruments([*reward.view, *view], [*reward.joint, *joint], device, True, reward)
+    return replace(loaded, only_measuring=frozenset(view | joint))
+
+
 def explain(before: Measurement, zmv: Measurement, after: Measurement) -> list[str]:
     """Return the report's paragraphs on what the LoRA and ZMV-Sampling changed."""
     return [
@@ -129,7 +139,8 @@ def explain(before: Measurement, zmv: Measurement, after: Measurement) -> list[s
 
 def train_lora(config: TrainConfig, bundle: ModelBundle, instruments: Instruments) -> Path | None:
     """Train, or continue an interrupted demo; return the last epoch's LoRA, None when interrupted."""
-    trainer = Trainer(config, bundle, instruments.rewards, resume=True)
+    learned = instruments.rewards.select(config.reward.view, config.reward.joint)
+    trainer = Trainer(config, bundle, learned, resume=True, measures=instruments.rewards)
     if trainer.iteration >= trainer.num_iterations:
         logger.info(
             "The run in %s is complete already; delete that folder to train again.", config.run.out_dir

@@ -133,7 +133,7 @@ def test_zero_means_the_presets_value(settings: ModuleType) -> None:
     assert (config.model, config.sampling, config.optim) == (preset.model, preset.sampling, preset.optim)
     assert config.objective == preset.objective
     # the same length, but a LoRA and a sheet after every iteration
-    assert (config.run.epochs, config.run.iterations_per_epoch) == (25, 1)  # demo: 5 epochs of 5
+    assert (config.run.epochs, config.run.iterations_per_epoch) == (30, 1)  # demo: 6 epochs of 5
 
 
 def test_inputs_do_what_their_names_say(settings: ModuleType) -> None:
