@@ -82,10 +82,19 @@ ABLATIONS = (
 """The method with one part changed."""
 NUM_ABLATION_SEEDS = 3
 
+FIXED_SUMS = tuple(f"fixed_lambda_{value}" for value in (0.25, 0.5, 1, 2))
+"""A_view + λ·A_joint with a λ that stays, to lay beside what the constraint finds."""
+STEADIED = ("mvc_zigal_plain", "mvc_zigal_average", "mvc_zigal_kl", "mvc_zigal_stopped")
+"""What keeps a long training from harm: nothing, a moving average, a KL, the best held-out LoRA."""
+
 
 def _trained(name: str) -> Method:
     num_seeds = NUM_ABLATION_SEEDS if name in ABLATIONS else None
     return Method(name, objective=name, num_seeds=num_seeds)
+
+
+def _changed(summary: str, *settings: str) -> Method:
+    return Method(summary, objective="mvc_zigal", settings=settings, num_seeds=NUM_ABLATION_SEEDS)
 
 
 METHODS: dict[str, Method] = {
@@ -94,17 +103,30 @@ METHODS: dict[str, Method] = {
     "none_redraw": Method("no RL, fresh noise for the zag", sampler="redraw"),
     "best_of_5": Method("no RL, best of 5 by the rewards", candidates=5),
     **{name: _trained(name) for name in (*COMPARED, *OBJECTIVES)},
-    "mvc_zigal_all_steps": Method(
-        "mvc_zigal, zigzags on all steps",
-        objective="mvc_zigal",
-        settings=("sampling.zigzag_steps=4",),
-        num_seeds=NUM_ABLATION_SEEDS,
-    ),
-    "mvc_zigal_no_cameras": Method(
-        "mvc_zigal, zag without cameras",
-        objective="mvc_zigal",
-        settings=("sampling.inverse_view_scale=0",),
-        num_seeds=NUM_ABLATION_SEEDS,
+    "mvc_zigal_all_steps": _changed("mvc_zigal, zigzags on all steps", "sampling.zigzag_steps=4"),
+    "mvc_zigal_no_cameras": _changed("mvc_zigal, zag without cameras", "sampling.inverse_view_scale=0"),
+    **{
+        name: Method(
+            name.replace("_", " "),
+            objective="mvc_zigal",
+            settings=(
+                f"constraint.lambda_init={name.rpartition('_')[2]}",
+                "constraint.violated_lr=1e-12",  # must be positive
+                "constraint.satisfied_lr=0",
+            ),
+        )
+        for name in FIXED_SUMS
+    },
+    "mvc_zigal_plain": _changed("mvc_zigal, no average", "optim.ema_decay=null"),
+    "mvc_zigal_average": _changed("mvc_zigal, moving average", "optim.ema_decay=0.9"),
+    "mvc_zigal_kl": _changed("mvc_zigal, no average, KL", "optim.ema_decay=null", "optim.kl_weight=1"),
+    "mvc_zigal_stopped": _changed(
+        "mvc_zigal, no average, best of development prompts",
+        "optim.ema_decay=null",
+        "evaluation.prompts=dev",
+        "evaluation.num_prompts=40",
+        "evaluation.every=5",
+        "evaluation.stop_measure=view_reward",
     ),
     "teacher": Method(f"teacher, {TEACHER_SETTINGS.num_steps} steps", model="toybox-teacher", num_seeds=1),
 }
@@ -216,6 +238,8 @@ def run_task(task: Task) -> bool:
             if not trainer.run():
                 return False
         lora = trainer.folder.lora_path(config.run.epochs)
+        if config.evaluation.stop_measure is not None:
+            lora = lora.with_name("best.safetensors")
         training = training_record(config, read_metrics(trainer.folder.metrics_path))
         bundle = load_base_model(model)
     settings = sampling_settings(config.sampling) if method.model is None else TEACHER_SETTINGS
