@@ -98,7 +98,8 @@ def predict(
     """Return ε of all views of some prompts with classical per-view conditions."""
     unet, (num_prompts, num_views) = policy.bundle.unet, x.shape[:2]
     num_rows, dtype = num_prompts * num_views, next(unet.parameters()).dtype
-    guidance = guidance_embedding(torch.full((num_rows,), w), unet.config["time_cond_proj_dim"]).to(dtype)
+    scales = torch.full((num_rows,), w, device=x.device)
+    guidance = guidance_embedding(scales, unet.config["time_cond_proj_dim"]).to(dtype)
     activate_loras(policy.bundle)
     with policy.autocast():
         for module in unet.modules():
@@ -106,7 +107,7 @@ def predict(
                 module.cast_input_dtype_enabled = True  # peft's default
         noise = unet(
             x.flatten(0, 1).to(dtype),
-            t.expand(num_rows),
+            t.to(x.device).expand(num_rows),
             encoder_hidden_states=text["prompt_embeds"].to(dtype),
             timestep_cond=guidance,
             added_cond_kwargs={
@@ -141,7 +142,11 @@ def sample(
     text = rows_per_view(condition, num_views)
     cameras = list(encode_cameras(bundle, DEFAULT_RIG).residuals)
     size = (len(condition), num_views, bundle.latent_channels, bundle.latent_px, bundle.latent_px)
-    x, steps = noise(torch.Size(size)), []
+
+    def draw(shape: torch.Size) -> Tensor:
+        return noise(shape).to(bundle.device)
+
+    x, steps = draw(torch.Size(size)), []
     timesteps, next_timesteps = (
         schedule.timesteps(settings.num_steps),
         schedule.next_timesteps(settings.num_steps),
@@ -151,12 +156,12 @@ def sample(
             schedule, predict(policy, x, t, text, cameras, settings.guidance_scale), x, t, t_next
         )
         if has_zigzag and number < settings.zigzag_steps:
-            x_next = found.mean + found.std * noise(x.shape)
+            x_next = found.mean + found.std * draw(x.shape)
             weak = predict(policy, x_next, t, text, cameras, settings.inverse_guidance_scale)
             x = invert_step(schedule, weak, x_next, t, t_next)
             strong = predict(policy, x, t, text, cameras, settings.guidance_scale)
             found = denoise_step(schedule, strong, x, t, t_next)
-        action = found.mean + found.std * noise(x.shape)
+        action = found.mean + found.std * draw(x.shape)
         steps.append(
             {"t": t, "t_next": t_next, "x": x, "action": action, "log_prob": log_prob(found, action)}
         )
@@ -214,6 +219,7 @@ def update(
 ) -> float:
     """Take one optimizer step from all steps of all prompts; return the mean loss."""
     num_terms, total = sum(map(len, orders)), 0.0
+    advantages = advantages.to(policy.bundle.device)
     for row, (pair, order) in enumerate(zip(pairs, orders, strict=True)):
         gain = advantages[row][:, None]
         for number in order:

@@ -159,17 +159,24 @@ def make_case(size: Size, bundle: ModelBundle, condition: TextCondition, *overri
         f"sampling.batch_size={num_prompts}", "optim.prompts_per_update=null", "optim.splits_pairs=true",
         f"optim.micro_batch={size.micro_batch}", "model.lora_rank=16", "model.lora_alpha=16", *overrides,
     ]  # fmt: skip
-    config = load_config("demo", words)
+    words_of_toybox = TOYBOX_PROMPTS[:num_prompts]
+    encode = partial(encode_text, bundle, words_of_toybox) if size.model == "toybox" else lambda: condition
+    return case_of(load_config("demo", words), bundle, condition, encode)
+
+
+def case_of(
+    config: TrainConfig, bundle: ModelBundle, condition: TextCondition, encode: published.Encode
+) -> Case:
+    """Return the case of a configuration whose iteration has as many prompts as the condition."""
+    num_prompts = len(condition)
     policy = make_policy(config, bundle)
     parameters = trainable_parameters(bundle.unet, LORA_NAME)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in parameters:
-            parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator).to(parameter.device))
     advantages = torch.randn(num_prompts, 2, policy.cameras.num_views, generator=generator)
     prompts = tuple(f"prompt {number}" for number in range(num_prompts))
-    words_of_toybox = TOYBOX_PROMPTS[:num_prompts]
-    encode = partial(encode_text, bundle, words_of_toybox) if size.model == "toybox" else lambda: condition
     return Case(config, policy, condition, encode, prompts, advantages, parameters)
 
 
@@ -180,7 +187,7 @@ def our_way(case: Case, checkpoints: bool = False) -> Way:
     settings = LearnerSettings(
         zigal_loss, sampling, config.optim.clip_range, 1e9, splits_pairs=config.optim.splits_pairs
     )
-    accelerator = Accelerator(cpu=True)
+    accelerator = Accelerator(cpu=case.policy.bundle.device.type == "cpu")
     learner = Learner(case.policy, case.policy, case.parameters, optimizer, accelerator, settings)
     slots, unet = range(len(case.prompts)), case.policy.bundle.unet
     rollouts = RolloutSettings(("standard", "zmv"), sampling, config.sampling.batch_size, 0)

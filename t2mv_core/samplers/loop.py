@@ -82,6 +82,13 @@ class StepLoop:
         self._report("zag", timestep, denoised)
         return self._rounded(inverted)
 
+    def redraw(self, distribution: StepDistribution, step: int, noise: Noise) -> Tensor:
+        """Return √ᾱ_t·f + √(1-ᾱ_t)·z: the zig's picture under fresh noise z, [B, V, C, H, W]."""
+        denoised = distribution.denoised
+        alpha_bar = self._bundle.schedule.alpha_bar_at(int(self._timesteps[step])).to(denoised)
+        fresh = noise(denoised.shape).to(denoised)
+        return self._rounded(alpha_bar.sqrt() * denoised + (1 - alpha_bar).sqrt() * fresh)
+
     def act_and_record(self, x: Tensor, distribution: StepDistribution, noise: Noise) -> Tensor:
         """Sample the action of a step and record it with its state; return the action."""
         action = self._rounded(sample(distribution, noise))

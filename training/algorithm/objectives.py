@@ -213,6 +213,7 @@ class Objective:
             dual variable's.
         has_fixed_threshold: the constraint's threshold stays where it starts instead of following the reward.
         has_equal_rates: λ falls as fast while the constraint holds as it rises while it is violated.
+        has_own_noise: the second trajectory starts from initial noise of its own, not from the first one's.
         uses_reference: the loss takes log ratios to the policy without the LoRA, not to the one that acted,
             and β for the clip range.
     """
@@ -222,6 +223,7 @@ class Objective:
     fixed_lambda: float | None = None
     has_fixed_threshold: bool = False
     has_equal_rates: bool = False
+    has_own_noise: bool = False
     uses_reference: bool = False
 
     @property
@@ -240,9 +242,12 @@ OBJECTIVES: dict[str, Objective] = {
     "zigal_joint": Objective(_ZIGZAG, zigal_loss, fixed_lambda=math.inf),
     "zigal_weighted": Objective(_ZIGZAG, zigal_loss, fixed_lambda=1.0),
     "reward_difference": Objective(_STANDARD, zigal_loss),
+    "reward_difference_own_noise": Objective(_STANDARD, zigal_loss, has_own_noise=True),
+    "mvc_zigal_redraw": Objective(("standard", "redraw"), zigal_loss),
     "ppo": Objective(_STANDARD, ppo_clip_loss),
     "mv_pg": Objective(_STANDARD, mv_pg_loss, fixed_lambda=math.inf),
     "mv_zigpg": Objective(_TWO_ZIGZAGS, mv_pg_loss, fixed_lambda=math.inf),
     "mv_dpo": Objective(_STANDARD, mv_dpo_loss, fixed_lambda=math.inf, uses_reference=True),
 }
-"""The method, docs/method.md, section 6, with its ablations and the baselines of section 10."""
+"""The method, docs/method.md, section 6, with its ablations, the baselines of section 10, and two controls:
+what zigzag pairs owe to initial noise of their own, and what to the inversion."""

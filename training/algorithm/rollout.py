@@ -126,12 +126,14 @@ class RolloutSettings:
         sampling: steps, guidance, zigzag.
         batch_size: prompts in one forward pass.
         seed: the run's seed.
+        has_own_noise: each trajectory of a prompt starts from initial noise of its own.
     """
 
     samplers: tuple[str, ...]
     sampling: SamplingSettings
     batch_size: int
     seed: int
+    has_own_noise: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,9 @@ class Rollout:
     sets: tuple[ScoredSets, ...]
 
 
-def paired_noise(seed: int, iteration: int, slots: Sequence[int], number: int) -> Noise:
+def paired_noise(
+    seed: int, iteration: int, slots: Sequence[int], number: int, has_own_noise: bool = False
+) -> Noise:
     """Return the noise of the trajectories number `number` of some prompts.
 
     The first draw, the initial noise, is the same for all trajectories of a prompt (docs/method.md, section
@@ -160,8 +164,10 @@ def paired_noise(seed: int, iteration: int, slots: Sequence[int], number: int) -
         iteration: number of the iteration.
         slots: place of each prompt in the iteration, over all processes.
         number: 0 for the first trajectory of each prompt, 1 for the second.
+        has_own_noise: the initial noise differs, too; that of number 0 is the same either way.
     """
-    initial = SeededNoise([derive_seed(seed, "initial noise", iteration, slot) for slot in slots])
+    own = (number,) if has_own_noise and number > 0 else ()
+    initial = SeededNoise([derive_seed(seed, "initial noise", iteration, slot, *own) for slot in slots])
     later = SeededNoise([derive_seed(seed, "step noise", iteration, slot, number) for slot in slots])
     sources = iter([initial])
     return lambda shape: next(sources, later)(shape)
@@ -197,7 +203,7 @@ def collect(
     condition: TextCondition,
     on_step: OnStep | None = None,
 ) -> Rollout:
-    """Sample every prompt once per entry of `settings.samplers`, each time from the same initial noise.
+    """Sample every prompt once per entry of `settings.samplers`, from the same initial noise unless told.
 
     Args:
         policy: the current policy.
@@ -213,7 +219,7 @@ def collect(
         slots, prompts = zip(*requests[start : start + settings.batch_size], strict=True)
         batch = (prompts, condition.select(list(range(start, start + len(slots)))))
         for number, sampler in enumerate(settings.samplers):
-            noise = paired_noise(settings.seed, iteration, slots, number)
+            noise = paired_noise(settings.seed, iteration, slots, number, settings.has_own_noise)
             scored = sample_and_score(policy, rewards, sampler, batch, noise, settings.sampling, on_step)
             sets[number].append(scored)
     return Rollout(tuple(prompt for _, prompt in requests), condition, tuple(map(_concat, sets)))

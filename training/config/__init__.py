@@ -25,8 +25,8 @@ from .sections import (
 __all__ = [
     "OBJECTIVE_NAMES", "PRESET_DIR", "BaseLoraConfig", "ConstraintConfig", "EvaluationConfig",
     "ModelConfig", "OptimConfig", "OwnRewardConfig", "RewardConfig", "RunConfig", "SamplingConfig",
-    "TrainConfig", "changed_values", "config_from_dict", "config_to_dict", "flat_settings", "home_path",
-    "load_config", "preset_names", "read_preset",
+    "TrainConfig", "change_settings", "changed_values", "config_from_dict", "config_to_dict",
+    "flat_settings", "home_path", "load_config", "preset_names", "read_preset",
 ]  # fmt: skip
 
 PRESET_DIR = Path(__file__).parent / "presets"
@@ -80,6 +80,16 @@ def read_preset(preset: str) -> dict[str, Any]:
     require(isinstance(values, dict), f"{path} must hold `section:` blocks with `key: value` lines.")
     values.setdefault("preset", path.stem)
     return values
+
+
+def change_settings(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
+    """Return a configuration with `section.key=value` words applied; see `load_config` for what raises."""
+    from .yaml_text import read_value
+
+    values = config_to_dict(config)
+    for word in overrides:
+        apply_override(values, word, read_value)
+    return config_from_dict(values)
 
 
 def _fill_in(values: dict[str, Any], base: str) -> None:

@@ -22,13 +22,15 @@ Objective = Literal[
     "zigal_joint",
     "zigal_weighted",
     "reward_difference",
+    "reward_difference_own_noise",
+    "mvc_zigal_redraw",
     "ppo",
     "mv_pg",
     "mv_zigpg",
     "mv_dpo",
 ]
 OBJECTIVE_NAMES: tuple[str, ...] = get_args(Objective)
-NEED_NO_JOINT_REWARD = ("zigal_view", "reward_difference", "ppo")
+NEED_NO_JOINT_REWARD = ("zigal_view", "reward_difference", "reward_difference_own_noise", "ppo")
 
 
 def require(condition: bool, sentence: str) -> None:

@@ -23,9 +23,10 @@ from t2mv_core.defaults import DEFAULTS
 from t2mv_core.formats.atomic import replaced
 from t2mv_core.samplers import SamplingSettings, count_evaluations
 from t2mv_core.toybox import toybox_path
+from t2mv_core.trajectory import derive_seed
 
 from ..algorithm.objectives import OBJECTIVES
-from ..config import ModelConfig, TrainConfig, changed_values, config_to_dict
+from ..config import ModelConfig, TrainConfig, change_settings, changed_values, config_to_dict
 from ..evaluation.measure import (
     Measurement,
     Questions,
@@ -55,6 +56,8 @@ class Method:
         objective: what its LoRA is trained with; None: no LoRA.
         sampler: with which it is measured.
         model: on which; None: the training's, with its base LoRAs.
+        settings: of the training, `section.key=value`, where they differ from the other methods'.
+        candidates: sets drawn per prompt, of which the one with the best rewards counts.
         num_seeds: at most so many seeds; None: all that are asked for.
     """
 
@@ -62,18 +65,72 @@ class Method:
     objective: str | None = None
     sampler: str = "standard"
     model: str | None = None
+    settings: tuple[str, ...] = ()
+    candidates: int = 1
     num_seeds: int | None = None
 
 
-COMPARED = ("ppo", "reward_difference", "zigal_joint", "zigal_view", "zigal_weighted", "mvc_zigal")
+COMPARED = (
+    "mv_pg", "mv_dpo", "reward_difference", "zigal_joint", "zigal_view", "zigal_weighted", "mvc_zigal",
+)  # fmt: skip
 """The objectives of the published comparison, in the order of its table."""
+CONTROLS = ("none_redraw", "reward_difference_own_noise", "mvc_zigal_redraw")
+"""What zigzag pairs owe to initial noise of their own, and what to the inversion."""
+ABLATIONS = (
+    "mvc_zigal_fixed_threshold", "mvc_zigal_equal_rates", "mvc_zigal_all_steps", "mvc_zigal_no_cameras",
+)  # fmt: skip
+"""The method with one part changed."""
+NUM_ABLATION_SEEDS = 3
+
+FIXED_SUMS = tuple(f"fixed_lambda_{value}" for value in (0.25, 0.5, 1, 2))
+"""A_view + λ·A_joint with a λ that stays, to lay beside what the constraint finds."""
+STEADIED = ("mvc_zigal_plain", "mvc_zigal_average", "mvc_zigal_kl", "mvc_zigal_stopped")
+"""What keeps a long training from harm: nothing, a moving average, a KL, the best held-out LoRA."""
+
+
+def _trained(name: str) -> Method:
+    num_seeds = NUM_ABLATION_SEEDS if name in ABLATIONS else None
+    return Method(name, objective=name, num_seeds=num_seeds)
+
+
+def _changed(summary: str, *settings: str) -> Method:
+    return Method(summary, objective="mvc_zigal", settings=settings, num_seeds=NUM_ABLATION_SEEDS)
+
+
 METHODS: dict[str, Method] = {
     "none": Method("no RL"),
     "none_zmv": Method("no RL, ZMV at test time", sampler="zmv"),
-    **{name: Method(name, objective=name) for name in (*COMPARED, *OBJECTIVES)},
+    "none_redraw": Method("no RL, fresh noise for the zag", sampler="redraw"),
+    "best_of_5": Method("no RL, best of 5 by the rewards", candidates=5),
+    **{name: _trained(name) for name in (*COMPARED, *OBJECTIVES)},
+    "mvc_zigal_all_steps": _changed("mvc_zigal, zigzags on all steps", "sampling.zigzag_steps=4"),
+    "mvc_zigal_no_cameras": _changed("mvc_zigal, zag without cameras", "sampling.inverse_view_scale=0"),
+    **{
+        name: Method(
+            name.replace("_", " "),
+            objective="mvc_zigal",
+            settings=(
+                f"constraint.lambda_init={name.rpartition('_')[2]}",
+                "constraint.violated_lr=1e-12",  # must be positive
+                "constraint.satisfied_lr=0",
+            ),
+        )
+        for name in FIXED_SUMS
+    },
+    "mvc_zigal_plain": _changed("mvc_zigal, no average", "optim.ema_decay=null"),
+    "mvc_zigal_average": _changed("mvc_zigal, moving average", "optim.ema_decay=0.9"),
+    "mvc_zigal_kl": _changed("mvc_zigal, no average, KL", "optim.ema_decay=null", "optim.kl_weight=1"),
+    "mvc_zigal_stopped": _changed(
+        "mvc_zigal, no average, best of development prompts",
+        "optim.ema_decay=null",
+        "evaluation.prompts=dev",
+        "evaluation.num_prompts=40",
+        "evaluation.every=5",
+        "evaluation.stop_measure=view_reward",
+    ),
     "teacher": Method(f"teacher, {TEACHER_SETTINGS.num_steps} steps", model="toybox-teacher", num_seeds=1),
 }
-DEFAULT_METHODS = ("none", "none_zmv", *COMPARED, "teacher")
+DEFAULT_METHODS = ("none", "none_zmv", "best_of_5", *COMPARED, "teacher")
 
 
 @dataclass(frozen=True)
@@ -114,9 +171,11 @@ class Task:
     @property
     def own_config(self) -> TrainConfig:
         """The configuration of this method's training run."""
-        objective = METHODS[self.method].objective or self.config.objective
+        method = METHODS[self.method]
         run = replace(self.config.run, seed=self.seed, out_dir="unnamed")
+        objective = method.objective or self.config.objective
         config = replace(self.config, objective=objective, run=run)  # type: ignore[arg-type]
+        config = change_settings(config, method.settings)
         # A folder per configuration: a run of another one must not be taken for this one's.
         run = replace(run, out_dir=str(self.work_dir / f"{self.name}_{self._key(config)[:8]}"))
         return replace(config, run=run)
@@ -179,18 +238,47 @@ def run_task(task: Task) -> bool:
             if not trainer.run():
                 return False
         lora = trainer.folder.lora_path(config.run.epochs)
+        if config.evaluation.stop_measure is not None:
+            lora = lora.with_name("best.safetensors")
         training = training_record(config, read_metrics(trainer.folder.metrics_path))
         bundle = load_base_model(model)
     settings = sampling_settings(config.sampling) if method.model is None else TEACHER_SETTINGS
+    noise_seed = FIRST_NOISE_SEED + task.seed
     questions = Questions(
         task.prompts,
-        (FIRST_NOISE_SEED + task.seed,),
+        candidate_seeds(noise_seed, method.candidates),
         specs=judged_specs(task.prompts, DEFAULT_RIG.azimuths_deg),
     )
     variant = Variant(task.name, method.sampler, settings, lora)
-    found = measure(bundle, instruments, variant, questions)
+    found = keep_best(measure(bundle, instruments, variant, questions))
     write_result(task, found, training)
     return True
+
+
+def candidate_seeds(seed: int, count: int) -> tuple[int, ...]:
+    """Return a seed per candidate of every prompt: the given one, then others drawn from it."""
+    return (seed, *(derive_seed(seed, "candidate", number) for number in range(1, count)))
+
+
+def keep_best(found: Measurement) -> Measurement:
+    """Return the measures [P, 1] of each prompt's best candidate, by the mean of both rewards' z-scores.
+
+    Its rewards are a maximum, so they say less than those of the other methods; the judge does not choose.
+    Pictures are those of the first candidate.
+    """
+    scores = torch.zeros_like(found.values["view_reward"])
+    for name in ("view_reward", "joint_reward"):
+        if name in found.values and found.values[name].shape[1] > 1:
+            values = found.values[name]
+            scores += (values - values.mean()) / values.std()
+    best = scores.argmax(dim=1, keepdim=True)
+    count = scores.shape[1]
+    return replace(
+        found,
+        values={name: values.gather(1, best) for name, values in found.values.items()},
+        seconds_per_set=found.seconds_per_set * count,
+        evaluations_per_set=found.evaluations_per_set * count,
+    )
 
 
 def training_record(config: TrainConfig, records: Sequence[dict[str, float]]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from ..evaluation.intervals import Interval, bootstrap_two_way
 from ..evaluation.report import applicable, markdown_rows, markdown_table
 from ..run.curves import draw_panels
 from .comparison import METHODS, Task
+from .pictures import Point, draw_points
 
 COLUMNS = {
     "view_reward": "view reward",
@@ -36,6 +37,7 @@ COLUMNS = {
 COSTS = ("sampled_sets", "optimizer_steps", "sampling_evaluations", "update_evaluations", "seconds")
 SMOOTHING = 5  # iterations of a training curve's moving mean: each iteration has other prompts
 REWARDS = ("view_reward", "joint_overall")
+TRADED = ("joint_overall", "hull_consistency", "judge_part", "judge_azimuth")
 Prediction = tuple[str, str, str, int]
 """Two methods, a measure of COLUMNS, and +1 where the claim says that the first is higher, -1 for lower."""
 CLAIMS: dict[str, list[Prediction]] = {
@@ -44,7 +46,19 @@ CLAIMS: dict[str, list[Prediction]] = {
         for measure in (*REWARDS, "judge_colour", "judge_azimuth", "hull_consistency")
     ],
     "Learning from the zigzag advantage beats learning from two standard samples": [
-        ("mvc_zigal", other, measure, 1) for other, measure in product(("reward_difference", "ppo"), REWARDS)
+        ("mvc_zigal", other, measure, 1)
+        for other, measure in product(("reward_difference", "mv_pg", "mv_dpo"), REWARDS)
+    ],
+    "It is the zigzag, not other initial noise, that beats two standard samples": [
+        ("mvc_zigal", other, measure, 1)
+        for other, measure in product(("reward_difference_own_noise", "mvc_zigal_redraw"), REWARDS)
+    ],
+    "An adaptive threshold beats a fixed one, unequal step sizes beat equal ones": [
+        ("mvc_zigal", other, measure, 1)
+        for other, measure in product(("mvc_zigal_fixed_threshold", "mvc_zigal_equal_rates"), REWARDS)
+    ],
+    "A zigzag on the first step is better than one on all": [
+        ("mvc_zigal", "mvc_zigal_all_steps", measure, 1) for measure in REWARDS
     ],
     "Joint-only training under-optimises the views": [
         ("zigal_joint", other, "view_reward", -1) for other in ("zigal_view", "mvc_zigal")
@@ -56,8 +70,9 @@ CLAIMS: dict[str, list[Prediction]] = {
     "The constrained objective raises both": [
         ("mvc_zigal", other, measure, 1) for other, measure in product(("none", "zigal_weighted"), REWARDS)
     ],
-    "The LoRA gives at standard cost what ZMV costs more for": [
-        ("mvc_zigal", "none_zmv", measure, 1) for measure in REWARDS
+    "The LoRA gives at standard cost what ZMV and best-of-5 cost more for": [
+        ("mvc_zigal", other, measure, 1)
+        for other, measure in product(("none_zmv", "best_of_5"), (*REWARDS, "judge_part", "judge_colour"))
     ],
 }
 
@@ -122,7 +137,7 @@ def verdict(change: Interval, by_seed: Sequence[float], sign: int) -> str:
 
 
 def write_comparison(tasks: Sequence[Task], out_dir: Path, command: str) -> Path:
-    """Write report.md, report.json, curves.png and samples.png.
+    """Write report.md, report.json, curves.png, tradeoff.png and samples.png.
 
     Raises:
         ValueError: not a single result is there.
@@ -136,6 +151,7 @@ def write_comparison(tasks: Sequence[Task], out_dir: Path, command: str) -> Path
     record = {"command": command, "methods": methods, "claims": claims}
     (out_dir / "report.json").write_text(json.dumps(record, default=asdict, indent=1), encoding="utf-8")
     _draw_curves(results, out_dir / "curves.png")
+    _draw_tradeoff(methods, out_dir / "tradeoff.png")
     _draw_samples(tasks, out_dir / "samples.png")
     path = out_dir / "report.md"
     path.write_text(_markdown(tasks, methods, claims, command), encoding="utf-8")
@@ -210,6 +226,7 @@ def _markdown(
         "## Claims",
         *(_claim_text(claim, entries) for claim, entries in claims.items() if entries),
         "![curves](curves.png)",
+        "![trade-off](tradeoff.png)",
         "![samples](samples.png)",
     ]
     return "\n\n".join(parts) + "\n"
@@ -258,6 +275,20 @@ def _draw_curves(results: Results, path: Path) -> None:
         panels[f"{'single' if kind == 'view' else kind}-view reward in training"] = curves
     if any(panels.values()):
         draw_panels(panels, path)
+
+
+def _draw_tradeoff(methods: Mapping[str, Any], path: Path) -> None:
+    """Draw what each method gains on no RL: consistency and the judge's shares over the view reward."""
+    gains = {entry["summary"]: entry["difference_to_none"] for entry in methods.values()}
+    gains = {name: gain for name, gain in gains.items() if "view_reward" in gain}
+    panels = {
+        f"gain in {COLUMNS[measure]}": {
+            name: Point(gain["view_reward"], gain[measure]) for name, gain in gains.items() if measure in gain
+        }
+        for measure in TRADED
+    }
+    if panels := {title: points for title, points in panels.items() if points}:
+        draw_points(panels, "gain in view reward", path)
 
 
 def _draw_samples(tasks: Sequence[Task], path: Path) -> None:

@@ -22,9 +22,11 @@ METRICS = {
     "clip_fraction": "share of log ratios beyond the clip range",
     "view_reward_standard": "mean single-view reward of the standard trajectories",
     "view_reward_zmv": "mean single-view reward of the ZMV trajectories",
+    "view_reward_redraw": "mean single-view reward of trajectories whose zag is fresh noise",
     "view_reward_again": "mean single-view reward of the second trajectories, where both are of one sampler",
     "joint_reward_standard": "mean joint-view reward of the standard trajectories",
     "joint_reward_zmv": "mean joint-view reward of the ZMV trajectories",
+    "joint_reward_redraw": "mean joint-view reward of trajectories whose zag is fresh noise",
     "joint_reward_again": "mean joint-view reward of the second trajectories, where both are of one sampler",
     "joint_gap": "mean joint-view reward of the ZMV minus that of the standard trajectories of the prompts",
     "advantage_gap": "mean advantage, first minus second trajectories; negative while ZMV is ahead",
@@ -36,8 +38,8 @@ METRICS = {
     "update_seconds": "time for the policy update",
 }
 OPTIONAL = {
-    "view_reward_standard", "view_reward_zmv", "view_reward_again",
-    "joint_reward_standard", "joint_reward_zmv", "joint_reward_again", "joint_gap",
+    "view_reward_standard", "view_reward_zmv", "view_reward_redraw", "view_reward_again",
+    "joint_reward_standard", "joint_reward_zmv", "joint_reward_redraw", "joint_reward_again", "joint_gap",
     "lambda", "threshold", "joint_spread", "joint_share",
 }  # fmt: skip
 """Metrics of some objectives, and of runs with a joint reward."""

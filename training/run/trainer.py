@@ -232,7 +232,11 @@ class Trainer:
         config = self.config.sampling
         drawn = self.prompts.draw(config.prompts_per_iteration)
         settings = RolloutSettings(
-            self.objective.samplers, self.sampling, config.batch_size, self.config.run.seed
+            self.objective.samplers,
+            self.sampling,
+            config.batch_size,
+            self.config.run.seed,
+            self.objective.has_own_noise,
         )
         num_batches = -(-len(self.slots) // settings.batch_size)
         evaluations = num_batches * sum(count_evaluations(name, self.sampling) for name in settings.samplers)

@@ -1,5 +1,7 @@
 """Rollouts: pairing, noise, rewards at the right place."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -49,6 +51,15 @@ def test_two_standard_samples_differ_only_after_the_start(sample):
     first, second = (scored.trajectory for scored in rollout.sets)
     assert torch.equal(first.states[:, :, 0], second.states[:, :, 0])
     assert not torch.equal(first.actions[:, :, 0], second.actions[:, :, 0])
+
+
+def test_trajectories_with_noise_of_their_own_differ_from_the_start(sample):
+    paired = sample(settings(samplers=("standard", "standard")))
+    alone = sample(replace(settings(samplers=("standard", "standard")), has_own_noise=True))
+    first, second = (scored.trajectory for scored in alone.sets)
+    assert torch.equal(first.states[:, :, 0], paired.sets[0].trajectory.states[:, :, 0])
+    starts = torch.stack([first.states[:, :, 0], second.states[:, :, 0]]).flatten(2)
+    assert abs(float(torch.corrcoef(starts.flatten(1))[0, 1])) < 0.1  # independent
 
 
 def test_a_prompt_does_not_depend_on_its_batch(sample):

@@ -60,11 +60,8 @@ def test_a_preset_has_its_models_numbers_and_repeats_none(preset):
     config, stated = load_config(preset), read_preset(preset)["sampling"]
     numbers = DEFAULTS[config.model.name].numbers()
     for name, number in numbers.items():
-        if name in stated:  # as comparison does, which trains at another guidance on purpose
-            assert float(stated[name]) != number, f"{name} is the model's own; leave it out"
-        else:
-            assert getattr(config.sampling, name) == number
-    assert set(stated) & set(numbers) == ({"guidance_scale"} if preset == "comparison" else set())
+        assert getattr(config.sampling, name) == number
+    assert not set(stated) & set(numbers)
 
 
 def numbers_of(config):
@@ -350,7 +347,7 @@ def test_rewards_are_names_with_weights_or_one_name():
 @pytest.mark.parametrize("objective", OBJECTIVE_NAMES)
 def test_objectives_that_need_a_joint_reward_say_so(objective):
     words = [f"objective={objective}", "reward.joint={}"]
-    if objective in ("zigal_view", "reward_difference", "ppo"):
+    if objective in ("zigal_view", "reward_difference", "reward_difference_own_noise", "ppo"):
         assert load_config("demo", words).reward.joint == {}
     else:
         with pytest.raises(ValueError, match=f"objective={objective} needs a joint reward"):

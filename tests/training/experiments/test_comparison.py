@@ -6,15 +6,21 @@ from dataclasses import replace
 import pytest
 import torch
 
+from t2mv_core.samplers import SamplingSettings
 from training import compare
 from training.algorithm.objectives import OBJECTIVES
 from training.config import BaseLoraConfig, ModelConfig, load_config
 from training.data.prompts import load_prompts
 from training.evaluation.intervals import Interval, bootstrap, bootstrap_two_way
+from training.evaluation.measure import Measurement, Variant
 from training.experiments.comparison import (
+    ABLATIONS,
+    CONTROLS,
     DEFAULT_METHODS,
     METHODS,
     Task,
+    candidate_seeds,
+    keep_best,
     make_tasks,
     run_task,
     training_record,
@@ -60,7 +66,44 @@ def test_every_claim_is_about_known_methods_and_columns():
     assert {method for part in parts for method in part[:2]} <= set(METHODS)
     assert {measure for *_, measure, _ in parts} <= set(COLUMNS)
     assert {m.objective for m in METHODS.values()} - {None} == set(OBJECTIVES)
-    assert set(DEFAULT_METHODS) <= set(METHODS)
+    assert {*DEFAULT_METHODS, *CONTROLS, *ABLATIONS} <= set(METHODS)
+
+
+def test_an_ablation_differs_from_the_method_in_its_settings_alone(task):
+    method, ablation = (replace(task, method=name) for name in ("mvc_zigal", "mvc_zigal_no_cameras"))
+    sampling = replace(method.own_config.sampling, inverse_view_scale=0.0)
+    assert ablation.own_config.sampling == sampling != method.own_config.sampling
+    assert replace(ablation.own_config, sampling=method.own_config.sampling, run=method.own_config.run) == (
+        method.own_config
+    )
+    assert ablation.key() != method.key()
+
+
+def test_the_best_candidate_of_each_prompt_is_kept_with_all_its_measures():
+    """By the mean of both rewards' z-scores: here the second of the first prompt, the first of the second."""
+    values = {
+        "view_reward": torch.tensor([[0.5, 0.6, 0.4], [0.9, 0.2, 0.1]]),
+        "joint_reward": torch.tensor([[1.0, 3.0, 2.0], [2.0, 2.0, 1.0]]),
+        "judge_colour": torch.tensor([[0.0, 1.0, 0.0], [float("nan")] * 3]),
+    }
+    variant = Variant("best", "standard", SamplingSettings(num_steps=4))
+    kept = keep_best(Measurement(variant, values, torch.zeros(2, 6, 3, 1, 1), 2.0, 4.0))
+    torch.testing.assert_close(kept.values["view_reward"], torch.tensor([[0.6], [0.9]]))
+    torch.testing.assert_close(kept.values["joint_reward"], torch.tensor([[3.0], [2.0]]))
+    assert kept.values["judge_colour"][0, 0] == 1.0
+    assert kept.values["judge_colour"][1].isnan()
+    assert (kept.seconds_per_set, kept.evaluations_per_set) == (6.0, 12.0)
+
+
+def test_one_candidate_is_kept_as_it_is_and_the_first_is_everybodys():
+    values = {"view_reward": torch.tensor([[0.5], [0.9]]), "joint_reward": torch.tensor([[1.0], [2.0]])}
+    variant = Variant("one", "standard", SamplingSettings(num_steps=4))
+    kept = keep_best(Measurement(variant, values, torch.zeros(2, 6, 3, 1, 1), 2.0, 4.0))
+    assert all(torch.equal(kept.values[name], values[name]) for name in values)
+    assert candidate_seeds(1000, 1) == (1000,)
+    seeds = candidate_seeds(1000, 5)
+    assert seeds[0] == 1000
+    assert len(set(seeds)) == 5
 
 
 def test_tasks_come_seed_by_seed_and_the_teacher_once(task):

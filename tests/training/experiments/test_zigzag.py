@@ -9,7 +9,7 @@ from t2mv_core.loading import load_bundle
 from t2mv_core.samplers import SAMPLERS, SamplingSettings, count_evaluations
 from t2mv_core.text import encode_text
 from t2mv_core.trajectory import SeededNoise
-from training.experiments.zigzag import Walk, Way, quiet, renoise, sample, zag
+from training.experiments.zigzag_ways import Walk, Way, quiet, renoise, sample, zag
 
 FOUR = SamplingSettings(num_steps=4, guidance_scale=5.0, zigzag_steps=2)
 

@@ -27,17 +27,21 @@ from training.run.metrics import METRICS, read_metrics
 from training.run.trainer import Trainer
 
 OF_KINDS = {
-    ("standard", "zmv"): ("view_reward_again", "joint_reward_again"),
-    ("standard", "standard"): ("view_reward_zmv", "joint_reward_zmv", "joint_gap"),
-    ("zmv", "zmv"): ("view_reward_standard", "joint_reward_standard", "joint_gap"),
+    ("standard", "zmv"): ("standard", "zmv"),
+    ("standard", "redraw"): ("standard", "redraw"),
+    ("standard", "standard"): ("standard", "again"),
+    ("zmv", "zmv"): ("zmv", "again"),
 }
-"""The metrics that a run lacks because of its pairs."""
+"""How the rewards' metrics are called, by the samplers of the pairs."""
 
 
 def metrics_of(objective):
     """Names of the metrics of a run with a joint reward."""
     absent = {"joint_share"} if OBJECTIVES[objective].uses_dual else {"lambda", "threshold", "joint_spread"}
-    return set(METRICS) - set(OF_KINDS[OBJECTIVES[objective].samplers]) - absent
+    kinds = OF_KINDS[OBJECTIVES[objective].samplers]
+    rewards = {f"{role}_reward_{kind}" for role in ("view", "joint") for kind in kinds}
+    others = {name for name in METRICS if "_reward_" not in name} - absent
+    return rewards | (others if kinds == ("standard", "zmv") else others - {"joint_gap"})
 
 
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))

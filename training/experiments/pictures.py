@@ -1,0 +1,80 @@
+"""Pictures of experiments: measures of several ways against each other, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from t2mv_core.formats.atomic import replaced
+
+from ..evaluation.intervals import Interval
+
+PANEL_INCHES = (4.6, 3.6)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One way in one diagram: where it lies, with the interval of each coordinate that was measured."""
+
+    x: float | Interval
+    y: Interval
+
+
+def draw_points(
+    panels: Mapping[str, Mapping[str, Point]], x_title: str, path: Path, front: bool = False
+) -> None:
+    """Draw diagrams side by side as a PNG, replaced atomically; each point is marked by its name's number.
+
+    Args:
+        panels: named points by the title of the vertical axis.
+        x_title: of the horizontal axis.
+        path: the picture.
+        front: whether a line joins the points that none beats with as much or less of x.
+    """
+    from matplotlib.figure import Figure  # a developers' library: pip install ".[dev]"
+
+    width, height = PANEL_INCHES
+    figure = Figure((width * len(panels), height), layout="constrained")
+    names = list(dict.fromkeys(name for points in panels.values() for name in points))
+    for axes, (title, points) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        for name, point in points.items():
+            x, spread = _place(point.x)
+            mean, above_below = _place(point.y)
+            colour = f"C{names.index(name) % 10}"
+            axes.errorbar(
+                x, mean, yerr=above_below, xerr=spread, fmt="o", color=colour, alpha=0.7, label=name
+            )
+            axes.annotate(
+                str(names.index(name) + 1), (x, mean), (4, 4), textcoords="offset points", fontsize=8
+            )
+        if front:
+            best = pareto_front({name: (_place(p.x)[0], p.y.mean) for name, p in points.items()})
+            axes.plot(*zip(*best.values(), strict=True), color="grey", linewidth=0.8, zorder=0)
+        axes.set(xlabel=x_title, ylabel=title)
+        axes.grid(alpha=0.3)
+    labels = [f"{number + 1} {name}" for number, name in enumerate(names)]
+    handles = dict(zip(*reversed(figure.axes[0].get_legend_handles_labels()), strict=True))
+    shown = [handles[name] for name in names if name in handles]
+    figure.legend(shown, labels, loc="outside lower center", ncols=4, fontsize=7, frameon=False)
+    with replaced(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def pareto_front(points: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """Return the points (cost, gain) that no other beats at the same or a lower cost, by rising cost."""
+    front: dict[str, tuple[float, float]] = {}
+    best = float("-inf")
+    for name, (cost, gain) in sorted(points.items(), key=lambda item: (item[1][0], -item[1][1])):
+        if gain > best:
+            front[name], best = (cost, gain), gain
+    return front
+
+
+def _place(value: float | Interval) -> tuple[float, list[list[float]] | None]:
+    """Return a coordinate, and how far its interval reaches below and above."""
+    if isinstance(value, Interval) and value.low is not None and value.high is not None:
+        return value.mean, [[value.mean - value.low], [value.high - value.mean]]
+    return (value.mean if isinstance(value, Interval) else value), None
