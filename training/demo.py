@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 # Far from the training seed, though the noise of training and measuring never coincides anyway.
 SEEDS = (1000, 1001, 1002)
 OVERVIEW_PX = 64
+MEASURED_TOO = "evaluation.joint=[toybox_hyperscore]"
+"""Beside the rewards that the preset learns from."""
 GOALS = {
     "view_reward": "single-view reward (trained on)",
     "joint_reward": "joint-view reward (trained on, as a constraint)",
@@ -180,7 +182,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run the command: 0 when done, 130 when interrupted, 1 with a sentence on stderr otherwise."""
     arguments = build_parser().parse_intermixed_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    overrides = [f"run.out_dir={arguments.out / 'run'}", *arguments.overrides]
+    overrides = [f"run.out_dir={arguments.out / 'run'}", MEASURED_TOO, *arguments.overrides]
     try:
         path = run(arguments.out, load_config(arguments.preset, overrides), arguments.num_prompts)
     except (ValueError, OSError, FloatingPointError) as error:

@@ -92,8 +92,9 @@ def _kind_of_pickle(path: Path) -> str:
         ValueError: text, or a TorchScript archive.
     """
     refuse_no_weights(path)
-    if not is_zipfile(path):
-        return "stream"
+    with suppress(BadZipFile):
+        if not is_zipfile(path):  # of some damaged archives it raises
+            return "stream"
     with suppress(BadZipFile), ZipFile(path) as archive:
         if any(name.endswith("/constants.pkl") for name in archive.namelist()):
             raise ValueError(

@@ -40,7 +40,7 @@ def test_text_is_encoded_where_the_encoders_are(make_lcm_bundle, prompts):
     [
         ("lcm", "lcm", "tiny", 7.0),  # a UNet with a guidance input, as LCM-SDXL's
         ("lcm", "ddim", "tiny", 7.0),
-        ("lcm", "lcm", "toybox", 2.0),
+        ("lcm", "lcm", "toybox", 3.0),
         ("ddim", "ddim", "tiny", 7.0),
         ("ddim", "ddim", "toybox-teacher", 2.0),
         ("ddim", "ddim-trailing", "toybox-teacher", 2.0),  # as its files say

@@ -111,6 +111,16 @@ def test_an_interrupted_download_is_refused_in_words(tmp_path, zipped):
             read_checkpoint(path)
 
 
+def test_an_archive_that_says_it_spans_disks_is_told(tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save({"a": torch.arange(40.0)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\6\7") + 16] = 2  # the number of disks, in the ZIP64 locator
+    path.write_bytes(content)
+    with contextlib.suppress(ValueError):
+        read_checkpoint(path)
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0, 10**6), byte=st.integers(0, 255), zipped=st.booleans())
 def test_a_damaged_byte_is_never_a_traceback(tmp_path, place, byte, zipped):

@@ -114,7 +114,7 @@ def test_cost_and_length_may_change(saved, words):
     ("word", "key"),
     [
         ("objective=zigal_view", "objective"),
-        ("sampling.guidance_scale=3", "sampling.guidance_scale"),
+        ("sampling.guidance_scale=2", "sampling.guidance_scale"),
         ("reward.joint={toybox_hyperscore.geometry: 1}", "reward.joint"),
         ("model.lora_alpha=1", "model.lora_alpha"),
         ("run.seed=5", "run.seed"),
