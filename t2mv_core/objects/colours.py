@@ -93,16 +93,23 @@ def fill_unseen(points: Tensor, colours: Tensor, seen: Tensor) -> Tensor:
             f"None of the {len(points)} points is seen by any view, so there is no colour to fill in; check "
             "that the views and the surface are of one object."
         )
+    filled = colours.clone()
+    filled[~seen] = interpolate_colours(points[seen], colours[seen], points[~seen])
+    return filled
+
+
+def interpolate_colours(points: Tensor, colours: Tensor, places: Tensor) -> Tensor:
+    """Return colours at places [M, 3] from the four nearest points [N, 3] with colours [N, 3], N >= 1.
+
+    They are weighted by inverse distance.
+    """
     from scipy.spatial import cKDTree
 
-    k = min(_NEIGHBOURS, int(seen.sum()))
-    tree = cKDTree(points[seen].cpu().numpy())
-    distances, nearest = tree.query(points[~seen].cpu().numpy(), k=list(range(1, k + 1)))
+    k = min(_NEIGHBOURS, len(points))
+    distances, nearest = cKDTree(points.cpu().numpy()).query(places.cpu().numpy(), k=list(range(1, k + 1)))
     weights = 1 / (torch.from_numpy(distances).to(colours) + 1e-6)
-    around = colours[seen][torch.from_numpy(nearest).to(colours.device)]
-    filled = colours.clone()
-    filled[~seen] = (around * weights[..., None]).sum(dim=1) / weights.sum(dim=1, keepdim=True)
-    return filled
+    around = colours[torch.from_numpy(nearest).to(colours.device)]
+    return (around * weights[..., None]).sum(dim=1) / weights.sum(dim=1, keepdim=True)
 
 
 def _at_nearest(nearness: Tensor, places: Tensor) -> Tensor:
