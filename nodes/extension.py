@@ -21,6 +21,7 @@ from .native.load_lora import T2MVLoadLoRANative
 from .native.schedule import T2MVShiftSNR
 from .native.zigzag.node import T2MVCreateZigzagSampler
 from .objects.create_mesh import T2MVCreateMesh
+from .objects.project_views import T2MVProjectViews
 from .sampling.best_of import T2MVSampleBest
 from .sampling.sample import T2MVSampleStandard, T2MVSampleZMV
 from .scoring.score import T2MVScoreViews
@@ -44,6 +45,7 @@ NODE_CLASSES: tuple[type[io.ComfyNode], ...] = (
     T2MVSplitViews,
     T2MVCreateTurntable,
     T2MVCreateMesh,
+    T2MVProjectViews,
     T2MVCreateCameraData,
     T2MVApplyAdapter,
     T2MVLoadLoRANative,

@@ -19,6 +19,26 @@ def to_mesh(surface: Surface, colours: Tensor) -> Any:
     return mesh
 
 
+def from_mesh(mesh: Any) -> Surface:
+    """Return the first surface of a core MESH, in our coordinates.
+
+    Raises:
+        ValueError: it has no points or no triangles.
+    """
+    from ...t2mv_core.objects.surface import Surface
+
+    vertices, faces = mesh.vertices[0], mesh.faces[0]
+    if getattr(mesh, "vertex_counts", None) is not None:  # padded to the batch's largest
+        vertices, faces = vertices[: int(mesh.vertex_counts[0])], faces[: int(mesh.face_counts[0])]
+    if not len(vertices) or not len(faces):
+        raise ValueError(
+            f"The mesh has {len(vertices)} points and {len(faces)} triangles, so there is nothing to paint; "
+            "connect a mesh with a surface."
+        )
+    x, y, z = vertices.detach().float().cpu().unbind(dim=-1)
+    return Surface(torch.stack([x, -z, y], dim=-1), faces.detach().long().cpu())
+
+
 def to_voxel(volume: Volume) -> Any:
     """Return ComfyUI's VOXEL of one solid, [1, N (z), N (y), N (x)] in [0, 1], in the mesh's coordinates."""
     return _core_type("VOXEL")(volume.occupancy.permute(1, 2, 0).flip(0)[None].cpu().contiguous())

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ...t2mv_core.cameras import CameraRig
     from ...t2mv_core.objects.reconstruction import Reconstruction
+    from ...t2mv_core.objects.viewing import Views
 
 RESOLUTION = Field(
     "resolution", 128, "Voxels along an edge; time and memory grow with its cube (256: eight times as 128).",
@@ -46,12 +47,7 @@ class T2MVCreateMesh(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             inputs=[
                 *view_inputs(),
-                io.Mask.Input(
-                    "masks",
-                    optional=True,
-                    tooltip="Where the object is in each picture, white on black. Without masks: what is "
-                    "transparent, or else what differs from the colour of each picture's border.",
-                ),
+                mask_input(),
                 *widgets(*FIELDS),
             ],
             outputs=[
@@ -73,30 +69,45 @@ class T2MVCreateMesh(io.ComfyNode):
     ) -> io.NodeOutput:
         """Carve, smooth and colour."""
         from ...t2mv_core.cameras import DEFAULT_RIG
-        from ...t2mv_core.images import from_comfy
         from ...t2mv_core.objects.reconstruction import reconstruct
-        from ...t2mv_core.objects.silhouettes import object_masks
-        from ...t2mv_core.objects.viewing import Views
 
         check_fields(FIELDS, {"resolution": resolution, "smoothing": smoothing, "set": set})
         notes, rig = grouping_notes(images, rig), rig or DEFAULT_RIG
-        alpha = choose_masks(images, masks)
-        pictures = choose_set(images, rig, set)
-        chosen = None if alpha is None else alpha.unflatten(0, (-1, rig.num_views))[set - 1]
-        colours = from_comfy(pictures)
+        views = choose_views(images, rig, masks, set)
         bar = ProgressBar(100)
 
         def on_step(done: int, total: int) -> None:
             check_cancelled()
             bar.update_absolute(round(100 * done / total))
 
-        views = Views(colours.float(), object_masks(colours, chosen), rig)
         made = reconstruct(views, resolution, smoothing, on_step)
         report = "\n".join([describe(made, rig), *notes])
         show_text(cls, report)
         return io.NodeOutput(
             to_mesh(made.surface, made.colours), to_voxel(made.volume), report, ui=ui.PreviewText(report)
         )
+
+
+def mask_input() -> io.Mask.Input:
+    """Return the optional input for where the object is."""
+    return io.Mask.Input(
+        "masks",
+        optional=True,
+        tooltip="Where the object is in each picture, white on black. Without masks: what is transparent, or "
+        "else what differs from the colour of each picture's border.",
+    )
+
+
+def choose_views(images: Tensor, rig: CameraRig, masks: Tensor | None, set: int) -> Views:
+    """Return one set of a batch with its silhouettes; see `choose_masks` and `choose_set` for what raises."""
+    from ...t2mv_core.images import from_comfy
+    from ...t2mv_core.objects.silhouettes import object_masks
+    from ...t2mv_core.objects.viewing import Views
+
+    alpha = choose_masks(images, masks)
+    colours = from_comfy(choose_set(images, rig, set))
+    chosen = None if alpha is None else alpha.unflatten(0, (-1, rig.num_views))[set - 1]
+    return Views(colours.float(), object_masks(colours, chosen), rig)
 
 
 def choose_masks(images: Tensor, masks: Tensor | None) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""What cameras see of a volume: its silhouette and its depth, by marching along parallel rays."""
+"""What cameras see: the silhouette and depth of a volume, by rays, and of a surface, by its points."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from torch import Tensor
 
 from ..cameras import CameraRig
 from .carving import OnStep
-from .viewing import camera_axes
+from .surface import Surface
+from .viewing import camera_axes, picture_places
 from .volume import INSIDE, Volume, voxel_centres
 
 _POINTS_AT_ONCE = 2**20
+_POINTS_PER_PIXEL = 2
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,50 @@ def project(volume: Volume, rig: CameraRig, picture_px: int, on_step: OnStep | N
             on_step(number, rig.num_views)
     coverage, depth = (torch.stack(part) for part in zip(*seen, strict=True))
     return Projection(coverage, depth)
+
+
+@torch.no_grad()
+def project_surface(
+    surface: Surface, rig: CameraRig, picture_px: int, on_step: OnStep | None = None
+) -> Projection:
+    """Look at triangles from all cameras of a rig; they need not be closed.
+
+    Every triangle is covered with points half a pixel apart, and each pixel keeps the nearest.
+
+    Args:
+        surface: triangles; what lies beyond the pictures is not seen.
+        rig: V cameras.
+        picture_px: P, at least 1.
+        on_step: told of progress, group by group of triangles; may raise to cancel.
+    """
+    spacing = 2 * rig.frustum / picture_px / _POINTS_PER_PIXEL
+    corners = surface.vertices[surface.faces]  # [M, 3, 3]
+    longest = (corners - corners.roll(1, dims=1)).norm(dim=-1).amax(dim=1)
+    parts = (longest / spacing).ceil().long().clamp(1, 2 * _POINTS_PER_PIXEL * picture_px)
+    backward = camera_axes(rig, surface.vertices)[:, 2]
+    nearness = torch.full((rig.num_views, picture_px**2), -torch.inf, device=corners.device)
+    counts = parts.unique().tolist()
+    for number, count in enumerate(counts, start=1):
+        weights = _triangle_grid(count).to(corners)
+        for triangles in corners[parts == count].split(max(1, _POINTS_AT_ONCE // len(weights))):
+            points = torch.einsum("gk,mkc->mgc", weights, triangles).reshape(-1, 3)
+            column, row = ((picture_places(points, rig) + 1) / 2 * picture_px).floor().long().unbind(dim=-1)
+            is_inside = (column >= 0) & (column < picture_px) & (row >= 0) & (row < picture_px)
+            near = torch.where(is_inside, backward @ points.T, -torch.inf)
+            pixels = torch.where(is_inside, row * picture_px + column, 0)
+            nearness.scatter_reduce_(1, pixels, near, "amax")
+        if on_step is not None:
+            on_step(number, len(counts))
+    nearness = nearness.reshape(rig.num_views, picture_px, picture_px)
+    return Projection(nearness.isfinite().float(), nearness)
+
+
+def _triangle_grid(count: int) -> Tensor:
+    """Return the barycentric weights of points that cut each edge into `count` parts, [G, 3]."""
+    first, second = torch.meshgrid(torch.arange(count + 1), torch.arange(count + 1), indexing="ij")
+    is_inside = first + second <= count
+    a, b = first[is_inside], second[is_inside]
+    return torch.stack([a, b, count - a - b], dim=1) / count
 
 
 def _first_surface(occupancy: Tensor, nearness: Tensor) -> tuple[Tensor, Tensor]:

@@ -78,6 +78,25 @@ def test_a_sentence_becomes_a_mesh_file(server: ComfyServer) -> None:
         assert red > 1.5 * blue
 
 
+def test_a_mesh_from_elsewhere_is_fitted_and_painted(server: ComfyServer) -> None:
+    """Core's own mesh of the solid has no colours and another size."""
+    workflow = sampled() | {
+        "elsewhere": node("VoxelToMesh", voxel=["mesh", 1], algorithm="surface net", threshold=0.5),
+        "painted": node("T2MVProjectViews", mesh=["elsewhere", 0], images=["views", 0], fit=True),
+        "save": node("SaveGLB", mesh=["painted", 0], filename_prefix="mesh/painted"),
+        "ours": node("SaveGLB", mesh=["mesh", 0], filename_prefix="mesh/ours"),
+    }
+    run = server.run(workflow)
+    assert run.status == "success", run.error
+    assert "the views see" in run.outputs["painted"]["text"][0]
+    painted, ours = (read_glb(server.picture(run.outputs[name]["3d"][0])) for name in ("save", "ours"))
+    for edge in (np.min, np.max):
+        np.testing.assert_allclose(edge(painted["POSITION"], 0), edge(ours["POSITION"], 0), atol=0.05)
+    if "COLOR_0" in painted:
+        ours_mean, mean = (found["COLOR_0"][:, :3].astype(float).mean(axis=0) for found in (ours, painted))
+        np.testing.assert_allclose(mean / mean.max(), ours_mean / ours_mean.max(), atol=0.15)
+
+
 @pytest.mark.parametrize(
     ("inputs", "cameras", "words"),
     [

@@ -6,7 +6,8 @@ python -m training.experiments.objects --lora runs/demo/lora/epoch_0006.safetens
 True views: 100 scenes of the toybox, drawn as the model draws them (six views, 64 px), become objects by
 `t2mv_core.objects.reconstruct`. IoU is with the scene's solid, known from its formulas; the hull that six
 perfect silhouettes allow stands beside it. PSNR is of the coloured surface, drawn again from the six cameras
-and from six that lie between them. Sampled views have no true solid: how far their silhouettes agree, and how
+and from six that lie between them; the last also of the true solid's own mesh, painted with the six views
+(`t2mv_core.objects.painting`). Sampled views have no true solid: how far their silhouettes agree, and how
 well the object drawn again is what was sampled, with and without a LoRA, on the same prompts and noise.
 """
 
@@ -31,9 +32,11 @@ from t2mv_core.formats.atomic import replaced
 from t2mv_core.images import contact_sheet
 from t2mv_core.loading import load_bundle
 from t2mv_core.objects.carving import carve_hull
+from t2mv_core.objects.painting import paint_surface
 from t2mv_core.objects.reconstruction import Reconstruction, reconstruct
 from t2mv_core.objects.rendering import render_surface
 from t2mv_core.objects.silhouettes import object_masks
+from t2mv_core.objects.surface import extract_surface
 from t2mv_core.objects.viewing import Views
 from t2mv_core.objects.volume import INSIDE, Volume, voxel_centres
 from t2mv_core.samplers import SamplingSettings
@@ -54,6 +57,7 @@ SCENE_SEED = 4000
 BETWEEN = CameraRig(tuple(azimuth + 22.5 for azimuth in DEFAULT_RIG.azimuths_deg), (0.0,) * 6)
 """Cameras that nothing was drawn from."""
 NOISE_SEED = 1000
+OWN_SMOOTHING = 0.7
 NUM_PICTURES = 6
 
 
@@ -102,6 +106,12 @@ def measure_scene(scene: Scene) -> tuple[dict[str, float], Tensor]:
         "psnr_between_db": psnr(between, views_of(scene, BETWEEN, 64)),
         "cpu_seconds": seconds,
     }
+    own = extract_surface(Volume(solid.float(), DEFAULT_RIG.frustum), OWN_SMOOTHING)
+    painted = paint_surface(own, Views(images, object_masks(images), DEFAULT_RIG))
+    again = render_surface(
+        Volume(solid.float(), DEFAULT_RIG.frustum), painted.surface, painted.colours, BETWEEN, 64
+    )
+    figures["own_mesh_psnr_between_db"] = psnr(again, views_of(scene, BETWEEN, 64))
     figures["iou_of_allowed"] = figures["iou"] / figures["allowed_iou"]
     return figures, torch.cat([images, drawn])
 

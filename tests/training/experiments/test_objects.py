@@ -40,6 +40,7 @@ def test_a_true_scene_becomes_nearly_the_object_it_is(scene):
     figures, views = measure_scene(scene)
     assert figures["iou_of_allowed"] > 0.85
     assert figures["psnr_db"] > 25
+    assert figures["own_mesh_psnr_between_db"] > 28
     assert views.shape == (12, 3, 64, 64)
 
 
