@@ -1,7 +1,7 @@
 """How good the objects are that views become: solids, surfaces and colours against the truth.
 
-python -m training.experiments.objects --out docs/results/objects
-python -m training.experiments.objects --lora runs/demo/lora/epoch_0006.safetensors --out ...
+python -m benchmarks.objects --out docs/results/objects
+python -m benchmarks.objects --lora runs/demo/lora/epoch_0006.safetensors --out ...
 
 True views: 100 scenes of the toybox, drawn as the model draws them (six views, 64 px), become objects by
 `t2mv_core.objects.reconstruct`. IoU is with the scene's solid, known from its formulas; the hull that six
@@ -14,7 +14,6 @@ well the object drawn again is what was sampled, with and without a LoRA, on the
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,17 +39,17 @@ from t2mv_core.objects.surface import extract_surface
 from t2mv_core.objects.viewing import Views
 from t2mv_core.objects.volume import INSIDE, Volume, voxel_centres
 from t2mv_core.samplers import SamplingSettings
+from training.config import RewardConfig, home_path
+from training.data.prompts import load_prompts
+from training.evaluation.intervals import bootstrap
+from training.evaluation.measure import Questions, Variant, load_instruments, measure, spread
+from training.evaluation.report import markdown_rows
+from training.toybox.data.dataset import dataset_scene
+from training.toybox.data.renderer import render_views
+from training.toybox.data.scenes import Scene, build_parts
+from training.toybox.data.shapes import distance
 
-from ..config import RewardConfig, home_path
-from ..data.prompts import load_prompts
-from ..evaluation.intervals import bootstrap
-from ..evaluation.measure import Questions, Variant, load_instruments, measure, spread
-from ..evaluation.report import markdown_rows
-from ..run.environment import describe_environment
-from ..toybox.data.dataset import dataset_scene
-from ..toybox.data.renderer import render_views
-from ..toybox.data.scenes import Scene, build_parts
-from ..toybox.data.shapes import distance
+from .measuring import report
 
 RESOLUTION, TRUE_PX = 128, 256
 SCENE_SEED = 4000
@@ -167,9 +166,7 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 def main() -> int:
     """Measure, print, and write report.json and objects.png."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.experiments.objects", description=__doc__.splitlines()[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.objects", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--out", type=home_path, default=Path("docs/results/objects"))
     add("--lora", type=home_path, help="LoRA whose objects stand beside the model's own")
@@ -186,12 +183,8 @@ def main() -> int:
     sheet = contact_sheet(pictures, cell_px=64)
     with replaced(arguments.out / "objects.png") as temporary:
         sheet.save(temporary, format="PNG")
-    command = " ".join(["python -m training.experiments.objects", *sys.argv[1:]])
     figures = {kind: {name: asdict(x) for name, x in one.items()} for kind, one in found.items()}
-    record = {"command": command, "environment": describe_environment(), "figures": figures}
-    with replaced(arguments.out / "report.json") as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(table(found))  # noqa: T201 - a command line
+    report(arguments.out / "report.json", "benchmarks.objects", table(found), figures)
     return 0
 
 

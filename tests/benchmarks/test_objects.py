@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from t2mv_core.cameras import DEFAULT_RIG
-from training.experiments.objects import (
+from benchmarks.objects import (
     RESOLUTION,
     SCENE_SEED,
     measure_scene,
@@ -16,6 +15,7 @@ from training.experiments.objects import (
     true_solid,
     views_of,
 )
+from t2mv_core.cameras import DEFAULT_RIG
 from training.toybox.data.dataset import dataset_scene
 from training.toybox.data.renderer import render_views
 
