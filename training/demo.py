@@ -15,10 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from t2mv_core.bundle import ModelBundle
-from t2mv_core.cameras import DEFAULT_RIG
+from t2mv_core.cameras import DEFAULT_RIG, CameraRig
 from t2mv_core.images import contact_sheet
+from t2mv_core.objects.reconstruction import reconstruct
+from t2mv_core.objects.rendering import render_surface
+from t2mv_core.objects.silhouettes import object_masks
+from t2mv_core.objects.viewing import Views
 
 from .config import TrainConfig, home_path, load_config
 from .data.prompts import load_held_out, load_split
@@ -45,6 +50,7 @@ logger = logging.getLogger(__name__)
 # Far from the training seed, though the noise of training and measuring never coincides anyway.
 SEEDS = (1000, 1001, 1002)
 OVERVIEW_PX = 64
+OBJECT_PX = 128
 MEASURED_TOO = "evaluation.joint=[toybox_hyperscore]"
 """Beside the rewards that the preset learns from."""
 GOALS = {
@@ -109,6 +115,7 @@ def run(out_dir: Path, config: TrainConfig, num_prompts: int) -> Path | None:
     training_seconds = time.monotonic() - training_started
     after = look("after: standard with the LoRA", "standard", lora)
     write_pictures({"before": before, "zmv": zmv, "after": after}, prompts, out_dir)
+    write_object(after.images[0] / 255, out_dir)
     (out_dir / "curves.png").write_bytes((lora.parent.parent / "curves.png").read_bytes())
     duration = f"Training took {training_seconds:.0f} s, everything {time.monotonic() - started:.0f} s."
     remarks = [HULL_LEFT_OUT] * instruments.learns_geometry
@@ -178,6 +185,29 @@ def write_pictures(variants: Mapping[str, Measurement], prompts: Sequence[str], 
     contact_sheet(overview, labels, titles, cell_px=OVERVIEW_PX).save(out_dir / "overview.png")
 
 
+def write_object(views: Tensor, out_dir: Path) -> None:
+    """Write what six views show as object.glb and, from six cameras between theirs, as object.png.
+
+    Args:
+        views: [6, 3, H, W] in [0, 1], of the default cameras.
+        out_dir: receives the files; views that show no object write none, and say so in the log.
+    """
+    import trimesh  # in the extra "dev", as make installs it
+
+    try:
+        made = reconstruct(Views(views, object_masks(views), DEFAULT_RIG))
+    except ValueError as error:
+        logger.warning("The first prompt's views make no object: %s", error)
+        return
+    x, y, z = made.surface.vertices.unbind(dim=1)  # glTF has y up and the front towards +z
+    points, faces = torch.stack([x, z, -y], dim=1).numpy(), made.surface.faces.numpy()
+    colours = (made.colours * 255).round().to(torch.uint8).numpy()
+    trimesh.Trimesh(points, faces, vertex_colors=colours, process=False).export(out_dir / "object.glb")
+    between = CameraRig(tuple(angle + 20 for angle in DEFAULT_RIG.azimuths_deg), (20.0,) * len(views))
+    drawn = render_surface(made.volume, made.surface, made.colours, between, OBJECT_PX)
+    contact_sheet(drawn[None], cell_px=OBJECT_PX).save(out_dir / "object.png")
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command: 0 when done, 130 when interrupted, 1 with a sentence on stderr otherwise."""
     arguments = build_parser().parse_intermixed_args(words)
@@ -191,7 +221,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if path is None:
         print("Interrupted; the same command continues.", file=sys.stderr)  # noqa: T201
         return 130
-    pictures = "overview.png, before.png, zmv.png, after.png, sheet.png, curves.png"
+    pictures = "overview.png, before.png, zmv.png, after.png, sheet.png, curves.png, object.png (object.glb)"
     print(f"\nReport: {path}\nPictures beside it: {pictures}")  # noqa: T201
     return 0
 

@@ -1,12 +1,19 @@
 """The demo on a tiny random model: everything is written, and the verdicts are honest."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
+import torch
+import trimesh
 
 import t2mv_core.formats.sources
 from t2mv_core.loading import load_bundle
 from training import demo
 from training.evaluation.intervals import Interval
 from training.evaluation.measure import Instruments
+from training.toybox.data.renderer import render_views
+from training.toybox.data.scenes import sample_scene
 
 
 def test_the_demo_writes_its_folder_and_continues_when_repeated(
@@ -42,6 +49,25 @@ def test_the_demo_writes_its_folder_and_continues_when_repeated(
     with caplog.at_level("INFO"):
         assert demo.main(words) == 0
     assert "is complete already" in caplog.text
+
+
+def test_the_object_opens_in_another_program_with_the_right_colours(tmp_path):
+    """A blue mug: upright (y up), in the room of the pictures, and blue."""
+    mug = replace(sample_scene(3, "mug", "blue", True), part_colour=None, companion_colour=None)
+    images, _ = render_views(mug)
+    demo.write_object(torch.from_numpy(images).permute(0, 3, 1, 2) / 255, tmp_path)
+    read = trimesh.load(tmp_path / "object.glb", force="mesh")
+    assert read.is_watertight
+    assert np.abs(read.vertices).max() <= 0.56
+    red, green, blue = read.visual.vertex_colors[:, :3].astype(float).mean(axis=0)
+    assert blue > 1.5 * max(red, green)
+    assert (tmp_path / "object.png").is_file()
+
+
+def test_views_without_an_object_write_none_and_say_so(tmp_path, caplog):
+    demo.write_object(torch.full((6, 3, 64, 64), 0.5), tmp_path)
+    assert "make no object" in caplog.text
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
