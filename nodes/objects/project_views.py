@@ -57,7 +57,7 @@ class T2MVProjectViews(io.ComfyNode):
                 *widgets(*FIELDS),
             ],
             outputs=[
-                output(io.Mesh, "mesh", "The mesh with a colour per point, its triangles made finer."),
+                output(io.Mesh, "painted", "The mesh with a colour per point, its triangles made finer."),
                 output(io.String, "report", "How much of it the views see."),
             ],
         )
