@@ -78,6 +78,9 @@ def has_new_design(server: ComfyServer) -> bool:
     return tuple(map(int, version.split(".")[:2])) >= FIRST_NEW
 
 
+COVER, COVER_MS = ".p-blockui-mask-document", 10_000
+
+
 class ComfyPage:
     """ComfyUI's page in one of its node designs."""
 
@@ -98,6 +101,19 @@ class ComfyPage:
         self.page.goto(server.url)
         self.page.wait_for_function(READY)
         self.page.evaluate((Path(__file__).parent / "comfy_page.js").read_text("utf-8"))
+        self._uncover()
+
+    def _uncover(self) -> None:
+        """Wait for the cover that the page has while it loads; take it away when it stays.
+
+        On a busy machine the page's 1.49 misses the end of the cover's animation and keeps it for ever.
+        """
+        from playwright.sync_api import TimeoutError as StillCovered
+
+        try:
+            self.page.wait_for_function(f"!document.querySelector('{COVER}')", timeout=COVER_MS)
+        except StillCovered:
+            self.page.evaluate(f"document.querySelectorAll('{COVER}').forEach(cover => cover.remove())")
 
     def _note_failure(self, response: Any) -> None:
         if response.status >= 400:
