@@ -79,8 +79,8 @@ On {judge_scenes} held-out renders the judge itself is right in: {judge}. VAE: {
 
 * Other objects, several sentences, numbers, styles; any colour that is not one of the ten.
 * Part colours are right in {part:.0%} of the prompts that name one, second objects in {relation:.0%}.
-* The joint reward hardly sees an object of other proportions ({proportion:.0%} of pairs ordered rightly) or
-  another one of the same family and colour ({alike:.0%}); the reward `geometry` sees both.
+* The joint reward hardly sees an object of other proportions ({proportion} of pairs ordered rightly) or
+  another one of the same family and colour ({alike}); the reward `geometry` sees both.
 
 {aware}{student_lora}### Rewards
 
@@ -146,14 +146,19 @@ def write_card(config: StageConfig) -> None:
         ),
         part=report[STUDENT]["judge_part"]["mean"],
         relation=report[STUDENT]["judge_relation"]["mean"],
-        alike=rewards["hyperscore"]["alike"],
-        proportion=rewards["hyperscore"]["proportion"],
+        alike=_share(rewards["hyperscore"], "alike"),
+        proportion=_share(rewards["hyperscore"], "proportion"),
         aware=_aware(folder / "aware.json"),
         student_lora=_student_lora(folder / "lcm_lora.json"),
         clip=_pairwise(rewards["clip"]),
         hyperscore=_pairwise(rewards["hyperscore"]),
     )
     (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+
+
+def _share(figures: dict[str, float], name: str) -> str:
+    """A share in percent; few scenes, as a quick recipe has, may hold none to ask about."""
+    return f"{figures[name]:.0%}" if name in figures else "not asked"
 
 
 def _aware(path: Path) -> str:
