@@ -33,7 +33,7 @@ from t2mv_core.rewards.base import RewardResult
 from t2mv_core.text import TextCondition, encode_text
 from training.algorithm.learner import Learner, LearnerSettings
 from training.algorithm.objectives import zigal_loss
-from training.algorithm.rollout import Policy, Rewards, Rollout, RolloutSettings, collect
+from training.algorithm.rollout import Batch, Policy, Rewards, Rollout, RolloutSettings, collect
 from training.config import TrainConfig, load_config
 from training.evaluation.report import markdown_rows
 from training.models.policy import LORA_NAME, iteration_updates, make_policy, sampling_settings
@@ -193,7 +193,7 @@ def our_way(case: Case, checkpoints: bool = False) -> Way:
     rollouts = RolloutSettings(("standard", "zmv"), sampling, config.sampling.batch_size, 0)
 
     def roll_out() -> Rollout:
-        return collect(case.policy, REWARDS, rollouts, 1, list(enumerate(case.prompts)), case.condition)
+        return collect(case.policy, REWARDS, rollouts, 1, slots, Batch(case.prompts, case.condition))
 
     def update(rollout: Rollout) -> float:
         updates = iteration_updates(config, slots, 1)

@@ -50,7 +50,7 @@ DEFAULTS = {
     "lcm-sdxl": ModelDefaults("lcm", 8, 7.0, 1, 1.0, 1.0, "published"),
     "sdxl": ModelDefaults("ddim", 16, 7.0, 1, 1.0, 1.0, "published"),
 }
-"""By the preset names of `formats.sources`."""
+"""By the preset names of `formats.sources`; "toybox-image" and its teacher have their text models' numbers."""
 FEW_STEP = ModelDefaults("ddim-trailing", 4, 1.0, 1, 1.0, 1.0, "published")
 """Few-step weights for SDXL without a guidance input: LCM-LoRA, DMD2, Turbo, Lightning, Hyper-SD."""
 OF_PICTURE = ModelDefaults("ddim", 50, 3.0, 1, 1.0, 1.0, "published")
@@ -68,12 +68,16 @@ def find_defaults(
         solver: a word of `schedule.SOLVERS`.
         is_of_picture: whether its MV-Adapter is the one of image to multiview.
     """
-    own = DEFAULTS.get(model)
+    own = _row(model)
     if own is None or own.has_guidance_embedding != has_guidance_embedding:
         own = DEFAULTS["lcm-sdxl" if has_guidance_embedding else "sdxl"]
     if not has_guidance_embedding and solver not in ("ddim", own.solver):
         return FEW_STEP
     return OF_PICTURE if is_of_picture and own is DEFAULTS["sdxl"] else own
+
+
+def _row(model: str) -> ModelDefaults | None:
+    return DEFAULTS.get(model.replace("toybox-image", "toybox"))
 
 
 def find_named_defaults(model: str, solver: str | None) -> ModelDefaults | None:
@@ -83,5 +87,5 @@ def find_named_defaults(model: str, solver: str | None) -> ModelDefaults | None:
         model: its name.
         solver: a word of `schedule.SOLVERS`; None is the model's own.
     """
-    own = DEFAULTS.get(model)
+    own = _row(model)
     return own and find_defaults(model, own.has_guidance_embedding, solver or own.solver)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 OBJECT_SHARE = 0.9
 """The object's longer side, as a share of the frame's (MV-Adapter, arXiv:2412.03632)."""
+GENERIC_PROMPT = "high quality"
+"""The prompt of a picture that comes without words (MV-Adapter's)."""
 MAX_PX = 8192
 """Of a file's side: a larger one would take more than a gigabyte of memory."""
 _FORMATS = ("PNG", "WEBP")

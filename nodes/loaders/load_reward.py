@@ -19,14 +19,10 @@ if TYPE_CHECKING:
 
 def list_rewards() -> list[str]:
     """Return the core's rewards, bundled ones first, view rewards before joint ones; then their parts."""
-    from ...t2mv_core.rewards.registry import OVER_VIEWS, REWARDS
+    from ...t2mv_core.rewards.registry import REWARDS
 
     specs = sorted(REWARDS.items(), key=lambda item: (item[1].weights is not None, item[1].kind != "view"))
-    parts = [
-        f"{name}.{part}"
-        for name, spec in specs
-        for part in (*spec.parts, *(OVER_VIEWS if spec.kind == "view" else ()))
-    ]
+    parts = [f"{name}.{part}" for name, spec in specs for part in spec.all_parts]
     return [name for name, _ in specs] + parts
 
 

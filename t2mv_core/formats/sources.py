@@ -19,7 +19,7 @@ FP16_VAE = "madebyollin/sdxl-vae-fp16-fix"
 ADAPTER_REPO = "huanngzh/mv-adapter"
 ADAPTER_FILE = "mvadapter_t2mv_sdxl.safetensors"
 IMAGE_ADAPTER_FILE = "mvadapter_i2mv_sdxl.safetensors"
-TOYBOX_PRESETS = ("toybox", "toybox-teacher")
+TOYBOX_PRESETS = ("toybox", "toybox-teacher", "toybox-image", "toybox-image-teacher")
 PUBLISHED_UNETS = {"lcm-sdxl": LCM_UNET, "sdxl": None}
 """The presets of published weights, and the UNet each takes in place of SDXL's own."""
 PRESETS = (*TOYBOX_PRESETS, *PUBLISHED_UNETS)
@@ -31,9 +31,9 @@ class ModelSources:
     """Where the parts of a model come from.
 
     Attributes:
-        model: a preset ("toybox", "toybox-teacher", "lcm-sdxl", "sdxl"), a local folder in diffusers' layout,
-            a single-file SDXL checkpoint (.safetensors, original layout), or a Hub id such as
-            "stabilityai/stable-diffusion-xl-base-1.0".
+        model: a preset ("toybox", "toybox-teacher", "toybox-image", "toybox-image-teacher", "lcm-sdxl",
+            "sdxl"), a local folder in diffusers' layout, a single-file SDXL checkpoint (.safetensors, original
+            layout), or a Hub id such as "stabilityai/stable-diffusion-xl-base-1.0".
         adapter: MV-Adapter: a file, a Hub id, or one with a file's name behind it; None takes
             `mvadapter.safetensors` or `mvadapter_t2mv_sdxl.safetensors` beside or inside the model.
         unet: another UNet (LCM-SDXL, say) than the model's own: folder, file in either layout, or Hub id.
@@ -123,8 +123,9 @@ def _finders(sources: ModelSources) -> dict[str, Callable[[], Path | None]]:
     find_adapter: Callable[[], Path] = partial(_find_adapter, sources)
     if sources.model in TOYBOX_PRESETS:
         model = str(toybox_path("model"))
-        unet_model = str(toybox_path("teacher")) if sources.model == "toybox-teacher" else model
-        find_adapter = partial(toybox_path, "mvadapter.safetensors")
+        unet_model = str(toybox_path("teacher")) if sources.model.endswith("-teacher") else model
+        is_of_picture = sources.model.startswith("toybox-image")
+        find_adapter = partial(toybox_path, f"{'image_' * is_of_picture}mvadapter.safetensors")
     is_replaced = bool(sources.unet) or unet_model != model
 
     def part(name: str, other: str | None = None, of: str = model) -> Callable[[], Path]:

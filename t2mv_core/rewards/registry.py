@@ -31,6 +31,7 @@ class RewardSpec:
         summary: one line for lists and tooltips.
         weights: where the weights of a published reward are; none for bundled rewards.
         parts: names of its details, each a reward of its own as "<reward>.<part>".
+        takes_pictures: it compares views with the picture they were drawn from; such a reward has no parts.
     """
 
     kind: Literal["view", "joint"]
@@ -38,6 +39,13 @@ class RewardSpec:
     summary: str
     weights: PublishedWeights | None = None
     parts: tuple[str, ...] = ()
+    takes_pictures: bool = False
+
+    @property
+    def all_parts(self) -> tuple[str, ...]:
+        """Its own parts, and those over views."""
+        has_over_views = self.kind == "view" and not self.takes_pictures
+        return (*self.parts, *(OVER_VIEWS if has_over_views else ()))
 
 
 def _lazily(function: str, bundled: str = "", **options: Any) -> Load:
@@ -72,6 +80,12 @@ REWARDS: dict[str, RewardSpec] = {
         _lazily("hyperscore.load_hyperscore", "rewards/hyperscore.safetensors"),
         "Bundled HyperScore: alignment, geometry and texture of a set of six views.",
         parts=QUALITIES,
+    ),
+    "toybox_picture": RewardSpec(
+        "view",
+        _lazily("picture_similarity.load_toybox_similarity", "rewards/clip.safetensors"),
+        "Bundled CLIP: does each view look like the picture that the set was drawn from?",
+        takes_pictures=True,
     ),
     GEOMETRY: RewardSpec(
         "joint",
@@ -134,6 +148,17 @@ REWARDS: dict[str, RewardSpec] = {
             "ViT-L-14-quickgelu.safetensors for OpenAI's.",
         ),
     ),
+    "picture_similarity": RewardSpec(
+        "view",
+        _lazily("picture_similarity.load_picture_similarity"),
+        "Image to multiview: does each view look like the picture? By any model of open_clip.",
+        PublishedWeights(
+            ("clip_score",),
+            "https://huggingface.co/models?library=open_clip",
+            remark="It reads the same folder as clip_score.",
+        ),
+        takes_pictures=True,
+    ),
     "hyperscore": RewardSpec(
         "joint",
         _lazily("hyperscore.load_published_hyperscore"),
@@ -174,9 +199,8 @@ def reward_kind(name: str) -> Literal["view", "joint"]:
     """
     model, _, part = name.partition(".")
     spec = _spec(model)
-    allowed = (*spec.parts, *(OVER_VIEWS if spec.kind == "view" else ()))
-    if part and part not in allowed:
-        raise ValueError(no_such_part(model, part, allowed))
+    if part and part not in spec.all_parts:
+        raise ValueError(no_such_part(model, part, spec.all_parts))
     return "joint" if spec.kind == "view" and part in OVER_VIEWS else spec.kind
 
 

@@ -68,6 +68,14 @@ NO_PICTURE = ReferenceFeatures({})
 """For sets without a picture: r = 0, as the adapter saw it where its training dropped the picture."""
 
 
+def concat_references(parts: Sequence[ReferenceFeatures]) -> ReferenceFeatures:
+    """Join the features of several pictures of the same size, of the same model and scale."""
+    names = parts[0].states
+    return replace(
+        parts[0], states={name: torch.cat([part.states[name] for part in parts]) for name in names}
+    )
+
+
 def reference_attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
     """Attend from every token of all views to all tokens of their set's picture.
 

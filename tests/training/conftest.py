@@ -81,6 +81,35 @@ def tiny_model_dir(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def image_adapter_path(tiny_model_dir, tmp_path_factory) -> Path:
+    """The tiny model's adapter with reference attention, whose outputs are not zero."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    from t2mv_core.unet.adapter import create_camera_encoder, save_adapter
+    from t2mv_core.unet.attention import install_multiview_attention
+
+    torch.manual_seed(1)
+    unet = UNet2DConditionModel.from_pretrained(tiny_model_dir / "unet")
+    install_multiview_attention(unet, has_reference=True)
+    for name, parameter in unet.named_parameters():
+        if "to_out_mv" in name or "to_out_ref" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    path = tmp_path_factory.mktemp("image-adapter") / "adapter.safetensors"
+    save_adapter(unet, create_camera_encoder(unet, 2), path)
+    return path
+
+
+@pytest.fixture
+def image_bundle(tiny_model_dir, image_adapter_path):
+    """The tiny model of image to multiview, freshly loaded."""
+    from t2mv_core.formats.sources import ModelSources
+    from t2mv_core.loading import load_bundle
+
+    return load_bundle(ModelSources(str(tiny_model_dir), str(image_adapter_path)))
+
+
 @pytest.fixture
 def tiny_bundle(tiny_model_dir):
     """The tiny model, freshly loaded."""

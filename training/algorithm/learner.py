@@ -15,6 +15,7 @@ from t2mv_core.policy import StepDistribution, denoise_step, gaussian_kl, log_pr
 from t2mv_core.samplers import SamplingSettings
 from t2mv_core.text import TextCondition
 from t2mv_core.trajectory import Trajectory
+from t2mv_core.unet.reference_attention import ReferenceFeatures
 
 from .objectives import Loss, approximate_kl, clip_fraction
 from .rollout import NonFiniteError, Policy, Rollout
@@ -257,6 +258,7 @@ class RecordedSteps:
         timesteps: [n].
         next_timesteps: [n].
         condition: of n prompts.
+        reference: of their n pictures, None for text to multiview.
     """
 
     states: Tensor
@@ -265,6 +267,7 @@ class RecordedSteps:
     timesteps: Tensor
     next_timesteps: Tensor
     condition: TextCondition
+    reference: ReferenceFeatures | None = None
 
 
 def recorded_steps(
@@ -280,7 +283,8 @@ def recorded_steps(
         torch.cat([getattr(t, name)[rows, :, steps] for t in trajectories]).to(device)
         for name in ("states", "actions", "log_probs")
     )
-    return RecordedSteps(states, actions, old, timesteps, next_timesteps, condition)
+    reference = None if rollout.reference is None else rollout.reference.select(rows.repeat(count)).to(device)
+    return RecordedSteps(states, actions, old, timesteps, next_timesteps, condition, reference)
 
 
 def step_distribution(
@@ -289,6 +293,7 @@ def step_distribution(
     """Return a policy's distribution in recorded states."""
     bundle, x, t = policy.bundle, recorded.states, recorded.timesteps
     scales = sampling.guidance_scale, sampling.view_scale
+    reference = None if recorded.reference is None else recorded.reference.scaled(sampling.ref_scale)
     with policy.autocast():
-        noise_pred = predict_noise(bundle, x, t, recorded.condition, policy.cameras, *scales)
+        noise_pred = predict_noise(bundle, x, t, recorded.condition, policy.cameras, *scales, reference)
         return denoise_step(bundle.schedule, noise_pred, x, t, recorded.next_timesteps)

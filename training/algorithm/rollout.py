@@ -12,14 +12,16 @@ from t2mv_core.bundle import ModelBundle
 from t2mv_core.denoiser import CameraFeatures
 from t2mv_core.images import decode_latents
 from t2mv_core.policy import Noise
+from t2mv_core.reference import encode_reference
 from t2mv_core.rewards.base import RewardResult
 from t2mv_core.samplers import SAMPLERS, OnStep, SamplingSettings
 from t2mv_core.text import TextCondition
 from t2mv_core.trajectory import SeededNoise, Trajectory, derive_seed
 from t2mv_core.trajectory import concat as concat_trajectories
+from t2mv_core.unet.reference_attention import ReferenceFeatures, concat_references
 
-Scorer = Callable[[Tensor, Sequence[str]], RewardResult]
-"""Takes pictures [n, 3, H, W] and prompts; see `t2mv_core.rewards.base.Reward`."""
+Scorer = Callable[..., RewardResult]
+"""Takes views [n, 3, H, W] and prompts, some the sets' pictures; see `t2mv_core.rewards.base.Reward`."""
 
 
 class NonFiniteError(FloatingPointError):
@@ -57,19 +59,24 @@ class Rewards:
         """Return the reward models of these names."""
         return Rewards({name: self.view[name] for name in view}, {name: self.joint[name] for name in joint})
 
-    def score(self, images: Tensor, prompts: Sequence[str]) -> Scores:
+    def score(self, images: Tensor, prompts: Sequence[str], pictures: Tensor | None = None) -> Scores:
         """Score sets of views.
 
         Args:
             images: [B, V, 3, H, W] in [0, 1].
             prompts: B sentences.
+            pictures: what the sets were drawn from, [B, 3, h, w] in [0, 1]; None for text to multiview.
 
         Raises:
             NonFiniteError: a reward is NaN or infinite.
+            ValueError: a reward compares with pictures, and there are none.
         """
         num_views, flat = images.shape[1], images.flatten(0, 1)
         per_view = [prompt for prompt in prompts for _ in range(num_views)]
-        view = {name: scorer(flat, per_view) for name, scorer in self.view.items()}
+        view = {
+            name: scorer(flat, per_view, pictures) if takes_pictures(scorer) else scorer(flat, per_view)
+            for name, scorer in self.view.items()
+        }
         joint = {name: scorer(flat, list(prompts)) for name, scorer in self.joint.items()}
         for name, result in (*view.items(), *joint.items()):
             _check_finite(name, result.scores, prompts)
@@ -79,6 +86,31 @@ class Rewards:
             {name: _on_cpu(result.scores) for name, result in joint.items()},
             {name: _on_cpu(values) for name, values in parts.items()},
         )
+
+
+def takes_pictures(scorer: Scorer) -> bool:
+    """Return whether a reward compares views with the picture they were drawn from."""
+    return getattr(scorer, "takes_pictures", False)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What B sets are drawn of.
+
+    Attributes:
+        prompts: B sentences.
+        condition: their text condition.
+        pictures: for image to multiview, framed, [B, 3, H, W] in [0, 1] on the CPU; None for text.
+    """
+
+    prompts: tuple[str, ...]
+    condition: TextCondition
+    pictures: Tensor | None = None
+
+    def select(self, rows: Sequence[int]) -> Batch:
+        """Return some of the sets."""
+        pictures = None if self.pictures is None else self.pictures[list(rows)]
+        return Batch(tuple(self.prompts[row] for row in rows), self.condition.select(rows), pictures)
 
 
 @dataclass(frozen=True)
@@ -98,6 +130,13 @@ class Policy:
     def autocast(self) -> torch.autocast:
         """Return the precision context of every UNet evaluation, in sampling and learning alike."""
         return torch.autocast(self.bundle.device.type, torch.bfloat16, enabled=self.has_bf16_autocast)
+
+    def read_pictures(self, batch: Batch) -> ReferenceFeatures | None:
+        """Return what the model knows of a batch's pictures, its LoRA in training at work; None without."""
+        if batch.pictures is None:
+            return None
+        with self.autocast():
+            return encode_reference(self.bundle, batch.pictures, batch.condition)
 
 
 @dataclass(frozen=True)
@@ -144,11 +183,14 @@ class Rollout:
         prompts: B sentences.
         condition: their text condition, shared by all trajectories and steps.
         sets: one ScoredSets per trajectory kind, all in the order of `prompts`.
+        reference: what the policy that acted knew of the sets' pictures, a part of every state and so no
+            subject of the gradient; on the CPU. None for text to multiview.
     """
 
     prompts: tuple[str, ...]
     condition: TextCondition
     sets: tuple[ScoredSets, ...]
+    reference: ReferenceFeatures | None = None
 
 
 def paired_noise(
@@ -177,19 +219,31 @@ def sample_and_score(
     policy: Policy,
     rewards: Rewards,
     sampler: str,
-    batch: tuple[Sequence[str], TextCondition],
+    batch: Batch,
     noise: Noise,
     settings: SamplingSettings,
     on_step: OnStep | None = None,
+    reference: ReferenceFeatures | None = None,
 ) -> ScoredSets:
-    """Sample one batch of prompts with one sampler, decode and score it, without a graph."""
-    prompts, condition = batch
+    """Sample one batch with one sampler, decode and score it, without a graph.
+
+    Args:
+        policy: the model.
+        rewards: the scorers.
+        sampler: name.
+        batch: prompts and pictures.
+        noise: of the sets.
+        settings: steps, guidance, zigzag.
+        on_step: called after every UNet evaluation; may raise to cancel.
+        reference: `policy.read_pictures(batch)`.
+    """
+    given = (policy.bundle, batch.condition, policy.cameras, noise, settings, on_step, reference)
     with torch.no_grad():
         with policy.autocast():
-            trajectory = SAMPLERS[sampler](policy.bundle, condition, policy.cameras, noise, settings, on_step)
+            trajectory = SAMPLERS[sampler](*given)
         # One view fills a device at SDXL's size, and six take more memory than a checkpointed micro-step.
         images = decode_latents(policy.bundle.vae, trajectory.denoised, chunk_size=1)
-        scores = rewards.score(images, prompts)
+        scores = rewards.score(images, batch.prompts, batch.pictures)
     pixels = (images.float() * 255).round().to(torch.uint8).cpu()
     return ScoredSets(sampler, trajectory.to("cpu"), pixels, scores)
 
@@ -199,8 +253,8 @@ def collect(
     rewards: Rewards,
     settings: RolloutSettings,
     iteration: int,
-    requests: Sequence[tuple[int, str]],
-    condition: TextCondition,
+    slots: Sequence[int],
+    batch: Batch,
     on_step: OnStep | None = None,
 ) -> Rollout:
     """Sample every prompt once per entry of `settings.samplers`, from the same initial noise unless told.
@@ -210,19 +264,26 @@ def collect(
         rewards: the scorers.
         settings: see RolloutSettings.
         iteration: number of the iteration; with the slot it fixes the noise.
-        requests: (slot, prompt) of every prompt of this process.
-        condition: of these prompts, in their order.
+        slots: places in the iteration of what this process samples.
+        batch: prompts and pictures in these places.
         on_step: called after every UNet evaluation; may raise to cancel.
     """
     sets: list[list[ScoredSets]] = [[] for _ in settings.samplers]
-    for start in range(0, len(requests), settings.batch_size):
-        slots, prompts = zip(*requests[start : start + settings.batch_size], strict=True)
-        batch = (prompts, condition.select(list(range(start, start + len(slots)))))
+    references: list[ReferenceFeatures] = []
+    for start in range(0, len(slots), settings.batch_size):
+        rows = range(start, min(start + settings.batch_size, len(slots)))
+        part, places = batch.select(rows), [slots[row] for row in rows]
+        reference = policy.read_pictures(part)
         for number, sampler in enumerate(settings.samplers):
-            noise = paired_noise(settings.seed, iteration, slots, number, settings.has_own_noise)
-            scored = sample_and_score(policy, rewards, sampler, batch, noise, settings.sampling, on_step)
+            noise = paired_noise(settings.seed, iteration, places, number, settings.has_own_noise)
+            scored = sample_and_score(
+                policy, rewards, sampler, part, noise, settings.sampling, on_step, reference
+            )
             sets[number].append(scored)
-    return Rollout(tuple(prompt for _, prompt in requests), condition, tuple(map(_concat, sets)))
+        if reference is not None:
+            references.append(reference.to("cpu"))
+    known = concat_references(references) if references else None
+    return Rollout(batch.prompts, batch.condition, tuple(map(_concat, sets)), known)
 
 
 def _concat(parts: Sequence[ScoredSets]) -> ScoredSets:

@@ -100,6 +100,9 @@ class SamplingConfig:
 
     prompts: FilePath = "toybox"
     """A built-in prompt set (see training/data/prompts.py) or the path of a .txt or .jsonl file."""
+    references: FilePath | None = None
+    """Image to multiview: a folder of pictures, or a .jsonl file of pictures and prompts, in place of
+    `prompts`; see docs/training.md. null: text to multiview."""
     held_out_share: Share = 0.0
     """Share of the prompts that is never trained on: evaluation uses them; chosen by hash."""
     prompts_per_iteration: Count = 16
@@ -128,6 +131,10 @@ class SamplingConfig:
     """ZMV: guidance of the zag. Not stated: the model's own."""
     inverse_view_scale: NotNegative = 1.0
     """ZMV: view scale of the zag; 0 drops the cameras there. Not stated: the model's own."""
+    ref_scale: NotNegative = 1.0
+    """Factor on the reference attention, for image to multiview."""
+    inverse_ref_scale: NotNegative = 1.0
+    """ZMV: that of the zag; 0 drops the picture there."""
 
     @property
     def used_azimuths_deg(self) -> tuple[float, ...]:
@@ -370,7 +377,13 @@ class TrainConfig:
             f"objective={self.objective} needs a joint reward; set reward.joint, or use one of "
             f"{', '.join(NEED_NO_JOINT_REWARD)}.",
         )
-        has_held_out = sampling.held_out_share > 0 or sampling.prompts.endswith(".jsonl")
+        source = sampling.references or sampling.prompts
+        has_held_out = sampling.held_out_share > 0 or source.endswith(".jsonl")
+        require(
+            sampling.references is None or evaluation.prompts is None,
+            "evaluation.prompts cannot be measured on with sampling.references; hold pictures out with "
+            'sampling.held_out_share, or with "split" in a .jsonl file.',
+        )
         require(
             not evaluation.every or evaluation.prompts is not None or has_held_out,
             f"evaluation.every={evaluation.every} needs prompts: set evaluation.prompts (such as dev), or "

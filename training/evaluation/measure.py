@@ -22,7 +22,7 @@ from t2mv_core.toybox.judge import Judge, load_judge
 from t2mv_core.toybox.prompt_lists import PromptSpec, asymmetric_families, find_specs
 from t2mv_core.toybox.silhouettes import view_consistency
 
-from ..algorithm.rollout import Policy, Rewards, ScoredSets, Scores, paired_noise, sample_and_score
+from ..algorithm.rollout import Batch, Policy, Rewards, ScoredSets, Scores, paired_noise, sample_and_score
 from ..config import RewardConfig
 from ..data.text_cache import ConditionCache
 from ..models.policy import camera_rig
@@ -81,6 +81,7 @@ class Questions:
         specs: what each prompt asks for, for the judge; none where the judge has no classes for it.
         negative_prompt: for classifier-free guidance.
         azimuths_deg: the cameras, degrees.
+        pictures: for image to multiview, framed, [P, 3, H, W] in [0, 1]; none for text.
     """
 
     prompts: tuple[str, ...]
@@ -89,6 +90,7 @@ class Questions:
     specs: tuple[PromptSpec, ...] | None = None
     negative_prompt: str | None = None
     azimuths_deg: tuple[float, ...] = DEFAULT_RIG.azimuths_deg
+    pictures: Tensor | None = None
 
     @property
     def num_batches(self) -> int:
@@ -214,12 +216,12 @@ def _measure_batch(
     """Return one batch of prompts with one seed: the sets, and measure -> [b]."""
     seed, start = place
     rows = range(start, min(start + questions.batch_size, len(questions.prompts)))
-    prompts = [questions.prompts[row] for row in rows]
+    prompts = tuple(questions.prompts[row] for row in rows)
     noise = paired_noise(seed, 0, rows, 0)
-    batch = (prompts, conditions.lookup(prompts))
-    scored = sample_and_score(
-        policy, instruments.rewards, variant.sampler, batch, noise, variant.settings, on_step
-    )
+    pictures = None if questions.pictures is None else questions.pictures[list(rows)]
+    batch = Batch(prompts, conditions.lookup(prompts), pictures)
+    given = (policy, instruments.rewards, variant.sampler, batch, noise, variant.settings, on_step)
+    scored = sample_and_score(*given, policy.read_pictures(batch))
     values = reward_values(scored.scores, instruments.only_measuring)
     if instruments.judge is not None and questions.specs is not None:
         specs, pictures = [questions.specs[row] for row in rows], scored.images / 255

@@ -13,8 +13,9 @@ from t2mv_core.toybox.judge import Judge, load_judge
 
 from ..algorithm.rollout import Policy, Rewards
 from ..config import TrainConfig
-from ..data.prompts import PromptSplit, load_held_out
-from ..data.text_cache import ConditionCache, warn_of_unread
+from ..data.prompts import load_held_out
+from ..data.subjects import Subjects
+from ..data.text_cache import warn_of_unread
 from ..models.policy import sampling_settings
 from ..models.rewards import measure_names
 from .early_stop import EarlyStop
@@ -62,8 +63,7 @@ class Monitor:
         config: the run's; nothing is done when `evaluation.every` is 0.
         policy: the policy in training.
         rewards: the scorers that measure.
-        conditions: the run's text conditions.
-        split: the run's prompts; those held out are used when no others are named.
+        subjects: the run's prompts or pictures; those held out are used when no others are named.
 
     Raises:
         ValueError, FileNotFoundError: evaluation prompts that cannot be used.
@@ -74,17 +74,17 @@ class Monitor:
         config: TrainConfig,
         policy: Policy,
         rewards: Rewards,
-        conditions: ConditionCache,
-        split: PromptSplit,
+        subjects: Subjects,
     ) -> None:
         self.config = config.evaluation
-        self.policy, self.conditions = policy, conditions
+        self.policy, self.subjects = policy, subjects
         self.azimuths_deg = config.sampling.azimuths_deg[: config.sampling.num_views]
         self.batch_size = config.sampling.batch_size
         self.variant = Variant("training", "standard", sampling_settings(config.sampling))
         asked: tuple[str, ...] = ()
         if self.config.every:
             source = self.config.prompts
+            split = subjects.split
             prompts = split.held_out if source is None else load_held_out(source, split.train)
             if not prompts:
                 raise ValueError(
@@ -140,14 +140,17 @@ class Monitor:
             self.instruments,
             self.variant,
             self.questions,
-            self.conditions,
+            self.subjects.conditions,
             on_step,
         )
         return {name: float(values.nanmean()) for name, values in found.values.items()}
 
-    def _questions(self, prompts: tuple[str, ...]) -> Questions:
+    def _questions(self, names: tuple[str, ...]) -> Questions:
+        prompts, pictures = self.subjects.prompts(names), self.subjects.pictures(names)
         specs = judged_specs(prompts, self.azimuths_deg)
-        return Questions(prompts, (SEED,), self.batch_size, specs, azimuths_deg=self.azimuths_deg)
+        return Questions(
+            prompts, (SEED,), self.batch_size, specs, azimuths_deg=self.azimuths_deg, pictures=pictures
+        )
 
     def _judge(self) -> Judge | None:
         if self.questions.specs is None:

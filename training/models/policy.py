@@ -62,6 +62,8 @@ def sampling_settings(config: SamplingConfig) -> SamplingSettings:
         zigzag_repeats=config.zigzag_repeats,
         inverse_guidance_scale=config.inverse_guidance_scale,
         inverse_view_scale=config.inverse_view_scale,
+        ref_scale=config.ref_scale,
+        inverse_ref_scale=config.inverse_ref_scale,
         state_dtype=TORCH_DTYPES[config.state_dtype],
     )
 

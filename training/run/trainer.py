@@ -33,8 +33,8 @@ from ..algorithm.objectives import OBJECTIVES, joint_share
 from ..algorithm.rollout import Rewards, Rollout, RolloutSettings, collect
 from ..config import TrainConfig
 from ..data.prompt_sampler import PromptSampler
-from ..data.prompts import load_split
-from ..data.text_cache import ConditionCache, warn_of_unread
+from ..data.subjects import Subjects
+from ..data.text_cache import warn_of_unread
 from ..evaluation.validation import Monitor
 from ..models.base_loras import describe_base_loras, refuse_other_base_loras
 from ..models.policy import (
@@ -98,11 +98,12 @@ class Trainer:
         self.slots = process_slots(self.accelerator, config.sampling.prompts_per_iteration)
         self.objective = OBJECTIVES[config.objective]
         self.sampling = sampling_settings(config.sampling)
-        split = load_split(config.sampling.prompts, config.sampling.held_out_share)
+        self.subjects = Subjects(bundle, config.sampling)
+        split = self.subjects.split
         warn_of_unread(
             bundle,
             {
-                config.sampling.prompts: (*split.train, *split.held_out),
+                self.subjects.source: self.subjects.prompts((*split.train, *split.held_out)),
                 "sampling.negative_prompt": [config.sampling.negative_prompt or ""],
             },
         )
@@ -114,8 +115,7 @@ class Trainer:
         self.ema = make_average(config.optim.ema_decay, parameters) if config.optim.ema_decay else None
         self.optimizer = make_optimizer(config.optim, parameters)
         self.learner = make_learner(config, self.policy, self.optimizer, self.accelerator, self.ema)
-        self.conditions = ConditionCache(bundle, config.sampling.negative_prompt)
-        self.monitor = Monitor(config, self.policy, measures or rewards, self.conditions, split)
+        self.monitor = Monitor(config, self.policy, measures or rewards, self.subjects)
         self.state = RunState(
             self.policy, self.optimizer, self.ema, self.dual, self.prompts, self.monitor.early_stop
         )
@@ -198,8 +198,7 @@ class Trainer:
             self.policy,
             self.rewards,
             self.config,
-            self.prompts.prompts,
-            self.conditions,
+            self.subjects,
             self.accelerator,
             partial(self._begin_sampling, "first threshold"),
         )
@@ -241,9 +240,8 @@ class Trainer:
         num_batches = -(-len(self.slots) // settings.batch_size)
         evaluations = num_batches * sum(count_evaluations(name, self.sampling) for name in settings.samplers)
         on_step = self._begin_sampling("rollout", evaluations)
-        requests = [(slot, drawn[slot]) for slot in self.slots]
-        condition = self.conditions.lookup([prompt for _, prompt in requests])
-        rollout = collect(self.policy, self.rewards, settings, iteration, requests, condition, on_step)
+        batch = self.subjects.batch([drawn[slot] for slot in self.slots])
+        rollout = collect(self.policy, self.rewards, settings, iteration, self.slots, batch, on_step)
         return rollout, gather_rewards(rollout, drawn, self.accelerator)
 
     def _warn_of_equal_rewards(self, table: RewardTable) -> None:

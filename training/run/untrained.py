@@ -14,7 +14,7 @@ from ..algorithm.advantages import weighted_mean
 from ..algorithm.rollout import Policy, Rewards, RolloutSettings, collect
 from ..config import TrainConfig
 from ..data.prompt_sampler import PromptSampler
-from ..data.text_cache import ConditionCache
+from ..data.subjects import Subjects
 from ..models.policy import sampling_settings
 
 
@@ -22,8 +22,7 @@ def measure_untrained(
     policy: Policy,
     rewards: Rewards,
     config: TrainConfig,
-    prompts: tuple[str, ...],
-    conditions: ConditionCache,
+    subjects: Subjects,
     accelerator: Accelerator,
     begin: Callable[[int], OnStep],
 ) -> list[float]:
@@ -36,8 +35,7 @@ def measure_untrained(
         policy: the policy, whose LoRA has no effect yet.
         rewards: the scorers; those of single views do not run.
         config: the run's.
-        prompts: to draw from, pass by pass in an order of their own.
-        conditions: the run's text conditions.
+        subjects: those to train on are drawn, pass by pass in an order of their own.
         accelerator: the processes.
         begin: is told the number of UNet evaluations to come, and returns what is called after each.
     """
@@ -45,13 +43,12 @@ def measure_untrained(
     settings = RolloutSettings(("standard",), sampling_settings(config.sampling), batch_size, seed)
     scorers, weights = Rewards({}, rewards.joint), config.reward.joint
     share = -(-config.constraint.threshold_prompts // accelerator.num_processes)
-    drawn = PromptSampler(prompts, seed).draw(share * accelerator.num_processes)
+    drawn = PromptSampler(subjects.split.train, seed).draw(share * accelerator.num_processes)
     requests = list(enumerate(drawn))[accelerator.process_index :: accelerator.num_processes]
     on_step = begin(-(-share // batch_size) * count_evaluations("standard", settings.sampling))
     found = []
     for start in range(0, share, batch_size):
-        batch = requests[start : start + batch_size]
-        condition = conditions.lookup([prompt for _, prompt in batch])
-        rollout = collect(policy, scorers, settings, 0, batch, condition, on_step)
+        slots, names = zip(*requests[start : start + batch_size], strict=True)
+        rollout = collect(policy, scorers, settings, 0, slots, subjects.batch(names), on_step)
         found.append(weighted_mean(rollout.sets[0].scores.joint, weights))
     return accelerator.gather(torch.cat(found).to(accelerator.device)).tolist()

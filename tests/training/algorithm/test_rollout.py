@@ -7,7 +7,14 @@ import torch
 
 from t2mv_core.rewards.base import RewardResult
 from t2mv_core.samplers import SamplingSettings
-from training.algorithm.rollout import NonFiniteError, Rewards, RolloutSettings, collect, paired_noise
+from training.algorithm.rollout import (
+    Batch,
+    NonFiniteError,
+    Rewards,
+    RolloutSettings,
+    collect,
+    paired_noise,
+)
 from training.data.text_cache import ConditionCache
 from training.models.policy import make_policy
 
@@ -24,8 +31,9 @@ def sample(policy, plain_rewards):
     """One iteration of some prompts; the tests' REQUESTS and settings() unless they say otherwise."""
 
     def run(settings, iteration=1, requests=REQUESTS):
-        condition = ConditionCache(policy.bundle).lookup([prompt for _, prompt in requests])
-        return collect(policy, plain_rewards, settings, iteration, requests, condition)
+        slots, prompts = zip(*requests, strict=True)
+        batch = Batch(prompts, ConditionCache(policy.bundle).lookup(prompts))
+        return collect(policy, plain_rewards, settings, iteration, slots, batch)
 
     return run
 
@@ -121,8 +129,9 @@ def test_several_rewards_keep_their_names_and_their_parts():
 
 def test_scores_of_batches_are_joined_by_name(policy, plain_rewards):
     rewards = Rewards({**plain_rewards.view, "again": plain_rewards.view["redness"]}, plain_rewards.joint)
-    condition = ConditionCache(policy.bundle).lookup([prompt for _, prompt in REQUESTS])
-    scored = collect(policy, rewards, settings(2), 1, REQUESTS, condition).sets[0]
+    slots, prompts = zip(*REQUESTS, strict=True)
+    batch = Batch(prompts, ConditionCache(policy.bundle).lookup(prompts))
+    scored = collect(policy, rewards, settings(2), 1, slots, batch).sets[0]
     redness = scored.images[:, :, 0].float().mean(dim=(2, 3)) / 255
     # the kept pictures are rounded to 1/255
     torch.testing.assert_close(scored.scores.view["redness"], redness, atol=2e-3, rtol=0)

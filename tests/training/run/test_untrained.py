@@ -50,8 +50,7 @@ def test_threshold_and_spread_are_those_of_the_base_models_sets(runs, watched):
         reference_policy(trainer.policy),
         rewards,
         trainer.config,
-        trainer.prompts.prompts,
-        trainer.conditions,
+        trainer.subjects,
         trainer.accelerator,
         lambda total: lambda step: None,
     )

@@ -65,6 +65,11 @@ def phrase(
     return sentence
 
 
+def phrase_family(family: str) -> str:
+    """Word an object without its colours: "a mug"."""
+    return f"{_article(family)} {family}"
+
+
 def _article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
 

@@ -27,7 +27,10 @@ MAX_STEPS, HIT_DISTANCE = 40, 0.0015
 
 
 def render_views(
-    scene: Scene, azimuths_deg: Sequence[float] = DEFAULT_RIG.azimuths_deg, image_px: int = 64
+    scene: Scene,
+    azimuths_deg: Sequence[float] = DEFAULT_RIG.azimuths_deg,
+    image_px: int = 64,
+    light: Vector = LIGHT,
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Render a scene from a ring of orthographic cameras at elevation 0.
 
@@ -37,6 +40,7 @@ def render_views(
         scene: what to draw.
         azimuths_deg: V user azimuths, degrees.
         image_px: edge of the square pictures, pixels.
+        light: unit vector towards the light, in the world.
 
     Returns:
         Pictures uint8 [V, image_px, image_px, 3]; silhouettes bool [V, image_px, image_px], true where at
@@ -62,7 +66,7 @@ def render_views(
         pixels, points = pixels[nearer], [axis[nearer] for axis in points]
         depth[pixels], winner[pixels] = part_depth[nearer], number
         hits.append((pixels, points))
-    colours = _shade(scene, parts, hits, winner, cameras)
+    colours = _shade(scene, parts, hits, winner, cameras, light)
     return _average(colours, winner >= 0, len(cameras), image_px)
 
 
@@ -152,32 +156,33 @@ def _shade(
     hits: list[tuple[NDArray[np.int64], list[Array]]],
     winner: NDArray[np.int16],
     cameras: list[tuple[Vector, Vector]],
+    light: Vector,
 ) -> Array:
     """Colours [pixels, 3]: ambient + wrapped Lambert + a soft highlight; the light is fixed in the world."""
     palette = material_colours(scene)
     colours = np.full((len(winner), 3), BACKGROUND, dtype=np.float32)
     per_view = len(winner) // len(cameras)
-    halves = np.array([_half_vector(forward) for _, forward in cameras], dtype=np.float32)
+    halves = np.array([_half_vector(forward, light) for _, forward in cameras], dtype=np.float32)
     for number, (pixels, points) in enumerate(hits):
         visible = winner[pixels] == number
         if not visible.any():
             continue
         pixels = pixels[visible]
         nx, ny, nz = _normals(parts[number], [axis[visible] for axis in points])
-        lambert = nx * np.float32(LIGHT[0]) + ny * np.float32(LIGHT[1]) + nz * np.float32(LIGHT[2])
-        light = np.float32(AMBIENT) + np.float32(DIFFUSE) * (np.float32(0.5) + np.float32(0.5) * lambert)
+        lambert = nx * np.float32(light[0]) + ny * np.float32(light[1]) + nz * np.float32(light[2])
+        lit = np.float32(AMBIENT) + np.float32(DIFFUSE) * (np.float32(0.5) + np.float32(0.5) * lambert)
         half = halves[pixels // per_view]
         shine = np.maximum(nx * half[:, 0] + ny * half[:, 1] + nz * half[:, 2], np.float32(0))
         for _ in range(4):  # to the 16th power, by squaring: exactly rounded on every machine
             shine = shine * shine
         base = np.asarray(palette[parts[number].material], dtype=np.float32)
-        colours[pixels] = base[None, :] * light[:, None] + np.float32(GLOSS) * shine[:, None]
+        colours[pixels] = base[None, :] * lit[:, None] + np.float32(GLOSS) * shine[:, None]
     return colours
 
 
-def _half_vector(forward: Vector) -> Vector:
+def _half_vector(forward: Vector, light: Vector) -> Vector:
     """Unit vector between the light and the viewer."""
-    x, y, z = LIGHT[0] - forward[0], LIGHT[1] - forward[1], LIGHT[2] - forward[2]
+    x, y, z = light[0] - forward[0], light[1] - forward[1], light[2] - forward[2]
     length = math.sqrt(x * x + y * y + z * z)
     return (x / length, y / length, z / length)
 

@@ -13,6 +13,7 @@ from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.denoiser import CameraFeatures, call_unet, compute_camera_features, guidance_embedding
 from t2mv_core.text import TextCondition, clip_tokenizer, encode_tokens
 from t2mv_core.unet.attention import MultiviewSelfAttention, install_multiview_attention
+from t2mv_core.unet.reference_attention import ReferenceFeatures
 
 from ..model import IMAGE_PX, MAX_TOKENS, VOCAB_SIZE, create_camera_encoder, create_text_encoders, create_unet
 
@@ -86,10 +87,10 @@ class SingleViewNetworks(nn.Module):
 class MultiviewNetworks(SingleViewNetworks):
     """The same with multiview attention and a camera encoder: MV-Adapter."""
 
-    def __init__(self, has_guidance_embedding: bool = False) -> None:
-        """Create all parts, newly initialised."""
+    def __init__(self, has_guidance_embedding: bool = False, has_reference: bool = False) -> None:
+        """Create all parts, newly initialised; with reference attention for pictures to views."""
         super().__init__(has_guidance_embedding)
-        install_multiview_attention(self.unet)
+        install_multiview_attention(self.unet, has_reference)
         self.camera_encoder: T2IAdapter = create_camera_encoder(self.unet)
 
     def cameras(self, views: Sequence[int] = range(DEFAULT_RIG.num_views)) -> CameraFeatures:
@@ -103,9 +104,11 @@ class MultiviewNetworks(SingleViewNetworks):
         condition: TextCondition,
         cameras: CameraFeatures,
         guidance: Tensor | None = None,
+        view_scale: float = 1.0,
+        reference: ReferenceFeatures | None = None,
     ) -> Tensor:
-        """Predicted noise [B, V, C, H, W] of sets of views."""
-        return call_unet(self.unet, x, timestep, condition, cameras, guidance=guidance)
+        """Predicted noise [B, V, C, H, W] of sets of views; the first of them have pictures."""
+        return call_unet(self.unet, x, timestep, condition, cameras, view_scale, guidance, reference)
 
     def predict(
         self, x: Tensor, timestep: Tensor, condition: TextCondition, guidance: Tensor | None = None
@@ -126,23 +129,30 @@ class MultiviewNetworks(SingleViewNetworks):
         The camera encoder starts centred: cameras from opposite sides give opposite residuals, and nothing
         that they have in common disturbs the base.
         """
-        for name, processor in self.unet.attn_processors.items():
-            if isinstance(processor, MultiviewSelfAttention):
-                attention: Any = self.unet.get_submodule(name.removesuffix(".processor"))
-                for part in ("to_q", "to_k", "to_v"):
-                    source, target = getattr(attention, part), getattr(processor, f"{part}_mv")
-                    target.weight.data.copy_(source.weight.data)
-                nn.init.zeros_(processor.to_out_mv[0].weight)  # type: ignore[arg-type]
-                nn.init.zeros_(processor.to_out_mv[0].bias)  # type: ignore[arg-type]
-
+        self._start_attention("mv")
         for name, parameter in self.camera_encoder.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
         first: Any = self.camera_encoder.adapter.conv_in
         first.bias.data.copy_(-CENTRE * first.weight.data.sum(dim=(1, 2, 3)))
 
+    def start_reference(self) -> None:
+        """Begin reference attention as MV-Adapter does, the same way."""
+        self._start_attention("ref")
+
+    def _start_attention(self, kind: str) -> None:
+        for name, processor in self.unet.attn_processors.items():
+            if isinstance(processor, MultiviewSelfAttention):
+                attention: Any = self.unet.get_submodule(name.removesuffix(".processor"))
+                for part in ("to_q", "to_k", "to_v"):
+                    source, target = getattr(attention, part), getattr(processor, f"{part}_{kind}")
+                    target.weight.data.copy_(source.weight.data)
+                output: Any = getattr(processor, f"to_out_{kind}")[0]
+                nn.init.zeros_(output.weight)
+                nn.init.zeros_(output.bias)
+
     def adapter_parameters(self) -> list[nn.Parameter]:
-        """The MV-Adapter's weights: multiview attention and camera encoder."""
+        """The MV-Adapter's weights: multiview attention, reference attention if any, and camera encoder."""
         return [parameter for name, parameter in self.named_parameters() if is_of_adapter(name)]
 
 
