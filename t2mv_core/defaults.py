@@ -50,7 +50,7 @@ DEFAULTS = {
     "lcm-sdxl": ModelDefaults("lcm", 8, 7.0, 1, 1.0, 1.0, "published"),
     "sdxl": ModelDefaults("ddim", 16, 7.0, 1, 1.0, 1.0, "published"),
 }
-"""By the preset names of `formats.sources`; "toybox-image" and its teacher have their text models' numbers."""
+"""By the preset names of `formats.sources`; toybox-image and its teacher have their text models'."""
 FEW_STEP = ModelDefaults("ddim-trailing", 4, 1.0, 1, 1.0, 1.0, "published")
 """Few-step weights for SDXL without a guidance input: LCM-LoRA, DMD2, Turbo, Lightning, Hyper-SD."""
 OF_PICTURE = ModelDefaults("ddim", 50, 3.0, 1, 1.0, 1.0, "published")

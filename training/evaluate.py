@@ -15,11 +15,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from t2mv_core.bundle import ModelBundle
 from t2mv_core.samplers import SAMPLERS, SamplingSettings
 from t2mv_core.text import describe_reading
 
 from .config import SamplingConfig, TrainConfig, home_path, load_config, preset_names
 from .data.prompts import load_held_out, load_prompts, load_split, name_some, shared_prompts
+from .data.subjects import Subjects
 from .evaluation.loras import examine_loras
 from .evaluation.measure import (
     HULL_LEFT_OUT,
@@ -129,27 +131,57 @@ def name_variants(paths: Sequence[Path]) -> dict[Path | None, str]:
     return {None: "base", **(dict(zip(paths, names, strict=True)) if paths else {})}
 
 
-def find_questions(arguments: argparse.Namespace, config: TrainConfig) -> Questions:
-    """Return what to ask: the prompts of the command line, or held-out ones of the configuration."""
+def find_prompts(arguments: argparse.Namespace, config: TrainConfig) -> Sequence[str]:
+    """Return the prompts of the command line, or held-out ones of the configuration."""
     sampling = config.sampling
     if arguments.prompts is not None:
-        prompts: Sequence[str] = load_prompts(arguments.prompts)
-    else:
-        split = load_split(sampling.prompts, sampling.held_out_share)
-        prompts = split.held_out or load_held_out(config.evaluation.prompts or "heldout", split.train)
-    prompts, azimuths = spread(prompts, arguments.num_prompts), sampling.azimuths_deg[: sampling.num_views]
+        return load_prompts(arguments.prompts)
+    split = load_split(sampling.prompts, sampling.held_out_share)
+    return split.held_out or load_held_out(config.evaluation.prompts or "heldout", split.train)
+
+
+def find_pictures(
+    arguments: argparse.Namespace, config: TrainConfig, bundle: ModelBundle
+) -> tuple[Subjects, tuple[str, ...]]:
+    """Return the configuration's pictures, and the names of those that are held out."""
+    if arguments.prompts is not None:
+        raise ValueError(
+            "--prompts goes with text to multiview; this run draws views of pictures, and those that it "
+            "holds out are measured on."
+        )
+    subjects = Subjects(bundle, config.sampling)
+    if not subjects.split.held_out:
+        raise ValueError(
+            f"No picture of {subjects.source} is held out; set sampling.held_out_share, or mark some with "
+            '"split": "heldout" in a .jsonl file.'
+        )
+    return subjects, subjects.split.held_out
+
+
+def make_questions(
+    arguments: argparse.Namespace,
+    config: SamplingConfig,
+    prompts: Sequence[str],
+    subjects: Subjects | None = None,
+) -> Questions:
+    """Return what to ask: some of the prompts, or of the subjects' pictures of these names."""
+    names, azimuths = spread(prompts, arguments.num_prompts), config.used_azimuths_deg
+    prompts = names if subjects is None else subjects.prompts(names)
     return Questions(
-        prompts,
+        tuple(prompts),
         tuple(dict.fromkeys(arguments.seeds)),
-        sampling.batch_size,
+        config.batch_size,
         judged_specs(prompts, azimuths),
-        sampling.negative_prompt,
+        config.negative_prompt,
         azimuths,
+        None if subjects is None else subjects.pictures(names),
     )
 
 
 def remark_on_prompts(questions: Questions, config: SamplingConfig) -> list[str]:
     """Return a sentence for the report where the prompts are not held out, or nobody can tell."""
+    if questions.pictures is not None:
+        return []
     try:
         trained = load_split(config.prompts, config.held_out_share).train
     except (FileNotFoundError, ValueError) as error:
@@ -164,7 +196,8 @@ def remark_on_prompts(questions: Questions, config: SamplingConfig) -> list[str]
 def run(arguments: argparse.Namespace, config: TrainConfig) -> Path:
     """Measure what the command line asks for and write the report; return its path."""
     reward, evaluation = config.reward, config.evaluation
-    settings, questions = sampling_settings(config.sampling), find_questions(arguments, config)
+    settings, is_of_text = sampling_settings(config.sampling), config.sampling.references is None
+    prompts = find_prompts(arguments, config) if is_of_text else ()
     steps = arguments.steps or [settings.num_steps]
     variants = make_variants(settings, arguments.lora, arguments.samplers, steps)
     names = (
@@ -173,6 +206,8 @@ def run(arguments: argparse.Namespace, config: TrainConfig) -> Path:
     )
     check_reward_models(*names, reward)  # before gigabytes are read for nothing
     bundle = load_base_model(config.model)
+    subjects, prompts = (None, prompts) if is_of_text else find_pictures(arguments, config, bundle)
+    questions = make_questions(arguments, config.sampling, prompts, subjects)
     lora_names = {path: name for path, name in name_variants(arguments.lora).items() if path is not None}
     loras = examine_loras(bundle, lora_names, settings, steps)
     reward_device = bundle.device if reward.device == "auto" else reward.device

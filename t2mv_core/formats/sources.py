@@ -32,8 +32,8 @@ class ModelSources:
 
     Attributes:
         model: a preset ("toybox", "toybox-teacher", "toybox-image", "toybox-image-teacher", "lcm-sdxl",
-            "sdxl"), a local folder in diffusers' layout, a single-file SDXL checkpoint (.safetensors, original
-            layout), or a Hub id such as "stabilityai/stable-diffusion-xl-base-1.0".
+            "sdxl"), a local folder in diffusers' layout, a single-file SDXL checkpoint (.safetensors, in the
+            original layout), or a Hub id such as "stabilityai/stable-diffusion-xl-base-1.0".
         adapter: MV-Adapter: a file, a Hub id, or one with a file's name behind it; None takes
             `mvadapter.safetensors` or `mvadapter_t2mv_sdxl.safetensors` beside or inside the model.
         unet: another UNet (LCM-SDXL, say) than the model's own: folder, file in either layout, or Hub id.

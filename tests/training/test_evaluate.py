@@ -15,7 +15,7 @@ from t2mv_core.toybox.prompt_lists import PromptSpec, find_specs
 from training import demo, evaluate
 from training.config import config_to_dict, load_config
 from training.data.prompts import load_prompts, load_split
-from training.evaluate import find_questions, make_variants, name_variants
+from training.evaluate import find_prompts, make_variants, name_variants
 from training.evaluation.measure import Instruments, Questions, Variant, judge_sets, measure, spread
 from training.evaluation.report import applicable, differences, write_report
 from training.run.trainer import Trainer
@@ -234,11 +234,11 @@ def test_a_run_gives_its_settings_and_held_out_prompts(tmp_path):
     assert (config.sampling.num_steps, config.sampling.view_scale) == (3, 1.5)
     assert (config.sampling.guidance_scale, config.model.device) == (4.0, "cuda:1")
     assert arguments.lora == [Path("a=1.safetensors")]
-    assert find_questions(arguments, config).prompts == spread(load_split("toybox_all", 0.2).held_out, 100)
+    assert find_prompts(arguments, config) == load_split("toybox_all", 0.2).held_out
     arguments, config = evaluate.parse(["--out", "x", "--num-prompts", "100"])
-    assert find_questions(arguments, config).prompts == spread(load_prompts("heldout"), 100)
+    assert find_prompts(arguments, config) == tuple(load_prompts("heldout"))
     arguments, config = evaluate.parse(["--out", "x", "evaluation.prompts=dev"])
-    assert find_questions(arguments, config).prompts == tuple(load_prompts("dev"))
+    assert find_prompts(arguments, config) == load_prompts("dev")
 
 
 def test_measures_that_apply_to_nothing_are_left_out():
