@@ -39,6 +39,22 @@ def from_mesh(mesh: Any) -> Surface:
     return Surface(torch.stack([x, -z, y], dim=-1), faces.detach().long().cpu())
 
 
+def read_uvs(mesh: Any) -> Tensor | None:
+    """Return the texture coordinates of the first surface of a core MESH, [N, 2]; None if it has none."""
+    uvs = getattr(mesh, "uvs", None)
+    if uvs is None:
+        return None
+    counts = getattr(mesh, "vertex_counts", None)
+    return uvs[0][: None if counts is None else int(counts[0])].detach().float().cpu()
+
+
+def to_textured_mesh(surface: Surface, uvs: Tensor, texture: Tensor) -> Any:
+    """Return ComfyUI's MESH of one surface with texture coordinates [N, 2] and a texture [P, P, 3]."""
+    mesh = _core_type("MESH")(_y_up(surface.vertices)[None].cpu(), surface.faces[None].cpu())
+    mesh.uvs, mesh.texture = uvs[None], texture[None]
+    return mesh
+
+
 def to_voxel(volume: Volume) -> Any:
     """Return ComfyUI's VOXEL of one solid, [1, N (z), N (y), N (x)] in [0, 1], in the mesh's coordinates."""
     return _core_type("VOXEL")(volume.occupancy.permute(1, 2, 0).flip(0)[None].cpu().contiguous())
