@@ -13,9 +13,16 @@ if TYPE_CHECKING:
 
 
 def to_mesh(surface: Surface, colours: Tensor) -> Any:
-    """Return ComfyUI's MESH of one coloured surface, y up, its front towards +z, as glTF asks."""
+    """Return ComfyUI's MESH of one coloured surface, y up, its front towards +z, as glTF asks.
+
+    Core keeps colours of points linear, as its files do; `colours` are those of pictures, [N, 3].
+    """
+    from ...t2mv_core.objects.colours import to_linear
+
     mesh = _core_type("MESH")(_y_up(surface.vertices)[None].cpu(), surface.faces[None].cpu())
-    mesh.vertex_colors = colours[None].cpu()  # 0.3.64 does not know them, and saves the shape alone
+    mesh.vertex_colors = to_linear(colours)[
+        None
+    ].cpu()  # 0.3.64 does not know them, and saves the shape alone
     return mesh
 
 
