@@ -8,9 +8,9 @@
 What a workflow computes is written by hand in docs/api/<name>.json (ComfyUI's API format), how it looks in
 layouts.py, which is an app and a blueprint too in apps.py, its note in notes/<name>.md. ComfyUI's page turns
 them into its own format, example_workflows/<name>.json, runs it, and is photographed. It must have the new
-design of nodes (0.33 has). Where its core lacks a node of workflow 11, tests/comfyui/later_core stands in with
-its sockets. ComfyUI and Chromium are found as the tests find them (COMFYUI_DIR,
-COMFYUI_PYTHON; see CONTRIBUTING.md). Nothing of an installed ComfyUI's folders is touched: models, results
+design of nodes (0.33 has). Where its core lacks a node of workflow 11, tests/comfyui/later_core stands in
+with its sockets. ComfyUI and Chromium are found as the tests find them (COMFYUI_DIR, COMFYUI_PYTHON; see
+CONTRIBUTING.md). Nothing of an installed ComfyUI's folders is touched: models, results
 and settings are in a temporary folder.
 """
 

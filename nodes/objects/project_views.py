@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ...t2mv_core.cameras import CameraRig
 
 TEXTURE_PX = Field(
-    "texture_px", 1024, "Width of the texture, for a mesh with texture coordinates, as core's Unwrap Mesh UVs "
-    "gives them. Other meshes get a colour per point.",
+    "texture_px", 1024, "Width of the texture, for a mesh with texture coordinates, as core's Unwrap Mesh "
+    "UVs gives them. Other meshes get a colour per point.",
     256, 4096, step=256, is_optional=True, is_advanced=True,
 )  # fmt: skip
 FIELDS = (SET, TEXTURE_PX)
@@ -63,8 +63,12 @@ class T2MVProjectViews(io.ComfyNode):
                 *widgets(*FIELDS),
             ],
             outputs=[
-                output(io.Mesh, "painted", "The mesh with a colour per point, its triangles made finer; or with "
-                    "a texture, its triangles as they are."),
+                output(
+                    io.Mesh,
+                    "painted",
+                    "The mesh with a colour per point, its triangles made finer; or with "
+                    "a texture, its triangles as they are.",
+                ),
                 output(io.String, "report", "How much of it the views see."),
             ],
         )
@@ -82,6 +86,7 @@ class T2MVProjectViews(io.ComfyNode):
     ) -> io.NodeOutput:
         """Fit, look and paint."""
         from ...t2mv_core.cameras import DEFAULT_RIG
+        from ...t2mv_core.objects.agreement import outline_sentence, repeat_sentence
         from ...t2mv_core.objects.painting import fit_surface, paint_surface
         from ...t2mv_core.objects.texturing import paint_texture
 
@@ -100,12 +105,13 @@ class T2MVProjectViews(io.ComfyNode):
             made = paint_surface(surface, views, on_step)
             painted = to_mesh(made.surface, made.colours)
             size = f"{len(made.surface.vertices):,} points, {len(made.surface.faces):,} triangles"
-            seen = f"{size}; the views see {made.seen:.0%} of the points."
+            seen, outlines = f"{size}; the views see {made.seen:.0%} of the points.", made.outlines
         else:
             texture = paint_texture(surface, uvs, views, texture_px, on_step)
             painted = to_textured_mesh(surface, uvs, texture.image)
             size = f"A texture of {texture_px} x {texture_px} pixels"
-            seen = f"{size}; the views see {texture.seen:.0%} of what it covers."
-        report = "\n".join([seen, *notes])
+            seen, outlines = f"{size}; the views see {texture.seen:.0%} of what it covers.", texture.outlines
+        sentences = [seen, outline_sentence(outlines, rig), repeat_sentence(views.images, rig), *notes]
+        report = "\n".join(sentence for sentence in sentences if sentence)
         show_text(cls, report)
         return io.NodeOutput(painted, report, ui=ui.PreviewText(report))

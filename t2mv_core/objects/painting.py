@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..cameras import CameraRig
+from .agreement import view_agreement
 from .carving import OnStep
 from .colours import MIN_FACING, SHARPNESS, fill_unseen, sample_views
 from .projection import Projection, project_surface
@@ -33,11 +34,13 @@ class Painting:
         colours: of its vertices, [N, 3] in [0, 1].
         seen: share of the vertices that at least one view sees, in (0, 1]; others took their neighbours'
             colours.
+        outlines: agreement of each view's outline with the mesh's, V numbers in [0, 1].
     """
 
     surface: Surface
     colours: Tensor
     seen: float
+    outlines: tuple[float, ...]
 
 
 @torch.no_grad()
@@ -57,7 +60,8 @@ def paint_surface(surface: Surface, views: Views, on_step: OnStep | None = None)
     fine = subdivide(surface, _EDGE_PIXELS * 2 * views.rig.frustum / picture_px)
     projection = project_surface(fine, views.rig, picture_px, on_step)
     colours, seen = look_from(fine.vertices, fine.vertex_normals(), views, projection)
-    return Painting(fine, colours, float(seen.float().mean()))
+    outlines = view_agreement(projection, views.masks).tolist()
+    return Painting(fine, colours, float(seen.float().mean()), tuple(outlines))
 
 
 def check_triangles(surface: Surface) -> None:

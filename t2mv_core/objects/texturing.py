@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .agreement import view_agreement
 from .carving import OnStep
 from .painting import check_triangles, look_from
 from .projection import project_surface
@@ -28,10 +29,12 @@ class Texture:
     Attributes:
         image: [P, P, 3] in [0, 1]; row 0 is where the second texture coordinate is 0, as in glTF.
         seen: share of the covered texels that at least one view sees, in (0, 1].
+        outlines: agreement of each view's outline with the mesh's, V numbers in [0, 1].
     """
 
     image: Tensor
     seen: float
+    outlines: tuple[float, ...]
 
 
 @torch.no_grad()
@@ -75,7 +78,8 @@ def paint_texture(
     )
     image = torch.zeros(texture_px**2, 3)
     image[covered] = colours.cpu()
-    return Texture(_fill_gaps(image, face >= 0, texture_px), float(seen.float().mean()))
+    outlines = view_agreement(projection, views.masks).tolist()
+    return Texture(_fill_gaps(image, face >= 0, texture_px), float(seen.float().mean()), tuple(outlines))
 
 
 def cover_texels(uvs: Tensor, faces: Tensor, texture_px: int) -> tuple[Tensor, Tensor]:

@@ -182,9 +182,7 @@ def test_no_example_uses_a_node_that_comfyui_gives_up(object_info: dict[str, Any
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_script_versions_fit_the_schemas(
-    server: ComfyServer, object_info: dict[str, Any], name: str
-) -> None:
+def test_script_versions_fit_the_schemas(server: ComfyServer, object_info: dict[str, Any], name: str) -> None:
     server.skip_unless_known(api := read_api(name))
     for node in api.values():
         schema = object_info[node["class_type"]]
@@ -202,9 +200,7 @@ def test_script_versions_fit_the_schemas(
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_shown_workflows_fit_the_schemas(
-    server: ComfyServer, object_info: dict[str, Any], name: str
-) -> None:
+def test_shown_workflows_fit_the_schemas(server: ComfyServer, object_info: dict[str, Any], name: str) -> None:
     server.skip_unless_known(read_api(name))
     shown = json.loads((PACK_DIR / "example_workflows" / f"{name}.json").read_text("utf-8"))
     for node in shown["nodes"]:

@@ -16,7 +16,7 @@ PX = 96
 
 
 def unwrapped_box() -> tuple[Surface, torch.Tensor]:
-    """Four upright sides as two triangles each, side k in column k of four charts, upside down as glTF has it.
+    """Four upright sides as two triangles each, side k in column k of four charts, row 0 on top.
 
     The picture's right of side k goes to the right of its chart, its top to the top.
     """
