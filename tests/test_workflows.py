@@ -21,30 +21,47 @@ NOTES = {"Note", "MarkdownNote"}  # these exist in the page only
 CORE = {
     "BasicScheduler",
     "CFGGuider",
+    "CFGOverride",
     "CLIPTextEncode",
     "CLIPVisionEncode",
+    "CLIPVisionLoader",
     "Canny",
     "CheckpointLoaderSimple",
     "ControlNetApplyAdvanced",
     "ControlNetLoader",
+    "DecimateMesh",
     "EmptyLatentHunyuan3Dv2",
+    "EmptyTrellis2LatentStructure",
     "Hunyuan3Dv2ConditioningMultiView",
+    "ImageFromBatch",
     "ImageOnlyCheckpointLoader",
+    "InvertMask",
+    "JoinImageWithAlpha",
     "KSampler",
+    "LoadBackgroundRemovalModel",
     "LoraLoaderModelOnly",
     "ModelSamplingAuraFlow",
+    "ModelSamplingSD3",
+    "Pixal3DMultiViewConditioning",
     "PreviewAny",
     "PreviewImage",
     "PrimitiveInt",
     "PrimitiveStringMultiline",
     "RandomNoise",
+    "RemoveBackground",
+    "RescaleCFG",
     "SamplerCustomAdvanced",
     "SaveGLB",
     "SaveImage",
+    "Trellis2ShapeStage",
+    "Trellis2UpsampleStage",
     "UNETLoader",
+    "UnwrapMesh",
     "VAEDecode",
     "VAEDecodeHunyuan3D",
     "VAELoader",
+    "VaeDecodeShapeTrellis",
+    "VaeDecodeStructureTrellis2",
     "VoxelToMesh",
 }
 MAX_PICTURE_BYTES = 300_000
@@ -72,8 +89,8 @@ def notes(name: str) -> str:
     return "\n".join(node["widgets_values"][0] for node in shown(name)["nodes"] if node["type"] in NOTES)
 
 
-def test_there_are_ten_each_with_a_picture_a_script_version_and_a_layout(layouts: ModuleType) -> None:
-    assert sorted(int(name.split()[0]) for name in NAMES) == list(range(1, 11))
+def test_there_are_eleven_each_with_a_picture_a_script_version_and_a_layout(layouts: ModuleType) -> None:
+    assert sorted(int(name.split()[0]) for name in NAMES) == list(range(1, 12))
     assert sorted(path.stem for path in SHOWN_DIR.glob("*.jpg")) == sorted(
         [*NAMES, *(f"{name}.app" for name in APPS)]
     )

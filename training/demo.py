@@ -20,6 +20,7 @@ from torch import Tensor
 from t2mv_core.bundle import ModelBundle
 from t2mv_core.cameras import DEFAULT_RIG, CameraRig
 from t2mv_core.images import contact_sheet
+from t2mv_core.objects.colours import to_linear
 from t2mv_core.objects.reconstruction import reconstruct
 from t2mv_core.objects.rendering import render_surface
 from t2mv_core.objects.silhouettes import object_masks
@@ -201,7 +202,7 @@ def write_object(views: Tensor, out_dir: Path) -> None:
         return
     x, y, z = made.surface.vertices.unbind(dim=1)  # glTF has y up and the front towards +z
     points, faces = torch.stack([x, z, -y], dim=1).numpy(), made.surface.faces.numpy()
-    colours = (made.colours * 255).round().to(torch.uint8).numpy()
+    colours = (to_linear(made.colours) * 255).round().to(torch.uint8).numpy()
     trimesh.Trimesh(points, faces, vertex_colors=colours, process=False).export(out_dir / "object.glb")
     between = CameraRig(tuple(angle + 20 for angle in DEFAULT_RIG.azimuths_deg), (20.0,) * len(views))
     drawn = render_surface(made.volume, made.surface, made.colours, between, OBJECT_PX)

@@ -188,6 +188,20 @@ LAYOUTS: dict[str, Layout] = {
         room={"2": TEXT, "3": VIEWS, "4": VIEWS, "5": TEXT, "6": 420},
         closeup=2,
     ),
+    "11 Views to Pixal3D - download": Layout(
+        columns=(
+            Column("1 Model and cameras", ("1", "2"), 400, note_height=430),
+            Column("2 Views", ("3", "4"), 420),
+            Column("3 Without background, one by one", ("5", "6", "7", "8", "9", "10", "11", "12"), 340),
+            Column("4 What Pixal3D sees", ("13", "14", "15", "16"), 420),
+            Column("5 Where it is", ("17", "18", "19", "20", "21", "22"), 340),
+            Column("6 Shape", ("23", "24", "25", "26", "27", "28"), 340),
+            Column("7 Mesh", ("29", "30", "33", "31", "32"), 400),
+        ),
+        room={"2": TEXT, "3": VIEWS, "4": VIEWS, "31": TEXT, "32": 400},
+        runs=("4",),
+        result=("4",),
+    ),
 }
 
 

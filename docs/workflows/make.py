@@ -1,6 +1,6 @@
 """Renews the example workflows and their pictures with a real ComfyUI and its own page in headless Chromium.
 
-    .venv/bin/python docs/workflows/make.py             # all ten, about ten minutes on two cores
+    .venv/bin/python docs/workflows/make.py             # all, about ten minutes on two cores
     .venv/bin/python docs/workflows/make.py 1 4         # those whose names begin so
     .venv/bin/python docs/workflows/make.py --no-run    # only the JSON, without runs and pictures
     .venv/bin/python docs/workflows/make.py --base DIR  # keeps ComfyUI's files: a training is not repeated
@@ -8,8 +8,9 @@
 What a workflow computes is written by hand in docs/api/<name>.json (ComfyUI's API format), how it looks in
 layouts.py, which is an app and a blueprint too in apps.py, its note in notes/<name>.md. ComfyUI's page turns
 them into its own format, example_workflows/<name>.json, runs it, and is photographed. It must have the new
-design of nodes (0.33 has). ComfyUI and Chromium are found as the tests find them (COMFYUI_DIR,
-COMFYUI_PYTHON; see CONTRIBUTING.md). Nothing of an installed ComfyUI's folders is touched: models, results
+design of nodes (0.33 has). Where its core lacks a node of workflow 11, tests/comfyui/later_core stands in
+with its sockets. ComfyUI and Chromium are found as the tests find them (COMFYUI_DIR, COMFYUI_PYTHON; see
+CONTRIBUTING.md). Nothing of an installed ComfyUI's folders is touched: models, results
 and settings are in a temporary folder.
 """
 
@@ -145,21 +146,23 @@ def _draw_result(page: ComfyPage, name: str, layout: Layout) -> Image.Image:
     ]
     if read_api(name)[layout.result[0]]["class_type"] != "T2MVCreateContactSheet":
         return ImageOps.pad(pictures[0], THUMBNAIL_PX, color="white")
-    rows, cell = 2 // len(pictures), THUMBNAIL_PX[0] // 3  # rows of three views, from each sheet
-    thumbnail = Image.new("RGB", (3 * cell, 2 * cell))
-    views = [view for node, sheet in zip(layout.result, pictures, strict=True)
-             for view in _views(sheet, read_api(name)[node]["inputs"]["row_labels"])[: 3 * rows]]  # fmt: skip
-    for index, view in enumerate(views):
-        thumbnail.paste(
-            view.resize((cell, cell), Image.Resampling.LANCZOS), (index % 3 * cell, index // 3 * cell)
-        )
+    sheets = [
+        _views(sheet, **{key: read_api(name)[node]["inputs"][key] for key in ("cell_px", "row_labels")})
+        for node, sheet in zip(layout.result, pictures, strict=True)
+    ]
+    columns, rows = len(sheets[0]) // 2, 2 // len(pictures)  # two rows in all
+    cell = THUMBNAIL_PX[0] // columns
+    thumbnail = Image.new("RGB", (columns * cell, 2 * cell))
+    for index, view in enumerate(view for sheet in sheets for view in sheet[: columns * rows]):
+        place = (index % columns * cell, index // columns * cell)
+        thumbnail.paste(view.resize((cell, cell), Image.Resampling.LANCZOS), place)
     return ImageOps.pad(thumbnail, THUMBNAIL_PX, color=thumbnail.getpixel((2, 2)))
 
 
-def _views(sheet: Image.Image, row_label: str) -> list[Image.Image]:
-    """Cut the six views out of a sheet: below a line of angles and, if any, its row's label."""
-    cell, top = sheet.width // 6, LINE_PX * (2 if row_label else 1)
-    return [sheet.crop((i * cell, top, (i + 1) * cell, top + cell)) for i in range(6)]
+def _views(sheet: Image.Image, cell_px: int, row_labels: str) -> list[Image.Image]:
+    """Cut the views out of a sheet: below a line of angles and, if any, its row's label."""
+    top = LINE_PX * (2 if row_labels else 1)
+    return [sheet.crop((x, top, x + cell_px, top + cell_px)) for x in range(0, sheet.width, cell_px)]
 
 
 def _photograph_column(page: ComfyPage, index: int) -> Image.Image:

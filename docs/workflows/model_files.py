@@ -22,6 +22,16 @@ FILES = {  # folder under models/ and file -> address
     "controlnet-canny-sdxl-1.0-small/resolve/main/diffusion_pytorch_model.fp16.safetensors",
     "checkpoints/hunyuan3d-dit-v2-mv_fp16.safetensors": f"{_HUB}/Comfy-Org/hunyuan3D_2.0_repackaged/resolve/"
     "main/split_files/hunyuan3d-dit-v2-mv_fp16.safetensors",
+    **{
+        path: f"{_HUB}/Comfy-Org/Pixal3D/resolve/main/{path}"
+        for path in (
+            "clip_vision/dino_v3_L_naf_fp32.safetensors",
+            "diffusion_models/pixal3d_multiview_int8_convrot.safetensors",
+            "vae/trellis_2_shape_vae_bf16.safetensors",
+        )
+    },
+    "background_removal/birefnet.safetensors": f"{_HUB}/Comfy-Org/BiRefNet/resolve/main/background_removal/"
+    "birefnet.safetensors",
 }
 PATHS = set(FILES)
 MODELS = {

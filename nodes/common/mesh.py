@@ -13,9 +13,16 @@ if TYPE_CHECKING:
 
 
 def to_mesh(surface: Surface, colours: Tensor) -> Any:
-    """Return ComfyUI's MESH of one coloured surface, y up, its front towards +z, as glTF asks."""
+    """Return ComfyUI's MESH of one coloured surface, y up, its front towards +z, as glTF asks.
+
+    Core keeps colours of points linear, as its files do; `colours` are those of pictures, [N, 3].
+    """
+    from ...t2mv_core.objects.colours import to_linear
+
     mesh = _core_type("MESH")(_y_up(surface.vertices)[None].cpu(), surface.faces[None].cpu())
-    mesh.vertex_colors = colours[None].cpu()  # 0.3.64 does not know them, and saves the shape alone
+    mesh.vertex_colors = to_linear(colours)[
+        None
+    ].cpu()  # 0.3.64 does not know them, and saves the shape alone
     return mesh
 
 
@@ -37,6 +44,22 @@ def from_mesh(mesh: Any) -> Surface:
         )
     x, y, z = vertices.detach().float().cpu().unbind(dim=-1)
     return Surface(torch.stack([x, -z, y], dim=-1), faces.detach().long().cpu())
+
+
+def read_uvs(mesh: Any) -> Tensor | None:
+    """Return the texture coordinates of the first surface of a core MESH, [N, 2]; None if it has none."""
+    uvs = getattr(mesh, "uvs", None)
+    if uvs is None:
+        return None
+    counts = getattr(mesh, "vertex_counts", None)
+    return uvs[0][: None if counts is None else int(counts[0])].detach().float().cpu()
+
+
+def to_textured_mesh(surface: Surface, uvs: Tensor, texture: Tensor) -> Any:
+    """Return ComfyUI's MESH of one surface with texture coordinates [N, 2] and a texture [P, P, 3]."""
+    mesh = _core_type("MESH")(_y_up(surface.vertices)[None].cpu(), surface.faces[None].cpu())
+    mesh.uvs, mesh.texture = uvs[None], texture[None]
+    return mesh
 
 
 def to_voxel(volume: Volume) -> Any:

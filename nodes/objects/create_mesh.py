@@ -69,6 +69,7 @@ class T2MVCreateMesh(io.ComfyNode):
     ) -> io.NodeOutput:
         """Carve, smooth and colour."""
         from ...t2mv_core.cameras import DEFAULT_RIG
+        from ...t2mv_core.objects.agreement import repeat_sentence
         from ...t2mv_core.objects.reconstruction import reconstruct
 
         check_fields(FIELDS, {"resolution": resolution, "smoothing": smoothing, "set": set})
@@ -81,7 +82,8 @@ class T2MVCreateMesh(io.ComfyNode):
             bar.update_absolute(round(100 * done / total))
 
         made = reconstruct(views, resolution, smoothing, on_step)
-        report = "\n".join([describe(made, rig), *notes])
+        sentences = [describe(made, rig), repeat_sentence(views.images, rig), *notes]
+        report = "\n".join(sentence for sentence in sentences if sentence)
         show_text(cls, report)
         return io.NodeOutput(
             to_mesh(made.surface, made.colours), to_voxel(made.volume), report, ui=ui.PreviewText(report)

@@ -75,6 +75,14 @@ def sample_views(
     return colours, weights
 
 
+def to_linear(colours: Tensor) -> Tensor:
+    """Return sRGB colours in [0, 1] as light, in [0, 1]: what glTF has in the points of a mesh.
+
+    Source: IEC 61966-2-1; glTF 2.0, section 3.7.2.1: COLOR_0 is linear. Textures stay sRGB.
+    """
+    return torch.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+
+
 def fill_unseen(points: Tensor, colours: Tensor, seen: Tensor) -> Tensor:
     """Give unseen points the colours of their four nearest seen ones, weighted by inverse distance.
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ..cameras import CameraRig
+from .agreement import view_agreement
 from .carving import OnStep
 from .colours import MIN_FACING, SHARPNESS, fill_unseen, sample_views
-from .projection import project_surface
+from .projection import Projection, project_surface
 from .surface import Surface
 from .viewing import Views, camera_axes
 from .volume import INSIDE
@@ -33,11 +34,13 @@ class Painting:
         colours: of its vertices, [N, 3] in [0, 1].
         seen: share of the vertices that at least one view sees, in (0, 1]; others took their neighbours'
             colours.
+        outlines: agreement of each view's outline with the mesh's, V numbers in [0, 1].
     """
 
     surface: Surface
     colours: Tensor
     seen: float
+    outlines: tuple[float, ...]
 
 
 @torch.no_grad()
@@ -52,20 +55,56 @@ def paint_surface(surface: Surface, views: Views, on_step: OnStep | None = None)
     Raises:
         ValueError: the mesh has no triangle, or no view sees any vertex.
     """
+    check_triangles(surface)
+    picture_px = views.masks.shape[-1]
+    fine = subdivide(surface, _EDGE_PIXELS * 2 * views.rig.frustum / picture_px)
+    projection = project_surface(fine, views.rig, picture_px, on_step)
+    colours, seen = look_from(fine.vertices, fine.vertex_normals(), views, projection)
+    outlines = view_agreement(projection, views.masks).tolist()
+    return Painting(fine, colours, float(seen.float().mean()), tuple(outlines))
+
+
+def check_triangles(surface: Surface) -> None:
+    """Raise ValueError for a mesh without triangles."""
     if not len(surface.faces):
         raise ValueError("The mesh has no triangles, so there is nothing to paint; connect another mesh.")
-    picture_px = views.masks.shape[-1]
-    pixel = 2 * views.rig.frustum / picture_px
-    fine = subdivide(surface, _EDGE_PIXELS * pixel)
-    projection = project_surface(fine, views.rig, picture_px, on_step)
-    normals = fine.vertex_normals()
+
+
+def look_from(
+    points: Tensor,
+    normals: Tensor,
+    views: Views,
+    projection: Projection,
+    points_at_once: int = 2**20,
+    on_step: OnStep | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the colours of points on a mesh, [M, 3] in [0, 1], and which of them a view sees, bool [M].
+
+    Points that none sees take the colours of the nearest that one sees.
+
+    Args:
+        points: [M, 3], world units.
+        normals: [M, 3], of unit length, outwards.
+        views: V pictures.
+        projection: the mesh as these views see it.
+        points_at_once: bounds the memory.
+        on_step: told of progress; may raise to cancel.
+
+    Raises:
+        ValueError: no view sees any point.
+    """
     # sample_views hides what lies two voxels behind the front: its voxel is our pixel.
-    colours, weights = sample_views(fine.vertices, normals, views, projection, pixel * _HIDDEN_PIXELS / 2)
-    total = weights.sum(dim=0)
-    seen = total > MIN_FACING**SHARPNESS / 2
-    mean = (colours * weights[..., None]).sum(dim=0) / total.clamp(min=1e-8)[:, None]
-    filled = fill_unseen(fine.vertices, mean, seen).clamp(0, 1)
-    return Painting(fine, filled, float(seen.float().mean()))
+    voxel = _HIDDEN_PIXELS / 2 * 2 * views.rig.frustum / views.masks.shape[-1]
+    means, totals = [], []
+    parts = list(zip(points.split(points_at_once), normals.split(points_at_once), strict=True))
+    for number, (place, normal) in enumerate(parts, start=1):
+        colours, weights = sample_views(place, normal, views, projection, voxel)
+        totals.append(weights.sum(dim=0))
+        means.append((colours * weights[..., None]).sum(dim=0) / totals[-1].clamp(min=1e-8)[:, None])
+        if on_step is not None:
+            on_step(number, len(parts))
+    seen = torch.cat(totals) > MIN_FACING**SHARPNESS / 2
+    return fill_unseen(points, torch.cat(means), seen).clamp(0, 1), seen
 
 
 def subdivide(surface: Surface, max_edge: float, max_vertices: int = MAX_VERTICES) -> Surface:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = ROOT / "example_workflows"
+LATER_CORE = Path(__file__).parent / "later_core"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CLASSIC, NEW = "classic", "new"  # litegraph draws the nodes, or Vue does ("Nodes 2.0")
 DESIGNS = (CLASSIC, NEW)
@@ -50,12 +51,16 @@ def open_browser() -> Iterator[Browser]:
 
 
 def write_base(base: Path, pack_name: str, settings: dict[str, Any], files: set[str]) -> Path:
-    """Write a base folder of ComfyUI's: this pack, a user's settings, empty files in place of models."""
+    """Write a base folder of ComfyUI's: this pack, a user's settings, empty files in place of models.
+
+    A node that workflow 11 needs and an older core lacks stands in it with its sockets only.
+    """
     for name in ("custom_nodes", "user/default"):
         (base / name).mkdir(parents=True, exist_ok=True)
     pack = base / "custom_nodes" / pack_name
     if not pack.exists():
         pack.symlink_to(ROOT, target_is_directory=True)
+    shutil.copytree(LATER_CORE, base / "custom_nodes" / LATER_CORE.name, dirs_exist_ok=True)
     settings_file = base / "user" / "default" / "comfy.settings.json"
     settings_file.write_text(json.dumps({**SETTINGS, **settings}), "utf-8")
     for file in files:

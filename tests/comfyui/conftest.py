@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 PACK_DIR = Path(__file__).parents[2]
 PACK_NAME = "ComfyUI-T2MV"
+LATER_CORE = Path(__file__).parent / "later_core"
 START_TIMEOUT_S = 600
 RUN_TIMEOUT_S = 600
 TEXT_EVENT = 3  # ComfyUI's binary message of a text on a node
@@ -168,6 +169,13 @@ class ComfyServer:
         except urllib.error.HTTPError as refused:
             status, body = refused.code, refused.read()
         return status, json.loads(body) if body else None
+
+    def skip_unless_known(self, workflow: dict[str, Any]) -> None:
+        """Skip in words where this ComfyUI's core is too old for a workflow's 3D nodes."""
+        known = json.loads(self.get("/object_info"))
+        missing = sorted({node["class_type"] for node in workflow.values()} - set(known))
+        if any("Trellis2" in kind for kind in missing):
+            pytest.skip(f"This ComfyUI's core does not have {', '.join(missing)}.")
 
     def refusal(self, workflow: dict[str, Any]) -> str:
         """Queue a workflow that validation must refuse; give ComfyUI's answer as text."""
@@ -456,6 +464,7 @@ def comfy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _write_tiny_files(base / "models")
     (base / "models" / "loras" / "damaged.safetensors").write_bytes(b"not a safetensors file")
     (base / "custom_nodes" / PACK_NAME).symlink_to(PACK_DIR, target_is_directory=True)
+    shutil.copytree(LATER_CORE, base / "custom_nodes" / LATER_CORE.name)
     return base
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 API_DIR = ROOT / "docs" / "api"
+PIXAL3D = "11 Views to Pixal3D - download"
+SIDES = ("front", "left", "back", "right")
 
 
 def example(name: str, **changes: dict[str, Any]) -> dict[str, Any]:
@@ -38,6 +40,17 @@ def succeed(server: ComfyServer, workflow: dict[str, Any]) -> Run:
 
 def pictures(server: ComfyServer, run: Run, node: str) -> list[Image.Image]:
     return [Image.open(io.BytesIO(server.picture(one))) for one in run.outputs[node]["images"]]
+
+
+def problems(server: ComfyServer, workflow: dict[str, Any]) -> list[tuple[str, str]]:
+    """(node, input) of what ComfyUI refuses in a workflow of which some half can be run."""
+    status, answer = server.post("/prompt", {"prompt": workflow})
+    assert status == 200, answer
+    return sorted(
+        (node, error["extra_info"]["input_name"])
+        for node, found in answer["node_errors"].items()
+        for error in found["errors"]
+    )
 
 
 @pytest.mark.usefixtures("toybox")
@@ -86,15 +99,7 @@ def test_5_with_small_files_under_the_published_names(server: ComfyServer) -> No
 
 @pytest.mark.usefixtures("toybox")
 def test_6_lacks_nothing_but_the_checkpoint_that_its_note_names(server: ComfyServer) -> None:
-    workflow = example("6 Views to mesh - download")
-    status, answer = server.post("/prompt", {"prompt": workflow})
-    assert status == 200  # ComfyUI runs the half that can be run
-    problems = [
-        (node, error["extra_info"]["input_name"])
-        for node, found in answer["node_errors"].items()
-        for error in found["errors"]
-    ]
-    assert problems == [("6", "ckpt_name")]
+    assert problems(server, example("6 Views to mesh - download")) == [("6", "ckpt_name")]
 
 
 @pytest.mark.usefixtures("toybox")
@@ -104,6 +109,39 @@ def test_10_text_to_mesh(server: ComfyServer) -> None:
     assert file["filename"].endswith(".glb")
     assert server.picture(file)[:4] == b"glTF"
     assert "Views agree with the common solid" in run.outputs["5"]["text"][0]
+
+
+@pytest.mark.usefixtures("toybox")
+def test_11_lacks_nothing_but_the_files_that_its_note_names(server: ComfyServer) -> None:
+    """Before 0.35, `later_core` stands in for Pixal3D's node: its sockets, not its work."""
+    workflow = example(PIXAL3D)
+    server.skip_unless_known(workflow)
+    lacking = [("13", "clip_name"), ("15", "unet_name"), ("16", "vae_name"), ("5", "bg_removal_name")]
+    assert problems(server, workflow) == lacking
+
+
+@pytest.mark.usefixtures("toybox")
+def test_11_gives_each_side_without_background_to_its_socket(server: ComfyServer) -> None:
+    """ComfyUI names sides as the object does, so that its left is our right."""
+    workflow = example(PIXAL3D)
+    front, left, back, right = (workflow["14"]["inputs"][side] for side in SIDES)
+    graph = {number: workflow[number] for number in ("1", "2", "3", "7", "8", "9", "10", "11", "12")}
+    graph["6"] = {"class_type": "ImageToMask", "inputs": {"image": ["3", 0], "channel": "red"}}
+    graph["split"] = {
+        "class_type": "T2MVSplitViews", "inputs": {"images": ["3", 0], "rig": ["2", 0], "set": 1},
+    }  # fmt: skip
+    # Split Views: front, front right, right, back, left, front left
+    sources = {"front": ["split", 0], "right": ["split", 2], "back": ["split", 3], "left": ["split", 4]}
+    sockets = {"front": front, "right": left, "back": back, "left": right}
+    for name, source in [*sources.items(), *((f"{side} given", link) for side, link in sockets.items())]:
+        graph[f"see {name}"] = {"class_type": "PreviewImage", "inputs": {"images": source}}
+    run = succeed(server, graph)
+    for side in SIDES:
+        (seen,), (given,) = pictures(server, run, f"see {side}"), pictures(server, run, f"see {side} given")
+        pixels = np.asarray(given)
+        assert pixels.shape == (64, 64, 4)
+        np.testing.assert_array_equal(pixels[..., :3], np.asarray(seen)[..., :3])
+        np.testing.assert_allclose(pixels[..., 3].astype(int), pixels[..., 0].astype(int), atol=1)
 
 
 def test_a_missing_lora_is_named_before_the_run(server: ComfyServer) -> None:

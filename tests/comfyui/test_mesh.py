@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from PIL import Image
+from scipy.spatial import cKDTree
 
 if TYPE_CHECKING:
     from conftest import ComfyServer
@@ -102,6 +105,7 @@ def test_a_mesh_from_elsewhere_is_fitted_and_painted(server: ComfyServer) -> Non
     [
         ({"set": 2}, None, "set=2 is not in this batch"),
         ({}, {"azimuths": "0, 0, 180, 0, 180, 0"}, "all look along one line"),
+        ({}, {"azimuths": "0"}, "The views (front 0°) all look along one line"),
         ({}, {"azimuths": "0, 90, 180, 270"}, "do not divide into sets of 4 views"),
     ],
 )
@@ -130,6 +134,115 @@ def test_an_empty_picture_and_foreign_masks_get_a_sentence(server: ComfyServer) 
     workflow["mesh"]["inputs"]["masks"] = ["mask", 0]
     run = server.run(workflow)
     assert "1 masks of 32 x 32 pixels for 6 pictures of 64 x 64" in str(run.error)
+
+
+def projected(**inputs: Any) -> dict[str, Any]:
+    """Six views of the toybox on core's mesh of them, and the report."""
+    return sampled() | {
+        "elsewhere": node("VoxelToMesh", voxel=["mesh", 1], algorithm="surface net", threshold=0.5),
+        "painted": node(
+            "T2MVProjectViews", **{"mesh": ["elsewhere", 0], "images": ["views", 0], "fit": True} | inputs
+        ),
+        "show": node("PreviewAny", source=["painted", 1]),
+    }
+
+
+FRONT = {"image": ["views", 0], "batch_index": 0, "length": 1}
+RIG_OF_ONE = {"azimuths": "0", "elevations": "0"}
+OTHER_RIG = {"azimuths": "90, 180, 0, 270, 0, 180", "elevations": "0"}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "more", "words"),
+    [
+        ({"images": ["grey", 0]}, {}, "View 1 (front 0°) shows no object, so the mesh cannot be fitted"),
+        ({"images": ["grey", 0], "fit": False}, {}, "points is seen by any view"),
+        ({"images": ["front", 0]}, {"front": node("ImageFromBatch", **FRONT)}, "1 pictures do not divide"),
+        ({"mesh": ["empty", 0]}, {}, "0 triangles, so there is nothing to paint"),
+        ({"set": 2}, {}, "set=2 is not in this batch"),
+    ],
+)
+def test_bad_input_of_a_projection_gets_a_sentence(
+    server: ComfyServer, inputs: dict[str, Any], more: dict[str, Any], words: str
+) -> None:
+    # Nothing of the solid is above 1.
+    empty = node("VoxelToMesh", voxel=["mesh", 1], algorithm="surface net", threshold=1.0)
+    grey = node("EmptyImage", width=64, height=64, batch_size=6, color=0x808080)
+    run = server.run(projected(**inputs) | {"grey": grey, "empty": empty} | more)
+    assert run.status != "success"
+    assert words in str(run.error)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "more", "words"),
+    [
+        (
+            {"images": ["front", 0], "rig": ["rig", 0]},
+            {"front": node("ImageFromBatch", **FRONT), "rig": node("T2MVCreateCameraRig", **RIG_OF_ONE)},
+            "the views see",  # one view is enough for a projection
+        ),
+        (
+            {"images": ["front", 0]},
+            {
+                "one": node("ImageFromBatch", **FRONT),
+                "front": node("RepeatImageBatch", image=["one", 0], amount=6),
+            },
+            "(left 270°) and 6 (front-left 315°) are the same picture",
+        ),
+        (
+            {"rig": ["rig", 0]},
+            {"rig": node("T2MVCreateCameraRig", **OTHER_RIG)},
+            "than the mesh has from there; check that the rig is the one",
+        ),
+    ],
+)
+def test_what_may_be_wrong_stands_in_the_projections_report(
+    server: ComfyServer, inputs: dict[str, Any], more: dict[str, Any], words: str
+) -> None:
+    run = server.run(projected(**inputs) | more)
+    assert run.status == "success", run.error
+    assert words in run.outputs["painted"]["text"][0]
+    assert ("check" in run.outputs["painted"]["text"][0]) == ("the views see" not in words)
+
+
+def test_an_unwrapped_mesh_gets_a_texture(server: ComfyServer) -> None:
+    """At every point the texture has about the colour that the point has without one."""
+    workflow = projected()
+    if "UnwrapMesh" not in json.loads(server.get("/object_info")):
+        pytest.skip("This ComfyUI's core does not have UnwrapMesh.")
+    workflow |= {
+        "unwrapped": node(
+            "UnwrapMesh", mesh=["elsewhere", 0], segmenter="pec", resolution=512, padding=2, weld_distance=0.0
+        ),
+        "textured": node(
+            "T2MVProjectViews",
+            **workflow["painted"]["inputs"] | {"mesh": ["unwrapped", 0], "texture_px": 512},
+        ),
+        "picture": node("MeshTextureToImage", mesh=["textured", 0]),
+        "applied": node("ApplyTextureToMesh", mesh=["unwrapped", 0], base_color=["picture", 0]),
+        "save": node("SaveGLB", mesh=["textured", 0], filename_prefix="mesh/textured"),
+        "save applied": node("SaveGLB", mesh=["applied", 0], filename_prefix="mesh/applied"),
+        "save painted": node("SaveGLB", mesh=["painted", 0], filename_prefix="mesh/painted"),
+        "look": node("PreviewImage", images=["picture", 0]),
+    }
+    run = server.run(workflow)
+    assert run.status == "success", run.error
+    assert "A texture of 512 x 512 pixels; the views see" in run.outputs["textured"]["text"][0]
+    files = {
+        name: read_glb(server.picture(run.outputs[name]["3d"][0]))
+        for name in ("save", "save applied", "save painted")
+    }
+    textured, painted = files["save"], files["save painted"]
+    assert "COLOR_0" not in textured
+    np.testing.assert_array_equal(files["save applied"]["TEXCOORD_0"], textured["TEXCOORD_0"])
+    picture = Image.open(io.BytesIO(server.picture(run.outputs["look"]["images"][0]))).convert("RGB")
+    column, row = (textured["TEXCOORD_0"] * 512).astype(int).clip(0, 511).T
+    colours = np.asarray(picture, dtype=float)[row, column] / 255
+    _, nearest = cKDTree(painted["POSITION"]).query(textured["POSITION"])
+    others = painted["COLOR_0"][nearest, :3].astype(float)
+    # In glTF colours of points are linear, those of pictures are not.
+    others = np.where(others > 0.0031308, 1.055 * others ** (1 / 2.4) - 0.055, 12.92 * others)
+    assert np.median(np.abs(colours - others).max(axis=1)) < 0.06
 
 
 def test_views_are_scored_by_their_common_solid(server: ComfyServer) -> None:

@@ -54,13 +54,15 @@ def test_the_demo_writes_its_folder_and_continues_when_repeated(
 def test_the_object_opens_in_another_program_with_the_right_colours(tmp_path):
     """A blue mug: upright (y up), in the room of the pictures, and blue."""
     mug = replace(sample_scene(3, "mug", "blue", True), part_colour=None, companion_colour=None)
-    images, _ = render_views(mug)
+    images, silhouettes = render_views(mug)
     demo.write_object(torch.from_numpy(images).permute(0, 3, 1, 2) / 255, tmp_path)
     read = trimesh.load(tmp_path / "object.glb", force="mesh")
     assert read.is_watertight
     assert np.abs(read.vertices).max() <= 0.56
     red, green, blue = read.visual.vertex_colors[:, :3].astype(float).mean(axis=0)
     assert blue > 1.5 * max(red, green)
+    shown = images[silhouettes].mean(axis=0) / 255  # sRGB; the file's colours are linear
+    np.testing.assert_allclose((np.array([red, green, blue]) / 255) ** (1 / 2.2), shown, atol=0.08)
     assert (tmp_path / "object.png").is_file()
 
 

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from t2mv_core.cameras import DEFAULT_RIG, CameraRig
-from t2mv_core.objects.agreement import MIN_IOU, find_disagreement, view_agreement
+from t2mv_core.objects.agreement import (
+    MIN_IOU,
+    find_disagreement,
+    outline_sentence,
+    repeat_sentence,
+    view_agreement,
+)
 from t2mv_core.objects.projection import Projection
 from t2mv_core.objects.silhouettes import object_masks
 
@@ -83,6 +89,25 @@ def test_two_views_alone_contradict_each_other(solids):
     assert found.disagreeing == (0, 1)
     assert found.sentences == (
         "Views 1 (front 0°) and 2 (back 180°) contradict each other: they agree with one solid to 0 % only.",
+    )
+
+
+def test_the_same_picture_twice_is_named(tall_box):
+    images = tall_box[:, None].expand(-1, 3, -1, -1) + 0.01 * torch.arange(6)[:, None, None, None]
+    assert repeat_sentence(images, DEFAULT_RIG) == ""
+    images[4] = images[1]
+    expected = "Views 2 (front-right 45°) and 5 (left 270°) are the same picture; check what is connected."
+    assert repeat_sentence(images, DEFAULT_RIG) == expected
+
+
+def test_views_of_another_outline_than_the_mesh_are_named():
+    rig = DEFAULT_RIG.subset([0, 2])
+    assert outline_sentence((0.76, 0.9), rig) == ""
+    assert outline_sentence((0.9, 0.5), rig).startswith(
+        "View 2 (right 90°) shows another outline than the mesh"
+    )
+    assert outline_sentence((0.6, 0.5), rig).startswith(
+        "Views 1 (front 0°) and 2 (right 90°) show other outl"
     )
 
 

@@ -6,7 +6,7 @@ import torch
 
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.objects.carving import carve_hull
-from t2mv_core.objects.colours import colour_vertices, fill_unseen, sample_views
+from t2mv_core.objects.colours import colour_vertices, fill_unseen, sample_views, to_linear
 from t2mv_core.objects.projection import project
 from t2mv_core.objects.surface import extract_surface
 from t2mv_core.objects.viewing import Views
@@ -92,3 +92,9 @@ def test_one_seen_point_colours_all_and_none_is_refused():
     torch.testing.assert_close(fill_unseen(points, colours, seen), colours[:1].expand(5, 3))
     with pytest.raises(ValueError, match="None of the 5 points"):
         fill_unseen(points, colours, ~seen & seen)
+
+
+def test_linear_colours_by_hand():
+    """0.5: ((0.5 + 0.055) / 1.055)^2.4 = 0.21404; below 0.04045: a straight line."""
+    found = to_linear(torch.tensor([0.0, 0.02584, 0.5, 1.0]))
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.002, 0.21404, 1.0]), atol=1e-5, rtol=0)
