@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -62,7 +63,8 @@ def render_references(scenes: list[Scene], path: Path, seed: int, workers: int =
         return
     starts = range(0, len(scenes), _CHUNK_SCENES)
     chunks = [scenes[start : start + _CHUNK_SCENES] for start in starts]
-    with ProcessPoolExecutor(max_workers=workers) as pool:
+    # Not forked: a copy of a process in which torch has worked hangs at its first interpolation.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         drawn = pool.map(partial(_draw_chunk, seed), starts, chunks)
         pictures = list(tqdm(drawn, total=len(chunks), desc="references", mininterval=5.0))
     with replaced(path) as temporary, temporary.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Pictures of scenes for the image adapter: framed, from many sides, under other light, the same every time."""
+"""Pictures of scenes for the image adapter: framed, from many sides, under other light, reproducible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The image adapter: without effect at first, words that say less, pictures for most sets, figures per object."""
+"""The image adapter: no effect at first, words that say less, pictures for most sets, figures per object."""
 
 from __future__ import annotations
 
