@@ -12,6 +12,7 @@ from .stages.stage import StageConfig
 
 STAGES = (
     "render", "vae", "base", "adapter", "lcm", "rewards", "judge", "export", "lcm_lora", "evaluate", "aware",
+    "image_adapter",
 )  # fmt: skip
 """Modules in `stages/` with a `run(config)`, in the order of the recipe."""
 RESTORE = "restore"

@@ -25,9 +25,10 @@ def test_the_quick_recipe_makes_a_model_that_loads(tmp_path: Path) -> None:
     assert json.loads((export / "report.json").read_text())["student"]["judge_family"]["count"] == 4
     assert "student, ZMV" in card
     assert "teacher with the LoRA, LCM" in card
+    assert "toybox-image, contradiction" in card
     finished = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*state.pt")}
-    assert len(finished) == 9  # VAE, base, adapter, two students, two rewards, judge, distillation LoRA
-    for stage in ("vae", "base", "adapter", "lcm", "rewards", "judge", "lcm_lora", "aware"):
+    assert len(finished) == 10  # VAE, base, two adapters, two students, two rewards, judge, distillation LoRA
+    for stage in ("vae", "base", "adapter", "lcm", "rewards", "judge", "lcm_lora", "aware", "image_adapter"):
         assert main([stage, *words[1:]]) == 0
     assert {path: path.stat().st_mtime_ns for path in finished} == finished  # nothing was trained again
 

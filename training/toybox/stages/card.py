@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ On {judge_scenes} held-out renders the judge itself is right in: {judge}. VAE: {
 * The joint reward hardly sees an object of other proportions ({proportion} of pairs ordered rightly) or
   another one of the same family and colour ({alike}); the reward `geometry` sees both.
 
-{aware}{student_lora}### Rewards
+{aware}{student_lora}{pictures}### Rewards
 
 On held-out renders, *clip* scores the true caption above a false one in this share of cases: {clip}. Each
 head of *hyperscore* orders two damaged versions of a scene rightly in this share: {hyperscore}. All figures:
@@ -107,6 +108,31 @@ teacher's own sampler uses guidance {guidance:g}, which doubles its UNet evaluat
 {rows}
 
 """
+
+
+_PICTURES = """### Views of a picture
+
+`image_mvadapter.safetensors` draws the views of a picture (`python -m training.toybox image_adapter`), for
+teacher and student. {count} held-out objects; each picture shows one from a side of the rig, under other
+light, cut out and framed. "generic" is the prompt "high quality", "family" names the object alone, "caption"
+everything; "contradiction" names another colour than the picture's, and is judged by the picture. "Kept" is
+family and all colours; PSNR is against the true renders, of the picture's own side in the last column; the
+text model had the whole caption.
+
+{rows}
+
+On {num_dev} other objects, generic prompt, by guidance:
+
+{dev}
+
+"""
+_PICTURE_COLUMNS = {
+    "kept": "kept",
+    **{name: COLUMNS[name] for name in COLUMNS if name.startswith("judge")},
+    "hull_consistency": "hull",
+    "psnr": "PSNR, dB",
+    "psnr_own_side": "own side, dB",
+}
 
 
 def write_card(config: StageConfig) -> None:
@@ -150,6 +176,7 @@ def write_card(config: StageConfig) -> None:
         proportion=_share(rewards["hyperscore"], "proportion"),
         aware=_aware(folder / "aware.json"),
         student_lora=_student_lora(folder / "lcm_lora.json"),
+        pictures=_pictures(folder / "image_mvadapter.json"),
         clip=_pairwise(rewards["clip"]),
         hyperscore=_pairwise(rewards["hyperscore"]),
     )
@@ -181,27 +208,44 @@ def _student_lora(path: Path) -> str:
     return _STUDENT_LORA.format(guidance=guidance, rows=_table("way", rows, has_interval=False))
 
 
+def _pictures(path: Path) -> str:
+    """The section on image to multiview; empty where its stage has not run."""
+    if not path.is_file():
+        return ""
+    report = json.loads(path.read_text())
+    dev = {name.removeprefix("dev, "): row for name, row in report.items() if name.startswith("dev, ")}
+    rows = {name: row for name, row in report.items() if not name.startswith("dev, ")}
+    return _PICTURES.format(
+        count=next(iter(rows.values()))["kept"]["count"],
+        num_dev=next(iter(dev.values()))["kept"]["count"],
+        rows=_table("what", rows, columns=_PICTURE_COLUMNS),
+        dev=_table("what", dev, has_interval=False, columns=_PICTURE_COLUMNS),
+    )
+
+
 def _pairwise(figures: dict[str, float]) -> str:
     """Return "name 0.998" for each share of pairs that a reward orders rightly."""
     shares = {k.removeprefix("pairwise_"): v for k, v in figures.items() if k.startswith("pairwise_")}
     return ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
 
 
-def _table(first: str, rows: dict[str, Any], has_interval: bool = True) -> str:
+def _table(
+    first: str, rows: dict[str, Any], has_interval: bool = True, columns: Mapping[str, str] = COLUMNS
+) -> str:
     """A row per entry, a column per measure."""
-    lines = [f"| {first} | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    lines += [f"| {name} | {_cells(figures, has_interval)} |" for name, figures in rows.items()]
+    lines = [f"| {first} | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines += [f"| {name} | {_cells(figures, has_interval, columns)} |" for name, figures in rows.items()]
     return "\n".join(lines)
 
 
-def _cells(figures: dict[str, Any], has_interval: bool = True) -> str:
-    """Judge's shares in percent, hull and rewards as numbers; empty where a measure does not apply."""
+def _cells(figures: dict[str, Any], has_interval: bool = True, columns: Mapping[str, str] = COLUMNS) -> str:
+    """Shares in percent, others as numbers; empty where a measure does not apply."""
     cells = []
-    for name in COLUMNS:
+    for name in columns:
         if name not in figures:
             cells.append("")
             continue
-        form = ".1%" if name.startswith("judge") else ".3f"
+        form = ".1%" if name.startswith("judge") or name == "kept" else ".1f" if "psnr" in name else ".3f"
         known = [figures[name][key] for key in ("mean", "low", "high")]
         mean, low, high = ("" if value is None else format(value, form) for value in known)
         cells.append(f"{mean} [{low}, {high}]" if has_interval else mean)
@@ -218,6 +262,7 @@ def _part_rows(folder: Path) -> list[str]:
         "model/text_encoder": "first text encoder, shared",
         "model/text_encoder_2": "second text encoder, shared",
         "model/vae": "autoencoder, factor 4, 4 channels, shared",
+        "image_mvadapter.safetensors": "the same with reference attention, for views of a picture",
         "lcm_lora.safetensors": "distillation LoRA for the teacher, rank 6",
         "rewards/clip.safetensors": "single-view reward",
         "rewards/hyperscore.safetensors": "joint-view reward",

@@ -47,8 +47,8 @@ GUIDANCE_SWEEP = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 TEACHER_GUIDANCE_SWEEP = (1.5, 2.0, 2.5, 4.0)
 ZAG_SWEEP = ((1, 0.0), (1, 0.5), (1, 1.0), (2, 0.0), (2, 1.0))
 """Zigzag steps and the zag's view scale."""
-LORA_FILE = "lcm_lora.safetensors"
-"""Of the stage `lcm_lora`, which measures it itself."""
+OF_OTHER_STAGES = ("lcm_lora.safetensors", "image_mvadapter.safetensors")
+"""Of stages that measure them themselves."""
 SEEDS = (0, 1)
 NUM_HELD_OUT, NUM_DEV, NUM_TEACHER_DEV = 300, 100, 40
 
@@ -181,7 +181,7 @@ def fingerprint(folder: Path) -> str:
     """A hash of all weights and configurations that are measured in an export folder."""
     digest = hashlib.sha256()
     for path in sorted([*folder.rglob("*.safetensors"), *folder.rglob("*config.json")]):
-        if path.name == LORA_FILE:
+        if path.name in OF_OTHER_STAGES:
             continue
         digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()

@@ -27,6 +27,7 @@ from ..data.references import PER_SCENE, render_references
 from ..data.scenes import Scene
 from .adapter import HIGH_NOISE, PURE_NOISE, draw_views, load_teacher, shuffle_views
 from .base import add_noise, denoising_loss
+from .card import write_card
 from .export import save_adapter_half
 from .networks import TEACHER_SCHEDULER, MultiviewNetworks, create_average, fast_autocast
 from .stage import Checkpointer, StageConfig, Stateful, descend, seed_everything, trapezoid_lr, update_rng
@@ -53,6 +54,7 @@ def run(config: StageConfig) -> None:
     networks = train(config)
     save_adapter_half(networks, config.export_dir / FILE_NAME)
     measure_image_model(config)
+    write_card(config)
 
 
 def train(config: StageConfig) -> MultiviewNetworks:

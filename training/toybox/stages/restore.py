@@ -50,8 +50,9 @@ def run(config: StageConfig) -> None:
     restore_vae(config, teacher)
     for part in ("model", "teacher", "rewards", "judge"):
         shutil.copytree(TOYBOX_DIR / part, config.export_dir / part, dirs_exist_ok=True)
-    for name in ("mvadapter.safetensors", "prompts.json"):
-        shutil.copy2(TOYBOX_DIR / name, config.export_dir / name)
+    for path in TOYBOX_DIR.glob("*.*"):
+        if path.suffix in (".safetensors", ".json"):
+            shutil.copy2(path, config.export_dir / path.name)
 
 
 def take(networks: MultiviewNetworks, bundle: ModelBundle) -> MultiviewNetworks:
