@@ -47,7 +47,8 @@ GUIDANCE_SWEEP = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 TEACHER_GUIDANCE_SWEEP = (1.5, 2.0, 2.5, 4.0)
 ZAG_SWEEP = ((1, 0.0), (1, 0.5), (1, 1.0), (2, 0.0), (2, 1.0))
 """Zigzag steps and the zag's view scale."""
-OF_OTHER_STAGES = ("lcm_lora.safetensors", "image_mvadapter.safetensors")
+LORA_FILE = "lcm_lora.safetensors"
+OF_OTHER_STAGES = (LORA_FILE, "image_mvadapter.safetensors")
 """Of stages that measure them themselves."""
 SEEDS = (0, 1)
 NUM_HELD_OUT, NUM_DEV, NUM_TEACHER_DEV = 300, 100, 40
