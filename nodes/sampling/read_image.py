@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,11 +16,13 @@ from ..sockets import make_schema, output
 if TYPE_CHECKING:
     from torch import Tensor
 
+EXAMPLE = Path(__file__).parents[2] / "example_workflows" / "input" / "duck.png"
+"""A pink duck, a pair that the toybox's training left out, from 30° (training/toybox/data/renderer.py)."""
 SIZE = Field(
     "size", 768,
     "Width and height in pixels. The samplers resize to the model's views; Apply MV-Adapter needs the views' "
     "own size, which is 768 for SDXL.",
-    64, 2048, step=16,
+    32, 2048, step=16,
 )  # fmt: skip
 
 
@@ -40,7 +43,10 @@ class T2MVReadImage(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Image.Input(
-                    "image", tooltip="From Load Image. Several pictures are for several prompt lines."
+                    "image",
+                    optional=True,
+                    tooltip="From Load Image. Several pictures are for several prompt lines. Without a "
+                    "picture: the example that comes with this pack.",
                 ),
                 SIZE.widget(),
                 io.Mask.Input(
@@ -59,10 +65,10 @@ class T2MVReadImage(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, image: Tensor, size: int, mask: Tensor | None = None) -> io.NodeOutput:
+    def execute(cls, size: int, image: Tensor | None = None, mask: Tensor | None = None) -> io.NodeOutput:
         """Cut out, frame and show."""
         SIZE.check(size)
-        pictures = with_alpha(image, mask)
+        pictures = _example(mask) if image is None else with_alpha(image, mask)
         show_notes(cls, picture_notes(pictures))
         framed = torch.stack([_frame(pictures, index, size) for index in range(len(pictures))])
         framed = framed.movedim(1, -1).to(intermediate_device())
@@ -116,6 +122,14 @@ def picture_notes(pictures: Tensor) -> list[str]:
     if float(border) > 0.5:
         notes.append("The picture's border is opaque. If what you see is the background, use Invert Mask.")
     return notes
+
+
+def _example(mask: Tensor | None) -> Tensor:
+    from ...t2mv_core.reference_picture import read_picture
+
+    if mask is not None:
+        raise ValueError("A mask is connected, but no picture; connect both outputs of Load Image.")
+    return read_picture(EXAMPLE)[None]
 
 
 def _frame(pictures: Tensor, index: int, size: int) -> Tensor:

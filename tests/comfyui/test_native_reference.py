@@ -22,7 +22,9 @@ def features(scaled, condition, bundle=None):
     each = scaled.expand(len(condition), -1, -1, -1)
     return reference_of_latents(bundle or pair.bundle, each, condition)
 """
-EVALUATE = PRELUDE + """
+EVALUATE = (
+    PRELUDE
+    + """
 with torch.inference_mode():
     pair = create_pair(folder, has_reference=True)
     for name, sets, count, height, width, ref_scale, mv_scale in (
@@ -50,6 +52,7 @@ with torch.inference_mode():
         by_option.model_options["transformer_options"]["t2mv_ref_scale"] = ref_scale
         facts[name + ", by option"] = relative_error(evaluate(by_option, x, 620, condition), ours)
 """
+)
 
 
 @pytest.mark.parametrize("option", ["", "use_pytorch_cross_attention", "use_split_cross_attention"])
@@ -63,7 +66,9 @@ def test_one_evaluation_is_the_diffusers_paths(native_facts: NativeFacts, option
             assert error < 1e-5, name
 
 
-RUNS = PRELUDE + """
+RUNS = (
+    PRELUDE
+    + """
 from pack.nodes.native.guidance import embed_guidance
 from pack.nodes.native.load_lora import add_native_lora
 from pack.nodes.native.schedule import T2MVShiftSNR
@@ -172,6 +177,7 @@ with torch.inference_mode(False), torch.no_grad():
             model = embed_guidance(model, folder / "lcm.safetensors", 7.0)
         facts[f"embedded {name}"] = relative_error(drawn(model, cfg=1.0), ours)
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +212,9 @@ def test_loras_act_on_reference_attention_too(facts: dict[str, Any]) -> None:
     assert "put Apply MV-Adapter (T2MV) before" in facts["no adapter"]
 
 
-REFUSALS = PRELUDE + """
+REFUSALS = (
+    PRELUDE
+    + """
 with torch.inference_mode():
     text = create_pair(folder / "text") if (folder / "text").mkdir() is None else None
     pair = create_pair(folder, has_reference=True)
@@ -224,6 +232,7 @@ with torch.inference_mode():
     facts["other size"] = draw(1, 6)
     facts["fits"] = draw(1, 8)
 """
+)
 
 
 def test_what_does_not_fit_is_refused_in_words(native_facts: NativeFacts) -> None:
@@ -232,5 +241,7 @@ def test_what_does_not_fit_is_refused_in_words(native_facts: NativeFacts) -> Non
     assert "draws views of a text and cannot see a picture" in facts["of text"]
     assert "this model takes [pictures, 4, height, width]" in facts["other VAE"]
     assert "2 reference pictures are given for 1 sets of 3 views" in facts["two for one"]
-    assert "has 48x48 px, the views have 64x64. Set 'size' of Read Reference Image to 64" in facts["other size"]
+    assert (
+        "has 48x48 px, the views have 64x64. Set 'size' of Read Reference Image to 64" in facts["other size"]
+    )
     assert facts["fits"] == "accepted"
