@@ -31,6 +31,7 @@ CORE = {
     "Hunyuan3Dv2ConditioningMultiView",
     "ImageOnlyCheckpointLoader",
     "KSampler",
+    "LoadImage",
     "LoraLoaderModelOnly",
     "ModelSamplingAuraFlow",
     "PreviewAny",
@@ -44,6 +45,7 @@ CORE = {
     "UNETLoader",
     "VAEDecode",
     "VAEDecodeHunyuan3D",
+    "VAEEncode",
     "VAELoader",
     "VoxelToMesh",
 }
@@ -72,8 +74,8 @@ def notes(name: str) -> str:
     return "\n".join(node["widgets_values"][0] for node in shown(name)["nodes"] if node["type"] in NOTES)
 
 
-def test_there_are_ten_each_with_a_picture_a_script_version_and_a_layout(layouts: ModuleType) -> None:
-    assert sorted(int(name.split()[0]) for name in NAMES) == list(range(1, 11))
+def test_each_has_a_picture_a_script_version_and_a_layout(layouts: ModuleType) -> None:
+    assert sorted(int(name.split()[0]) for name in NAMES) == [*range(1, 11), 13]
     assert sorted(path.stem for path in SHOWN_DIR.glob("*.jpg")) == sorted(
         [*NAMES, *(f"{name}.app" for name in APPS)]
     )

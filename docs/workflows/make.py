@@ -1,6 +1,6 @@
 """Renews the example workflows and their pictures with a real ComfyUI and its own page in headless Chromium.
 
-    .venv/bin/python docs/workflows/make.py             # all ten, about ten minutes on two cores
+    .venv/bin/python docs/workflows/make.py             # all, about ten minutes on two cores
     .venv/bin/python docs/workflows/make.py 1 4         # those whose names begin so
     .venv/bin/python docs/workflows/make.py --no-run    # only the JSON, without runs and pictures
     .venv/bin/python docs/workflows/make.py --base DIR  # keeps ComfyUI's files: a training is not repeated
