@@ -198,8 +198,8 @@ LAYOUTS: dict[str, Layout] = {
             Column("6 Look and keep", ("12", "13"), 620),
         ),
         room={"4": TEXT, "7": 120, "8": 120, "14": 300, "15": VIEWS, "12": VIEWS, "13": 420},
-        runs=(),
-        closeup=2,
+        runs=("15",),
+        closeup=1,
     ),
 }
 

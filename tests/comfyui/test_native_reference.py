@@ -228,6 +228,19 @@ with torch.inference_mode():
         noise = torch.randn(RIG.num_views, 4, 8, 8)
         return refusal(lambda: sample(patched, noise, torch.tensor([1.0, 0.0]),
                                       comfy_conditions(condition, RIG.num_views), 1.0))
+    from comfy.samplers import ksampler
+    from comfy_extras.nodes_custom_sampler import Guider_DualCFG
+    guider, (positive, negative) = (
+        Guider_DualCFG(pair.patched(reference=Reference(latents[:1]))),
+        comfy_conditions(condition, RIG.num_views),
+    )
+    guider.set_conds(positive, positive, negative)
+    guider.set_cfg(2.0, 2.0)
+    noise = torch.randn(RIG.num_views, 4, 8, 8)
+    sigmas = torch.tensor([1.0, 0.0])
+    facts["two sides"] = refusal(
+        lambda: guider.sample(noise, torch.zeros_like(noise), ksampler("euler"), sigmas)
+    )
     facts["two for one"] = draw(2, 8)
     facts["other size"] = draw(1, 6)
     facts["fits"] = draw(1, 8)
@@ -240,6 +253,7 @@ def test_what_does_not_fit_is_refused_in_words(native_facts: NativeFacts) -> Non
     assert "draws the views of a picture, and none is connected" in facts["none"]
     assert "draws views of a text and cannot see a picture" in facts["of text"]
     assert "this model takes [pictures, 4, height, width]" in facts["other VAE"]
+    assert "two positive conditionings (DualCFGGuider)" in facts["two sides"]
     assert "2 reference pictures are given for 1 sets of 3 views" in facts["two for one"]
     assert (
         "has 48x48 px, the views have 64x64. Set 'size' of Read Reference Image to 64" in facts["other size"]

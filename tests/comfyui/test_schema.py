@@ -27,7 +27,7 @@ TO_DOWNLOAD = {
     ("T2MVLoadLoRA", "lora"),
     ("T2MVLoadLoRANative", "lora"),
 }
-OF_THE_PAGE = {("SaveGLB", "image")}  # a viewer, which the page adds to the node's widgets
+OF_THE_PAGE = {("LoadImage", "upload"), ("SaveGLB", "image")}  # a button and a viewer that the page adds
 
 
 def read_api(name: str) -> dict[str, Any]:
