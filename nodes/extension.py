@@ -23,6 +23,7 @@ from .native.zigzag.node import T2MVCreateZigzagSampler
 from .objects.create_mesh import T2MVCreateMesh
 from .objects.project_views import T2MVProjectViews
 from .sampling.best_of import T2MVSampleBest
+from .sampling.read_image import T2MVReadImage
 from .sampling.sample import T2MVSampleStandard, T2MVSampleZMV
 from .scoring.score import T2MVScoreViews
 from .train.node import T2MVTrainLoRA
@@ -35,6 +36,7 @@ NODE_CLASSES: tuple[type[io.ComfyNode], ...] = (
     T2MVLoadLoRA,
     T2MVTrainLoRA,
     T2MVCreateCameraRig,
+    T2MVReadImage,
     T2MVSampleStandard,
     T2MVSampleZMV,
     T2MVSampleBest,

@@ -32,6 +32,7 @@ __all__ = [
     "compute_reference_features",
     "encode_pictures",
     "encode_reference",
+    "reference_of_latents",
 ]
 
 
@@ -58,9 +59,14 @@ def encode_reference(bundle: ModelBundle, pictures: Tensor, condition: TextCondi
         )
     if len(pictures) != len(condition):
         raise ValueError(f"{len(pictures)} pictures were given for {len(condition)} sets; give one each.")
-    latents = encode_pictures(bundle.vae, pictures).to(bundle.device)
+    return reference_of_latents(bundle, encode_pictures(bundle.vae, pictures), condition)
+
+
+@torch.no_grad()
+def reference_of_latents(bundle: ModelBundle, latents: Tensor, condition: TextCondition) -> ReferenceFeatures:
+    """Do what is left of `encode_reference` after `encode_pictures`: the VAE is not needed any more."""
     activate_loras(bundle)
-    return compute_reference_features(bundle.unet, latents, condition)
+    return compute_reference_features(bundle.unet, latents.to(bundle.device), condition)
 
 
 def compute_reference_features(

@@ -39,6 +39,7 @@ CORE = {
     "JoinImageWithAlpha",
     "KSampler",
     "LoadBackgroundRemovalModel",
+    "LoadImage",
     "LoraLoaderModelOnly",
     "ModelSamplingAuraFlow",
     "ModelSamplingSD3",
@@ -59,6 +60,7 @@ CORE = {
     "UnwrapMesh",
     "VAEDecode",
     "VAEDecodeHunyuan3D",
+    "VAEEncode",
     "VAELoader",
     "VaeDecodeShapeTrellis",
     "VaeDecodeStructureTrellis2",
@@ -89,8 +91,8 @@ def notes(name: str) -> str:
     return "\n".join(node["widgets_values"][0] for node in shown(name)["nodes"] if node["type"] in NOTES)
 
 
-def test_there_are_eleven_each_with_a_picture_a_script_version_and_a_layout(layouts: ModuleType) -> None:
-    assert sorted(int(name.split()[0]) for name in NAMES) == list(range(1, 12))
+def test_each_has_a_picture_a_script_version_and_a_layout(layouts: ModuleType) -> None:
+    assert sorted(int(name.split()[0]) for name in NAMES) == [*range(1, 12), 13]
     assert sorted(path.stem for path in SHOWN_DIR.glob("*.jpg")) == sorted(
         [*NAMES, *(f"{name}.app" for name in APPS)]
     )

@@ -202,6 +202,19 @@ LAYOUTS: dict[str, Layout] = {
         runs=("4",),
         result=("4",),
     ),
+    "13 Picture to views - download": Layout(
+        columns=(
+            Column("1 ComfyUI's SDXL", ("1", "2", "3"), 520, note_height=400),
+            Column("2 The picture", ("14", "15", "16"), 400),
+            Column("3 Views on it", ("4", "5", "6"), 400),
+            Column("4 What to draw", ("7", "8", "9"), 400),
+            Column("5 Sample", ("10", "11"), 340),
+            Column("6 Look and keep", ("12", "13"), 620),
+        ),
+        room={"4": TEXT, "7": 120, "8": 120, "14": 300, "15": VIEWS, "12": VIEWS, "13": 420},
+        runs=("15",),
+        closeup=1,
+    ),
 }
 
 

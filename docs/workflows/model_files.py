@@ -14,6 +14,8 @@ FILES = {  # folder under models/ and file -> address
     "sdxl.vae.safetensors",
     "mvadapter/mvadapter_t2mv_sdxl.safetensors": f"{_HUB}/huanngzh/mv-adapter/resolve/main/"
     "mvadapter_t2mv_sdxl.safetensors",
+    "mvadapter/mvadapter_i2mv_sdxl.safetensors": f"{_HUB}/huanngzh/mv-adapter/resolve/main/"
+    "mvadapter_i2mv_sdxl.safetensors",
     "loras/lcm-lora-sdxl.safetensors": f"{_HUB}/latent-consistency/lcm-lora-sdxl/resolve/main/"
     "pytorch_lora_weights.safetensors",
     # The LoRA that the paper's authors trained; ComfyUI's page links to it, and downloads from the Hub only.

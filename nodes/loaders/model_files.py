@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from ...t2mv_core.formats.sources import IMAGE_ADAPTER_FILE, TOYBOX_PRESETS
 from ..common.checks import Field, check_choice, check_fields, find_choice
 from ..common.folders import (
     ADAPTER_FOLDER,
@@ -24,7 +25,7 @@ from ..common.folders import (
 if TYPE_CHECKING:
     from ...t2mv_core.formats.sources import ModelSources
 
-BUNDLED = {"toybox": "toybox", "toybox teacher": "toybox-teacher"}  # as shown -> as the core knows it
+BUNDLED = {name.replace("-", " "): name for name in TOYBOX_PRESETS}  # as shown -> as the core knows it
 PUBLISHED = {"LCM-SDXL": "lcm-sdxl", "SDXL": "sdxl"}
 DIFFUSERS_PREFIX, CHECKPOINT_PREFIX = "diffusers/", "checkpoints/"
 OWN = "the model's own"
@@ -90,8 +91,8 @@ FILES = {
         _part(
             "adapter", ADAPTER_FOLDER,
             "MV-Adapter weights: those that lie with the model, for SDXL models "
-            "mvadapter_t2mv_sdxl.safetensors, or another file from models/mvadapter. Has no effect on the "
-            "toybox models.",
+            "mvadapter_t2mv_sdxl.safetensors, or another file from models/mvadapter: "
+            f"{IMAGE_ADAPTER_FILE} draws views of a picture. Has no effect on the toybox models.",
             is_optional=False,
         ),
         _part(

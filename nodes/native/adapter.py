@@ -9,15 +9,19 @@ from comfy_api.latest import io
 
 from ..common.checks import Field, first_problem, widgets
 from ..common.folders import ADAPTER_FOLDER, find_file, fingerprint, list_files
+from ..sampling.inputs import REF_SCALE
 from ..sockets import Rig, make_schema, output
 from .comfyui import ModelPatcher
 from .patch import apply_adapter
+from .reference import Reference
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ...t2mv_core.cameras import CameraRig
 
 ADAPTER = Field(
-    "adapter", None, "MV-Adapter weights (text to multiview, SDXL) in models/mvadapter.",
+    "adapter", None, "MV-Adapter weights for SDXL in models/mvadapter: of text (t2mv) or pictures (i2mv).",
     choices=lambda: list_files(ADAPTER_FOLDER),
     remedy="Put mvadapter_t2mv_sdxl.safetensors (huggingface.co/huanngzh/mv-adapter) into models/mvadapter.",
 )  # fmt: skip
@@ -31,7 +35,7 @@ MV_SCALE = replace(
 
 
 class T2MVApplyAdapter(io.ComfyNode):
-    """A MODEL, an MV-Adapter file and a rig to a MODEL that draws all views of an object together."""
+    """A MODEL, an MV-Adapter, a rig and perhaps a picture to a MODEL that draws all views together."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -42,7 +46,13 @@ class T2MVApplyAdapter(io.ComfyNode):
             description="Adds an MV-Adapter to ComfyUI's SDXL model: every sampler then draws the views of a "
             "rig together, one per latent of the batch. The input model is not changed.",
             is_experimental=True,
-            search_aliases=["mv-adapter", "multiview sdxl", "multiview model patch", "consistent views"],
+            search_aliases=[
+                "mv-adapter",
+                "multiview sdxl",
+                "multiview model patch",
+                "consistent views",
+                "image to multiview",
+            ],
             inputs=[
                 io.Model.Input(
                     "model",
@@ -56,6 +66,13 @@ class T2MVApplyAdapter(io.ComfyNode):
                     "their number.",
                 ),
                 *widgets(VIEW_SCALE, MV_SCALE),
+                io.Latent.Input(
+                    "reference",
+                    optional=True,
+                    tooltip="For an MV-Adapter of image to multiview: the picture, from Read Reference Image "
+                    "and VAE Encode, of the views' size. One for all sets, or one per set.",
+                ),
+                REF_SCALE.widget(),
             ],
             outputs=[
                 output(
@@ -76,10 +93,18 @@ class T2MVApplyAdapter(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: ModelPatcher, adapter: str, rig: CameraRig, view_scale: float, mv_scale: float
+        cls,
+        model: ModelPatcher,
+        adapter: str,
+        rig: CameraRig,
+        view_scale: float,
+        mv_scale: float,
+        reference: dict[str, Tensor] | None = None,
+        ref_scale: float = 1.0,
     ) -> io.NodeOutput:
         """Patch a clone of the model."""
-        VIEW_SCALE.check(view_scale)
-        MV_SCALE.check(mv_scale)
+        for field, value in ((VIEW_SCALE, view_scale), (MV_SCALE, mv_scale), (REF_SCALE, ref_scale)):
+            field.check(value)
         path = find_file(ADAPTER_FOLDER, adapter)
-        return io.NodeOutput(apply_adapter(model, path, rig, mv_scale, view_scale))
+        pictures = None if reference is None else Reference(reference["samples"], ref_scale)
+        return io.NodeOutput(apply_adapter(model, path, rig, mv_scale, view_scale, pictures))

@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...t2mv_core.formats.strict import WeightsFile, fill_module
-from ...t2mv_core.unet.adapter import CAMERA_CHANNELS, refuse_other_adapters
+from ...t2mv_core.unet.adapter import CAMERA_CHANNELS, has_reference_weights, refuse_other_adapters
 from ..common.folders import fingerprint
 from ..common.memory import usable_for_training
 from .comfyui import (
@@ -27,6 +27,7 @@ from .comfyui import (
     Conv2d,
     Linear,
     ModelPatcher,
+    block_key,
     check_unet,
     compute_dtype,
     create_patcher,
@@ -76,16 +77,16 @@ def _read_adapter(
     file = WeightsFile(path)
     refuse_other_adapters(file)
     with usable_for_training():
-        module = NativeAdapter(places, widths)
+        module = NativeAdapter(places, widths, has_reference_weights(path))
         fill_module(module, file.weights(), dtype, "this model's UNet (SDXL's)")
         module.eval().requires_grad_(False)
     return create_patcher(module, load_device, offload_device, disable_dynamic=disable_dynamic)
 
 
 class MultiviewAttention(nn.Module):
-    """The multiview attention of one `attn1`; parameters carry the published names."""
+    """Multiview attention, and reference attention, of one `attn1`; parameters carry the published names."""
 
-    def __init__(self, query_dim: int, inner_dim: int) -> None:
+    def __init__(self, query_dim: int, inner_dim: int, has_reference: bool = False) -> None:
         """Create the projections without memory; `fill_module` sets their weights."""
         super().__init__()
 
@@ -96,6 +97,11 @@ class MultiviewAttention(nn.Module):
         self.to_k_mv = linear(query_dim, inner_dim, False)
         self.to_v_mv = linear(query_dim, inner_dim, False)
         self.to_out_mv = nn.ModuleList([linear(inner_dim, query_dim, True)])
+        if has_reference:
+            self.to_q_ref = linear(query_dim, inner_dim, False)
+            self.to_k_ref = linear(query_dim, inner_dim, False)
+            self.to_v_ref = linear(query_dim, inner_dim, False)
+            self.to_out_ref = nn.ModuleList([linear(inner_dim, query_dim, True)])
 
     def forward(self, hidden_states: Tensor, num_views: int, rows: int, options: dict[str, Any]) -> Tensor:
         """Attend from every token to the same image row of all views, [n*V, rows*W, C].
@@ -110,13 +116,41 @@ class MultiviewAttention(nn.Module):
             rearrange(projection(hidden_states), "(n v) (h w) c -> (n h) (v w) c", v=num_views, h=rows)
             for projection in (self.to_q_mv, self.to_k_mv, self.to_v_mv)
         )
-        # ComfyUI's choice of attention (--use-split-cross-attention, sage, ...); it splits the heads itself.
-        out = optimized_attention(
-            query, key, value, options["n_heads"],
-            attn_precision=options.get("attn_precision"), transformer_options=options,
-        )  # fmt: skip
+        out = _attend(query, key, value, options)
         out = rearrange(out, "(n h) (v w) c -> (n v) (h w) c", v=num_views, h=rows)
         return self.to_out_mv[0](out)
+
+    def refer(
+        self, hidden_states: Tensor, states: Sequence[Tensor | None], num_views: int, options: dict[str, Any]
+    ) -> Tensor:
+        """Attend from every token to all tokens of its set's picture, [c*n*V, L, C].
+
+        Args:
+            hidden_states: normalised tokens of c conditions, one after the other, each with n sets.
+            states: what the picture's self-attention was given, [n or 1, M, C], per condition; None for a
+                condition without a picture.
+            num_views: V.
+            options: ComfyUI's `extra_options` of the transformer block.
+        """
+        parts = []
+        for views, kept in zip(hidden_states.chunk(len(states)), states, strict=True):
+            query = rearrange(self.to_q_ref(views), "(n v) l c -> n (v l) c", v=num_views)
+            if kept is None:  # keys and values of zeros: their softmax averages zeros
+                out = torch.zeros_like(query)
+            else:
+                kept = kept.to(views)
+                key, value = (x(kept).expand(len(query), -1, -1) for x in (self.to_k_ref, self.to_v_ref))
+                out = _attend(query, key, value, options)
+            parts.append(rearrange(out, "n (v l) c -> (n v) l c", v=num_views))
+        return self.to_out_ref[0](torch.cat(parts))
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]) -> Tensor:
+    """Use ComfyUI's choice of attention (--use-split-cross-attention, sage, ...); it splits the heads."""
+    return optimized_attention(
+        query, key, value, options["n_heads"],
+        attn_precision=options.get("attn_precision"), transformer_options=options,
+    )  # fmt: skip
 
 
 class _ResnetBlock(nn.Module):
@@ -179,20 +213,22 @@ class CameraEncoder(nn.Module):
 class NativeAdapter(nn.Module):
     """All weights of an MV-Adapter file; its `state_dict` has exactly the file's names."""
 
-    def __init__(self, places: Sequence[AttentionPlace], widths: Sequence[int]) -> None:
+    def __init__(
+        self, places: Sequence[AttentionPlace], widths: Sequence[int], has_reference: bool = False
+    ) -> None:
         """Create the layers without memory for a UNet with these self-attentions and widths."""
         super().__init__()
         self._by_block: dict[BlockKey, MultiviewAttention] = {}
         for place in places:
-            attention = MultiviewAttention(place.query_dim, place.inner_dim)
+            attention = MultiviewAttention(place.query_dim, place.inner_dim, has_reference)
             self._by_block[place.key] = attention
             _add_module(self, f"{place.name}.processor", attention)
         self.adapter = CameraEncoder(widths)
 
     def attention_at(self, options: dict[str, Any]) -> MultiviewAttention | None:
         """Return the multiview attention of the transformer block that ComfyUI's `extra_options` name."""
-        block = options.get("block")
-        return None if block is None else self._by_block.get((*block[:2], options.get("block_index", 0)))
+        key = block_key(options)
+        return None if key is None else self._by_block.get(key)
 
 
 def _add_module(root: nn.Module, name: str, module: nn.Module) -> None:

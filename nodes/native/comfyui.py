@@ -81,6 +81,12 @@ def check_unet(model: ModelPatcher) -> Any:
     return unet
 
 
+def block_key(options: dict[str, Any]) -> BlockKey | None:
+    """Return the transformer block that ComfyUI's `extra_options` of a patch name."""
+    block = options.get("block")
+    return None if block is None else (*block[:2], options.get("block_index", 0))
+
+
 def compute_dtype(model: ModelPatcher) -> torch.dtype:
     """Return the type a model computes in; its weights may be stored in a smaller one (fp8, GGUF)."""
     dtype = model.get_model_object("manual_cast_dtype") or model.model_dtype()
@@ -146,6 +152,12 @@ def create_patcher(module: nn.Module, *devices: torch.device, disable_dynamic: b
     kind = ModelPatcher if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
     patcher: ModelPatcher = kind(module, *devices)
     return patcher
+
+
+def latents_for(model: ModelPatcher, latents: torch.Tensor) -> torch.Tensor:
+    """Return a LATENT's samples as the model's UNet takes them: scaled."""
+    scaled: torch.Tensor = model.model.process_latent_in(latents)
+    return scaled
 
 
 def lcm_sampling(model: ModelPatcher) -> Any:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from ...t2mv_core.bundle import LoraHandle
     from ...t2mv_core.lora.layouts import LoraContent
 
-_MULTIVIEW = "_mv"  # every multiview projection has it in its name: to_q_mv, to_out_mv.0
+# Every projection of the adapter has one of these in its name: to_q_mv, to_out_mv.0, to_q_ref.
+_OF_ADAPTER = ("_mv", "_ref")
 
 
 class T2MVLoadLoRANative(LoRANode):
@@ -121,7 +122,7 @@ def _find_targets(model: ModelPatcher) -> dict[str, _Target]:
         targets |= {
             name: _Target(adapter, name, layer)
             for name, layer in _lora_layers(adapter.model)
-            if _MULTIVIEW in name
+            if any(part in name for part in _OF_ADAPTER)
         }
     return targets
 
@@ -198,7 +199,7 @@ def _add_foreign(model: ModelPatcher, tensors: Mapping[str, Tensor], strength: f
 
 
 def _refuse_multiview_parts(unmatched: Collection[str], path: Path) -> None:
-    parts = [key for key in unmatched if f"{_MULTIVIEW}." in key or f"{_MULTIVIEW}_" in key]
+    parts = [key for key in unmatched if any(f"{x}." in key or f"{x}_" in key for x in _OF_ADAPTER)]
     if parts:
         raise ValueError(
             f"{path.name} has {len(parts)} parts for the multiview attention ({parts[0]!r}, ...), and this "

@@ -5,6 +5,7 @@
 * `input_block_patch` adds a level's camera residual before ComfyUI stores the skip connection;
   `output_block_patch` of the first output block adds the last residual to the middle block's output.
 * An `OUTER_SAMPLE` wrapper refuses a batch that is no multiple of the views before ComfyUI loads any model.
+* With a picture, what reference.py says.
 * A `PREPARE_SAMPLING` wrapper finds the adapter's copy on each GPU, where ComfyUI has spread the model.
 
 The hooks are closures over the adapter's module, not objects: ComfyUI makes deep copies of objects.
@@ -27,10 +28,12 @@ from .comfyui import (
     WrappersMP,
     residual_blocks,
 )
+from .reference import check_task, patch_reference, reference_at
 
 if TYPE_CHECKING:
     from ...t2mv_core.cameras import CameraRig
     from .adapter_weights import NativeAdapter
+    from .reference import Reference
 
 ModuleOf = Callable[[dict[str, Any]], "NativeAdapter"]
 """The adapter for an evaluation with these `transformer_options`."""
@@ -44,7 +47,12 @@ _HIDDEN_STATES = "t2mv_hidden_states"
 
 
 def apply_adapter(
-    model: ModelPatcher, path: Path, rig: CameraRig, mv_scale: float = 1.0, view_scale: float = 1.0
+    model: ModelPatcher,
+    path: Path,
+    rig: CameraRig,
+    mv_scale: float = 1.0,
+    view_scale: float = 1.0,
+    reference: Reference | None = None,
 ) -> ModelPatcher:
     """Return a clone of the model on which an adapter acts.
 
@@ -54,10 +62,11 @@ def apply_adapter(
         rig: the cameras; their number is the number of views.
         mv_scale: factor on multiview attention.
         view_scale: factor on the camera residuals.
+        reference: the pictures, for an adapter of image to multiview; None for one of text.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the model has an adapter already, is no SDXL, or the file does not fit it.
+        ValueError: the model has an adapter already, is no SDXL, or the file does not fit it or the task.
     """
     from .adapter_weights import load_native_adapter
 
@@ -65,12 +74,15 @@ def apply_adapter(
         raise ValueError(
             "This model already has an MV-Adapter; connect the model from before the other Apply MV-Adapter."
         )
+    check_task(model, path, reference)
     adapter = load_native_adapter(model, path)
     patched = model.clone()
     patched.set_additional_models(ADAPTER_KEY, [adapter])
     module_of = _follow_copies(patched, adapter.model)
     _patch_attention(patched, module_of, rig.num_views, mv_scale)
     _patch_residuals(patched, module_of, rig, view_scale)
+    if reference is not None:
+        patch_reference(patched, reference, rig.num_views)
     return patched
 
 
@@ -133,7 +145,8 @@ def _patch_attention(model: ModelPatcher, module_of: ModuleOf, num_views: int, m
     def add(out: Tensor, options: dict[str, Any]) -> Tensor:
         hidden_states = options.pop(_HIDDEN_STATES)
         attention = module_of(options).attention_at(options)
-        if attention is None or mv_scale == 0.0:
+        reference = reference_at(options)
+        if attention is None or (mv_scale == 0.0 and reference is None):
             return out
         rows, columns = options["activations_shape"][-2:]
         if out.shape != hidden_states.shape or hidden_states.shape[1] != rows * columns:
@@ -142,7 +155,11 @@ def _patch_attention(model: ModelPatcher, module_of: ModuleOf, num_views: int, m
                 f"{columns}x{rows} level to {tuple(hidden_states.shape)}. Multiview attention needs every "
                 "row of every view; remove that node."
             )
-        return out + mv_scale * attention(hidden_states, num_views, rows, options)
+        if mv_scale != 0.0:
+            out = out + mv_scale * attention(hidden_states, num_views, rows, options)
+        if reference is None:
+            return out
+        return out + reference.scale * attention.refer(hidden_states, reference.states, num_views, options)
 
     model.set_model_attn1_patch(keep)
     model.set_model_attn1_output_patch(add)

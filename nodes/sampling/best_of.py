@@ -14,6 +14,8 @@ from ..sockets import RewardHandle, Rewards, make_schema, output
 from .candidates import RANK_BY, Ranking, check_ranking, rank, ranking_sheet, ranking_text, sample_candidates
 from .inputs import (
     GUIDANCE,
+    INVERSE_REF_SCALE,
+    REF_SCALE,
     SEED,
     STEPS,
     VIEW_SCALE,
@@ -26,6 +28,7 @@ from .inputs import (
     reading_notes,
     settings_output,
 )
+from .reference import check_pictures, check_task, framing_notes
 from .sample import comfy_latent, decode_set
 
 if TYPE_CHECKING:
@@ -74,7 +77,7 @@ class T2MVSampleBest(io.ComfyNode):
                 ),
                 *widgets(*RANKING, STEPS, GUIDANCE, VIEW_SCALE),
                 *(replace(each, is_advanced=True).widget() for each in ZIGZAG),
-                *optional_inputs(),
+                *optional_inputs(REF_SCALE, INVERSE_REF_SCALE),
             ],
             outputs=_outputs(),
         )
@@ -96,6 +99,7 @@ class T2MVSampleBest(io.ComfyNode):
         sampler = others.get("sampler")
         _check_plan(prompts, others.get("candidates"), others.get("keep"), rank_by, sampler)
         check_sampling(**numbers_read(sampler, others))
+        check_pictures(others.get("reference"), len(read_prompts(prompts)))
         check_ranking(rank_by, [handle.reward.kind for handle in rewards])
         return ["model"]
 
@@ -115,11 +119,14 @@ class T2MVSampleBest(io.ComfyNode):
         _check_plan(prompts, candidates, keep, rank_by, others.get("sampler"))
         SEED.check(seed)
         check_ranking(rank_by, [handle.reward.kind for handle in rewards])
-        lines = read_prompts(prompts)
-        plan, notes = _plan(lines, seed, candidates), reading_notes(model, lines, **others)
+        lines, reference = read_prompts(prompts), others.get("reference")
+        check_pictures(reference, len(lines))
+        check_task(model, reference)
+        plan = _plan(len(lines), seed, candidates)
+        notes = [*reading_notes(model, lines, **others), *framing_notes(reference)]
         # Before the first preview: ComfyUI's page (1.27) puts a text that comes later over the picture.
         show_text(cls, "\n".join([f"{len(plan)} sets to sample and to score", *notes]))
-        competing = sample_candidates(model, rewards, plan, **others)
+        competing = sample_candidates(model, rewards, lines, plan, **others)
         groups = [competing[start : start + candidates] for start in range(0, len(competing), candidates)]
         rankings = [rank(group, rank_by) for group in groups]
         best = [entry for ranking in rankings for entry in ranking[:keep]]
@@ -145,11 +152,11 @@ def _kept(best: Ranking) -> str:
     return f"kept: {sets}{', …' if len(best) > MAX_NAMED else ''}"
 
 
-def _plan(lines: list[str], seed: int, candidates: int) -> list[tuple[str, int]]:
-    """(prompt, seed) of every set: the candidates of a line count on from its first seed."""
+def _plan(num_lines: int, seed: int, candidates: int) -> list[tuple[int, int]]:
+    """(line, seed) of every set: the candidates of a line count on from its first seed."""
     return [
-        (line, (seed + index * candidates + number) % (MAX_SEED + 1))
-        for index, line in enumerate(lines)
+        (line, (seed + line * candidates + number) % (MAX_SEED + 1))
+        for line in range(num_lines)
         for number in range(candidates)
     ]
 

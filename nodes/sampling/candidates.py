@@ -44,13 +44,15 @@ Ranking = list[tuple[Candidate, float]]
 def sample_candidates(
     model: ModelHandle,
     rewards: tuple[RewardHandle, ...],
-    plan: list[tuple[str, int]],
+    prompts: Sequence[str],
+    plan: list[tuple[int, int]],
     sampler: str,
     rig: CameraRig | None = None,
     negative_prompt: str = "",
+    reference: Tensor | None = None,
     **numbers: float,
 ) -> list[Candidate]:
-    """Sample and score a set per (prompt, seed) of the plan.
+    """Sample and score a set per (number of the prompt, seed) of the plan.
 
     All are sampled first and scored then, so that UNet and rewards need not be in memory together; of each
     only the latent and small pictures are kept.
@@ -63,17 +65,16 @@ def sample_candidates(
     from .sample import SetSampler, decode_set
 
     NEGATIVE_PROMPT.check(negative_prompt)
-    numbers = numbers_read(sampler, numbers)
+    numbers = numbers_read(sampler, numbers, reference is not None)
     settings = read_settings(numbers, model)
     total = len(plan) * (count_evaluations(sampler, settings) + len(rewards))
     progress = SamplingProgress(model, total)
-    lines = [line for line, _ in plan]
-    sample_set = SetSampler(model, sampler, settings, progress, lines, rig, negative_prompt)
+    sample_set = SetSampler(model, sampler, settings, progress, prompts, rig, negative_prompt, reference)
     latents = [sample_set(line, seed) for line, seed in plan]
     competing = []
     for (line, seed), views in zip(plan, latents, strict=True):
         pictures = from_comfy(decode_set(model, views))
-        scored = score_set(rewards, pictures, line, progress.advance, rig)
+        scored = score_set(rewards, pictures, prompts[line], progress.advance, rig)
         used = describe_set(seed, settings, numbers)
         competing.append(Candidate(seed, views, _thumbnails(pictures), scored, used))
     return competing

@@ -62,6 +62,15 @@ NEGATIVE_PROMPT = Field(
     "models do not.",
     is_optional=True, is_advanced=True,
 )  # fmt: skip
+REF_SCALE = Field(
+    "ref_scale", 1.0,
+    "How strongly the views follow the picture, where one is connected; 1 is as trained, 0 drops it.",
+    high=10, step=0.05, is_optional=True, is_advanced=True,
+)  # fmt: skip
+INVERSE_REF_SCALE = replace(
+    REF_SCALE, name="inverse_ref_scale",
+    tooltip="Strength of the picture on the way back, where one is connected; 0 drops it there.",
+)  # fmt: skip
 ZIGZAG = (ZIGZAG_STEPS, ZIGZAG_REPEATS, INVERSE_GUIDANCE, INVERSE_VIEW_SCALE)
 # A setting of the core -> the input that it is read from.
 NUMBERS = {
@@ -72,6 +81,8 @@ NUMBERS = {
     "zigzag_repeats": ZIGZAG_REPEATS,
     "inverse_guidance_scale": INVERSE_GUIDANCE,
     "inverse_view_scale": INVERSE_VIEW_SCALE,
+    "ref_scale": REF_SCALE,
+    "inverse_ref_scale": INVERSE_REF_SCALE,
 }
 
 
@@ -114,11 +125,16 @@ def describe_set(seed: int, settings: SamplingSettings, numbers: dict[str, Any])
     parts = [f"seed {seed}", steps, f"guidance {settings.guidance_scale:g}{own}"]
     if settings.view_scale != 1:
         parts.append(f"view scale {settings.view_scale:g}")
+    if settings.ref_scale != 1:
+        parts.append(f"picture scale {settings.ref_scale:g}")
     if numbers.get("zigzag_steps") and settings.zigzag_steps:
-        inverse = f"guidance {settings.inverse_guidance_scale:g}"
+        inverse = [f"guidance {settings.inverse_guidance_scale:g}"]
         if settings.inverse_view_scale != 1:
-            inverse += f" and view scale {settings.inverse_view_scale:g}"
-        parts.append(f"{settings.zigzag_steps} x {settings.zigzag_repeats} zigzag, back at {inverse}")
+            inverse.append(f"view scale {settings.inverse_view_scale:g}")
+        if settings.inverse_ref_scale != 1:
+            inverse.append(f"picture scale {settings.inverse_ref_scale:g}")
+        back = " and ".join(inverse)
+        parts.append(f"{settings.zigzag_steps} x {settings.zigzag_repeats} zigzag, back at {back}")
     return " · ".join(parts)
 
 
@@ -152,9 +168,11 @@ def check_sampling(negative_prompt: str | None = "", seed: int | None = None, **
     check_sampling_numbers(numbers)
 
 
-def numbers_read(sampler: str | None, numbers: dict[str, Any]) -> dict[str, Any]:
-    """Return the numbers that a sampler reads: the standard one has no zigzags."""
-    unread = [each.name for each in ZIGZAG] if sampler == "standard" else []
+def numbers_read(sampler: str | None, numbers: dict[str, Any], has_picture: bool = True) -> dict[str, Any]:
+    """Return the numbers that a sampler reads: the standard one has no zigzags, text no picture's scale."""
+    unread = [each.name for each in (*ZIGZAG, INVERSE_REF_SCALE)] if sampler == "standard" else []
+    if not has_picture:
+        unread += [REF_SCALE.name, INVERSE_REF_SCALE.name]
     return {name: number for name, number in numbers.items() if name not in unread}
 
 
@@ -167,11 +185,18 @@ def prompt_inputs(seed_tooltip: str, *between: io.Input, prompt_name: str = PROM
     ]
 
 
-def optional_inputs() -> list[io.Input]:
+def optional_inputs(*ref_scales: Field) -> list[io.Input]:
     """Return what may stay unconnected; new inputs come last, so that saved workflows keep their values."""
     return [
         Rig.Input("rig", optional=True, tooltip="The cameras. Without a rig: the six default views."),
         NEGATIVE_PROMPT.widget(),
+        io.Image.Input(
+            "reference",
+            optional=True,
+            tooltip="What a model of image to multiview draws the views of, from Read Reference Image: one "
+            "picture for all prompt lines, or one per line.",
+        ),
+        *widgets(*ref_scales),
     ]
 
 

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from comfy_api.latest import io
 
-from ..common.checks import MAX_SEED, first_problem, read_prompts, widgets
+from ..common.checks import MAX_SEED, Field, first_problem, read_prompts, widgets
 from ..common.memory import check_cancelled, intermediate_device
 from ..common.progress import SamplingProgress, has_decoded_previews, show_notes
 from ..sockets import ESSENTIALS, make_schema, output
 from .inputs import (
     GUIDANCE,
+    INVERSE_REF_SCALE,
     NEGATIVE_PROMPT,
+    REF_SCALE,
     SEED,
     STEPS,
     VIEW_SCALE,
@@ -22,12 +24,14 @@ from .inputs import (
     check_sampling,
     describe_set,
     latent_output,
+    numbers_read,
     optional_inputs,
     prompt_inputs,
     read_settings,
     reading_notes,
     settings_output,
 )
+from .reference import SetReferences, check_pictures, check_task, framing_notes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,8 +60,9 @@ class SamplingNode(io.ComfyNode):
     @classmethod
     def check_lazy_status(cls, prompt: str | None = None, **others: Any) -> list[str]:
         """Refuse values that ComfyUI let pass, linked ones too, and then ask for the model."""
-        read_prompts(prompt)
+        lines = read_prompts(prompt)
         check_sampling(**others)
+        check_pictures(others.get("reference"), len(lines))
         return ["model"]
 
 
@@ -74,14 +79,14 @@ class T2MVSampleStandard(SamplingNode):
             essentials_category=ESSENTIALS,
             hidden=[io.Hidden.unique_id],
             search_aliases=["text to multiview", "few-step sampler", "lcm", "generate views", "ksampler"],
-            inputs=_inputs(),
+            inputs=_inputs((), (REF_SCALE,)),
             outputs=_outputs(),
         )
 
     @classmethod
     def execute(cls, model: ModelHandle, prompt: str, seed: int, **others: Any) -> io.NodeOutput:
         """Sample; one UNet evaluation per step."""
-        show_notes(cls, reading_notes(model, read_prompts(prompt), **others))
+        _show_notes(cls, model, prompt, **others)
         return io.NodeOutput(*sample_views("standard", model, prompt, seed, **others))
 
 
@@ -98,20 +103,27 @@ class T2MVSampleZMV(SamplingNode):
             "and forward again (ZMV), which pushes what the prompt and the cameras ask for into the picture.",
             search_aliases=["zmv", "zigzag sampling", "z-sampling", "self-reflection", "text to multiview"],
             hidden=[io.Hidden.unique_id],
-            inputs=_inputs(*widgets(*ZIGZAG)),
+            inputs=_inputs(ZIGZAG, (REF_SCALE, INVERSE_REF_SCALE)),
             outputs=_outputs(),
         )
 
     @classmethod
     def execute(cls, model: ModelHandle, prompt: str, seed: int, **others: Any) -> io.NodeOutput:
         """Sample; a zigzag costs two more UNet evaluations per repeat."""
-        show_notes(cls, reading_notes(model, read_prompts(prompt), **others))
+        _show_notes(cls, model, prompt, **others)
         return io.NodeOutput(*sample_views("zmv", model, prompt, seed, **others))
 
 
-def _inputs(*zigzag: io.Input) -> list[io.Input]:
-    steps = widgets(STEPS, GUIDANCE, VIEW_SCALE)
-    return [*prompt_inputs(SEED_TOOLTIP), *steps, *zigzag, *optional_inputs()]
+def _show_notes(
+    node: type[io.ComfyNode], model: ModelHandle, prompt: str, reference: Tensor | None = None, **others: Any
+) -> None:
+    notes = reading_notes(model, read_prompts(prompt), **others)
+    show_notes(node, [*notes, *framing_notes(reference)])
+
+
+def _inputs(zigzag: Sequence[Field], ref_scales: Sequence[Field]) -> list[io.Input]:
+    fields = widgets(STEPS, GUIDANCE, VIEW_SCALE, *zigzag)
+    return [*prompt_inputs(SEED_TOOLTIP), *fields, *optional_inputs(*ref_scales)]
 
 
 def _outputs() -> list[io.Output]:
@@ -126,6 +138,7 @@ def sample_views(
     seed: int,
     rig: CameraRig | None = None,
     negative_prompt: str = "",
+    reference: Tensor | None = None,
     **numbers: float,
 ) -> tuple[Tensor, dict[str, Tensor], str]:
     """Sample every line of the prompt, one after the other, and decode the views.
@@ -137,6 +150,7 @@ def sample_views(
         seed: of the first line's noise; every further line uses the next one.
         rig: the cameras; None gives the six default views.
         negative_prompt: what two-pass guidance steers away from; "" is the empty condition.
+        reference: for a model of image to multiview, [1 or lines, H, W, 3] in [0, 1], framed.
         numbers: the node's numeric inputs, by input name.
 
     Returns:
@@ -148,11 +162,14 @@ def sample_views(
     prompts = read_prompts(prompt)
     SEED.check(seed)
     NEGATIVE_PROMPT.check(negative_prompt)
+    check_pictures(reference, len(prompts))
+    check_task(model, reference)
+    numbers = numbers_read(sampler, numbers, reference is not None)
     settings = read_settings(numbers, model)
     progress = SamplingProgress(model, count_evaluations(sampler, settings) * len(prompts))
-    sample_set = SetSampler(model, sampler, settings, progress, prompts, rig, negative_prompt)
+    sample_set = SetSampler(model, sampler, settings, progress, prompts, rig, negative_prompt, reference)
     seeds = [(seed + index) % (MAX_SEED + 1) for index in range(len(prompts))]
-    latents = [sample_set(*each) for each in zip(prompts, seeds, strict=True)]
+    latents = [sample_set(line, seeds[line]) for line in range(len(prompts))]
     images = [decode_set(model, views) for views in latents]
     used = "\n".join(describe_set(each, settings, numbers) for each in seeds)
     return torch.cat(images), comfy_latent(model, latents), used
@@ -177,8 +194,9 @@ class SetSampler:
         prompts: Sequence[str],
         rig: CameraRig | None = None,
         negative_prompt: str = "",
+        reference: Tensor | None = None,
     ) -> None:
-        """Encode all prompts that will be sampled and the cameras, then bring the UNet to the device.
+        """Encode all prompts that will be sampled, pictures and cameras, then bring the UNet to the device.
 
         `progress` hears of every UNet evaluation; the other arguments are those of `sample_views`.
         """
@@ -187,40 +205,48 @@ class SetSampler:
         from ...t2mv_core.samplers import SAMPLERS
         from ...t2mv_core.text import encode_text
 
-        self._bundle, self._sample, self._settings = model.bundle, SAMPLERS[sampler], settings
-        self._progress, self._residency = progress, model.residency
+        self._model, self._sample, self._settings = model, SAMPLERS[sampler], settings
+        self._progress, self._prompts = progress, prompts
         model.residency.load("text_encoder", "text_encoder_2")
         self._conditions = {
-            prompt: encode_text(self._bundle, [prompt], negative_prompt or None)
+            prompt: encode_text(model.bundle, [prompt], negative_prompt or None)
             for prompt in dict.fromkeys(prompts)
         }
         check_cancelled()
         model.residency.load("camera_encoder")
         self._cameras = encode_cameras(model.bundle, rig or DEFAULT_RIG)
+        self._references = None if reference is None else SetReferences.encode(model, reference)
         self._parts = ("unet", *(["vae"] if has_decoded_previews(model) else []))
         device = model.residency.load(*self._parts)
         # ComfyUI may keep text encoders of its own on another device than the UNet.
         self._conditions = {prompt: condition.to(device) for prompt, condition in self._conditions.items()}
 
-    def __call__(self, prompt: str, seed: int) -> Tensor:
+    def __call__(self, line: int, seed: int) -> Tensor:
         """Sample the views of one of the prompts: scaled latents [V, C, h, w], float32, on the CPU.
+
+        Args:
+            line: the prompt's number, from 0.
+            seed: of the noise.
 
         Raises:
             ValueError: the model cannot follow the settings, or gave NaN.
         """
         from ...t2mv_core.trajectory import SeededNoise
 
-        done = self._progress.done
+        done, prompt = self._progress.done, self._prompts[line]
+        condition = self._conditions[prompt]
 
         def sample(_: torch.device) -> Tensor:
             self._progress.done = done  # a second try, out of memory, counts anew
-            noise = SeededNoise([seed])
+            noise, features = SeededNoise([seed]), None
+            if self._references is not None:
+                features = self._references.features(self._model, condition, prompt, line)
             trajectory = self._sample(
-                self._bundle, self._conditions[prompt], self._cameras, noise, self._settings, self._progress
+                self._model.bundle, condition, self._cameras, noise, self._settings, self._progress, features
             )
             return trajectory.denoised[0].float().cpu()
 
-        return self._residency.run(sample, *self._parts)
+        return self._model.residency.run(sample, *self._parts)
 
 
 def decode_set(model: ModelHandle, latents: Tensor) -> Tensor:

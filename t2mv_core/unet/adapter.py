@@ -28,7 +28,6 @@ _OTHER_ADAPTERS = {  # word of a published file's name -> what the file is for
     "sd21": "the MV-Adapter of Stable Diffusion 2.1",
     "sd15": "the MV-Adapter of Stable Diffusion 1.5",
 }
-_IMAGE_ADAPTER = {"i2mv": "the image-to-multiview MV-Adapter"}
 
 
 def create_camera_encoder(unet: UNet2DConditionModel, vae_scale_factor: int) -> T2IAdapter:
@@ -81,35 +80,24 @@ def has_reference_weights(path: Path) -> bool:
         FileNotFoundError: no such file.
         ValueError: the file is damaged.
     """
-    return _has_reference(WeightsFile(path))
+    return any("_ref." in key for key in WeightsFile(path).shapes)
 
 
-def refuse_other_adapters(file: WeightsFile, allows_pictures: bool = False) -> None:
-    """Raise ValueError for an MV-Adapter of another kind, by its published name or its weights.
+def refuse_other_adapters(file: WeightsFile) -> None:
+    """Raise ValueError for an MV-Adapter of another kind than SDXL's of text or pictures.
 
-    Only the name tells the geometry-guided ones, which have the same weights' names and shapes.
-
-    Args:
-        file: the MV-Adapter.
-        allows_pictures: SDXL's adapter of image to multiview will do; else only that of text.
+    By its published name: nothing else tells the geometry-guided ones, whose weights have the same names and
+    shapes.
     """
     refuse_quantised(file)
-    refused = _OTHER_ADAPTERS if allows_pictures else {**_OTHER_ADAPTERS, **_IMAGE_ADAPTER}
     words = re.split(r"[^a-z0-9]+", file.path.stem.lower())
-    kind = next((kind for word, kind in refused.items() if word in words), None)
-    if kind is None and _has_reference(file):
-        kind = refused.get("i2mv")
+    kind = next((kind for word, kind in _OTHER_ADAPTERS.items() if word in words), None)
     if kind is not None:
-        readable = "of text and of pictures (t2mv, i2mv)" if allows_pictures else "of text"
         raise ValueError(
-            f"{file.path} is {kind}; only SDXL's {readable} can be read here. Fetch "
-            "mvadapter_t2mv_sdxl.safetensors of huanngzh/mv-adapter, or name the file otherwise if it is "
-            "that one."
+            f"{file.path} is {kind}; only SDXL's of text and of pictures (t2mv, i2mv) can be read here. "
+            "Fetch mvadapter_t2mv_sdxl.safetensors of huanngzh/mv-adapter, or name the file otherwise if it "
+            "is that one."
         )
-
-
-def _has_reference(file: WeightsFile) -> bool:
-    return any("_ref." in key for key in file.shapes)
 
 
 def load_adapter(
@@ -129,7 +117,7 @@ def load_adapter(
             one of another shape.
     """
     file = WeightsFile(path)
-    refuse_other_adapters(file, allows_pictures=True)
+    refuse_other_adapters(file)
     check_fit(
         shapes_of(adapter_state_dict(unet, camera_encoder)),
         file.shapes,

@@ -63,6 +63,9 @@ def write_base(base: Path, pack_name: str, settings: dict[str, Any], files: set[
     shutil.copytree(LATER_CORE, base / "custom_nodes" / LATER_CORE.name, dirs_exist_ok=True)
     settings_file = base / "user" / "default" / "comfy.settings.json"
     settings_file.write_text(json.dumps({**SETTINGS, **settings}), "utf-8")
+    # ComfyUI comes with a picture of this name, which examples show until people choose one.
+    (base / "input").mkdir(exist_ok=True)
+    shutil.copy(WORKFLOWS / "input" / "duck.png", base / "input" / "example.png")
     for file in files:
         (base / "models" / file).parent.mkdir(parents=True, exist_ok=True)
         (base / "models" / file).touch()

@@ -355,7 +355,11 @@ def _write_tiny_model(folder: Path) -> None:
     CLIPTextModel(text_config).save_pretrained(folder / "text_encoder")
     CLIPTextModelWithProjection(text_config).save_pretrained(folder / "text_encoder_2")
     install_multiview_attention(unet)
-    save_adapter(unet, create_camera_encoder(unet, vae_scale_factor=4), folder / "mvadapter.safetensors")
+    encoder = create_camera_encoder(unet, vae_scale_factor=4)
+    save_adapter(unet, encoder, folder / "mvadapter.safetensors")
+    of_pictures = UNet2DConditionModel.from_config(unet.config)
+    install_multiview_attention(of_pictures, has_reference=True)
+    save_adapter(of_pictures, encoder, folder.parents[1] / "mvadapter" / "tiny_i2mv.safetensors")
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "LCMScheduler"}')
     (folder / "model_index.json").write_text("{}")
@@ -457,7 +461,14 @@ def drawn() -> Draw:
 def comfy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ComfyUI's base folder for the tests: the pack in custom_nodes, a tiny model and a tiny LoRA."""
     base = tmp_path_factory.mktemp("comfy base ü")  # spaces and non-ASCII characters on purpose
-    for name in ("custom_nodes", "user/default", "models/loras", "models/diffusers"):
+    for name in (
+        "custom_nodes",
+        "user/default",
+        "input",
+        "models/loras",
+        "models/diffusers",
+        "models/mvadapter",
+    ):
         (base / name).mkdir(parents=True)
     _write_tiny_model(base / "models" / "diffusers" / "tiny")
     _write_tiny_lora(base / "models" / "loras" / "tiny.safetensors", base / "models" / "diffusers" / "tiny")

@@ -70,7 +70,7 @@ class Pair:
     adapter_file: Path
     size: Size
 
-    def patched(self, rig: CameraRig = RIG, **settings: float) -> ModelPatcher:
+    def patched(self, rig: CameraRig = RIG, **settings: Any) -> ModelPatcher:
         """ComfyUI's model with the adapter."""
         return apply_adapter(self.model, self.adapter_file, rig, **settings)
 
@@ -87,12 +87,15 @@ class Pair:
         return compute_camera_features(self.bundle.camera_encoder, rig, 8 * height, 8 * width)
 
 
-def create_pair(folder: Path, size: Size = SMALL, dtype: torch.dtype = torch.float32, seed: int = 0) -> Pair:
+def create_pair(
+    folder: Path, size: Size = SMALL, dtype: torch.dtype = torch.float32, seed: int = 0,
+    has_reference: bool = False,
+) -> Pair:  # fmt: skip
     """Random weights for both; the adapter's are as strong as the UNet's own."""
     torch.manual_seed(seed)
     unet = create_modules(size)["unet"].to(dtype)
     model = comfy_model(original_unet(unet.state_dict(), size), dtype)
-    install_multiview_attention(unet)
+    install_multiview_attention(unet, has_reference)
     unet.to(dtype)
     encoder = create_camera_encoder(unet, vae_scale_factor=8).to(dtype)
     for module in (unet, encoder):
@@ -100,7 +103,9 @@ def create_pair(folder: Path, size: Size = SMALL, dtype: torch.dtype = torch.flo
     adapter_file = folder / "mvadapter.safetensors"
     save_adapter(unet, encoder, adapter_file)
     schedule = schedule_from_config({"_class_name": "LCMScheduler"})
-    return Pair(ModelBundle(unet, None, None, None, encoder, schedule), model, adapter_file, size)
+    tasks = ("image-to-multiview",) if has_reference else ("text-to-multiview",)
+    bundle = ModelBundle(unet, None, None, None, encoder, schedule, tasks=tasks)
+    return Pair(bundle, model, adapter_file, size)
 
 
 def comfy_model(
@@ -143,7 +148,8 @@ def evaluate(
     denoised = model.model.apply_model(
         flat * (1 + sigma**2) ** 0.5, sigma.expand(len(flat)), c_crossattn=embeds,
         y=model.model.encode_adm(**facts, device="cpu"), control=control,
-        transformer_options=model.model_options["transformer_options"],
+        # ComfyUI's samplers add the wrappers, too.
+        transformer_options={**model.model_options["transformer_options"], "wrappers": model.wrappers},
     )  # fmt: skip
     return ((flat * (1 + sigma**2) ** 0.5 - denoised) / sigma).reshape(x.shape)
 

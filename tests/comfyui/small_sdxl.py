@@ -31,6 +31,7 @@ from t2mv_core.unet.attention import install_multiview_attention
 if TYPE_CHECKING:
     from conftest import ComfyServer, Run
 
+EXAMPLE = Path(__file__).parents[2] / "example_workflows" / "input" / "duck.png"
 PACK_DIR, CARD = Path(__file__).parents[2], Path(__file__).with_name("imitated_card")
 SIZE = Size(
     widths=(64, 128, 256), depths=(0, 1, 2), text=((64, 2, 96, 600), (128, 3, 160, 600)), pooled=64,
@@ -169,6 +170,7 @@ def write_base(base: Path) -> Reference:
     bundle = _write_model(base / "models")
     _write_loras(bundle, base / "models" / "loras")
     controlnet, t2i = _write_controls(base / "models" / "controlnet")
+    shutil.copy(EXAMPLE, base / "input" / "object.png")
     hints = torch.stack([_write_hint(base / "input", view) for view in range(RIG.num_views)])
     for module in (bundle.unet, bundle.camera_encoder, controlnet, t2i):
         module.eval().requires_grad_(False)
@@ -181,9 +183,13 @@ def _write_model(models: Path) -> ModelBundle:
     save_file(weights, models / "diffusion_models" / "small.safetensors")
     weights |= {"time_embed.cond_proj.weight": 0.05 * torch.randn(SIZE.widths[0], 256)}
     save_file(weights, models / "diffusion_models" / "small-lcm.safetensors")
+    plain = copy.deepcopy(unet)
     install_multiview_attention(unet)
     encoder = create_camera_encoder(unet, 8)
     save_adapter(unet, encoder, models / "mvadapter" / "small.safetensors")
+    of_pictures = copy.deepcopy(plain)
+    install_multiview_attention(of_pictures, has_reference=True)
+    save_adapter(of_pictures, encoder, models / "mvadapter" / "small-i2mv.safetensors")
     nothing: Any = None
     schedule = schedule_from_config({"_class_name": "LCMScheduler"})
     return ModelBundle(unet, nothing, nothing, nothing, encoder, schedule)

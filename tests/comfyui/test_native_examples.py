@@ -24,12 +24,17 @@ MISSING = {
         "3": "lcm-lora-sdxl.safetensors", "13": "controlnet-canny-sdxl-1.0-small.safetensors",
     },
     "9 Native LCM-SDXL - download": {"14": "mvc_zigal_lcm_sdxl.safetensors"},
+    "13 Picture to views - download": {
+        "3": "lcm-lora-sdxl.safetensors", "5": "mvadapter_i2mv_sdxl.safetensors", "14": "example.png",
+    },
 }  # fmt: skip
 SMALL_FILES = {
     "lcm-sdxl.safetensors": "small-lcm.safetensors",
     "lcm-lora-sdxl.safetensors": "style.safetensors",
     "mvc_zigal_lcm_sdxl.safetensors": "views.safetensors",
     "mvadapter_t2mv_sdxl.safetensors": "small.safetensors",
+    "mvadapter_i2mv_sdxl.safetensors": "small-i2mv.safetensors",
+    "example.png": "object.png",
     "controlnet-canny-sdxl-1.0-small.safetensors": "control.safetensors",
 }
 
@@ -65,6 +70,10 @@ def in_small(name: str) -> dict[str, Any]:
             graph[number] = node("TestConditions")
         elif kind == "VAEDecode":
             graph[number] = node("RepeatImageBatch", image=PICTURES, amount=1)
+        elif kind == "VAEEncode":
+            graph[number] = node("TestEncode", pixels=graph[number]["inputs"]["pixels"])
+        elif kind == "T2MVReadImage":
+            graph[number]["inputs"]["size"] = 128
         elif kind in ("KSampler", "SamplerCustomAdvanced"):
             graph[f"save {number}"] = node("SaveLatent", samples=[number, 0], filename_prefix=number)
         if "steps" in graph.get(number, {}).get("inputs", {}):

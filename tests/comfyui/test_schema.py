@@ -24,13 +24,15 @@ TO_DOWNLOAD = {
     ("ControlNetLoader", "control_net_name"),
     ("ImageOnlyCheckpointLoader", "ckpt_name"),
     ("LoadBackgroundRemovalModel", "bg_removal_name"),
+    ("LoadImage", "image"),
     ("LoraLoaderModelOnly", "lora_name"),
+    ("T2MVApplyAdapter", "adapter"),
     ("T2MVLoadLoRA", "lora"),
     ("T2MVLoadLoRANative", "lora"),
     ("UNETLoader", "unet_name"),
     ("VAELoader", "vae_name"),
 }
-OF_THE_PAGE = {("SaveGLB", "image")}  # a viewer, which the page adds to the node's widgets
+OF_THE_PAGE = {("LoadImage", "upload"), ("SaveGLB", "image")}  # a button and a viewer that the page adds
 
 
 def read_api(name: str) -> dict[str, Any]:
@@ -114,7 +116,9 @@ def test_a_new_sampler_begins_with_the_models_own_numbers(object_info: dict[str,
             _, options = inputs[name]
             assert (options["default"], options["min"]) == (number, number)
             assert f"{number} takes the model's own: " in options["tooltip"]
-    assert list(inputs)[-2:] == ["rig", "negative_prompt"]
+    # What is new comes last, so that saved workflows keep their values.
+    scales = ["ref_scale"] if node_id == "T2MVSampleStandard" else ["ref_scale", "inverse_ref_scale"]
+    assert list(inputs)[-3 - len(scales) :] == ["rig", "negative_prompt", "reference", *scales]
 
 
 def test_the_native_zigzag_begins_with_the_published_numbers(object_info: dict[str, Any]) -> None:

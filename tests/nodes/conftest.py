@@ -41,3 +41,9 @@ def report(pack: ModuleType) -> ModuleType:
 def ranking(pack: ModuleType) -> ModuleType:
     """`nodes/sampling/candidates.py` of the loaded pack."""
     return importlib.import_module(f"{pack.__name__}.nodes.sampling.candidates")
+
+
+@pytest.fixture(scope="session")
+def references(pack: ModuleType) -> ModuleType:
+    """`nodes/sampling/reference.py` of the loaded pack."""
+    return importlib.import_module(f"{pack.__name__}.nodes.sampling.reference")

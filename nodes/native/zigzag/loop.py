@@ -21,6 +21,7 @@ from tqdm.auto import trange
 from ..comfyui import WrappersMP, k_diffusion
 from ..guidance import EMBEDDED_GUIDANCE_OPTION, GUIDANCE, GUIDANCE_KEY
 from ..patch import VIEW_SCALE_OPTION
+from ..reference import REF_SCALE_OPTION
 from ..schedule import read_family
 from .sigma_space import invert, network_output, read_level, shown_latents
 
@@ -40,6 +41,7 @@ class ZigzagSettings:
         zigzag_repeats: zag-zig pairs per zigzag step, at least 1.
         inverse_guidance: cfg of the zag.
         inverse_view_scale: view scale of the zag.
+        inverse_ref_scale: scale of the pictures in the zag, for an MV-Adapter of image to multiview.
     """
 
     sampler: str
@@ -47,6 +49,7 @@ class ZigzagSettings:
     zigzag_repeats: int
     inverse_guidance: float
     inverse_view_scale: float
+    inverse_ref_scale: float = 1.0
 
 
 @torch.no_grad()
@@ -107,9 +110,7 @@ class _Loop:
             _check_cache(extra_args, float(sigmas[settings.zigzag_steps - 1]))
             self._model_sampling = model.inner_model.inner_model.model_sampling
             self._family = read_family(self._model_sampling)
-            self._weak_model, self._weak_args = _weaken(
-                model, extra_args, settings.inverse_guidance, settings.inverse_view_scale
-            )
+            self._weak_model, self._weak_args = _weaken(model, extra_args, settings)
 
     def turning_point(self, sigma: Tensor, sigma_next: Tensor) -> Tensor:
         """Return σ' of a zag: the next level; at LCM's last step its own (docs/method.md, section 3)."""
@@ -124,7 +125,7 @@ class _Loop:
         )  # fmt: skip
 
     def zag(self, x_next: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
-        """Go back from σ' to σ, with the weaker guidance and the other view scale."""
+        """Go back from σ' to σ, with the weaker guidance and the other scales."""
         own, back_to = (read_level(self._model_sampling, level) for level in (sigma_next, sigma))
         shown = shown_latents(x_next, own, back_to)
         denoised = self._weak_model(shown, sigma * shown.new_ones([len(shown)]), **self._weak_args)
@@ -140,15 +141,17 @@ class _Loop:
             self._callback(event)
 
 
-def _weaken(
-    model: Any, extra_args: dict[str, Any], guidance: float, view_scale: float
-) -> tuple[Any, dict[str, Any]]:
+def _weaken(model: Any, extra_args: dict[str, Any], settings: ZigzagSettings) -> tuple[Any, dict[str, Any]]:
     """Return the model (inpainting around a guider) and the arguments of a zag's evaluation.
 
     Behind Embed Guidance the embedded guidance changes and the guider's cfg stays.
     """
-    options = extra_args.get("model_options", {})
-    transformer_options = {**options.get("transformer_options", {}), VIEW_SCALE_OPTION: view_scale}
+    options, guidance = extra_args.get("model_options", {}), settings.inverse_guidance
+    transformer_options = {
+        **options.get("transformer_options", {}),
+        VIEW_SCALE_OPTION: settings.inverse_view_scale,
+        REF_SCALE_OPTION: settings.inverse_ref_scale,
+    }
     if GUIDANCE_KEY in transformer_options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {}):
         if guidance < GUIDANCE.low:
             raise ValueError(

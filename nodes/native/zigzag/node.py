@@ -12,6 +12,7 @@ from ....t2mv_core.defaults import DEFAULTS
 from ...common.checks import Field, check_fields, first_problem, widgets
 from ...sampling.inputs import (
     INVERSE_GUIDANCE,
+    INVERSE_REF_SCALE,
     INVERSE_VIEW_SCALE,
     ZIGZAG_REPEATS,
     ZIGZAG_STEPS,
@@ -50,6 +51,11 @@ FIELDS = (
         tooltip="Scale of the camera features on the way back, for models with an MV-Adapter; others ignore "
         f"it. {PUBLISHED.inverse_view_scale:g} as published; 0 drops the cameras there, which was not tried "
         "with SDXL and LCM-SDXL.",
+    ),
+    replace(
+        INVERSE_REF_SCALE,
+        tooltip="Strength of the picture on the way back, for an MV-Adapter of image to multiview; others "
+        "ignore it. 0 drops the picture there.",
     ),
 )  # fmt: skip
 

@@ -140,13 +140,6 @@ def test_other_published_adapters_are_named_though_their_weights_would_fit(lcm_b
         load_adapter(lcm_bundle.unet, lcm_bundle.camera_encoder, tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["MVAdapter-I2MV-SDXL_fp16.sft", "adapter.safetensors"])
-def test_an_image_adapter_is_refused_where_only_text_is_read(image_bundle, tmp_path, name):
-    save_adapter(image_bundle.unet, image_bundle.camera_encoder, tmp_path / name)
-    with pytest.raises(ValueError, match="is the image-to-multiview MV-Adapter; only SDXL's of text can be"):
-        refuse_other_adapters(WeightsFile(tmp_path / name))
-
-
 def test_image_adapter_has_the_published_keys_and_comes_back_bit_for_bit(make_image_bundle, tmp_path):
     bundle, other, path = make_image_bundle("lcm"), make_image_bundle("lcm"), tmp_path / "i2mv.safetensors"
     expected = adapter_state_dict(bundle.unet, bundle.camera_encoder)
