@@ -30,7 +30,6 @@ from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.images import contact_sheet
 from t2mv_core.loading import load_bundle
 from training.config import TrainConfig, home_path, load_config
-from training.data.subjects import Subjects
 from training.evaluation.intervals import bootstrap_two_way
 from training.evaluation.measure import (
     Instruments,
@@ -42,6 +41,7 @@ from training.evaluation.measure import (
 )
 from training.evaluation.report import markdown_rows
 from training.models.policy import sampling_settings
+from training.models.subjects import Subjects
 from training.mvczigal import train
 from training.toybox.data.captions import phrase_family
 from training.toybox.data.dataset import dataset_scene

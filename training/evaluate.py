@@ -21,7 +21,6 @@ from t2mv_core.text import describe_reading
 
 from .config import SamplingConfig, TrainConfig, home_path, load_config, preset_names
 from .data.prompts import load_held_out, load_prompts, load_split, name_some, shared_prompts
-from .data.subjects import Subjects
 from .evaluation.loras import examine_loras
 from .evaluation.measure import (
     HULL_LEFT_OUT,
@@ -37,6 +36,7 @@ from .evaluation.report import write_report
 from .models.base_loras import load_base_model
 from .models.policy import sampling_settings
 from .models.rewards import check_reward_models
+from .models.subjects import Subjects
 
 SETTING = re.compile(r"(objective|[a-z_]+(\.\w+)+)=")
 """How a word of the form section.key=value begins; it may follow an option that takes several values."""

@@ -14,10 +14,10 @@ from t2mv_core.toybox.judge import Judge, load_judge
 from ..algorithm.rollout import Policy, Rewards
 from ..config import TrainConfig
 from ..data.prompts import load_held_out
-from ..data.subjects import Subjects
 from ..data.text_cache import warn_of_unread
 from ..models.policy import sampling_settings
 from ..models.rewards import measure_names
+from ..models.subjects import Subjects
 from .early_stop import EarlyStop
 from .measure import Instruments, Questions, Variant, judged_specs, measure_policy, spread
 

@@ -33,7 +33,6 @@ from ..algorithm.objectives import OBJECTIVES, joint_share
 from ..algorithm.rollout import Rewards, Rollout, RolloutSettings, collect
 from ..config import TrainConfig
 from ..data.prompt_sampler import PromptSampler
-from ..data.subjects import Subjects
 from ..data.text_cache import warn_of_unread
 from ..evaluation.validation import Monitor
 from ..models.base_loras import describe_base_loras, refuse_other_base_loras
@@ -48,6 +47,7 @@ from ..models.policy import (
     make_policy,
     sampling_settings,
 )
+from ..models.subjects import Subjects
 from .checkpoint import RunState, load_checkpoint, refuse_another_run, save_checkpoint
 from .console import Display, RunDisplay
 from .folder import Recorder, RunFolder

@@ -14,8 +14,8 @@ from ..algorithm.advantages import weighted_mean
 from ..algorithm.rollout import Policy, Rewards, RolloutSettings, collect
 from ..config import TrainConfig
 from ..data.prompt_sampler import PromptSampler
-from ..data.subjects import Subjects
 from ..models.policy import sampling_settings
+from ..models.subjects import Subjects
 
 
 def measure_untrained(

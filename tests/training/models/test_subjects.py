@@ -10,7 +10,8 @@ from PIL import Image
 
 from t2mv_core.reference_picture import GENERIC_PROMPT
 from training.config import config_from_dict
-from training.data.subjects import Subjects, read_references, split_references
+from training.data.references import read_references, split_references
+from training.models.subjects import Subjects
 
 
 def draw(path, colour=(200, 30, 30)):
