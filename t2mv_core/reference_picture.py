@@ -51,6 +51,34 @@ def read_picture(path: Path) -> Tensor:
     return torch.from_numpy(np.array(upright)).movedim(-1, 0).float() / 255
 
 
+def read_framed(path: Path, image_px: int) -> Tensor:
+    """Read a square picture that `frame_picture` made, without transparency, at another size if need be.
+
+    Returns:
+        [3, image_px, image_px] in [0, 1].
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged or too large, or the picture is not square.
+    """
+    import numpy as np
+
+    with _open(path) as picture:
+        width, height = picture.size
+        if width != height or width > MAX_PX:
+            raise ValueError(
+                f"{path} has {width}x{height} px; a framed picture is square, of at most {MAX_PX} px."
+            )
+        try:
+            pixels = torch.from_numpy(np.array(picture.convert("RGB")))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ValueError(f"{path} is damaged ({error}); save it again.") from error
+    framed = pixels.movedim(-1, 0)[None].float() / 255
+    if width != image_px:
+        framed = F.interpolate(framed, (image_px, image_px), mode="bicubic", antialias=True).clamp(0, 1)
+    return framed[0]
+
+
 def frame_picture(picture: Tensor, image_px: int) -> Tensor:
     """Cut out an object and set it into the middle of a square frame on grey.
 

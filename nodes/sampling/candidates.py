@@ -60,7 +60,7 @@ def sample_candidates(
     from ...t2mv_core.images import from_comfy
     from ...t2mv_core.samplers import count_evaluations
     from ..common.progress import SamplingProgress
-    from ..scoring.score import score_set
+    from ..scoring.score import reference_of, score_set
     from .inputs import NEGATIVE_PROMPT, describe_set, numbers_read, read_settings
     from .sample import SetSampler, decode_set
 
@@ -74,7 +74,8 @@ def sample_candidates(
     competing = []
     for (line, seed), views in zip(plan, latents, strict=True):
         pictures = from_comfy(decode_set(model, views))
-        scored = score_set(rewards, pictures, prompts[line], progress.advance, rig)
+        picture = reference_of(reference, line)
+        scored = score_set(rewards, pictures, prompts[line], progress.advance, rig, picture)
         used = describe_set(seed, settings, numbers)
         competing.append(Candidate(seed, views, _thumbnails(pictures), scored, used))
     return competing

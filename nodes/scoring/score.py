@@ -54,6 +54,12 @@ class T2MVScoreViews(io.ComfyNode):
                     tooltip="The cameras the views were made with: another number of views per prompt line "
                     "is refused. Without a rig: as many as there are.",
                 ),
+                io.Image.Input(
+                    "reference",
+                    optional=True,
+                    tooltip="The picture that the views were drawn from, one or one per prompt line: for "
+                    "rewards that compare with it, such as toybox_picture.",
+                ),
             ],
             outputs=_outputs(),
         )
@@ -70,14 +76,17 @@ class T2MVScoreViews(io.ComfyNode):
         images: Tensor,
         prompts: str,
         rig: CameraRig | None = None,
+        reference: Tensor | None = None,
     ) -> io.NodeOutput:
         """Score set by set."""
         lines = read_prompts(prompts)
+        check_references(rewards, reference, len(lines))
         pictures = split_by_prompt(images, len(lines), rig)
         notes = scoring_notes(lines, pictures.shape[1], rig)
         bar, sets = ProgressBar(len(lines) * len(rewards)), []
-        for views, line in zip(pictures, lines, strict=True):
-            sets.append(score_set(rewards, views, line, lambda: bar.update(1), rig))
+        for number, (views, line) in enumerate(zip(pictures, lines, strict=True)):
+            picture = reference_of(reference, number)
+            sets.append(score_set(rewards, views, line, lambda: bar.update(1), rig, picture))
         view_scores = [score for scored in sets for score in _first(scored.view_scores, [])]
         joint_scores = [_first(scored.joint_scores, math.nan) for scored in sets]
         report = "\n\n".join([to_text(sets), *notes])
@@ -130,6 +139,37 @@ def split_by_prompt(images: Tensor, num_prompts: int, rig: CameraRig | None = No
     return pictures.unflatten(0, (num_prompts, -1))
 
 
+def check_references(rewards: tuple[RewardHandle, ...], reference: Tensor | None, num_sets: int) -> None:
+    """Raise ValueError unless rewards that compare with pictures have one of each set, or one of all.
+
+    Args:
+        rewards: the loaded ones.
+        reference: ComfyUI's IMAGE, [n, H, W, 3]; None is no picture.
+        num_sets: one per prompt line.
+    """
+    asking = [handle.reward.name for handle in rewards if getattr(handle.reward, "takes_pictures", False)]
+    if asking and reference is None:
+        raise ValueError(
+            f"{', '.join(asking)} compares views with the picture that they were drawn from, and none is "
+            "connected; connect it to 'reference', or use another reward."
+        )
+    if reference is not None and len(reference) not in (1, num_sets):
+        raise ValueError(
+            f"{len(reference)} reference pictures were given for {num_sets} prompt lines; give one for all "
+            "lines, or one per line."
+        )
+
+
+def reference_of(reference: Tensor | None, line: int) -> Tensor | None:
+    """Return the picture of a prompt line, [1, 3, H, W], from ComfyUI's [1 or lines, H, W, 3]."""
+    from ...t2mv_core.images import from_comfy
+
+    if reference is None:
+        return None
+    number = line if len(reference) > 1 else 0
+    return from_comfy(reference[number : number + 1])
+
+
 def scoring_notes(prompts: list[str], num_views: int, rig: CameraRig | None) -> list[str]:
     """Say where views may not be what the prompts say: syntax, and counts that divide by chance."""
     from ...t2mv_core.cameras import DEFAULT_RIG
@@ -150,6 +190,7 @@ def score_set(
     prompt: str,
     on_reward: Callable[[], None],
     rig: CameraRig | None = None,
+    reference: Tensor | None = None,
 ) -> ScoredSet:
     """Score one set of pictures [V, 3, H, W]; can be cancelled between any two calls of a reward.
 
@@ -159,6 +200,7 @@ def score_set(
         prompt: what they should show.
         on_reward: called after every reward.
         rig: the pictures' cameras; None stands for the default ones.
+        reference: what the set was drawn from, [1, 3, H, W], for rewards that compare with it.
 
     Raises:
         ValueError: the pictures are not what a reward takes, or a score is not finite.
@@ -166,19 +208,31 @@ def score_set(
     scored = ScoredSet(prompt)
     for handle in rewards:
         check_cancelled()
-        _score_one(handle, pictures, scored, rig)
+        _score_one(handle, pictures, scored, rig, reference)
         on_reward()
     return scored
 
 
-def _score_one(handle: RewardHandle, pictures: Tensor, scored: ScoredSet, rig: CameraRig | None) -> None:
+def _score_one(
+    handle: RewardHandle,
+    pictures: Tensor,
+    scored: ScoredSet,
+    rig: CameraRig | None,
+    reference: Tensor | None,
+) -> None:
     """Write one reward's scores of one set into `scored`."""
     from ...t2mv_core.rewards.geometry import with_cameras
 
     reward = handle.reward if rig is None else with_cameras(handle.reward, rig)
     is_view = reward.kind == "view"
     prompts = [scored.prompt] * (len(pictures) if is_view else 1)
-    result = handle.residency.run(lambda device: reward(pictures.to(device), prompts))
+    takes_pictures = reference is not None and getattr(reward, "takes_pictures", False)
+
+    def ask(device: torch.device) -> Any:
+        views = pictures.to(device)
+        return reward(views, prompts, reference.to(device)) if takes_pictures else reward(views, prompts)
+
+    result = handle.residency.run(ask)
     for name, scores in {reward.name: result.scores, **result.details}.items():
         if not bool(torch.isfinite(scores).all()):
             raise ValueError(

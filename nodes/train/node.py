@@ -13,6 +13,7 @@ from ..common.folders import lora_folders, output_dir, refresh_lora_list, reward
 from ..common.memory import compute_device
 from ..common.outputs import picture_tensor
 from ..sockets import Model, Rewards, make_schema, output
+from .pictures import LIST_NAME, check_references, write_references
 from .publish import find_place, is_lost, listed_name, publish
 from .settings import (
     FIELDS,
@@ -65,6 +66,13 @@ class T2MVTrainLoRA(io.ComfyNode):
                     lazy=True,
                     tooltip="What to learn from, each with weight 1. Unconnected: the preset's rewards.",
                 ),
+                io.Image.Input(
+                    "reference",
+                    optional=True,
+                    lazy=True,
+                    tooltip="For models of image to multiview: framed pictures to draw views of, one per "
+                    "line of 'prompts', or several with one line or none.",
+                ),
             ],
             outputs=[
                 output(
@@ -86,7 +94,7 @@ class T2MVTrainLoRA(io.ComfyNode):
         """Refuse what cannot be trained, and then ask for the model and the rewards that are connected."""
         check_inputs(inputs)
         find_place(inputs["name"], _run_dir(inputs["name"]), lora_folders())
-        return [name for name in ("model", "rewards") if name in inputs]
+        return [name for name in ("model", "rewards", "reference") if name in inputs]
 
     @classmethod
     def fingerprint_inputs(cls, name: str | None = None, **others: Any) -> str:
@@ -102,13 +110,15 @@ class T2MVTrainLoRA(io.ComfyNode):
         cls,
         model: ModelHandle | None = None,
         rewards: tuple[RewardHandle, ...] | None = None,
+        reference: Tensor | None = None,
         **inputs: Any,
     ) -> io.NodeOutput:
         """Train to the end, or go on where the run was; put the LoRA into its place."""
         check_inputs(inputs)
+        check_references(reference, len(read_training_prompts(inputs["prompts"])))
         run_dir = _run_dir(inputs["name"])
         place = find_place(inputs["name"], run_dir, lora_folders())
-        config = _prepare(inputs, run_dir, model, rewards)
+        config = _prepare(inputs, run_dir, model, rewards, reference)
         notes = _train(config, inputs, model, rewards, cls.hidden.unique_id)
         source = publish(run_dir, place)
         refresh_lora_list()
@@ -122,6 +132,7 @@ def _prepare(
     run_dir: Path,
     model: ModelHandle | None,
     rewards: tuple[RewardHandle, ...] | None,
+    reference: Tensor | None,
 ) -> TrainConfig:
     """Build the configuration and write the prompts; all that can be refused is refused here."""
     from .session import share_core
@@ -130,12 +141,15 @@ def _prepare(
     reward_dirs = reward_folders()
     reward_dir = next((folder for folder in reward_dirs if folder.is_dir()), reward_dirs[0])
     prompts = read_training_prompts(inputs["prompts"])
-    prompts_path = run_dir / "prompts.jsonl" if prompts else None
-    places = Places(run_dir, reward_dir, prompts_path, compute_device().type == "cpu")
+    prompts_path = run_dir / "prompts.jsonl" if prompts and reference is None else None
+    pictures = None if reference is None else run_dir / "pictures" / LIST_NAME
+    places = Places(run_dir, reward_dir, prompts_path, compute_device().type == "cpu", pictures)
     config = build_config(inputs, places, model, rewards)
     run_dir.mkdir(parents=True, exist_ok=True)
     if prompts_path is not None:
         write_prompts(prompts, prompts_path)
+    if reference is not None:
+        write_references(reference, prompts, run_dir / "pictures")
     return config
 
 

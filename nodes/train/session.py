@@ -137,8 +137,9 @@ def _select(config: TrainConfig, rewards: Sequence[RewardHandle]) -> Rewards:
 
 
 def _cancellable(scorer: Callable[..., Any]) -> Scorer:
-    def score(images: torch.Tensor, prompts: Sequence[str]) -> Any:
+    def score(*given: Any) -> Any:
         check_cancelled()
-        return scorer(images, prompts)
+        return scorer(*given)
 
+    score.takes_pictures = getattr(scorer, "takes_pictures", False)  # type: ignore[attr-defined]
     return score

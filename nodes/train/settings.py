@@ -158,6 +158,7 @@ class Places:
         run_dir: its folder.
         reward_dir: folder with the weights of published rewards.
         prompts_path: file of the user's own prompts; None leaves the preset's.
+        references_path: list of the pictures to draw the views of; None: the preset's, if it has any.
         on_cpu: ComfyUI computes on the processor.
     """
 
@@ -165,6 +166,7 @@ class Places:
     reward_dir: Path
     prompts_path: Path | None
     on_cpu: bool
+    references_path: Path | None = None
 
 
 def build_config(
@@ -201,7 +203,7 @@ def build_config(
         },
         "model": {"allow_download": inputs["download"]} | ({"device": "cpu"} if places.on_cpu else {}),
         "reward": {"allow_download": inputs["download"], "folder": str(places.reward_dir)},
-        "sampling": {"prompts": str(places.prompts_path)} if places.prompts_path else {},
+        "sampling": _sources(places),
         "optim": {"lr": float(inputs["learning_rate"])} if inputs["learning_rate"] else {},
         "evaluation": {},
     }
@@ -228,6 +230,11 @@ def build_config(
     if inputs["objective"] != PRESETS_OWN:
         values["objective"] = inputs["objective"]
     return config_from_dict(values)
+
+
+def _sources(places: Places) -> dict[str, Any]:
+    named = {"prompts": places.prompts_path, "references": places.references_path}
+    return {name: str(path) for name, path in named.items() if path is not None}
 
 
 def _own_numbers(model: ModelHandle, preset: str) -> dict[str, Any]:

@@ -238,7 +238,7 @@ def test_a_run_gives_its_settings_and_held_out_prompts(tmp_path):
     arguments, config = evaluate.parse(["--out", "x", "--num-prompts", "100"])
     assert find_prompts(arguments, config) == tuple(load_prompts("heldout"))
     arguments, config = evaluate.parse(["--out", "x", "evaluation.prompts=dev"])
-    assert find_prompts(arguments, config) == load_prompts("dev")
+    assert find_prompts(arguments, config) == tuple(load_prompts("dev"))
 
 
 def test_measures_that_apply_to_nothing_are_left_out():

@@ -24,19 +24,22 @@ class Reference:
         path: its file.
         prompt: the sentence beside it.
         split: "train" or "heldout" where the list says so, else None.
+        is_framed: the file has no transparency, as the object is cut out and framed in it already.
     """
 
     path: Path
     prompt: str
     split: str | None = None
+    is_framed: bool = False
 
 
 def read_references(source: Path) -> dict[str, Reference]:
     """Return the pictures of a folder, or of a `.jsonl` file, by name.
 
     A folder: its PNG and WEBP files; the prompt of `mug.png` is the text of `mug.txt` beside it. A file: an
-    object a line with "picture", a path below the file's folder, and if wished "prompt" and "split" ("train"
-    or "heldout"). A picture without words gets `GENERIC_PROMPT`.
+    object a line with "picture", a path below the file's folder, and if wished "prompt", "split" ("train" or
+    "heldout") and "framed" (true: the object is cut out and framed already). A picture without words gets
+    `GENERIC_PROMPT`.
 
     Raises:
         FileNotFoundError: there is no such folder or file, or a picture is missing.
@@ -118,6 +121,8 @@ def _parse(line: str, folder: Path) -> tuple[str, Reference]:
         raise ValueError(f'"prompt" is {prompt!r}; write a sentence, or leave it out.')
     if split is not None and split not in SPLITS:
         raise ValueError(f'"split" is {split!r}; write "train" or "heldout", or leave it out.')
+    if not isinstance(framed := record.get("framed", False), bool):
+        raise ValueError(f'"framed" is {framed!r}; write true or false, or leave it out.')
     words = clean_line(prompt)
     check_prompts([words])
-    return name, Reference(path, words, split)
+    return name, Reference(path, words, split, framed)

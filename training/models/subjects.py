@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from t2mv_core.bundle import ModelBundle
-from t2mv_core.reference_picture import frame_picture, read_picture
+from t2mv_core.reference_picture import frame_picture, read_framed, read_picture
 
 from ..algorithm.rollout import Batch
 from ..config import SamplingConfig
@@ -49,7 +49,7 @@ class Subjects:
         self.source = config.references
         self._references = read_references(Path(config.references))
         for reference in self._references.values():
-            frame_picture(read_picture(reference.path), self._image_px)  # refuses it before hours of training
+            self._frame(reference)  # refuses it before hours of training
         self.split = split_references(self._references, config.held_out_share)
 
     def prompts(self, names: Sequence[str]) -> tuple[str, ...]:
@@ -65,5 +65,9 @@ class Subjects:
         """Return the framed pictures of some subjects, [B, 3, H, W] in [0, 1]; None for prompts."""
         if self._references is None:
             return None
-        pictures = [read_picture(self._references[name].path) for name in names]
-        return torch.stack([frame_picture(picture, self._image_px) for picture in pictures])
+        return torch.stack([self._frame(self._references[name]) for name in names])
+
+    def _frame(self, reference: Reference) -> Tensor:
+        if reference.is_framed:
+            return read_framed(reference.path, self._image_px)
+        return frame_picture(read_picture(reference.path), self._image_px)

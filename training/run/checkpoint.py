@@ -28,7 +28,7 @@ FREE = {
     "reward.allow_download", "constraint.unit", "optim.lr", "optim.weight_decay", "optim.max_grad_norm",
     "optim.kl_weight", "optim.micro_batch", "optim.splits_pairs", "optim.mixed_precision",
     # The files may have moved; base_loras.py and PromptSampler compare what is in them.
-    "model.base_loras", "sampling.prompts",
+    "model.base_loras", "sampling.prompts", "sampling.references",
 }  # fmt: skip
 FREE_SECTIONS = {"preset", "run", "evaluation"}
 BOUND = {"run.seed", "run.iterations_per_epoch"}

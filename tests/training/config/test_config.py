@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import training.config as config_module
-from t2mv_core.defaults import DEFAULTS, FEW_STEP
+from t2mv_core.defaults import DEFAULTS, FEW_STEP, find_named_defaults
 from training.config import (
     OBJECTIVE_NAMES,
     OptimConfig,
@@ -58,7 +58,7 @@ def test_the_dual_step_is_the_published_one_where_its_rates_belong(preset):
 @pytest.mark.parametrize("preset", preset_names())
 def test_a_preset_has_its_models_numbers_and_repeats_none(preset):
     config, stated = load_config(preset), read_preset(preset)["sampling"]
-    numbers = DEFAULTS[config.model.name].numbers()
+    numbers = find_named_defaults(config.model.name, None).numbers()
     for name, number in numbers.items():
         assert getattr(config.sampling, name) == number
     assert not set(stated) & set(numbers)

@@ -105,6 +105,24 @@ def test_pictures_are_framed_for_the_model(image_bundle, folder):
     assert blue[2] > blue[0]
 
 
+def test_a_framed_picture_is_taken_as_it_is(image_bundle, folder, listed):
+    side = image_bundle.image_px
+    pixels = torch.randint(
+        0, 256, (side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    Image.fromarray(pixels.numpy()).save(folder / "framed.png")
+    Image.new("RGB", (2 * side, 2 * side), (255, 0, 0)).save(folder / "large.png")
+    Image.new("RGB", (20, 10)).save(folder / "wide.png")
+    path = listed({"picture": "framed.png", "framed": True}, {"picture": "large.png", "framed": True})
+    batch = Subjects(image_bundle, sampling(references=str(path))).batch(["framed.png", "large.png"])
+    assert torch.equal((255 * batch.pictures[0]).round().byte(), pixels.movedim(-1, 0))
+    assert batch.pictures[1].flatten(1).std(dim=1).max() < 1e-3
+    with pytest.raises(ValueError, match=r"wide.png has 20x10 px; a framed picture is square"):
+        Subjects(image_bundle, sampling(references=str(listed({"picture": "wide.png", "framed": True}))))
+    with pytest.raises(ValueError, match=r"\"framed\" is 'yes'"):
+        read_references(listed({"picture": "framed.png", "framed": "yes"}))
+
+
 def test_prompts_have_no_pictures(tiny_bundle):
     subjects = Subjects(tiny_bundle, sampling(prompts="animals"))
     batch = subjects.batch(subjects.split.train[:2])

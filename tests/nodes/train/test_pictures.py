@@ -1,0 +1,67 @@
+"""Pictures of Train LoRA: the trainer reads what was connected, and other pictures are another run."""
+
+from __future__ import annotations
+
+import importlib
+import json
+
+import pytest
+import torch
+
+from training.data.references import read_references
+
+
+@pytest.fixture(scope="module")
+def pictures(pack):
+    return importlib.import_module(f"{pack.__name__}.nodes.train.pictures")
+
+
+@pytest.fixture
+def reference():
+    return torch.rand(2, 8, 8, 3, generator=torch.Generator().manual_seed(0))
+
+
+def listed(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_what_is_written_is_what_was_connected(pictures, reference, tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    path = pictures.write_references(reference, ["a mug", "a car"], tmp_path)
+    found = read_references(path)
+    assert [one.prompt for one in found.values()] == ["a mug", "a car"]
+    assert all(one.is_framed for one in found.values())
+    read = torch.stack([torch.from_numpy(np.array(Image.open(one.path))) for one in found.values()])
+    assert torch.equal(read, (255 * reference).round().byte())
+
+
+@pytest.mark.parametrize(
+    ("prompts", "count"), [([], 2), (["a mug"], 2), (["a mug", "a car"], 2)], ids=["none", "one", "each"]
+)
+def test_each_picture_gets_its_prompt(pictures, reference, tmp_path, prompts, count):
+    lines = listed(pictures.write_references(reference, prompts, tmp_path))
+    assert len(lines) == count
+    assert [line.get("prompt") for line in lines] == (prompts * count)[:count] or [None] * count
+
+
+def test_names_tell_pictures_and_prompts_apart(pictures, reference, tmp_path):
+    def names(pictures_of, prompts):
+        return [line["picture"] for line in listed(pictures.write_references(pictures_of, prompts, tmp_path))]
+
+    first = names(reference, ["a mug", "a car"])
+    assert names(reference, ["a mug", "a car"]) == first
+    assert not set(names(reference, ["a cup", "a bus"])) & set(first)
+    assert not set(names(reference.flip(0), ["a mug", "a car"])) & set(first)
+    assert len(names(reference[:1].expand(3, -1, -1, -1), [])) == 1  # the same picture three times
+
+
+def test_counts_that_do_not_fit_get_a_sentence(pictures, reference):
+    for num_prompts in (0, 1, 2):
+        pictures.check_references(reference, num_prompts)
+    pictures.check_references(None, 5)
+    with pytest.raises(ValueError, match="2 reference pictures were given for 3 prompt lines"):
+        pictures.check_references(reference, 3)
+    with pytest.raises(ValueError, match="8x6 px, but must be square"):
+        pictures.check_references(reference[:, :6], 2)
