@@ -113,7 +113,7 @@ teacher's own sampler uses guidance {guidance:g}, which doubles its UNet evaluat
 _PICTURES = """### Views of a picture
 
 `image_mvadapter.safetensors` draws the views of a picture (`python -m training.toybox image_adapter`), for
-teacher and student. {count} held-out objects; each picture shows one from a side of the rig, under other
+teacher and student. {count} held-out objects, {teacher_count} for the teacher; each picture shows one from a side of the rig, under other
 light, cut out and framed. "generic" is the prompt "high quality", "family" names the object alone, "caption"
 everything; "contradiction" names another colour than the picture's, and is judged by the picture. "Kept" is
 family and all colours; PSNR is against the true renders, of the picture's own side in the last column; the
@@ -217,6 +217,7 @@ def _pictures(path: Path) -> str:
     rows = {name: row for name, row in report.items() if not name.startswith("dev, ")}
     return _PICTURES.format(
         count=next(iter(rows.values()))["kept"]["count"],
+        teacher_count=min(row["kept"]["count"] for row in rows.values()),
         num_dev=next(iter(dev.values()))["kept"]["count"],
         rows=_table("what", rows, columns=_PICTURE_COLUMNS),
         dev=_table("what", dev, has_interval=False, columns=_PICTURE_COLUMNS),

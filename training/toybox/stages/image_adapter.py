@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 FILE_NAME = "image_mvadapter.safetensors"
 SEED_OFFSET = 70
-NUM_UPDATES = 4500
+NUM_UPDATES = 3200
 BATCH_VIEWS = 48
 PEAK_LR = 2e-3
 DROP_PICTURE = 0.1
