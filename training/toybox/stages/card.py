@@ -113,11 +113,11 @@ teacher's own sampler uses guidance {guidance:g}, which doubles its UNet evaluat
 _PICTURES = """### Views of a picture
 
 `image_mvadapter.safetensors` draws the views of a picture (`python -m training.toybox image_adapter`), for
-teacher and student. {count} held-out objects, {teacher_count} for the teacher; each picture shows one from a side of the rig, under other
-light, cut out and framed. "generic" is the prompt "high quality", "family" names the object alone, "caption"
-everything; "contradiction" names another colour than the picture's, and is judged by the picture. "Kept" is
-family and all colours; PSNR is against the true renders, of the picture's own side in the last column; the
-text model had the whole caption.
+teacher and student. {count} held-out objects, {teacher_count} for the teacher; each picture shows one from a
+side of the rig, under other light, cut out and framed. "generic" is the prompt "high quality", "family" names
+the object alone, "caption" everything; "contradiction" names another colour than the picture's, and is judged
+by the picture. "Kept" is family and all colours; PSNR is against the true renders, of the picture's own side
+in the last column; the text model had the whole caption.
 
 {rows}
 
