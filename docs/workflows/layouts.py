@@ -202,6 +202,16 @@ LAYOUTS: dict[str, Layout] = {
         runs=("4",),
         result=("4",),
     ),
+    "12 Picture to mesh": Layout(
+        columns=(
+            Column("1 Model and cameras", ("1", "2"), 340, note_height=300),
+            Column("2 The picture", ("7",), 340),
+            Column("3 Views", ("3", "4"), 420),
+            Column("4 Mesh", ("5", "6"), 420),
+        ),
+        room={"2": TEXT, "7": 340, "3": VIEWS, "4": VIEWS, "5": TEXT, "6": 420},
+        closeup=3,
+    ),
     "13 Picture to views - download": Layout(
         columns=(
             Column("1 ComfyUI's SDXL", ("1", "2", "3"), 520, note_height=400),
