@@ -204,12 +204,13 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "12 Picture to mesh": Layout(
         columns=(
-            Column("1 Model, cameras, picture", ("1", "2", "7"), 340, note_height=330),
-            Column("2 Views", ("3", "4"), 420),
-            Column("3 Mesh", ("5", "6"), 420),
+            Column("1 Model and cameras", ("1", "2"), 340, note_height=300),
+            Column("2 The picture", ("7",), 340),
+            Column("3 Views", ("3", "4"), 420),
+            Column("4 Mesh", ("5", "6"), 420),
         ),
-        room={"2": TEXT, "7": VIEWS, "3": VIEWS, "4": VIEWS, "5": TEXT, "6": 420},
-        closeup=2,
+        room={"2": TEXT, "7": 340, "3": VIEWS, "4": VIEWS, "5": TEXT, "6": 420},
+        closeup=3,
     ),
     "13 Picture to views - download": Layout(
         columns=(

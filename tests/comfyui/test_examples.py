@@ -144,6 +144,16 @@ def test_11_gives_each_side_without_background_to_its_socket(server: ComfyServer
         np.testing.assert_allclose(pixels[..., 3].astype(int), pixels[..., 0].astype(int), atol=1)
 
 
+@pytest.mark.usefixtures("toybox")
+def test_12_picture_to_mesh(server: ComfyServer) -> None:
+    run = succeed(server, example("12 Picture to mesh", n5={"resolution": 64}))
+    (framed,) = pictures(server, run, "7")
+    assert framed.size == (256, 256)
+    (file,) = run.outputs["6"]["3d"]
+    assert server.picture(file)[:4] == b"glTF"
+    assert "Views agree with the common solid" in run.outputs["5"]["text"][0]
+
+
 def test_a_missing_lora_is_named_before_the_run(server: ComfyServer) -> None:
     refused = server.refusal(example("5 LCM-SDXL - download"))
     assert "mvc_zigal_lcm_sdxl.safetensors" in refused
