@@ -52,7 +52,7 @@ class T2MVLoadModel(io.ComfyNode):
             node_id="T2MVLoadModel",
             display_name="Load Model (T2MV)",
             category="T2MV/loaders",
-            description="Loads a text-to-multiview model. The toybox models come with this pack.",
+            description="Loads a model of text or image to multiview. The toybox models come with this pack.",
             essentials_category=ESSENTIALS,
             search_aliases=[
                 "multiview model",
