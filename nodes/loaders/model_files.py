@@ -83,9 +83,10 @@ FILES = {
         Field(
             "model", "toybox",
             "'toybox' is the bundled few-step model (4 steps), 'toybox teacher' the one it was distilled "
-            "from (25 steps); 'toybox image' and its teacher draw views of a picture. 'LCM-SDXL' (8 steps) and "
-            "'SDXL' are the published weights, looked for in ComfyUI's folders. 'diffusers/…' are models in diffusers' folder format in models/diffusers, "
-            "'checkpoints/…' single-file SDXL checkpoints in models/checkpoints.",
+            "from (25 steps); 'toybox image' and its teacher draw views of a picture. 'LCM-SDXL' (8 steps) "
+            "and 'SDXL' are the published weights, looked for in ComfyUI's folders. 'diffusers/…' are models "
+            "in diffusers' folder format in models/diffusers, 'checkpoints/…' single-file SDXL checkpoints "
+            "in models/checkpoints.",
             choices=list_models, remedy=_REMEDY,
         ),
         _part(

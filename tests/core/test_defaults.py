@@ -23,7 +23,8 @@ ROWS = [*DEFAULTS.values(), FEW_STEP, OF_PICTURE]
 
 
 def test_every_preset_has_a_row_that_a_sampler_can_use():
-    assert tuple(DEFAULTS) == PRESETS
+    assert [name for name in PRESETS if name in DEFAULTS] == list(DEFAULTS)
+    assert all(find_named_defaults(name, None) is not None for name in PRESETS)
     for row in ROWS:
         settings = SamplingSettings(**row.numbers())
         assert row.numbers() == {name: getattr(settings, name) for name in row.numbers()}

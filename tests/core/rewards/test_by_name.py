@@ -18,11 +18,22 @@ from t2mv_core.rewards.registry import (
 )
 from t2mv_core.rewards.sources import RewardPlaces
 
-VIEW = {"toybox_clip", "pickscore", "hpsv2", "hpsv2_1", "image_reward", "clip_score"}
+VIEW = {
+    "toybox_picture",
+    "picture_similarity",
+    "toybox_clip",
+    "pickscore",
+    "hpsv2",
+    "hpsv2_1",
+    "image_reward",
+    "clip_score",
+}
 
 
 def test_an_unknown_reward_lists_the_known_ones():
-    with pytest.raises(ValueError, match="no reward named 'pickscor'.*pickscore, toybox_clip"):
+    with pytest.raises(
+        ValueError, match="no reward named 'pickscor'.*pickscore, picture_similarity, toybox_clip"
+    ):
         load_reward("pickscor")
 
 
