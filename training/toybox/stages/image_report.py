@@ -72,14 +72,16 @@ def measure_image_model(config: StageConfig) -> None:
 
 
 def measure_one(config: StageConfig, name: str) -> dict[str, object]:
-    """Judge a model and the one of text; the teacher, thirteen times as slow, on fewer objects."""
+    """Judge a model, the student with other prompts and guidance, too, and beside the one of text.
+
+    The teacher is thirteen times as slow, and judged on fewer objects with the generic prompt alone.
+    """
     is_student = name == STUDENT
     held_out, dev = (NUM_OBJECTS if is_student else NUM_TEACHER_OBJECTS), NUM_DEV
     if config.quick:
         held_out, dev = 4, 2
     number = 0 if is_student else 1
     of_picture = load_image_models(config)[number]
-    of_text = load_models(config.export_dir, config.device)[number]
     instruments, objects = find_instruments(config), draw_objects(config, 0, held_out)
     words = prompts_of(objects.scenes)
     report: dict[str, object] = {}
@@ -95,8 +97,9 @@ def measure_one(config: StageConfig, name: str) -> dict[str, object]:
 
     own = own_settings(of_picture)
     write_sheet(config, objects, look(f"{name}, generic", of_picture, objects, words["generic"], own))
-    look(f"{name}, text alone", of_text, objects, words["caption"], own)
     if is_student:
+        of_text, _ = load_models(config.export_dir, config.device)
+        look(f"{name}, text alone", of_text, objects, words["caption"], own)
         for kind in ("family", "caption", "contradiction"):
             look(f"{name}, {kind}", of_picture, objects, words[kind], own)
         others = draw_objects(config, NUM_OBJECTS if not config.quick else held_out, dev)
