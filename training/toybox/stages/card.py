@@ -128,6 +128,7 @@ On {num_dev} other objects, generic prompt, by guidance:
 """
 _PICTURE_COLUMNS = {
     "kept": "kept",
+    "judge_family": "family",
     **{name: COLUMNS[name] for name in COLUMNS if name.startswith("judge")},
     "hull_consistency": "hull",
     "psnr": "PSNR, dB",
