@@ -3,7 +3,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 import torch
 
-from t2mv_core.defaults import DEFAULTS
+from t2mv_core.defaults import find_named_defaults
 from t2mv_core.denoiser import encode_cameras
 from t2mv_core.formats.sources import TOYBOX_PRESETS, ModelSources
 from t2mv_core.loading import load_bundle
@@ -58,5 +58,5 @@ def test_every_model_has_a_guidance_of_its_own(request, kind, solver, model, gui
 @pytest.mark.parametrize("model", TOYBOX_PRESETS)
 def test_the_shipped_models_are_of_the_kind_that_their_row_says(model):
     bundle = load_bundle(model)
-    assert bundle.defaults is DEFAULTS[model]
+    assert bundle.defaults is find_named_defaults(model, None)
     assert bundle.defaults.solver == bundle.schedule.solver_name

@@ -248,7 +248,7 @@ def test_model_of_another_prediction_type_is_refused(own_folder):
 @pytest.mark.parametrize("name", ["no-such-model", "/no/such/folder", "./models/none", "~/models"])
 def test_unknown_model_is_answered_with_what_is_known(name):
     with pytest.raises(
-        FileNotFoundError, match="use one of toybox, toybox-teacher, lcm-sdxl, sdxl, a local folder"
+        FileNotFoundError, match="use one of toybox, .*, toybox-image-teacher, lcm-sdxl, sdxl, a local folder"
     ):
         load_bundle(name)
 
