@@ -121,7 +121,9 @@ in the last column; the text model had the whole caption.
 
 {rows}
 
-On {num_dev} other objects, generic prompt, by guidance:
+On {num_dev} other objects, generic prompt, by guidance and `ref_scale`. More of it gives the student what
+guidance, an input of its UNet that means the text, cannot: the picture's colours, black above all, which
+otherwise comes out brown.
 
 {dev}
 

@@ -37,6 +37,9 @@ REPORT_NAME = "image_mvadapter.json"
 NUM_OBJECTS, NUM_TEACHER_OBJECTS, NUM_DEV = 200, 100, 60
 SEED = 5
 GUIDANCE_SWEEP = (1.0, 2.0, 3.0)
+REF_SCALE_SWEEP = (1.25, 1.5, 2.0)
+STRONGER = 1.5
+"""`ref_scale` that keeps more of the student's colours: its guidance is of the text alone."""
 TEACHER, STUDENT = "toybox-image-teacher", "toybox-image"
 ASK = ("judge_family", "judge_colour", "judge_part", "judge_relation")
 _MATERIALS = ("wooden", "metal")
@@ -103,10 +106,12 @@ def measure_one(config: StageConfig, name: str) -> dict[str, object]:
         for kind in ("family", "caption", "contradiction"):
             look(f"{name}, {kind}", of_picture, objects, words[kind], own)
         others = draw_objects(config, NUM_OBJECTS if not config.quick else held_out, dev)
-        for guidance in GUIDANCE_SWEEP:
-            settings = replace(own, guidance_scale=guidance)
-            title = f"dev, {name}, w = {guidance:g}"
-            look(title, of_picture, others, [GENERIC_PROMPT] * dev, settings)
+        title, settings = f"{name}, generic, ref_scale {STRONGER:g}", replace(own, ref_scale=STRONGER)
+        look(title, of_picture, objects, words["generic"], settings)
+        sweep = {f"w = {w:g}": replace(own, guidance_scale=w) for w in GUIDANCE_SWEEP}
+        sweep |= {f"ref_scale {scale:g}": replace(own, ref_scale=scale) for scale in REF_SCALE_SWEEP}
+        for what, settings in sweep.items():
+            look(f"dev, {name}, {what}", of_picture, others, [GENERIC_PROMPT] * dev, settings)
     return report
 
 
