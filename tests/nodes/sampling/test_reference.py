@@ -17,8 +17,9 @@ def pictures(count: int, height: int = 8, width: int = 8, channels: int = 3) -> 
 
 @pytest.mark.parametrize(("count", "lines"), [(1, 1), (1, 5), (3, 3), (3, 0)])
 def test_one_picture_for_all_lines_or_one_per_line(references: ModuleType, count: int, lines: int) -> None:
-    references.check_pictures(pictures(count), lines)
-    references.check_pictures(None, lines)
+    assert [references.check_pictures(given, lines) for given in (pictures(count), None)] == [None, None]
+    with pytest.raises(ValueError, match="were given for"):
+        references.check_pictures(pictures(count + 1), lines or count)
 
 
 @pytest.mark.parametrize(
