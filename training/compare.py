@@ -21,8 +21,9 @@ from tqdm import tqdm
 from .config import home_path, load_config
 from .data.prompts import load_held_out, load_split
 from .evaluation.measure import spread
-from .experiments.comparison import DEFAULT_METHODS, METHODS, Task, make_tasks, run_task
+from .experiments.comparison import Task, make_tasks, run_task
 from .experiments.comparison_report import write_comparison
+from .experiments.methods import DEFAULT_METHODS, METHODS
 from .models.base_loras import check_base_loras
 from .mvczigal import EXIT_INTERRUPTED
 

@@ -3,137 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import product
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from t2mv_core.images import contact_sheet
 
-from ..evaluation.intervals import Interval, bootstrap_two_way
+from ..evaluation.intervals import bootstrap_two_way
 from ..evaluation.report import applicable, markdown_rows, markdown_table
 from ..run.curves import draw_panels
-from .comparison import METHODS, Task
+from .claims import CLAIMS, claim_records, claim_text
+from .comparison import Task
+from .methods import METHODS
 from .pictures import Point, draw_points
+from .results import COLUMNS, Results, load_results, paired_difference
 
-COLUMNS = {
-    "view_reward": "view reward",
-    "joint_alignment": "alignment",
-    "joint_geometry": "geometry",
-    "joint_texture": "texture",
-    "joint_overall": "overall (joint reward)",
-    "judge_family": "judge: family",
-    "judge_colour": "judge: colour",
-    "judge_part": "judge: part colour",
-    "judge_relation": "judge: relation",
-    "judge_azimuth": "judge: azimuth",
-    "hull_consistency": "hull consistency",
-}
 COSTS = ("sampled_sets", "optimizer_steps", "sampling_evaluations", "update_evaluations", "seconds")
 SMOOTHING = 5  # iterations of a training curve's moving mean: each iteration has other prompts
-REWARDS = ("view_reward", "joint_overall")
 TRADED = ("joint_overall", "hull_consistency", "judge_part", "judge_azimuth")
-Prediction = tuple[str, str, str, int]
-"""Two methods, a measure of COLUMNS, and +1 where the claim says that the first is higher, -1 for lower."""
-CLAIMS: dict[str, list[Prediction]] = {
-    "ZMV beats standard sampling at the same number of steps": [
-        ("none_zmv", "none", measure, 1)
-        for measure in (*REWARDS, "judge_colour", "judge_azimuth", "hull_consistency")
-    ],
-    "Learning from the zigzag advantage beats learning from two standard samples": [
-        ("mvc_zigal", other, measure, 1)
-        for other, measure in product(("reward_difference", "mv_pg", "mv_dpo"), REWARDS)
-    ],
-    "It is the zigzag, not other initial noise, that beats two standard samples": [
-        ("mvc_zigal", other, measure, 1)
-        for other, measure in product(("reward_difference_own_noise", "mvc_zigal_redraw"), REWARDS)
-    ],
-    "An adaptive threshold beats a fixed one, unequal step sizes beat equal ones": [
-        ("mvc_zigal", other, measure, 1)
-        for other, measure in product(("mvc_zigal_fixed_threshold", "mvc_zigal_equal_rates"), REWARDS)
-    ],
-    "A zigzag on the first step is better than one on all": [
-        ("mvc_zigal", "mvc_zigal_all_steps", measure, 1) for measure in REWARDS
-    ],
-    "Joint-only training under-optimises the views": [
-        ("zigal_joint", other, "view_reward", -1) for other in ("zigal_view", "mvc_zigal")
-    ],
-    "View-only training lets consistency fall": [
-        *(("zigal_view", "none", m, -1) for m in ("joint_overall", "joint_geometry", "hull_consistency")),
-        ("zigal_view", "mvc_zigal", "joint_overall", -1),
-    ],
-    "The constrained objective raises both": [
-        ("mvc_zigal", other, measure, 1) for other, measure in product(("none", "zigal_weighted"), REWARDS)
-    ],
-    "The LoRA gives at standard cost what ZMV and best-of-5 cost more for": [
-        ("mvc_zigal", other, measure, 1)
-        for other, measure in product(("none_zmv", "best_of_5"), (*REWARDS, "judge_part", "judge_colour"))
-    ],
-}
-
-
-@dataclass(frozen=True)
-class MethodResult:
-    """All results of one method.
-
-    Attributes:
-        values: measure -> [P, S], NaN where a measure does not apply.
-        runs: the result files' contents, seed by seed.
-    """
-
-    values: dict[str, Tensor]
-    runs: list[dict[str, Any]]
-
-    @property
-    def seeds(self) -> list[int]:
-        """Of the columns of `values`."""
-        return [run["seed"] for run in self.runs]
-
-    @property
-    def trainings(self) -> list[dict[str, Any]]:
-        """What the trainings cost and how they went; none of a method without training."""
-        return [run["training"] for run in self.runs if run["training"] is not None]
-
-
-Results = Mapping[str, MethodResult]
-
-
-def load_results(tasks: Sequence[Task]) -> dict[str, MethodResult]:
-    """Return results by method, of the tasks that are done."""
-    done: dict[str, list[dict[str, Any]]] = {}
-    for task in tasks:
-        if (result := task.read_result()) is not None:
-            done.setdefault(task.method, []).append(result)
-    return {
-        method: MethodResult({name: _table(runs, name) for name in runs[0]["values"]}, runs)
-        for method, runs in sorted(done.items(), key=lambda item: list(METHODS).index(item[0]))
-    }
-
-
-def paired_difference(results: Results, first: str, second: str, measure: str) -> Tensor:
-    """Return first minus second by prompt and shared seed, [P, S]: both were measured with the same noise.
-
-    Raises:
-        ValueError: no seed in common.
-    """
-    a, b = results[first], results[second]
-    shared = [seed for seed in b.seeds if seed in a.seeds]
-    if not shared:
-        raise ValueError(f"{first} and {second} have no seed in common; run both with the same --seeds.")
-    left, right = ([found.seeds.index(seed) for seed in shared] for found in (a, b))
-    return a.values[measure][:, left] - b.values[measure][:, right]
-
-
-def verdict(change: Interval, by_seed: Sequence[float], sign: int) -> str:
-    """Say what a difference means for a claimed sign: two or more seeds and the interval must agree."""
-    if len(by_seed) < 2 or not change.excludes_zero or len({mean > 0 for mean in by_seed}) > 1:
-        return "not shown"
-    return "shown" if change.mean * sign > 0 else "contradicted"
 
 
 def write_comparison(tasks: Sequence[Task], out_dir: Path, command: str) -> Path:
@@ -147,7 +38,7 @@ def write_comparison(tasks: Sequence[Task], out_dir: Path, command: str) -> Path
         raise ValueError(f"There is no result in {out_dir / 'runs'} yet; run without --report-only.")
     out_dir.mkdir(parents=True, exist_ok=True)
     methods = {name: _method_record(name, results) for name in results}
-    claims = {claim: list(_claim_records(claim, results)) for claim in CLAIMS}
+    claims = {claim: list(claim_records(claim, results)) for claim in CLAIMS}
     record = {"command": command, "methods": methods, "claims": claims}
     (out_dir / "report.json").write_text(json.dumps(record, default=asdict, indent=1), encoding="utf-8")
     _draw_curves(results, out_dir / "curves.png")
@@ -156,11 +47,6 @@ def write_comparison(tasks: Sequence[Task], out_dir: Path, command: str) -> Path
     path = out_dir / "report.md"
     path.write_text(_markdown(tasks, methods, claims, command), encoding="utf-8")
     return path
-
-
-def _table(runs: Sequence[dict[str, Any]], measure: str) -> Tensor:
-    rows = [[float("nan") if x is None else x for x in run["values"][measure]] for run in runs]
-    return torch.tensor(rows, dtype=torch.float64).T
 
 
 def _commit(run: Mapping[str, Any]) -> str:
@@ -186,17 +72,8 @@ def _method_record(name: str, results: Results) -> dict[str, Any]:
         "evaluations_per_set": found.runs[0]["evaluations_per_set"],
         "seconds_per_set": fmean(run["seconds_per_set"] for run in found.runs),
         "training": {key: fmean(t[key] for t in trainings) for key in COSTS} if trainings else None,
+        "largest_lambda": [max(t["curves"]["lambda"]) for t in trainings if "lambda" in t["curves"]],
     }
-
-
-def _claim_records(claim: str, results: Results) -> Iterator[dict[str, Any]]:
-    """Yield a record per prediction whose methods have results."""
-    for first, second, measure, sign in CLAIMS[claim]:
-        if all(method in results and measure in results[method].values for method in (first, second)):
-            gaps = paired_difference(results, first, second, measure)
-            change, by_seed = bootstrap_two_way(gaps), gaps.nanmean(dim=0).tolist()
-            names = {"first": first, "second": second, "measure": measure, "sign": sign}
-            yield {**names, "change": change, "by_seed": by_seed, "verdict": verdict(change, by_seed, sign)}
 
 
 def _markdown(
@@ -224,7 +101,7 @@ def _markdown(
         "of the UNet are what compares.",
         _cost_text(methods),
         "## Claims",
-        *(_claim_text(claim, entries) for claim, entries in claims.items() if entries),
+        *(claim_text(claim, entries) for claim, entries in claims.items() if entries),
         "![curves](curves.png)",
         "![trade-off](tradeoff.png)",
         "![samples](samples.png)",
@@ -242,6 +119,7 @@ def _table_text(methods: Mapping[str, Any], key: str, sign: str) -> str:
 def _cost_text(methods: Mapping[str, Any]) -> str:
     header = ["method", "UNet evaluations per set", "seconds per set", "sets sampled in training"]
     header += ["optimizer steps", "UNet evaluations sampling / updating", "training seconds"]
+    header += ["largest λ by seed"]
     rows = []
     for entry in methods.values():
         sets, steps, sampling, updating, seconds = (
@@ -249,18 +127,9 @@ def _cost_text(methods: Mapping[str, Any]) -> str:
         )
         evaluations = f"{sampling} / {updating}" if sampling else ""
         first = [entry["summary"], f"{entry['evaluations_per_set']}", f"{entry['seconds_per_set']:.3f}"]
-        rows.append([*first, sets, steps, evaluations, seconds])
+        largest = ", ".join(f"{value:.2f}" for value in entry["largest_lambda"])
+        rows.append([*first, sets, steps, evaluations, seconds, largest])
     return markdown_rows(header, rows)
-
-
-def _claim_text(claim: str, entries: Sequence[Mapping[str, Any]]) -> str:
-    lines = [
-        f"* {entry['first']} against {entry['second']}, {COLUMNS[entry['measure']]}: "
-        f"{entry['change'].in_words('+')}, by seed "
-        f"{', '.join(f'{mean:+.4f}' for mean in entry['by_seed'])}: **{entry['verdict']}**"
-        for entry in entries
-    ]
-    return "\n".join([f"**{claim}**", "", *lines])
 
 
 def _draw_curves(results: Results, path: Path) -> None:

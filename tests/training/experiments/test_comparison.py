@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,11 +14,8 @@ from training.config import BaseLoraConfig, ModelConfig, load_config
 from training.data.prompts import load_prompts
 from training.evaluation.intervals import Interval, bootstrap, bootstrap_two_way
 from training.evaluation.measure import Measurement, Variant
+from training.experiments.claims import CLAIMS, verdict
 from training.experiments.comparison import (
-    ABLATIONS,
-    CONTROLS,
-    DEFAULT_METHODS,
-    METHODS,
     Task,
     candidate_seeds,
     keep_best,
@@ -25,16 +23,11 @@ from training.experiments.comparison import (
     run_task,
     training_record,
 )
-from training.experiments.comparison_report import (
-    CLAIMS,
-    COLUMNS,
-    MethodResult,
-    load_results,
-    paired_difference,
-    verdict,
-    write_comparison,
-)
+from training.experiments.comparison_report import write_comparison
+from training.experiments.methods import ABLATIONS, CONTROLS, DEFAULT_METHODS, METHODS
+from training.experiments.results import COLUMNS, MethodResult, load_results, paired_difference
 
+ROOT = Path(__file__).parents[3]
 TINY = [
     "run.epochs=1",
     "run.iterations_per_epoch=1",
@@ -158,6 +151,15 @@ def test_a_result_counts_only_for_the_configuration_that_made_it(task):
     other = replace(task, config=replace(task.config, optim=replace(task.config.optim, lr=1.0)))
     assert other.read_result() is None
     assert other.own_config.run.out_dir != task.own_config.run.out_dir
+
+
+def test_the_published_results_are_those_of_the_bundled_model_and_the_preset():
+    """Otherwise `python -m training.compare` would train them all again, and the page be void."""
+    folder = ROOT / "docs" / "results" / "claims"
+    tasks = compare.tasks_of(compare.build_parser().parse_args(["--out", str(folder)]))
+    there = [task for task in tasks if task.result_path.is_file()]
+    assert len(there) >= 7
+    assert [task.name for task in there if task.read_result() is None] == []
 
 
 def test_all_methods_get_the_same_number_of_sets_and_updates(task):

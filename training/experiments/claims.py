@@ -1,0 +1,91 @@
+"""Claims as predictions about the comparison's measures, and what the results say about each.
+
+Most are the paper's; those about initial noise, cameras and long trainings are ours (docs/results).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+from ..evaluation.intervals import Interval, bootstrap_two_way
+from .methods import FIXED_SUMS, STEADIED
+from .results import COLUMNS, Results, paired_difference
+
+REWARDS = ("view_reward", "joint_overall")
+Prediction = tuple[str, str, str, int]
+"""Two methods, a measure of COLUMNS, and +1 where the claim says that the first is higher, -1 for lower."""
+CLAIMS: dict[str, list[Prediction]] = {
+    "ZMV beats standard sampling at the same number of steps": [
+        ("none_zmv", "none", measure, 1)
+        for measure in (*REWARDS, "judge_colour", "judge_azimuth", "hull_consistency")
+    ],
+    "Learning from the zigzag advantage beats learning from two standard samples": [
+        ("mvc_zigal", other, measure, 1)
+        for other, measure in product(("reward_difference", "mv_pg", "mv_dpo"), REWARDS)
+    ],
+    "It is the zigzag, not other initial noise, that beats two standard samples": [
+        ("mvc_zigal", other, measure, 1)
+        for other, measure in product(("reward_difference_own_noise", "mvc_zigal_redraw"), REWARDS)
+    ],
+    "An adaptive threshold beats a fixed one, unequal step sizes beat equal ones": [
+        ("mvc_zigal", other, measure, 1)
+        for other, measure in product(("mvc_zigal_fixed_threshold", "mvc_zigal_equal_rates"), REWARDS)
+    ],
+    "A zigzag on the first step is better than one on all": [
+        ("mvc_zigal", "mvc_zigal_all_steps", measure, 1) for measure in REWARDS
+    ],
+    "A zag without cameras teaches more than one with them": [
+        ("mvc_zigal_no_cameras", "mvc_zigal", measure, 1) for measure in (*REWARDS, "judge_azimuth")
+    ],
+    "Joint-only training under-optimises the views": [
+        ("zigal_joint", other, "view_reward", -1) for other in ("zigal_view", "mvc_zigal")
+    ],
+    "View-only training lets consistency fall": [
+        *(("zigal_view", "none", m, -1) for m in ("joint_overall", "joint_geometry", "hull_consistency")),
+        ("zigal_view", "mvc_zigal", "joint_overall", -1),
+    ],
+    "The constrained objective raises both": [
+        ("mvc_zigal", other, measure, 1) for other, measure in product(("none", "zigal_weighted"), REWARDS)
+    ],
+    "The constraint finds what a fixed weight must be tuned for": [
+        ("mvc_zigal", other, measure, 1) for other, measure in product(FIXED_SUMS, REWARDS)
+    ],
+    "A long training raises what the held-out judge sees": [
+        (trained, "none", measure, 1)
+        for trained, measure in product(STEADIED, ("judge_colour", "judge_part", "judge_azimuth"))
+    ],
+    "The LoRA gives at standard cost what ZMV and best-of-5 cost more for": [
+        ("mvc_zigal", other, measure, 1)
+        for other, measure in product(("none_zmv", "best_of_5"), (*REWARDS, "judge_part", "judge_colour"))
+    ],
+}
+
+
+def verdict(change: Interval, by_seed: Sequence[float], sign: int) -> str:
+    """Say what a difference means for a claimed sign: two or more seeds and the interval must agree."""
+    if len(by_seed) < 2 or not change.excludes_zero or len({mean > 0 for mean in by_seed}) > 1:
+        return "not shown"
+    return "shown" if change.mean * sign > 0 else "contradicted"
+
+
+def claim_records(claim: str, results: Results) -> Iterator[dict[str, Any]]:
+    """Yield a record per prediction whose methods have results."""
+    for first, second, measure, sign in CLAIMS[claim]:
+        if all(method in results and measure in results[method].values for method in (first, second)):
+            gaps = paired_difference(results, first, second, measure)
+            change, by_seed = bootstrap_two_way(gaps), gaps.nanmean(dim=0).tolist()
+            names = {"first": first, "second": second, "measure": measure, "sign": sign}
+            yield {**names, "change": change, "by_seed": by_seed, "verdict": verdict(change, by_seed, sign)}
+
+
+def claim_text(claim: str, entries: Sequence[Mapping[str, Any]]) -> str:
+    """Return Markdown with a line per prediction."""
+    lines = [
+        f"* {entry['first']} against {entry['second']}, {COLUMNS[entry['measure']]}: "
+        f"{entry['change'].in_words('+')}, by seed "
+        f"{', '.join(f'{mean:+.4f}' for mean in entry['by_seed'])}: **{entry['verdict']}**"
+        for entry in entries
+    ]
+    return "\n".join([f"**{claim}**", "", *lines])
