@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import cast
 
 import numpy as np
@@ -15,10 +14,9 @@ from t2mv_core.scheduler_config import schedule_from_config
 from ..data.captions import caption
 from ..data.dataset import load_dataset
 from .base import DROP_CAPTION, add_noise, denoising_loss, load_base
+from .fitting import fit
 from .networks import TEACHER_SCHEDULER, MultiviewNetworks, create_average, fast_autocast
-from .stage import Checkpointer, StageConfig, Stateful, descend, seed_everything, trapezoid_lr, update_rng
-
-logger = logging.getLogger(__name__)
+from .stage import StageConfig, seed_everything
 
 NUM_UPDATES = 3000
 BATCH_VIEWS = 48
@@ -42,21 +40,10 @@ def run(config: StageConfig) -> None:
     networks.put_in(load_base(config))
     networks.start_adapter()
     networks.requires_grad_(False)
-    learned = networks.adapter_parameters()
-    for parameter in learned:
-        parameter.requires_grad_(True)
-    adapter = nn.ParameterList(learned)
-    average = create_average(adapter)
-    optimizer = torch.optim.AdamW(learned, lr=PEAK_LR, betas=(0.9, 0.99), weight_decay=0.01)
+    learned = nn.ParameterList(networks.adapter_parameters()).requires_grad_(True)
     schedule = schedule_from_config(TEACHER_SCHEDULER)
-    total = 4 if config.quick else NUM_UPDATES
-    parts: dict[str, Stateful] = {"adapter": adapter, "average": average, "optimizer": optimizer}
-    checkpointer = Checkpointer(config.out_dir / "adapter" / "state.pt", parts)
-    losses: list[float] = []
-    for update in checkpointer.updates(total, "adapter"):
-        for group in optimizer.param_groups:
-            group["lr"] = trapezoid_lr(update, total, PEAK_LR)
-        rng = update_rng(config.seed + 3, update)
+
+    def loss_of_update(update: int, total: int, rng: np.random.Generator) -> Tensor:
         views = draw_views(update, total, latents.shape[1], rng)
         picked = rng.integers(len(scenes), size=BATCH_VIEWS // len(views))
         captions = ["" if rng.random() < DROP_CAPTION else caption(scenes[i], rng) for i in picked]
@@ -67,12 +54,9 @@ def run(config: StageConfig) -> None:
             with torch.no_grad():
                 condition = networks.encode(captions)
             predicted = networks.predict_views(noisy, timestep, condition, networks.cameras(views))
-        loss = denoising_loss(predicted, noise, alpha_bar)
-        descend(loss, learned, optimizer)
-        average.update_parameters(adapter)
-        losses.append(loss.item())
-        if update % 50 == 49:
-            logger.info("update %d: loss %.4f", update + 1, float(np.mean(losses[-50:])))
+        return denoising_loss(predicted, noise, alpha_bar)
+
+    fit(config, "adapter", learned, config.seed + 3, NUM_UPDATES, PEAK_LR, loss_of_update)
 
 
 def load_teacher(config: StageConfig) -> MultiviewNetworks:

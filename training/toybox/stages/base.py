@@ -6,7 +6,6 @@ as captions on the web do: what a model knows of sides before its adapter comes 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from typing import cast
 
@@ -20,10 +19,9 @@ from t2mv_core.scheduler_config import schedule_from_config
 from ..data.captions import caption, view_caption
 from ..data.dataset import load_dataset
 from ..data.scenes import Scene
+from .fitting import fit
 from .networks import TEACHER_SCHEDULER, SingleViewNetworks, create_average, fast_autocast
-from .stage import Checkpointer, StageConfig, Stateful, descend, seed_everything, trapezoid_lr, update_rng
-
-logger = logging.getLogger(__name__)
+from .stage import StageConfig, seed_everything
 
 NUM_UPDATES = 4000
 BATCH_VIEWS = 48
@@ -46,17 +44,9 @@ def run(config: StageConfig) -> None:
     scenes = load_dataset(config.data_dir).scenes
     networks = SingleViewNetworks().to(config.device)
     networks.unet.to(memory_format=torch.channels_last)
-    average = create_average(networks)
-    optimizer = torch.optim.AdamW(networks.parameters(), lr=PEAK_LR, betas=(0.9, 0.99), weight_decay=0.01)
     schedule = schedule_from_config(TEACHER_SCHEDULER)
-    total = 4 if config.quick else NUM_UPDATES
-    parts: dict[str, Stateful] = {"networks": networks, "average": average, "optimizer": optimizer}
-    checkpointer = Checkpointer(config.out_dir / "base" / "state.pt", parts)
-    losses: list[float] = []
-    for update in checkpointer.updates(total, "base"):
-        for group in optimizer.param_groups:
-            group["lr"] = trapezoid_lr(update, total, PEAK_LR)
-        rng = update_rng(config.seed, update)
+
+    def loss_of_update(update: int, total: int, rng: np.random.Generator) -> Tensor:
         picked = rng.integers(len(scenes), size=BATCH_VIEWS)
         views = rng.integers(latents.shape[1], size=BATCH_VIEWS)
         captions = draw_captions([scenes[i] for i in picked], views.tolist(), rng)
@@ -65,12 +55,9 @@ def run(config: StageConfig) -> None:
         noisy, noise, timestep, alpha_bar = add_noise(schedule, clean, rng, pure_noise=pure_noise)
         with fast_autocast(config.device):
             predicted = networks.predict(noisy, timestep, networks.encode(captions))
-        loss = denoising_loss(predicted, noise, alpha_bar)
-        descend(loss, networks.parameters(), optimizer)
-        average.update_parameters(networks)
-        losses.append(loss.item())
-        if update % 100 == 99:
-            logger.info("update %d: loss %.4f", update + 1, float(np.mean(losses[-100:])))
+        return denoising_loss(predicted, noise, alpha_bar)
+
+    fit(config, "base", networks, config.seed, NUM_UPDATES, PEAK_LR, loss_of_update)
 
 
 def load_base(config: StageConfig) -> SingleViewNetworks:

@@ -7,14 +7,12 @@ their own cameras and light. Source: MV-Adapter, arXiv:2412.03632.
 
 from __future__ import annotations
 
-import logging
 import os
-from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from t2mv_core.reference import NO_PICTURE, ReferenceFeatures, compute_reference_features
 from t2mv_core.reference_picture import GENERIC_PROMPT
@@ -29,11 +27,10 @@ from .adapter import HIGH_NOISE, PURE_NOISE, draw_views, load_teacher, shuffle_v
 from .base import add_noise, denoising_loss
 from .card import write_card
 from .export import save_adapter_half
-from .networks import TEACHER_SCHEDULER, MultiviewNetworks, create_average, fast_autocast
-from .stage import Checkpointer, StageConfig, Stateful, descend, seed_everything, trapezoid_lr, update_rng
+from .fitting import fit
+from .networks import TEACHER_SCHEDULER, MultiviewNetworks, fast_autocast
+from .stage import StageConfig, seed_everything
 from .vae import encode_dataset
-
-logger = logging.getLogger(__name__)
 
 FILE_NAME = "image_mvadapter.safetensors"
 SEED_OFFSET = 70
@@ -64,21 +61,10 @@ def train(config: StageConfig) -> MultiviewNetworks:
     latents = np.load(config.out_dir / "latents.npy", mmap_mode="r")
     pictures = picture_latents(config, scenes)
     networks = create_networks(config)
-    learned = networks.adapter_parameters()
-    for parameter in learned:
-        parameter.requires_grad_(True)
-    adapter = nn.ParameterList(learned)
-    average = create_average(adapter)
-    optimizer = torch.optim.AdamW(learned, lr=PEAK_LR, betas=(0.9, 0.99), weight_decay=0.01)
+    learned = nn.ParameterList(networks.adapter_parameters()).requires_grad_(True)
     schedule = schedule_from_config(TEACHER_SCHEDULER)
-    total = 4 if config.quick else NUM_UPDATES
-    parts: dict[str, Stateful] = {"adapter": adapter, "average": average, "optimizer": optimizer}
-    checkpointer = Checkpointer(config.out_dir / "image_adapter" / "state.pt", parts)
-    losses: list[float] = []
-    for update in checkpointer.updates(total, "image_adapter"):
-        for group in optimizer.param_groups:
-            group["lr"] = trapezoid_lr(update, total, PEAK_LR)
-        rng = update_rng(config.seed + SEED_OFFSET, update)
+
+    def loss_of_update(update: int, total: int, rng: np.random.Generator) -> Tensor:
         views = draw_views(update, total, latents.shape[1], rng)
         picked = rng.integers(len(scenes), size=BATCH_VIEWS // len(views))
         captions = [draw_words(scenes[i], rng) for i in picked]
@@ -90,16 +76,15 @@ def train(config: StageConfig) -> MultiviewNetworks:
                 condition = networks.encode(captions)
                 reference = draw_pictures(networks, pictures, picked, condition, rng)
             view_scale = 0.0 if rng.random() < DROP_CAMERAS else 1.0
+            cameras = networks.cameras(views)
             predicted = networks.predict_views(
-                noisy, timestep, condition, networks.cameras(views), None, view_scale, reference
+                noisy, timestep, condition, cameras, None, view_scale, reference
             )
-        loss = denoising_loss(predicted, noise, alpha_bar)
-        descend(loss, learned, optimizer)
-        average.update_parameters(adapter)
-        losses.append(loss.item())
-        if update % 50 == 49:
-            logger.info("update %d: loss %.4f", update + 1, float(np.mean(losses[-50:])))
-    for parameter, value in zip(learned, cast(nn.ParameterList, average.module), strict=True):
+        return denoising_loss(predicted, noise, alpha_bar)
+
+    seed = config.seed + SEED_OFFSET
+    average = fit(config, "image_adapter", learned, seed, NUM_UPDATES, PEAK_LR, loss_of_update)
+    for parameter, value in zip(learned, average.parameters(), strict=True):
         parameter.data.copy_(value.data)
     return networks.eval().requires_grad_(False)
 
