@@ -128,6 +128,12 @@ def invert_step(
     return alpha_bar.sqrt() * denoised + (1 - alpha_bar).sqrt() * noise_pred
 
 
+def redraw_step(schedule: NoiseSchedule, denoised: Tensor, timestep: Timestep, noise: Noise) -> Tensor:
+    """Return x̃_t = √ᾱ_t·f + √(1-ᾱ_t)·z, z from `noise`: a step's clean latents f under fresh noise."""
+    alpha_bar = _like(schedule.alpha_bar_at(timestep), denoised)
+    return alpha_bar.sqrt() * denoised + (1 - alpha_bar).sqrt() * noise(denoised.shape).to(denoised)
+
+
 def sample(distribution: StepDistribution, noise: Noise) -> Tensor:
     """Draw an action x_{t'} = μ + σ·z, z from `noise`, [B, V, C, H, W], float32; `log_prob` scores it."""
     z = noise(distribution.mean.shape).to(distribution.mean)

@@ -16,6 +16,7 @@ from ..policy import (
     denoise_step,
     invert_step,
     log_prob,
+    redraw_step,
     sample,
 )
 from ..text import TextCondition
@@ -84,10 +85,8 @@ class StepLoop:
 
     def redraw(self, distribution: StepDistribution, step: int, noise: Noise) -> Tensor:
         """Return √ᾱ_t·f + √(1-ᾱ_t)·z: the zig's picture under fresh noise z, [B, V, C, H, W]."""
-        denoised = distribution.denoised
-        alpha_bar = self._bundle.schedule.alpha_bar_at(int(self._timesteps[step])).to(denoised)
-        fresh = noise(denoised.shape).to(denoised)
-        return self._rounded(alpha_bar.sqrt() * denoised + (1 - alpha_bar).sqrt() * fresh)
+        timestep = int(self._timesteps[step])
+        return self._rounded(redraw_step(self._bundle.schedule, distribution.denoised, timestep, noise))
 
     def act_and_record(self, x: Tensor, distribution: StepDistribution, noise: Noise) -> Tensor:
         """Sample the action of a step and record it with its state; return the action."""

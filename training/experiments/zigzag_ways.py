@@ -24,7 +24,7 @@ from torch import Tensor
 
 from t2mv_core.bundle import ModelBundle
 from t2mv_core.denoiser import CameraFeatures, predict_noise
-from t2mv_core.policy import Noise, StepDistribution, denoise_step, invert_step
+from t2mv_core.policy import Noise, StepDistribution, denoise_step, invert_step, redraw_step
 from t2mv_core.policy import sample as sample_action
 from t2mv_core.samplers import SamplingSettings
 from t2mv_core.text import TextCondition
@@ -97,10 +97,8 @@ def direct(walk: Walk, step: int, distribution: StepDistribution, noise_pred: Te
 
 
 def renoise(walk: Walk, step: int, distribution: StepDistribution, noise_pred: Tensor) -> Tensor:
-    """Make √ᾱ_t·f + √(1-ᾱ_t)·fresh noise."""
-    alpha_bar = walk.bundle.schedule.alpha_bar_at(walk.timesteps(step)[0])
-    denoised = distribution.denoised
-    return alpha_bar.sqrt() * denoised + (1 - alpha_bar).sqrt() * walk.noise(denoised.shape)
+    """Redraw x_t, as `samplers.sample_redraw` does."""
+    return redraw_step(walk.bundle.schedule, distribution.denoised, walk.timesteps(step)[0], walk.noise)
 
 
 @dataclass(frozen=True)
