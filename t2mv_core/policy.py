@@ -72,6 +72,12 @@ def consistency_output(schedule: NoiseSchedule, noise_pred: Tensor, x: Tensor, t
     return c_skip * x + c_out * predict_clean(schedule, noise_pred, x, timestep)
 
 
+def clean_latents(schedule: NoiseSchedule, noise_pred: Tensor, x: Tensor, timestep: Timestep) -> Tensor:
+    """Return what the solver takes for the clean latents behind x: LCM's f, DDIM's x̂_0."""
+    estimate = consistency_output if schedule.solver == "lcm" else predict_clean
+    return estimate(schedule, noise_pred, x, timestep)
+
+
 def lcm_step(
     schedule: NoiseSchedule, noise_pred: Tensor, x: Tensor, timestep: Timestep, next_timestep: Timestep
 ) -> StepDistribution:
@@ -123,8 +129,7 @@ def invert_step(
     """
     noise_pred, x_next = noise_pred.float(), x_next.float()
     alpha_bar = _like(schedule.alpha_bar_at(timestep), x_next)
-    clean = consistency_output if schedule.solver == "lcm" else predict_clean
-    denoised = clean(schedule, noise_pred, x_next, next_timestep)
+    denoised = clean_latents(schedule, noise_pred, x_next, next_timestep)
     return alpha_bar.sqrt() * denoised + (1 - alpha_bar).sqrt() * noise_pred
 
 

@@ -38,10 +38,12 @@ class Trajectory:
         """Refuse parts of different sizes."""
         shape = self.states.shape
         is_consistent = self.actions.shape == shape and self.log_probs.shape == shape[:3]
-        if not is_consistent or len(self.timesteps) != shape[2]:
+        is_consistent &= self.denoised.shape == (*shape[:2], *shape[3:])
+        if not is_consistent or not len(self.timesteps) == len(self.next_timesteps) == shape[2]:
             raise ValueError(
                 f"A trajectory's parts disagree: states {tuple(shape)}, actions {tuple(self.actions.shape)}, "
-                f"log_probs {tuple(self.log_probs.shape)}, {len(self.timesteps)} timesteps."
+                f"log_probs {tuple(self.log_probs.shape)}, denoised {tuple(self.denoised.shape)}, "
+                f"{len(self.timesteps)} timesteps and {len(self.next_timesteps)} next ones."
             )
 
     def to(self, device: torch.device | str) -> Trajectory:
@@ -50,7 +52,7 @@ class Trajectory:
 
 
 def concat(trajectories: Sequence[Trajectory]) -> Trajectory:
-    """Join trajectories of the same timesteps along the prompts.
+    """Join trajectories of the same timesteps, t and t', along the prompts.
 
     Raises:
         ValueError: there is none, or they visited different timesteps.
@@ -58,8 +60,11 @@ def concat(trajectories: Sequence[Trajectory]) -> Trajectory:
     if not trajectories:
         raise ValueError("There is no trajectory to join; give at least one.")
     first = trajectories[0]
-    if any(not torch.equal(first.timesteps, other.timesteps) for other in trajectories[1:]):
-        raise ValueError("Trajectories of different timesteps cannot be joined; use equal numbers of steps.")
+    for name in ("timesteps", "next_timesteps"):
+        if any(not torch.equal(getattr(first, name), getattr(other, name)) for other in trajectories[1:]):
+            raise ValueError(
+                f"Trajectories of different {name} cannot be joined; use one solver and number of steps."
+            )
     return replace(
         first, **{name: torch.cat([getattr(t, name) for t in trajectories]) for name in _PER_PROMPT}
     )
@@ -69,7 +74,7 @@ class SeededNoise:
     """A source of standard normal numbers with one CPU generator per prompt, independent of its batch."""
 
     def __init__(self, seeds: Sequence[int]) -> None:
-        """One seed per prompt, each in [0, 2**64)."""
+        """Take one seed per prompt, any whole number, modulo 2**64: what a user can type works."""
         self._generators = [torch.Generator().manual_seed(int(seed) % 2**64) for seed in seeds]
 
     def __call__(self, shape: torch.Size) -> Tensor:

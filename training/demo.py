@@ -33,10 +33,9 @@ from .evaluation.measure import (
     HULL_LEFT_OUT,
     Instruments,
     Measurement,
-    Questions,
     Variant,
-    judged_specs,
     load_instruments,
+    make_questions,
     measure,
     spread,
 )
@@ -96,11 +95,10 @@ def run(out_dir: Path, config: TrainConfig, num_prompts: int) -> Path | None:
     """
     started = time.monotonic()
     split = load_split(config.sampling.prompts, config.sampling.held_out_share)
-    prompts, azimuths = spread(load_held_out("heldout", split.train), num_prompts), DEFAULT_RIG.azimuths_deg
-    questions = Questions(prompts, SEEDS, config.sampling.batch_size, judged_specs(prompts, azimuths))
+    prompts = spread(load_held_out("heldout", split.train), num_prompts)
+    questions = make_questions(config.sampling, prompts, SEEDS)
     bundle = load_base_model(config.model)
-    device = bundle.device if config.reward.device == "auto" else config.reward.device
-    instruments = load_both(config, device)
+    instruments = load_both(config, bundle.device)
     settings = sampling_settings(config.sampling)
     steps = f"{settings.num_steps} steps"
 
@@ -128,11 +126,17 @@ def run(out_dir: Path, config: TrainConfig, num_prompts: int) -> Path | None:
     return path
 
 
-def load_both(config: TrainConfig, device: torch.device | str) -> Instruments:
-    """Load the rewards that the training learns from, those that only measure, and the judge."""
+def load_both(config: TrainConfig, device: torch.device) -> Instruments:
+    """Load the rewards that the training learns from, those that only measure, and the judge.
+
+    Args:
+        config: of the training.
+        device: of the model; `reward.device` may name another.
+    """
     reward, evaluation = config.reward, config.evaluation
     view, joint = ({*evaluation.view} - {*reward.view}, {*evaluation.joint} - {*reward.joint})
-    loaded = load_instruments([*reward.view, *view], [*reward.joint, *joint], device, True, reward)
+    names = [*reward.view, *view], [*reward.joint, *joint]
+    loaded = load_instruments(*names, device, True, reward, config.sampling.used_azimuths_deg)
     return replace(loaded, only_measuring=frozenset(view | joint))
 
 
@@ -142,13 +146,16 @@ def explain(before: Measurement, zmv: Measurement, after: Measurement) -> list[s
         "**What the LoRA changed**, standard sampling before and after with the same noise:",
         "\n".join(f"* {line}" for line in verdicts(differences(after, before))),
         "**What ZMV-Sampling changes without training** (it costs "
-        f"{zmv.evaluations_per_set} instead of {before.evaluations_per_set} UNet evaluations per set):",
+        f"{zmv.evaluations_per_set:g} instead of {before.evaluations_per_set:g} UNet evaluations per set):",
         "\n".join(f"* {line}" for line in verdicts(differences(zmv, before))),
     ]
 
 
 def train_lora(config: TrainConfig, bundle: ModelBundle, instruments: Instruments) -> Path | None:
-    """Train, or continue an interrupted demo; return the last epoch's LoRA, None when interrupted."""
+    """Train, or continue an interrupted demo; return the best LoRA, None when interrupted.
+
+    The best one is that of held-out evaluations, where the configuration asks for them, else the last.
+    """
     learned = instruments.rewards.select(config.reward.view, config.reward.joint)
     trainer = Trainer(config, bundle, learned, resume=True, measures=instruments.rewards)
     if trainer.iteration >= trainer.num_iterations:
@@ -157,10 +164,10 @@ def train_lora(config: TrainConfig, bundle: ModelBundle, instruments: Instrument
         )
     with stopping_on_signals(trainer.request_stop):
         is_done = trainer.run()
-    last = trainer.folder.lora_path(config.run.epochs)
-    if is_done and not last.is_file():  # held-out evaluation ended the run early
-        last = last.with_name("best.safetensors")
-    return last if is_done else None
+    if not is_done:
+        return None
+    best = trainer.folder.best_lora_path
+    return best if best.is_file() else trainer.folder.newest_lora()
 
 
 def verdicts(changes: Mapping[str, Interval]) -> list[str]:

@@ -27,8 +27,8 @@ from .evaluation.measure import (
     Instruments,
     Questions,
     Variant,
-    judged_specs,
     load_instruments,
+    make_questions,
     measure,
     spread,
 )
@@ -37,6 +37,7 @@ from .models.base_loras import load_base_model
 from .models.policy import sampling_settings
 from .models.rewards import check_reward_models
 from .models.subjects import Subjects
+from .run.out_of_memory import explained_out_of_memory
 
 SETTING = re.compile(r"(objective|[a-z_]+(\.\w+)+)=")
 """How a word of the form section.key=value begins; it may follow an option that takes several values."""
@@ -158,24 +159,17 @@ def find_pictures(
     return subjects, subjects.split.held_out
 
 
-def make_questions(
+def choose_questions(
     arguments: argparse.Namespace,
     config: SamplingConfig,
     prompts: Sequence[str],
     subjects: Subjects | None = None,
 ) -> Questions:
     """Return what to ask: some of the prompts, or of the subjects' pictures of these names."""
-    names, azimuths = spread(prompts, arguments.num_prompts), config.used_azimuths_deg
-    prompts = names if subjects is None else subjects.prompts(names)
-    return Questions(
-        tuple(prompts),
-        tuple(dict.fromkeys(arguments.seeds)),
-        config.batch_size,
-        judged_specs(prompts, azimuths),
-        config.negative_prompt,
-        azimuths,
-        None if subjects is None else subjects.pictures(names),
-    )
+    names, seeds = spread(prompts, arguments.num_prompts), dict.fromkeys(arguments.seeds)
+    if subjects is None:
+        return make_questions(config, names, list(seeds))
+    return make_questions(config, subjects.prompts(names), list(seeds), subjects.pictures(names))
 
 
 def remark_on_prompts(questions: Questions, config: SamplingConfig) -> list[str]:
@@ -207,12 +201,11 @@ def run(arguments: argparse.Namespace, config: TrainConfig) -> Path:
     check_reward_models(*names, reward)  # before gigabytes are read for nothing
     bundle = load_base_model(config.model)
     subjects, prompts = (None, prompts) if is_of_text else find_pictures(arguments, config, bundle)
-    questions = make_questions(arguments, config.sampling, prompts, subjects)
+    questions = choose_questions(arguments, config.sampling, prompts, subjects)
     lora_names = {path: name for path, name in name_variants(arguments.lora).items() if path is not None}
     loras = examine_loras(bundle, lora_names, settings, steps)
-    reward_device = bundle.device if reward.device == "auto" else reward.device
     instruments: Instruments = load_instruments(
-        *names, reward_device, questions.specs is not None, reward, questions.azimuths_deg
+        *names, bundle.device, questions.specs is not None, reward, questions.azimuths_deg
     )
     remarks = remark_on_prompts(questions, config.sampling)
     remarks += [HULL_LEFT_OUT] * instruments.learns_geometry
@@ -229,8 +222,11 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run the command: 0 when done, 1 with a sentence on stderr otherwise."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        path = run(*parse(sys.argv[1:] if words is None else words))
-    except (ValueError, OSError) as error:
+        with explained_out_of_memory(
+            "Measure with sampling.batch_size=1, model.dtype=bf16 or reward.device=cpu."
+        ):
+            path = run(*parse(sys.argv[1:] if words is None else words))
+    except (ValueError, OSError, MemoryError) as error:
         print(f"evaluate: {error}", file=sys.stderr)  # noqa: T201 - a command line
         return 1
     print(path.read_text(encoding="utf-8"))  # noqa: T201

@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from .config import EvaluationConfig, TrainConfig, load_config, preset_names
+from .run.out_of_memory import explained_out_of_memory
 from .run.stop import stopping_on_signals
 
 if TYPE_CHECKING:
@@ -56,18 +57,14 @@ def train(config: TrainConfig, resume: bool) -> bool:
         NonFiniteError: training had to stop.
         MemoryError: the device is out of memory.
     """
-    from torch import OutOfMemoryError
-
-    trainer = make_trainer(config, resume)
-    with stopping_on_signals(trainer.request_stop):
-        try:
+    with explained_out_of_memory(
+        "Use the preset lcm-sdxl-12gb, model.dtype=bf16 or reward.device=cpu; or resume with "
+        "model.gradient_checkpointing=true, optim.splits_pairs=true, a smaller optim.micro_batch or "
+        "sampling.batch_size."
+    ):
+        trainer = make_trainer(config, resume)
+        with stopping_on_signals(trainer.request_stop):
             is_done = trainer.run()
-        except OutOfMemoryError as error:
-            raise MemoryError(
-                f"The device is out of memory ({str(error).splitlines()[0]}). Resume with "
-                "model.gradient_checkpointing=true, optim.splits_pairs=true, a smaller optim.micro_batch or "
-                "sampling.batch_size."
-            ) from error
     state = "finished" if is_done else "was stopped and saved; continue it with --resume auto"
     logger.info("The run in %s %s (iteration %d).", config.run.out_dir, state, trainer.iteration)
     return is_done

@@ -103,7 +103,7 @@ def _score_set(views: Views) -> tuple[float, float]:
     if hull.is_empty():
         return 0.0, 0.0
     views = _reduced(views)
-    projection = project(hull, views.rig, RESOLUTION)
+    projection = project(hull, views.rig, min(RESOLUTION, views.masks.shape[-1]))
     silhouettes = float(view_agreement(projection, views.masks).mean())
     surface = extract_surface(hull)
     points, normals = (x.to(views.images) for x in (surface.vertices, surface.vertex_normals()))

@@ -12,7 +12,7 @@ from ..denoiser import CameraFeatures, check_reference, predict_noise
 from ..policy import (
     Noise,
     StepDistribution,
-    consistency_output,
+    clean_latents,
     denoise_step,
     invert_step,
     log_prob,
@@ -79,8 +79,8 @@ class StepLoop:
         )
         noise_pred = self._predict(x_next, timestep, *weak)
         inverted = invert_step(schedule, noise_pred, x_next, timestep, next_timestep)
-        denoised = consistency_output(schedule, noise_pred, x_next, max(next_timestep, 0))
-        self._report("zag", timestep, denoised)
+        if self._on_step is not None:
+            self._report("zag", timestep, clean_latents(schedule, noise_pred, x_next, next_timestep))
         return self._rounded(inverted)
 
     def redraw(self, distribution: StepDistribution, step: int, noise: Noise) -> Tensor:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -30,21 +32,18 @@ def test_concat_joins_prompts_in_order():
 def test_concat_refuses_other_timesteps_and_nothing():
     with pytest.raises(ValueError, match="different timesteps"):
         concat([make_trajectory(), make_trajectory(timesteps=(999, 479))])
+    first = make_trajectory()
+    with pytest.raises(ValueError, match="different next_timesteps"):  # as another solver's
+        concat([first, replace(first, next_timesteps=torch.tensor([499, -1]))])
     with pytest.raises(ValueError, match="at least one"):
         concat([])
 
 
-def test_parts_that_do_not_belong_together_are_refused():
+@pytest.mark.parametrize("part", ["actions", "log_probs", "denoised", "timesteps", "next_timesteps"])
+def test_parts_that_do_not_belong_together_are_refused(part):
     trajectory = make_trajectory()
     with pytest.raises(ValueError, match="parts disagree"):
-        Trajectory(
-            trajectory.states,
-            trajectory.actions[:, :1],
-            trajectory.log_probs,
-            trajectory.timesteps,
-            trajectory.next_timesteps,
-            trajectory.denoised,
-        )
+        replace(trajectory, **{part: getattr(trajectory, part)[:1]})
 
 
 def test_seeded_noise_is_standard_normal_and_repeats():

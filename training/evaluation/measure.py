@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from t2mv_core.bundle import ModelBundle
@@ -23,7 +24,7 @@ from t2mv_core.toybox.prompt_lists import PromptSpec, asymmetric_families, find_
 from t2mv_core.toybox.silhouettes import view_consistency
 
 from ..algorithm.rollout import Batch, Policy, Rewards, ScoredSets, Scores, paired_noise, sample_and_score
-from ..config import RewardConfig
+from ..config import RewardConfig, SamplingConfig
 from ..data.text_cache import ConditionCache
 from ..models.policy import camera_rig
 from ..models.rewards import load_rewards, measure_names
@@ -107,14 +108,14 @@ class Measurement:
         values: measure -> [P, S]; NaN where a measure does not apply (azimuth of a symmetric family).
         images: pictures of the first seed, [P, V, 3, H, W], uint8.
         seconds_per_set: wall time of sampling, decoding, scoring and judging, by the number of sets.
-        evaluations_per_set: UNet evaluations, counted by the sampler.
+        evaluations_per_set: UNet evaluations of all its views; guidance without an embedding takes two.
     """
 
     variant: Variant
     values: dict[str, Tensor]
     images: Tensor
     seconds_per_set: float
-    evaluations_per_set: int
+    evaluations_per_set: float
 
 
 def judged_specs(prompts: Sequence[str], azimuths_deg: Sequence[float]) -> tuple[PromptSpec, ...] | None:
@@ -128,6 +129,15 @@ def spread(items: Sequence[str], count: int) -> tuple[str, ...]:
     return tuple(items[i * len(items) // count] for i in range(count))
 
 
+def make_questions(
+    config: SamplingConfig, prompts: Sequence[str], seeds: Sequence[int], pictures: Tensor | None = None
+) -> Questions:
+    """Return what to ask so that sampling is as in training: its cameras and negative prompt."""
+    azimuths = config.used_azimuths_deg
+    specs, negative = judged_specs(prompts, azimuths), config.negative_prompt
+    return Questions(tuple(prompts), tuple(seeds), config.batch_size, specs, negative, azimuths, pictures)
+
+
 def load_instruments(
     view_rewards: Iterable[str],
     joint_rewards: Iterable[str],
@@ -138,11 +148,20 @@ def load_instruments(
 ) -> Instruments:
     """Load rewards by name, and the bundled judge when prompts have specs for it.
 
+    Args:
+        view_rewards: names of single-view rewards.
+        joint_rewards: names of joint-view rewards.
+        device: of the judge, and of the rewards unless the configuration names another.
+        has_judge: whether the judge is loaded.
+        config: of the rewards' files, precision and device; None: as they are by default.
+        azimuths_deg: the cameras of the views to come.
+
     Raises:
         ValueError: an unknown reward, or a damaged file.
         FileNotFoundError: weights that are not on this machine.
     """
-    rewards = load_rewards(view_rewards, joint_rewards, device, config, azimuths_deg)
+    reward_device = device if config is None or config.device == "auto" else config.device
+    rewards = load_rewards(view_rewards, joint_rewards, reward_device, config, azimuths_deg)
     return Instruments(rewards, load_judge().to(device) if has_judge else None)
 
 
@@ -186,22 +205,39 @@ def measure_policy(
     started = time.monotonic()
     columns: list[dict[str, Tensor]] = []
     pictures: list[Tensor] = []
-    for seed in questions.seeds:
-        batches = [
-            _measure_batch(policy, instruments, variant, questions, conditions, (seed, start), on_step)
-            for start in range(0, len(questions.prompts), questions.batch_size)
-        ]
-        columns.append({name: torch.cat([values[name] for _, values in batches]) for name in batches[0][1]})
-        if seed == questions.seeds[0]:
-            pictures = [scored.images for scored, _ in batches]
+    with counted_rows(policy.bundle.unet) as rows:
+        for seed in questions.seeds:
+            batches = [
+                _measure_batch(policy, instruments, variant, questions, conditions, (seed, start), on_step)
+                for start in range(0, len(questions.prompts), questions.batch_size)
+            ]
+            names = batches[0][1]
+            columns.append({name: torch.cat([values[name] for _, values in batches]) for name in names})
+            if seed == questions.seeds[0]:
+                pictures = [scored.images for scored, _ in batches]
     num_sets = len(questions.prompts) * len(questions.seeds)
     return Measurement(
         variant,
         {name: torch.stack([column[name] for column in columns], dim=1) for name in columns[0]},
         torch.cat(pictures),
         (time.monotonic() - started) / num_sets,
-        count_evaluations(variant.sampler, variant.settings),
+        round(sum(rows) / (num_sets * policy.cameras.num_views), 2),
     )
+
+
+@contextmanager
+def counted_rows(unet: nn.Module) -> Iterator[list[int]]:
+    """Collect the batch sizes of all calls of a UNet within the block: a picture is a row."""
+    rows: list[int] = []
+
+    def count(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        rows.append(len(inputs[0]))
+
+    handle = unet.register_forward_pre_hook(count)
+    try:
+        yield rows
+    finally:
+        handle.remove()
 
 
 def _measure_batch(

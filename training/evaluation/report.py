@@ -141,7 +141,7 @@ def _markdown(
 ) -> str:
     reference, few = measurements[0], len(questions.prompts) < FEW_PROMPTS
     gaps = {m.variant.name: differences(m, reference) for m in measurements[1:]}
-    cost = [[m.variant.name, f"{m.evaluations_per_set}", f"{m.seconds_per_set:.3f}"] for m in measurements]
+    cost = [[m.variant.name, f"{m.evaluations_per_set:g}", f"{m.seconds_per_set:.3f}"] for m in measurements]
     parts = [
         "# Evaluation",
         f"Command: `{command}`",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,25 +19,22 @@ from typing import Any
 
 import torch
 
-from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.formats.atomic import replaced
-from t2mv_core.samplers import count_evaluations
 from t2mv_core.toybox import toybox_path
 from t2mv_core.trajectory import derive_seed
 
-from ..algorithm.objectives import OBJECTIVES
 from ..config import ModelConfig, TrainConfig, change_settings, changed_values, config_to_dict
 from ..evaluation.measure import (
     Measurement,
-    Questions,
     Variant,
-    judged_specs,
     load_instruments,
+    make_questions,
     measure,
 )
 from ..models.base_loras import hash_file, load_base_model
-from ..models.policy import iteration_updates, sampling_settings
+from ..models.policy import sampling_settings
 from ..run.environment import describe_environment
+from ..run.folder import RunFolder
 from ..run.metrics import read_metrics
 from ..run.stop import stopping_on_signals
 from ..run.trainer import Trainer
@@ -44,6 +42,10 @@ from .methods import METHODS, TEACHER_SETTINGS
 
 FIRST_NOISE_SEED = 1000
 NUM_PICTURES = 6
+BATCH_SIZE = 10
+"""Of measuring: results do not depend on it but for rounding."""
+CURVES = ("lambda", "threshold", "joint_gap", "clip_fraction")
+"""Metrics of an iteration that are kept, beside the mean rewards."""
 ADDED_LATER = ("lcm_lora.safetensors", "image_mvadapter.safetensors")
 """Bundled weights that came after the first results, and that no method here takes without naming them."""
 
@@ -96,7 +98,10 @@ class Task:
         return replace(config, run=run)
 
     def key(self) -> str:
-        """A hash of everything the result depends on but the code."""
+        """A hash of what the result depends on: settings, prompts, bundled weights, base LoRAs.
+
+        The code is not in it, and other files count by the name that the settings give them.
+        """
         return self._key(self.own_config)
 
     def _key(self, config: TrainConfig) -> str:
@@ -144,30 +149,34 @@ def run_task(task: Task) -> bool:
     method, config = METHODS[task.method], task.own_config
     model = config.model if method.model is None else ModelConfig(method.model)
     bundle = load_base_model(model)
-    rewards, azimuths = config.reward, config.sampling.used_azimuths_deg
-    instruments = load_instruments(rewards.view, rewards.joint, bundle.device, True, azimuths_deg=azimuths)
+    reward, azimuths = config.reward, config.sampling.used_azimuths_deg
+    instruments = load_instruments(reward.view, reward.joint, bundle.device, True, reward, azimuths)
     lora, training = None, None
     if method.objective is not None:
         trainer = Trainer(config, bundle, instruments.rewards, resume=True)
         with stopping_on_signals(trainer.request_stop):
             if not trainer.run():
                 return False
-        lora = trainer.folder.lora_path(config.run.epochs)
-        if config.evaluation.stop_measure is not None:
-            lora = lora.with_name("best.safetensors")
-        training = training_record(config, read_metrics(trainer.folder.metrics_path))
+        lora = chosen_lora(config, trainer.folder)
+        training = training_record(read_metrics(trainer.folder.metrics_path))
         bundle = load_base_model(model)
     settings = sampling_settings(config.sampling) if method.model is None else TEACHER_SETTINGS
     noise_seed = FIRST_NOISE_SEED + task.seed
-    questions = Questions(
-        task.prompts,
-        candidate_seeds(noise_seed, method.candidates),
-        specs=judged_specs(task.prompts, DEFAULT_RIG.azimuths_deg),
+    questions = replace(
+        make_questions(config.sampling, task.prompts, candidate_seeds(noise_seed, method.candidates)),
+        batch_size=BATCH_SIZE,
     )
     variant = Variant(task.name, method.sampler, settings, lora)
     found = keep_best(measure(bundle, instruments, variant, questions))
     write_result(task, found, training)
     return True
+
+
+def chosen_lora(config: TrainConfig, folder: RunFolder) -> Path | None:
+    """Return the LoRA that a training chose; None where held-out evaluation found none that helps."""
+    if config.evaluation.stop_measure is None:
+        return folder.newest_lora()
+    return folder.best_lora_path if folder.best_lora_path.is_file() else None
 
 
 def candidate_seeds(seed: int, count: int) -> tuple[int, ...]:
@@ -196,24 +205,15 @@ def keep_best(found: Measurement) -> Measurement:
     )
 
 
-def training_record(config: TrainConfig, records: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """Return what the training cost and how it went."""
-    settings, sampling = sampling_settings(config.sampling), config.sampling
-    evaluations = [count_evaluations(name, settings) for name in OBJECTIVES[config.objective].samplers]
-    num_prompts = len(records) * sampling.prompts_per_iteration
-    updates = iteration_updates(config, range(sampling.prompts_per_iteration), 1)
-    num_pairs = len(records) * sum(update.num_terms for update in updates)
+def training_record(records: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Return how a training went: iterations, seconds without its held-out evaluations, curves."""
     return {
         "iterations": len(records),
-        "sampled_sets": 2 * num_prompts,
-        "optimizer_steps": len(records) * len(updates),
-        "sampling_evaluations": num_prompts * sum(evaluations),
-        "update_evaluations": 2 * num_pairs,  # two trajectories a pair
         "seconds": sum(r["rollout_seconds"] + r["update_seconds"] for r in records),
         "curves": {
             name: [record[name] for record in records]
-            for name in ("view_reward_standard", "joint_reward_standard", "lambda", "clip_fraction")
-            if name in records[0]
+            for name in records[0]
+            if name in CURVES or re.fullmatch("(view|joint)_reward_[a-z]+", name)
         },
     }
 

@@ -13,6 +13,7 @@ import torch
 
 from t2mv_core.images import contact_sheet
 
+from ..algorithm.objectives import OBJECTIVES
 from ..evaluation.intervals import bootstrap_two_way
 from ..evaluation.report import applicable, markdown_rows, markdown_table
 from ..run.curves import draw_panels
@@ -22,7 +23,15 @@ from .methods import METHODS
 from .pictures import Point, draw_points
 from .results import COLUMNS, Results, load_results, paired_difference
 
-COSTS = ("sampled_sets", "optimizer_steps", "sampling_evaluations", "update_evaluations", "seconds")
+COSTS = {
+    "sampled_sets": "sets sampled to learn from",
+    "optimizer_steps": "optimizer steps",
+    "sampling_evaluations": "UNet evaluations sampling",
+    "update_evaluations": "updating",
+    "held_out_evaluations": "between iterations",
+    "seconds": "training seconds",
+}
+"""Of a training, by the names of `training_costs`, with the words of the report."""
 SMOOTHING = 5  # iterations of a training curve's moving mean: each iteration has other prompts
 TRADED = ("joint_overall", "hull_consistency", "judge_part", "judge_azimuth")
 
@@ -58,7 +67,7 @@ def _method_record(name: str, results: Results) -> dict[str, Any]:
     found = results[name]
     values = {measure: found.values[measure] for measure in COLUMNS if measure in applicable(found.values)}
     has_reference = "none" in results and name != "none"
-    trainings = found.trainings
+    costs = found.costs
     return {
         "summary": METHODS[name].summary,
         "seeds": found.seeds,
@@ -71,8 +80,8 @@ def _method_record(name: str, results: Results) -> dict[str, Any]:
         "by_seed": {measure: table.nanmean(dim=0).tolist() for measure, table in values.items()},
         "evaluations_per_set": found.runs[0]["evaluations_per_set"],
         "seconds_per_set": fmean(run["seconds_per_set"] for run in found.runs),
-        "training": {key: fmean(t[key] for t in trainings) for key in COSTS} if trainings else None,
-        "largest_lambda": [max(t["curves"]["lambda"]) for t in trainings if "lambda" in t["curves"]],
+        "training": {key: fmean(cost[key] for cost in costs) for key in COSTS} if costs else None,
+        "largest_lambda": [max(t["curves"]["lambda"]) for t in found.trainings if "lambda" in t["curves"]],
     }
 
 
@@ -98,7 +107,7 @@ def _markdown(
         _table_text(methods, "difference_to_none", "+"),
         "## Cost",
         "Seconds were taken with several runs side by side, scoring and judging included; the evaluations "
-        "of the UNet are what compares.",
+        "of the UNet are what compares. Backward passes are not counted.",
         _cost_text(methods),
         "## Claims",
         *(claim_text(claim, entries) for claim, entries in claims.items() if entries),
@@ -117,28 +126,23 @@ def _table_text(methods: Mapping[str, Any], key: str, sign: str) -> str:
 
 
 def _cost_text(methods: Mapping[str, Any]) -> str:
-    header = ["method", "UNet evaluations per set", "seconds per set", "sets sampled in training"]
-    header += ["optimizer steps", "UNet evaluations sampling / updating", "training seconds"]
-    header += ["largest λ by seed"]
+    header = ["method", "UNet evaluations per set", "seconds per set", *COSTS.values(), "largest λ by seed"]
     rows = []
     for entry in methods.values():
-        sets, steps, sampling, updating, seconds = (
-            f"{entry['training'][key]:.0f}" if entry["training"] else "" for key in COSTS
-        )
-        evaluations = f"{sampling} / {updating}" if sampling else ""
-        first = [entry["summary"], f"{entry['evaluations_per_set']}", f"{entry['seconds_per_set']:.3f}"]
-        largest = ", ".join(f"{value:.2f}" for value in entry["largest_lambda"])
-        rows.append([*first, sets, steps, evaluations, seconds, largest])
+        training = [f"{entry['training'][key]:.0f}" if entry["training"] else "" for key in COSTS]
+        first = [entry["summary"], f"{entry['evaluations_per_set']:g}", f"{entry['seconds_per_set']:.3f}"]
+        rows.append([*first, *training, ", ".join(f"{value:.2f}" for value in entry["largest_lambda"])])
     return markdown_rows(header, rows)
 
 
 def _draw_curves(results: Results, path: Path) -> None:
-    """Draw mean training rewards over the seeds, standard sampling, as a moving mean."""
+    """Draw mean training rewards of the first trajectories over the seeds, as a moving mean."""
     panels = {}
     for kind in ("view", "joint"):
         curves = {}
         for method, found in results.items():
-            if series := [training["curves"][f"{kind}_reward_standard"] for training in found.trainings]:
+            name = f"{kind}_reward_{OBJECTIVES[METHODS[method].objective or 'mvc_zigal'].samplers[0]}"
+            if series := [t["curves"][name] for t in found.trainings if name in t["curves"]]:
                 mean = torch.tensor(series, dtype=torch.float64).mean(dim=0)
                 curves[method] = mean.unfold(0, min(SMOOTHING, len(mean)), 1).mean(dim=1).tolist()
         panels[f"{'single' if kind == 'view' else kind}-view reward in training"] = curves

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..config import config_from_dict
 from .comparison import Task
+from .costs import training_costs
 from .methods import METHODS
 
 COLUMNS = {
@@ -48,6 +50,18 @@ class MethodResult:
     def trainings(self) -> list[dict[str, Any]]:
         """What the trainings cost and how they went; none of a method without training."""
         return [run["training"] for run in self.runs if run["training"] is not None]
+
+    @property
+    def costs(self) -> list[dict[str, float]]:
+        """Of each training: the counts of `training_costs`, and "seconds"."""
+        return [
+            {
+                **training_costs(config_from_dict(run["config"]), training["iterations"]),
+                "seconds": training["seconds"],
+            }
+            for run in self.runs
+            if (training := run["training"]) is not None
+        ]
 
 
 Results = Mapping[str, MethodResult]

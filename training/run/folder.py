@@ -40,6 +40,15 @@ class RunFolder:
         """Return where the LoRA lies as it was after an epoch, from 1."""
         return self.root / "lora" / f"epoch_{epoch:04d}.safetensors"
 
+    @property
+    def best_lora_path(self) -> Path:
+        """Return where the LoRA of the best evaluation lies, if one was better than no LoRA."""
+        return self.root / "lora" / "best.safetensors"
+
+    def newest_lora(self) -> Path | None:
+        """Return the LoRA of the last epoch that wrote one."""
+        return max((self.root / "lora").glob("epoch_*.safetensors"), default=None, key=_epoch)
+
     def sheet_path(self, epoch: int) -> Path:
         """Return where samples of the last iteration of an epoch lie."""
         return self.root / "samples" / f"epoch_{epoch:04d}.png"
@@ -75,7 +84,7 @@ class RunFolder:
     def prune_loras(self, count: int | None) -> None:
         """Delete all but the newest `count` epoch files; None keeps all."""
         if count is not None:
-            for path in sorted((self.root / "lora").glob("epoch_*.safetensors"))[:-count]:
+            for path in sorted((self.root / "lora").glob("epoch_*.safetensors"), key=_epoch)[:-count]:
                 path.unlink()
 
 
@@ -144,7 +153,7 @@ class Recorder:
         if is_best:
             measure = self.config.evaluation.stop_measure or ""
             facts = {**self._reward_means(), f"evaluation_{measure}": str(means[measure])}
-            self.save_lora(self.folder.root / "lora" / "best.safetensors", facts)
+            self.save_lora(self.folder.best_lora_path, facts)
         append_record(self.folder.evaluations_path, {"iteration": iteration, **means})
 
     def finish(self, iteration: int) -> None:
@@ -173,5 +182,10 @@ def write_sheet(rollout: Rollout, num_prompts: int, path: Path) -> None:
         return
     images = torch.stack([scored.images[:count] for scored in rollout.sets], dim=1).flatten(0, 1)
     labels = [f"{scored.sampler}: {prompt}" for prompt in rollout.prompts[:count] for scored in rollout.sets]
-    path.parent.mkdir(exist_ok=True)
-    contact_sheet(images / 255, row_labels=labels).save(path)
+    with replaced(path) as temporary:
+        contact_sheet(images / 255, row_labels=labels).save(temporary, format="PNG")
+
+
+def _epoch(path: Path) -> tuple[int, str]:
+    """Order files by the number in their names, which has four digits or more."""
+    return len(path.name), path.name

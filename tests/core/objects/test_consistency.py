@@ -55,6 +55,12 @@ def test_a_set_does_not_depend_on_the_others(scene_views, true_scores):
     assert score_consistency(scene_views[:0], DEFAULT_RIG).geometry.shape == (0,)
 
 
+def test_pictures_smaller_than_the_hulls_grid_are_scored(rendered, true_scores):
+    images, _ = render_views(rendered.scenes[0], image_px=32)
+    small = score_consistency(torch.from_numpy(images).movedim(-1, 1)[None].float() / 255, DEFAULT_RIG)
+    assert small.geometry[0] == pytest.approx(float(true_scores.geometry[0]), abs=0.15)
+
+
 def test_larger_pictures_score_alike(rendered, true_scores):
     images, _ = render_views(rendered.scenes[0], image_px=192)
     large = score_consistency(torch.from_numpy(images).movedim(-1, 1)[None].float() / 255, DEFAULT_RIG)

@@ -10,7 +10,7 @@ import torch
 from t2mv_core.samplers import SamplingSettings
 from training import compare
 from training.algorithm.objectives import OBJECTIVES
-from training.config import BaseLoraConfig, ModelConfig, load_config
+from training.config import BaseLoraConfig, ModelConfig, change_settings, load_config
 from training.data.prompts import load_prompts
 from training.evaluation.intervals import Interval, bootstrap, bootstrap_two_way
 from training.evaluation.measure import Measurement, Variant
@@ -18,14 +18,17 @@ from training.experiments.claims import CLAIMS, verdict
 from training.experiments.comparison import (
     Task,
     candidate_seeds,
+    chosen_lora,
     keep_best,
     make_tasks,
     run_task,
     training_record,
 )
 from training.experiments.comparison_report import write_comparison
+from training.experiments.costs import training_costs
 from training.experiments.methods import ABLATIONS, CONTROLS, DEFAULT_METHODS, METHODS
 from training.experiments.results import COLUMNS, MethodResult, load_results, paired_difference
+from training.run.folder import RunFolder
 
 ROOT = Path(__file__).parents[3]
 TINY = [
@@ -162,25 +165,52 @@ def test_the_published_results_are_those_of_the_bundled_model_and_the_preset():
     assert [task.name for task in there if task.read_result() is None] == []
 
 
+def costs_of(task, objective, *settings):
+    return training_costs(change_settings(replace(task.config, objective=objective), settings), 3)
+
+
 def test_all_methods_get_the_same_number_of_sets_and_updates(task):
-    records = [
-        {
-            name: 1.0
-            for name in (
-                "view_reward_standard", "joint_reward_standard", "lambda", "clip_fraction",
-                "rollout_seconds", "update_seconds",
-            )
-        }
-    ] * 3  # fmt: skip
-    costs = {
-        objective: training_record(replace(task.config, objective=objective), records)
-        for objective in OBJECTIVES
-    }
+    costs = {objective: costs_of(task, objective) for objective in OBJECTIVES}
     assert {cost["sampled_sets"] for cost in costs.values()} == {3 * 2 * 2}
     assert {cost["optimizer_steps"] for cost in costs.values()} == {3 * 2}
-    # standard 4 evaluations, ZMV 6, for each of 3 x 2 prompts
-    assert costs["ppo"]["sampling_evaluations"] == 6 * 8
-    assert costs["mvc_zigal"]["sampling_evaluations"] == 6 * 10
+
+
+def test_costs_are_counted_in_unet_evaluations_of_a_set(task):
+    """Three iterations of two prompts: standard 4 evaluations, ZMV 6; an update scores 4 steps of 2 sets."""
+    view, constrained = costs_of(task, "zigal_view"), costs_of(task, "mvc_zigal")
+    assert costs_of(task, "mv_pg")["sampling_evaluations"] == 6 * 8
+    assert view["sampling_evaluations"] == 6 * 10
+    assert constrained["sampling_evaluations"] == 6 * 10 + 2 * 4  # the first threshold, of two prompts
+    stated = costs_of(task, "mvc_zigal", "constraint.threshold_init=0.5")
+    assert stated["sampling_evaluations"] == 6 * 10
+    assert view["update_evaluations"] == 6 * 4 * 2
+    for reference in (costs_of(task, "mv_dpo"), costs_of(task, "zigal_view", "optim.kl_weight=1")):
+        assert reference["update_evaluations"] == 2 * view["update_evaluations"]
+    evaluated = costs_of(
+        task, "mvc_zigal", "evaluation.every=2", "evaluation.num_prompts=5", "evaluation.prompts=dev"
+    )
+    assert (view["held_out_evaluations"], evaluated["held_out_evaluations"]) == (0, 2 * 5 * 4)
+
+
+def test_the_record_of_a_training_keeps_the_curves_of_both_trajectories():
+    record = {"rollout_seconds": 2.0, "update_seconds": 1.0, "lambda": 0.1, "loss": 3.0}
+    rewards = {"view_reward_zmv": 0.5, "joint_reward_again": 0.25, "view_reward_zmv/pickscore": 0.2}
+    assert training_record([record | rewards] * 2) == {
+        "iterations": 2,
+        "seconds": 6.0,
+        "curves": {"lambda": [0.1] * 2, "view_reward_zmv": [0.5] * 2, "joint_reward_again": [0.25] * 2},
+    }
+
+
+def test_a_training_that_found_nothing_better_is_measured_without_a_lora(task, tmp_path):
+    folder, stopped = RunFolder(tmp_path), replace(task, method="mvc_zigal_stopped").own_config
+    (tmp_path / "lora").mkdir()
+    for epoch in (9, 9999, 10000):
+        folder.lora_path(epoch).touch()
+    assert chosen_lora(task.own_config, folder) == folder.lora_path(10000)
+    assert chosen_lora(stopped, folder) is None
+    folder.best_lora_path.touch()
+    assert chosen_lora(stopped, folder) == folder.best_lora_path
 
 
 def test_differences_pair_equal_seeds():
@@ -225,16 +255,17 @@ def test_the_two_way_interval_knows_about_the_spread_of_trainings():
 
 def test_a_method_is_measured_and_reported(task):
     """The whole way on the bundled model: no RL, and a LoRA of one iteration."""
-    tasks = make_tasks(["none", "mvc_zigal"], [0], task.config, task.prompts, task.results_dir, task.work_dir)
+    methods = ["none", "mvc_zigal", "mv_zigpg"]  # the last has no trajectory of standard sampling
+    tasks = make_tasks(methods, [0], task.config, task.prompts, task.results_dir, task.work_dir)
     assert all(run_task(one) for one in tasks)
     written = [one.result_path.stat().st_mtime_ns for one in tasks]
     assert all(run_task(one) for one in tasks)
     assert [one.result_path.stat().st_mtime_ns for one in tasks] == written
     assert not any(str(task.work_dir.parent) in one.result_path.read_text() for one in tasks)
     results = load_results(tasks)
-    assert list(results) == ["none", "mvc_zigal"]
+    assert sorted(results) == sorted(methods)
     assert results["none"].values["view_reward"].shape == (3, 1)
-    assert results["mvc_zigal"].runs[0]["training"]["optimizer_steps"] == 2
+    assert results["mvc_zigal"].costs[0]["optimizer_steps"] == 2
     path = write_comparison(tasks, task.results_dir.parent, "the command")
     text = path.read_text()
     assert "the command" in text
