@@ -3,9 +3,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from t2mv_core.denoiser import predict_noise
+from t2mv_core.denoiser import encode_cameras, predict_noise
 from t2mv_core.policy import denoise_step, invert_step
 from t2mv_core.samplers import SamplingSettings, count_evaluations, sample_standard, sample_zmv
+from t2mv_core.text import encode_text
 from t2mv_core.trajectory import SeededNoise
 
 SHAPE = torch.Size((2, 3, 4, 8, 8))
@@ -53,6 +54,24 @@ def test_zigzag_step_by_hand(bundle, condition, cameras, repeats, replay):
     torch.testing.assert_close(trajectory.states[:, :, 0], x, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(trajectory.actions[:, :, 0], action, atol=1e-5, rtol=1e-5)
     assert torch.equal(trajectory.states[:, :, 1], trajectory.actions[:, :, 0])
+
+
+def test_a_zag_under_ddim_shows_the_clean_latents_of_ddim(ddim_bundle, rig, prompts, replay):
+    condition, cameras = encode_text(ddim_bundle, prompts), encode_cameras(ddim_bundle, rig)
+    events, noise, schedule = [], draw_noise(4), ddim_bundle.schedule
+    settings = SamplingSettings(num_steps=2, guidance_scale=1.0, inverse_guidance_scale=1.0)
+    trajectory = sample_zmv(ddim_bundle, condition, cameras, replay(noise), settings, events.append)
+    t, t_next = int(trajectory.timesteps[0]), int(trajectory.next_timesteps[0])
+    step = denoise_step(
+        schedule, predict_noise(ddim_bundle, noise[0], t, condition, cameras, 1.0), noise[0], t, t_next
+    )
+    x_next = step.mean + step.std * noise[1]
+    weak = predict_noise(ddim_bundle, x_next, t, condition, cameras, 1.0)
+    alpha_bar = schedule.alpha_bar_at(t_next)
+    clean = (x_next - (1 - alpha_bar).sqrt() * weak) / alpha_bar.sqrt()
+    clean = clean.clamp(-schedule.clip_range, schedule.clip_range)
+    shown = next(event.denoised for event in events if event.kind == "zag")
+    torch.testing.assert_close(shown, clean, atol=1e-4, rtol=1e-4)
 
 
 def test_steps_after_the_zigzag_are_ordinary(bundle, condition, cameras, replay):
