@@ -82,7 +82,7 @@ def schedule_from_config(config: Mapping[str, Any], solver: str | None = None) -
         notices.append(f"The scheduler's timestep_spacing={spacing!r} has no effect: the solver has its own.")
         spacing = "leading"
     if (name := str(config.get("_class_name", ""))) and not _CLASSES.fullmatch(name):
-        notices.append(f"The scheduler {name} is not known; the solver {solver} has its place.")
+        notices.append(f"The scheduler {name} is not known; T2MV samples with {solver} instead.")
     alpha_bar = shift_snr(_trained_alpha_bar(config), float(config.get("t2mv_snr_shift", SNR_SHIFT_SCALE)))
     if not bool(((alpha_bar > 0) & (alpha_bar < 1)).all()):
         raise ValueError("The scheduler's betas must be greater than 0 and less than 1.")
@@ -105,7 +105,7 @@ def _unknown_keys(config: Mapping[str, Any]) -> list[str]:
     """Name in a sentence the keys that are not known to have no effect, if there are any."""
     known = {*_TRAINED, *_SAMPLED, *_OBEYED, *_WITHOUT_EFFECT}
     strange = [key for key, value in config.items() if key not in known and key[:1] != "_" and value]
-    return [f"T2MV does not know the scheduler's {', '.join(strange)}, and does without."] if strange else []
+    return [f"T2MV does not know the scheduler's {', '.join(strange)}, and ignores it."] if strange else []
 
 
 def _refuse_foreign(config: Mapping[str, Any], is_sampled_as_the_file_says: bool) -> None:

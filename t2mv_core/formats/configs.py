@@ -92,7 +92,7 @@ def read_config(part: str, path: Path, notices: list[str]) -> dict[str, Any]:
     known = _HARMLESS | _keys_of(part)
     strange = [key for key, value in config.items() if key not in known and key[:1] != "_" and value]
     if strange:
-        notices.append(f"{path}: T2MV does not know {', '.join(strange)}, and does without.")
+        notices.append(f"{path}: T2MV does not know {', '.join(strange)}, and ignores it.")
     return config
 
 
@@ -119,7 +119,7 @@ def read_index(folder: Path, notices: list[str]) -> bool:
         raise ValueError(not_sdxl(folder, "an SDXL refiner"))
     parts = {key: value for key, value in index.items() if key[:1] != "_" and key not in _INDEX_PARTS}
     if strange := [key for key, value in parts.items() if value not in (None, False, [None, None])]:
-        notices.append(f"{path} names {', '.join(strange)}; T2MV does without.")
+        notices.append(f"{path} names {', '.join(strange)}; T2MV ignores it.")
     return index.get("force_zeros_for_empty_prompt") is not False
 
 

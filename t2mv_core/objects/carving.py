@@ -34,7 +34,7 @@ def carve_hull(masks: Tensor, rig: CameraRig, resolution: int = 128, on_step: On
         masks: covered share of each pixel, [V, H, H] in [0, 1]; float32.
         rig: the V cameras; the cube has their frustum as half its edge.
         resolution: voxels along an edge N; memory grows with its cube (128: 8 MiB, 256: 64 MiB).
-        on_step: told of progress, slab by slab; may raise to cancel.
+        on_step: called with (steps done, all steps), slab by slab; may raise to cancel.
 
     Returns:
         The hull on the masks' device. It is empty where a silhouette is, or where they share no point.

@@ -34,7 +34,7 @@ def colour_vertices(surface: Surface, volume: Volume, views: Views, on_step: OnS
         surface: of the volume.
         volume: what hides points from views.
         views: V pictures.
-        on_step: told of progress, view by view; may raise to cancel.
+        on_step: called with (steps done, all steps), view by view; may raise to cancel.
 
     Raises:
         ValueError: no view sees any vertex.

@@ -50,7 +50,7 @@ def paint_surface(surface: Surface, views: Views, on_step: OnStep | None = None)
     Args:
         surface: triangles, in the world of the views' cameras; see `fit_surface`.
         views: V pictures of the same object.
-        on_step: told of progress; may raise to cancel.
+        on_step: called with (steps done, all steps); may raise to cancel.
 
     Raises:
         ValueError: the mesh has no triangle, or no view sees any vertex.
@@ -88,7 +88,7 @@ def look_from(
         views: V pictures.
         projection: the mesh as these views see it.
         points_at_once: bounds the memory.
-        on_step: told of progress; may raise to cancel.
+        on_step: called with (steps done, all steps); may raise to cancel.
 
     Raises:
         ValueError: no view sees any point.

@@ -43,7 +43,7 @@ def project(volume: Volume, rig: CameraRig, picture_px: int, on_step: OnStep | N
         volume: the solid.
         rig: V cameras.
         picture_px: P, at least 1; more than the volume's resolution shows nothing new.
-        on_step: told of progress, view by view; may raise to cancel.
+        on_step: called with (steps done, all steps), view by view; may raise to cancel.
     """
     axes = camera_axes(rig, volume.occupancy)
     across = voxel_centres(picture_px, rig.frustum, volume.occupancy.device)
@@ -72,13 +72,14 @@ def project_surface(
 ) -> Projection:
     """Look at triangles from all cameras of a rig; they need not be closed.
 
-    Every triangle is covered with points half a pixel apart, and each pixel keeps the nearest.
+    Every triangle is covered with points half a pixel apart, and each pixel keeps the nearest. A triangle
+    wider than two pictures gets no more points, so that they are further apart.
 
     Args:
         surface: triangles; what lies beyond the pictures is not seen.
         rig: V cameras.
         picture_px: P, at least 1.
-        on_step: told of progress, group by group of triangles; may raise to cancel.
+        on_step: called with (steps done, all steps), group by group of triangles; may raise to cancel.
     """
     spacing = 2 * rig.frustum / picture_px / _POINTS_PER_PIXEL
     corners = surface.vertices[surface.faces]  # [M, 3, 3]

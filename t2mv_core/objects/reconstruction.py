@@ -51,7 +51,7 @@ def reconstruct(
         views: V pictures of one object.
         resolution: voxels along an edge of the room.
         smoothing: of the surface, voxels; see `extract_surface`.
-        on_step: told of progress, of carving and of looking at the result; may raise to cancel.
+        on_step: called with (steps done, all steps) of carving and looking; may raise to cancel.
 
     Raises:
         ValueError: fewer than two views agree, their cameras look along one line, or nothing is left.

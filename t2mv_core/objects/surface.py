@@ -13,7 +13,7 @@ from .volume import INSIDE, Volume
 
 @dataclass(frozen=True)
 class Surface:
-    """A closed triangle mesh in world units.
+    """A triangle mesh in world units; ours are closed, a user's need not be.
 
     Attributes:
         vertices: [N, 3], float32.

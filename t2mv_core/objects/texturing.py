@@ -50,7 +50,7 @@ def paint_texture(
         uvs: texture coordinates of the vertices, [N, 2] in [0, 1].
         views: V pictures of the same object.
         texture_px: P.
-        on_step: told of progress; may raise to cancel.
+        on_step: called with (steps done, all steps); may raise to cancel.
 
     Raises:
         ValueError: the mesh has no triangle, its coordinates leave the texture, or no view sees any texel.

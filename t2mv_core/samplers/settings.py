@@ -17,7 +17,7 @@ _PUBLISHED = DEFAULTS["lcm-sdxl"]
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """Settings shared by all samplers; the zigzag ones are read by ZMV only.
+    """Settings shared by all samplers; standard sampling ignores those of the zigzag.
 
     The defaults are LCM-SDXL's; `SamplingSettings(**bundle.defaults.numbers())` has those of a bundle.
 

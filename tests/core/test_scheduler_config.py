@@ -161,7 +161,7 @@ def test_numbers_that_are_none_or_impossible_are_refused(config):
 def test_a_scheduler_that_is_not_known_gives_way_to_a_named_solver_with_a_word():
     schedule = schedule_from_config({"_class_name": "TCDScheduler"}, "lcm")
     assert (schedule.solver, schedule.original_steps) == ("lcm", 50)
-    assert schedule.notices == ("The scheduler TCDScheduler is not known; the solver lcm has its place.",)
+    assert schedule.notices == ("The scheduler TCDScheduler is not known; T2MV samples with lcm instead.",)
     assert schedule_from_config(SDXL, "lcm").notices == ()
 
 

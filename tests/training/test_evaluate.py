@@ -212,7 +212,7 @@ def test_a_report_says_what_of_the_models_files_has_no_effect(
     path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "unheard_of": 1}))
     words = [f"model.name={folder}", "--num-prompts", "2", "--seeds", "3", "--steps", "1"]
     assert evaluate.main([*words, "--out", str(tmp_path / "out")]) == 0
-    sentence = "T2MV does not know the scheduler's unheard_of, and does without."
+    sentence = "T2MV does not know the scheduler's unheard_of, and ignores it."
     assert sentence in (tmp_path / "out" / "report.md").read_text("utf-8")
     assert caplog.text.count(sentence) == 1
 

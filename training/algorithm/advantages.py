@@ -20,7 +20,7 @@ class RewardTable:
     """The rewards of all trajectories of an iteration, over all processes, on the CPU.
 
     Attributes:
-        prompts: B sentences, in the order of their slots.
+        prompts: what the B rows are of, in the order of their slots: sentences, or names of pictures.
         view: single-view rewards by name, [B, K, V] each, K trajectories per prompt.
         joint: joint-view rewards by name, [B, K] each; empty without joint rewards.
     """
@@ -123,7 +123,7 @@ def iteration_advantages(
         A = (A_view + λ·A_joint)/(1 + λ),   A_view = Σ w_k·normalize(R_k) / Σ w_k, A_joint likewise
 
     Source: docs/method.md, sections 5 and 6. Each reward is normalized before the sum, so that a weight means
-    the same whatever a reward's range is.
+    the same whatever a reward's range is. Rewards that differ by rounding only give advantages of 0.
 
     Args:
         table: rewards of the iteration.
@@ -135,9 +135,13 @@ def iteration_advantages(
     Returns:
         [B, K, V], float32.
     """
-    groups = table.prompts if is_per_prompt else None
-    view = weighted_mean({k: normalize_advantages(r, groups) for k, r in table.view.items()}, view_weights)
+    groups, equal = table.prompts if is_per_prompt else None, equal_rewards(table)
+
+    def advantages(name: str, rewards: Tensor) -> Tensor:
+        return torch.zeros_like(rewards) if name in equal else normalize_advantages(rewards, groups)
+
+    view = weighted_mean({k: advantages(k, r) for k, r in table.view.items()}, view_weights)
     if not joint_weights:
         return view
-    joint = weighted_mean({k: normalize_advantages(r, groups) for k, r in table.joint.items()}, joint_weights)
+    joint = weighted_mean({k: advantages(k, r) for k, r in table.joint.items()}, joint_weights)
     return combine_advantages(view.flatten(0, 1), joint.flatten(), lambda_).unflatten(0, view.shape[:2])

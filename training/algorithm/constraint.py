@@ -15,6 +15,10 @@ SPREAD_DECAY = 0.9
 ten by a twentieth; a longer one would be late where the policy's spread changes while it learns."""
 
 
+ROUNDING = 1e-4
+"""Relative spread up to which rewards count as equal; as `t2mv_core.rewards.base.hardly_differ`."""
+
+
 class DualVariable:
     """λ of "maximise the view reward subject to joint reward >= b", updated once per iteration.
 
@@ -106,7 +110,7 @@ class DualVariable:
         """
         slack = self.observe(joint_rewards)
         if self.unit == "spread":
-            if not self.spread:
+            if not self.spread or self.spread <= ROUNDING * abs(self.threshold or 0.0):
                 logger.warning(
                     "All joint rewards have been equal so far: lambda stays at %.3f.", self.lambda_
                 )

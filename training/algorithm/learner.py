@@ -34,7 +34,7 @@ class UpdateStats:
 
 
 NUM_SUMS = 4
-"""The first fields of UpdateStats are sums over pairs."""
+"""The first fields of UpdateStats are summed over pairs before they become means."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ class Learner:
 
     Args:
         policy: the policy whose LoRA is trained.
-        reference: the policy to which the KL, or a loss's log ratios, are measured.
+        reference: the policy to which the KL, or a loss's log ratios, are measured. With pictures it sees
+            the features that the acting policy took of them, its LoRA included.
         parameters: the LoRA's parameters.
         optimizer: over these parameters.
         accelerator: for sums over processes.

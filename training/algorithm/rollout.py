@@ -303,7 +303,10 @@ def _check_finite(name: str, scores: Tensor, prompts: Sequence[str]) -> None:
     is_finite = scores.isfinite().reshape(len(prompts), -1).all(dim=1).tolist()
     if not all(is_finite):
         prompt = prompts[is_finite.index(False)]
-        raise NonFiniteError(f"The reward {name} of {prompt!r} is not a finite number; look at its pictures.")
+        raise NonFiniteError(
+            f"The reward {name} of {prompt!r} is not a finite number. Resume with reward.dtype=fp32, or with "
+            "model.dtype=bf16 where it is fp16."
+        )
 
 
 def _on_cpu(values: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ def apply_override(values: dict[str, Any], word: str, parse: Callable[[str, str]
     Args:
         values: changed in place.
         word: what stood on the command line.
-        parse: reads the part after the equals sign, and is told the key.
+        parse: reads the part after the equals sign, given the key too.
 
     Raises:
         ValueError: no equals sign, or a section that is a value.

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from t2mv_core.prompts import check_prompts, clean_line, split_lines
+from t2mv_core.prompts import check_prompts, clean_line
 from t2mv_core.toybox.prompt_lists import load_prompt_list
 from t2mv_core.trajectory import derive_seed
+
+from .line_files import SPLITS, parse_object, read_lines
 
 log = logging.getLogger(__name__)
 
 PROMPT_SET_DIR = Path(__file__).parent / "prompt_sets"
-SPLITS = ("train", "heldout")
 MAX_NAMED = 5
 
 
@@ -191,20 +190,11 @@ def read_prompt_file(path: Path) -> list[PromptLine]:
         raise ValueError(
             f"{path} ends neither in .txt nor in .jsonl; write one prompt a line into one of these."
         )
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # Windows editors put a byte-order mark in front
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8 with one prompt a line.") from error
+    found = [line for _, line in read_lines(path, parse)]
     lines: dict[str, PromptLine] = {}
-    num_repeated = 0
-    for number, content in enumerate(split_lines(text), start=1):
-        try:
-            line = parse(content)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from error
-        if line is not None:
-            num_repeated += line.prompt in lines
-            lines.setdefault(line.prompt, line)
+    for line in found:
+        lines.setdefault(line.prompt, line)
+    num_repeated = len(found) - len(lines)
     if not lines:
         raise ValueError(f"{path} holds no prompt; write one a line.")
     if num_repeated:
@@ -236,36 +226,10 @@ def _parse_json(content: str) -> PromptLine | None:
     """Read a line of a `.jsonl` file; None for an empty line."""
     if not content:
         return None
-    try:
-        record = json.loads(content, object_pairs_hook=_unique_keys)
-    except _RepeatedKeyError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise ValueError('This is not valid JSON; write a line such as {"prompt": "a red mug"}.') from error
-    if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
-        raise ValueError(
-            'This is no object with a "prompt" in words; write a line such as {"prompt": "a red mug"}.'
-        )
-    split = record.get("split")
-    if split is not None and split not in SPLITS:
-        raise ValueError(f'"split" is {split!r}; write "train" or "heldout", or leave it out.')
+    record = parse_object(content, "prompt", '{"prompt": "a red mug"}')
     prompt = clean_line(record["prompt"])
     check_prompts([prompt])
-    return PromptLine(prompt, split)
-
-
-class _RepeatedKeyError(ValueError):
-    """A JSON object has a key twice."""
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of a JSON line; json alone would keep the last of two equal keys."""
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise _RepeatedKeyError(f"{twice!r} is there twice; write one object a line.")
-    return record
+    return PromptLine(prompt, record.get("split"))
 
 
 def _hold_out_rank(prompt: str) -> float:

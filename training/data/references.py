@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from t2mv_core.prompts import check_prompts, clean_line, split_lines
+from t2mv_core.prompts import check_prompts, clean_line
 from t2mv_core.reference_picture import GENERIC_PROMPT
 
-from .prompts import SPLITS, PromptSplit, split_prompts
+from .line_files import parse_object, read_lines
+from .prompts import PromptSplit, split_prompts
 
 PICTURE_ENDINGS = (".png", ".webp")
 _EXAMPLE = '{"picture": "mug.png", "prompt": "a red mug"}'
@@ -91,26 +92,18 @@ def _words_beside(path: Path) -> str:
 
 def _read_list(source: Path) -> dict[str, Reference]:
     found: dict[str, Reference] = {}
-    for number, line in enumerate(split_lines(source.read_text(encoding="utf-8-sig")), start=1):
-        if not line:
-            continue
-        try:
-            name, reference = _parse(line, source.parent)
-        except ValueError as error:
-            raise ValueError(f"{source}, line {number}: {error}") from error
+    for number, (name, reference) in read_lines(source, partial(_parse, source.parent)):
         if name in found:
             raise ValueError(f"{source}, line {number}: {name!r} is there twice; name each picture once.")
         found[name] = reference
     return found
 
 
-def _parse(line: str, folder: Path) -> tuple[str, Reference]:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"This is not valid JSON; write a line such as {_EXAMPLE}.") from error
-    if not isinstance(record, dict) or not isinstance(record.get("picture"), str):
-        raise ValueError(f'This is no object with a "picture"; write a line such as {_EXAMPLE}.')
+def _parse(folder: Path, line: str) -> tuple[str, Reference] | None:
+    """Read a line; None for an empty one."""
+    if not line:
+        return None
+    record = parse_object(line, "picture", _EXAMPLE)
     name, prompt, split = record["picture"], record.get("prompt", GENERIC_PROMPT), record.get("split")
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
@@ -119,8 +112,6 @@ def _parse(line: str, folder: Path) -> tuple[str, Reference]:
         raise FileNotFoundError(f"There is no picture at {path}; check the name.")
     if not isinstance(prompt, str):
         raise ValueError(f'"prompt" is {prompt!r}; write a sentence, or leave it out.')
-    if split is not None and split not in SPLITS:
-        raise ValueError(f'"split" is {split!r}; write "train" or "heldout", or leave it out.')
     if not isinstance(framed := record.get("framed", False), bool):
         raise ValueError(f'"framed" is {framed!r}; write true or false, or leave it out.')
     words = clean_line(prompt)

@@ -17,6 +17,7 @@ class EarlyStop:
     Attributes:
         best_iteration: iteration of the best value; None before there is one.
         best_value: that value.
+        last_iteration: iteration of the last evaluation; None before there is one.
 
     Args:
         measure: name of the held-out value that is watched; None watches nothing and never stops.
@@ -38,6 +39,7 @@ class EarlyStop:
         self.fingerprint = hashlib.sha256("\n".join(prompts).encode()).hexdigest() if prompts else ""
         self.best_iteration: int | None = None
         self.best_value: float | None = None
+        self.last_iteration: int | None = None
         self._num_without_best = 0
 
     @property
@@ -58,10 +60,11 @@ class EarlyStop:
         Raises:
             ValueError: the measure is not among the values; nothing has changed.
         """
+        if self.measure is not None and self.measure not in values:
+            raise ValueError(_unknown_measure(self.measure, values))
+        self.last_iteration = iteration
         if self.measure is None:
             return False
-        if self.measure not in values:
-            raise ValueError(_unknown_measure(self.measure, values))
         value = float(values[self.measure])
         # not `value <= best`: every comparison with NaN is false
         is_best = value > self.best_value if self.best_value is not None else value == value
@@ -74,6 +77,7 @@ class EarlyStop:
         """The best and the evaluations since, as JSON values."""
         return {
             "measure": self.measure,
+            "last_iteration": self.last_iteration,
             "best_iteration": self.best_iteration,
             "best_value": self.best_value,
             "num_without_best": self._num_without_best,
@@ -95,12 +99,14 @@ class EarlyStop:
             )
         self.fingerprint = self.fingerprint or before
         if self.measure is None or state["measure"] is None:
+            self.last_iteration = state.get("last_iteration")
             return
         if state["measure"] != self.measure:
             raise ValueError(
                 f"The saved best value is of {state['measure']!r}, but {self.measure!r} is watched now; "
                 f"resume with {state['measure']!r}, or train into another run.out_dir."
             )
+        self.last_iteration = state.get("last_iteration")  # of a run that saves it
         self.best_iteration = state["best_iteration"]
         self.best_value = state["best_value"]
         self._num_without_best = state["num_without_best"]

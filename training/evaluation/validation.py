@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Protocol
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from t2mv_core.samplers import StepEvent, count_evaluations
+from t2mv_core.samplers import OnStep, count_evaluations
 from t2mv_core.toybox.judge import Judge, load_judge
 
 from ..algorithm.rollout import Policy, Rewards
@@ -20,6 +20,7 @@ from ..models.rewards import measure_names
 from ..models.subjects import Subjects
 from .early_stop import EarlyStop
 from .measure import Instruments, Questions, Variant, judged_specs, measure_policy, spread
+from .report import applicable
 
 SEED = 7_000_000
 """Of the evaluation's noise; equal in every evaluation, so that differences are the LoRA's."""
@@ -46,16 +47,6 @@ def check_stop_measure(config: TrainConfig) -> None:
         )
 
 
-class Display(Protocol):
-    """Where progress is shown."""
-
-    def phase(self, name: str, total: int) -> None:
-        """Begin a phase of `total` steps."""
-
-    def advance(self) -> None:
-        """Count one step."""
-
-
 class Monitor:
     """Measures standard sampling on held-out prompts every `evaluation.every` iterations.
 
@@ -78,7 +69,7 @@ class Monitor:
     ) -> None:
         self.config = config.evaluation
         self.policy, self.subjects = policy, subjects
-        self.azimuths_deg = config.sampling.azimuths_deg[: config.sampling.num_views]
+        self.azimuths_deg = config.sampling.used_azimuths_deg
         self.batch_size = config.sampling.batch_size
         self.variant = Variant("training", "standard", sampling_settings(config.sampling))
         asked: tuple[str, ...] = ()
@@ -105,11 +96,18 @@ class Monitor:
         iteration: int,
         averaged: AbstractContextManager[None],
         accelerator: Accelerator,
-        display: Display,
+        begin: Callable[[int], OnStep],
     ) -> dict[str, float] | None:
-        """Return the means over the held-out prompts, measured within `averaged`; None when not due.
+        """Return the means over the held-out prompts; None when not due, or measured already.
 
-        The main process measures, all take note: they must agree when to stop.
+        The main process measures, all take note: they must agree when to stop. A measure that no prompt has,
+        such as the judge's part colour, is left out.
+
+        Args:
+            iteration: iterations done.
+            averaged: within it the policy is the one to measure.
+            accelerator: the processes.
+            begin: takes the number of UNet evaluations to come; returns what is called after each.
 
         Raises:
             ValueError: the stop measure is not among what was measured.
@@ -117,10 +115,12 @@ class Monitor:
         """
         if not self.config.every or iteration % self.config.every:
             return None
+        if self.early_stop.last_iteration == iteration:
+            return None
         found: list[dict[str, float] | None] = [None]
         if accelerator.is_main_process:
             with averaged:
-                found = [self._measure(display)]
+                found = [self._measure(begin)]
         if accelerator.num_processes > 1:
             broadcast_object_list(found)
         means = found[0]
@@ -128,13 +128,9 @@ class Monitor:
         self.early_stop.update(iteration, means)
         return means
 
-    def _measure(self, display: Display) -> dict[str, float]:
+    def _measure(self, begin: Callable[[int], OnStep]) -> dict[str, float]:
         evaluations = count_evaluations(self.variant.sampler, self.variant.settings)
-        display.phase("evaluation", self.questions.num_batches * evaluations)
-
-        def on_step(_: StepEvent) -> None:
-            display.advance()
-
+        on_step = begin(self.questions.num_batches * evaluations)
         found = measure_policy(
             self.policy,
             self.instruments,
@@ -143,7 +139,7 @@ class Monitor:
             self.subjects.conditions,
             on_step,
         )
-        return {name: float(values.nanmean()) for name, values in found.values.items()}
+        return {name: float(values.nanmean()) for name, values in applicable(found.values).items()}
 
     def _questions(self, names: tuple[str, ...]) -> Questions:
         prompts, pictures = self.subjects.prompts(names), self.subjects.pictures(names)

@@ -15,9 +15,11 @@ logger = logging.getLogger(__name__)
 TEXTS = {
     "view_reward_standard": "view {:.4f}",
     "view_reward_zmv": "(zmv {:.4f})",
+    "view_reward_redraw": "(fresh noise {:.4f})",
     "view_reward_again": "(again {:.4f})",
     "joint_reward_standard": "joint {:.4f}",
     "joint_reward_zmv": "(zmv {:.4f})",
+    "joint_reward_redraw": "(fresh noise {:.4f})",
     "joint_reward_again": "(again {:.4f})",
     "lambda": "lambda {:.3f}",
     "threshold": "threshold {:.4f}",

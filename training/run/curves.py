@@ -15,17 +15,28 @@ PANEL_PX = (520, 300)
 MARGIN_PX = (64, 34, 16, 30)  # left, top, right, bottom
 MAX_LABELS_IN_TITLE = 3  # more are stacked inside the diagram, lower right
 SCALE = 2  # drawn larger and reduced: Pillow's lines have no antialiasing
-COLOURS = ("#1f5fbf", "#d9652b", "#6b6b6b", "#2a9d4a", "#b0379a", "#c9a20c", "#17a2b8", "#8b1a1a")
+COLOURS = (  # curves beyond the eighth take them again, in thinner lines
+    "#1f5fbf",
+    "#d9652b",
+    "#6b6b6b",
+    "#2a9d4a",
+    "#b0379a",
+    "#c9a20c",
+    "#17a2b8",
+    "#8b1a1a",
+)
 PANELS: dict[str, dict[str, str]] = {
     "single-view reward": {
         "view_reward_standard": "standard",
         "view_reward_zmv": "ZMV",
-        "view_reward_again": "standard again",
+        "view_reward_redraw": "fresh noise",
+        "view_reward_again": "again",
     },
     "joint-view reward": {
         "joint_reward_standard": "standard",
         "joint_reward_zmv": "ZMV",
-        "joint_reward_again": "standard again",
+        "joint_reward_redraw": "fresh noise",
+        "joint_reward_again": "again",
         "threshold": "threshold",
     },
     "lambda: weight of the joint over the single-view advantage": {"lambda": "lambda"},
@@ -105,9 +116,11 @@ def draw_panel(title: str, first: float, curves: Curves) -> Image.Image:
         draw.text((across, height - bottom + 4 * SCALE), f"{x:.0f}", fill="black", font=font, anchor="mt")
     draw.text((left, 10 * SCALE), title, fill="black", font=font)
     legend, row = width - right, height - bottom
-    for colour, (label, ys) in reversed(list(zip(COLOURS, curves.items(), strict=False))):
-        points = [place(first + number, y) for number, y in enumerate(ys)]
-        draw.line(points, fill=colour, width=2 * SCALE, joint="curve")
+    for number, (label, ys) in reversed(list(enumerate(curves.items()))):
+        repeat, shade = divmod(number, len(COLOURS))
+        colour = COLOURS[shade]
+        points = [place(first + step, y) for step, y in enumerate(ys)]
+        draw.line(points, fill=colour, width=SCALE * (1 if repeat else 2), joint="curve")
         if len(curves) > MAX_LABELS_IN_TITLE:
             row -= 15 * SCALE
             draw.text((legend - 8 * SCALE, row), label, fill=colour, font=font, anchor="ra")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -57,8 +57,8 @@ from .untrained import measure_untrained
 logger = logging.getLogger(__name__)
 
 
-class RolloutCancelled(Exception):  # noqa: N818 - not an error
-    """A stop was asked for while sampling; nothing of the iteration has been learned from."""
+class SamplingCancelled(Exception):  # noqa: N818 - not an error
+    """A stop was asked for while sampling; what is sampled now is sampled again when the run goes on."""
 
 
 class Trainer:
@@ -121,7 +121,7 @@ class Trainer:
         )
         self.iteration = 0
         self.num_iterations = config.run.epochs * config.run.iterations_per_epoch
-        self.is_stopping = False
+        self.is_stopping = self.is_saved = False
         self.warned_of: set[str] = set()  # rewards
         self.recorder: Recorder | None = None  # of the main process
         self.folder = RunFolder(Path(config.run.out_dir))
@@ -146,24 +146,28 @@ class Trainer:
             OSError: the run folder cannot be written.
         """
         with self._locked_folder(), self.display.shown():
-            if not self.iteration:
-                self._evaluate()
-            while not self._is_over() and not self._agree_to_stop():
-                prompt_state = self.prompts.state_dict()
-                try:
-                    self._start_dual()
-                    record, rollout = self._iterate(self.iteration + 1)
-                except RolloutCancelled:
-                    self.prompts.load_state_dict(prompt_state)
-                    break
-                self.iteration += 1
-                self._report(record, rollout)
-                del rollout  # two iterations' trajectories need not be in memory together
-            if self.iteration % self.config.run.save_every or not self.iteration:
+            with suppress(SamplingCancelled):
+                self._evaluate()  # the baseline, or what a stop left out
+                while not self._is_over() and not self._agree_to_stop():
+                    self._advance()
+            if not self.is_saved:
                 self._save()
             if self.recorder is not None:
                 self.recorder.finish(self.iteration)
         return self._is_over()
+
+    def _advance(self) -> None:
+        """Do an iteration and report it; one that is cancelled while sampling leaves no trace."""
+        prompt_state = self.prompts.state_dict()
+        try:
+            self._start_dual()
+            record, rollout = self._iterate(self.iteration + 1)
+        except SamplingCancelled:
+            self.prompts.load_state_dict(prompt_state)
+            raise
+        self.iteration += 1
+        self.is_saved = False
+        self._report(record, rollout)
 
     def _iterate(self, iteration: int) -> tuple[dict[str, float], Rollout]:
         """Do one iteration of docs/method.md, section 5 under the constraint of section 6."""
@@ -222,7 +226,7 @@ class Trainer:
             self.display.advance()
             # One of several processes must not leave alone: the others would wait for its rewards.
             if self.is_stopping and self.accelerator.num_processes == 1:
-                raise RolloutCancelled
+                raise SamplingCancelled
 
         return on_step
 
@@ -248,7 +252,7 @@ class Trainer:
         """Say once of a reward that all trajectories have alike."""
         for name in equal_rewards(table):
             if name not in self.warned_of:
-                logger.warning("%s scores all trajectories alike: learning from it is noise.", name)
+                logger.warning("%s scores all trajectories alike; nothing is learned from it.", name)
                 self.warned_of.add(name)
 
     def _advantages(self, table: RewardTable) -> Tensor:
@@ -272,25 +276,31 @@ class Trainer:
         return {"joint_share": joint_share(fixed)} if fixed is not None and self.config.reward.joint else {}
 
     def _report(self, record: dict[str, float], rollout: Rollout) -> None:
-        """Log the iteration, evaluate, write an epoch's files and save the state, each when it is due."""
+        """Log the iteration, write an epoch's files, save the state and evaluate, each when it is due."""
+        is_save_due = self.iteration % self.config.run.save_every == 0
         if self.recorder is not None:
             self.recorder.record(record, rollout)
+        if is_save_due:
+            self._save()  # an evaluation takes long, and whatever ends it must not cost the iteration
         self._evaluate()
         if self.recorder is not None:
             self.display.report(record)
-        if self.iteration % self.config.run.save_every == 0:
+        if is_save_due and not self.is_saved:
             self._save()
 
     def _evaluate(self) -> None:
         """Measure on held-out prompts when it is due, before the first iteration too: the baseline."""
-        means = self.monitor.measure_when_due(
-            self.iteration, self._averaged(), self.accelerator, self.display
-        )
-        if means is not None and self.recorder is not None:
+        begin = partial(self._begin_sampling, "evaluation")
+        means = self.monitor.measure_when_due(self.iteration, self._averaged(), self.accelerator, begin)
+        if means is None:
+            return
+        self.is_saved = False
+        if self.recorder is not None:
             is_best = self.iteration > 0 and self.monitor.early_stop.best_iteration == self.iteration
             self.recorder.record_evaluation(self.iteration, means, is_best)
 
     def _save(self) -> None:
+        self.is_saved = True
         if self.accelerator.is_main_process:
             save_checkpoint(self.state.capture(self.iteration, self.base_loras), self.folder.state_path)
 
@@ -329,7 +339,7 @@ class Trainer:
             refuse_another_run(folder.config_path, self.config)
             refuse_other_base_loras(folder.root, checkpoint.base_loras, self.base_loras)
             self.state.restore(checkpoint, self.config.optim)
-            self.iteration = checkpoint.iteration
+            self.iteration, self.is_saved = checkpoint.iteration, True
             logger.info("Resumed %s at iteration %d.", folder.root, self.iteration)
         self.accelerator.wait_for_everyone()  # all have compared the old config.yaml before it is replaced
         if self.accelerator.is_main_process:

@@ -37,7 +37,7 @@ def measure_untrained(
         config: the run's.
         subjects: those to train on are drawn, pass by pass in an order of their own.
         accelerator: the processes.
-        begin: is told the number of UNet evaluations to come, and returns what is called after each.
+        begin: takes the number of UNet evaluations to come; returns what is called after each.
     """
     seed, batch_size = derive_seed(config.run.seed, "untrained"), config.sampling.batch_size
     settings = RolloutSettings(("standard",), sampling_settings(config.sampling), batch_size, seed)

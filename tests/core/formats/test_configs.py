@@ -94,10 +94,10 @@ def test_keys_nobody_knows_are_named_and_harmless_ones_are_not(edit, caplog):
     bundle = load_bundle(folder)
     said = [*bundle.notices, *bundle.schedule.notices]
     assert [notice.partition(folder)[2] or notice for notice in said] == [
-        "/model_index.json names controlnet; T2MV does without.",
-        "/unet/config.json: T2MV does not know sample_gain, and does without.",
-        "/text_encoder/config.json: T2MV does not know torsion, and does without.",
-        "T2MV does not know the scheduler's sigma_churn, and does without.",
+        "/model_index.json names controlnet; T2MV ignores it.",
+        "/unet/config.json: T2MV does not know sample_gain, and ignores it.",
+        "/text_encoder/config.json: T2MV does not know torsion, and ignores it.",
+        "T2MV does not know the scheduler's sigma_churn, and ignores it.",
     ]
     assert all(notice in caplog.text for notice in said)
 

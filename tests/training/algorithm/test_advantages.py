@@ -70,6 +70,8 @@ def test_rewards_that_differ_by_rounding_are_named():
         {"zero": torch.zeros(3, 2), "small": 1e-3 * draw(3, 2)},
     )
     assert equal_rewards(table) == ["equal", "rounding", "zero"]
+    with_one = iteration_advantages(table, {"one": 1.0, "rounding": 1.0}, {"zero": 1.0}, lambda_=1.0)
+    torch.testing.assert_close(with_one, normalize_advantages(table.view["one"]) / 2 / 2)
 
 
 def test_advantages_by_hand():

@@ -115,6 +115,9 @@ def test_equal_rewards_move_no_lambda_and_the_log_says_so(caplog):
     dual.step([0.5, 0.5])
     assert (dual.lambda_, dual.spread) == (0.3, 0.0)
     assert "All joint rewards have been equal so far: lambda stays at 0.300." in caplog.text
+    dual = DualVariable(initial_lambda=0.3, initial_threshold=1.0)
+    dual.step([0.5, 0.50001])  # rounding
+    assert dual.lambda_ == 0.3
     caplog.clear()
     dual.step([0.25, 0.75])
     assert dual.lambda_ > 0.3

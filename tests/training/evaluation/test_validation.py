@@ -23,6 +23,11 @@ from training.run.metrics import read_metrics
 from training.run.trainer import Trainer
 
 
+def count_nothing(num_evaluations):
+    """What the trainer gives the monitor to count evaluations with."""
+    return lambda event: None
+
+
 @pytest.fixture
 def make_trainer(tiny_model_dir, plain_rewards, tiny_config):
     """Builds trainers of single-iteration epochs in one folder, which evaluate every iteration."""
@@ -242,10 +247,23 @@ def test_the_judge_sees_its_own_cameras_only(make_trainer, monkeypatch):
     monkeypatch.setattr(validation, "load_judge", lambda: untrained)
     rig = {"azimuths_deg": [0, 45, 90, 180, 270, 315]}
     trainer = make_trainer(sampling=rig, evaluation={"num_prompts": 2, "stop_measure": "judge_colour"})
-    trainer.monitor.measure_when_due(0, nullcontext(), trainer.accelerator, trainer.display)
+    trainer.monitor.measure_when_due(0, nullcontext(), trainer.accelerator, count_nothing)
     assert trainer.monitor.early_stop.best_value is not None
     two = make_trainer(run={"out_dir": str(trainer.folder.root / "two")})
     assert two.monitor.questions.specs is None
+
+
+def test_a_measure_that_no_prompt_has_is_left_out(make_trainer, monkeypatch):
+    from training.toybox.data.scenes import COLOURS, FAMILIES
+
+    untrained = Judge(tuple(FAMILIES), tuple(COLOURS), ("wooden", "metal"), 6)
+    monkeypatch.setattr(validation, "load_judge", lambda: untrained)
+    rig = {"azimuths_deg": [0, 45, 90, 180, 270, 315]}
+    trainer = make_trainer(sampling=rig, evaluation={"num_prompts": 2, "stop_measure": "judge_part"})
+    prompts = load_prompts("toybox")[:2]  # plain: family and colour
+    trainer.monitor.questions = trainer.monitor._questions(tuple(prompts))
+    with pytest.raises(ValueError, match="'judge_part' is not among the evaluation's values"):
+        trainer.monitor.measure_when_due(0, nullcontext(), trainer.accelerator, count_nothing)
 
 
 def test_the_average_is_only_lent(make_trainer):
@@ -261,7 +279,7 @@ def test_the_average_is_only_lent(make_trainer):
         return {"view_reward": 0.0}
 
     trainer.monitor._measure = look
-    trainer.monitor.measure_when_due(1, trainer._averaged(), trainer.accelerator, trainer.display)
+    trainer.monitor.measure_when_due(1, trainer._averaged(), trainer.accelerator, count_nothing)
     assert all(map(torch.equal, seen, trainer.ema.shadow_params))
     assert all(map(torch.equal, before, trainer.learner.parameters))
     assert trainer.policy.bundle.loras[-1].name == LORA_NAME

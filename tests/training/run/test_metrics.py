@@ -1,11 +1,13 @@
 """The metrics file and the curves picture."""
 
 import os
+from itertools import pairwise
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
-from training.run.curves import PANELS, draw_curves
+from training.run.console import TEXTS
+from training.run.curves import COLOURS, PANELS, draw_curves, draw_panel
 from training.run.metrics import METRICS, append_record, check_names, drop_records, read_metrics
 
 
@@ -66,6 +68,22 @@ def test_rewards_by_name_are_known_and_those_of_a_missing_role_may_lack():
     check_names(view_only)
     with pytest.raises(ValueError, match="'advantage_gap'"):
         check_names({name: value for name, value in view_only.items() if name != "advantage_gap"})
+
+
+def test_the_rewards_of_every_kind_of_trajectory_are_shown():
+    rewards = {name for name in METRICS if "_reward_" in name}
+    assert len(rewards) == 8
+    assert rewards <= {name for series in PANELS.values() for name in series}
+    assert rewards <= set(TEXTS)
+
+
+def test_all_of_many_curves_are_drawn():
+    """Flat lines at heights of their own: a column of pixels crosses each."""
+    curves = {f"{number}": [float(number)] * 3 for number in range(len(COLOURS) + 2)}
+    panel = draw_panel("", 1, curves)
+    column = [panel.getpixel((panel.width // 2, y)) for y in range(panel.height)]
+    is_line = [pixel in map(ImageColor.getrgb, COLOURS) for pixel in column]
+    assert sum(here and not before for before, here in pairwise(is_line)) == len(curves)
 
 
 def test_curves_are_drawn_from_known_metrics(tmp_path):

@@ -150,6 +150,38 @@ def test_a_stop_during_the_rollout_discards_it_and_saves(tiny_bundle, plain_rewa
     assert trainer.folder.state_path.exists()
 
 
+def test_a_stop_during_an_evaluation_keeps_the_iteration_and_evaluates_later(
+    tiny_model_dir, plain_rewards, tiny_config, tmp_path
+):
+    evaluation = {"every": 1, "prompts": "dev", "num_prompts": 2, "stop_measure": "view_reward"}
+
+    def trainer_in(name, resume=False):
+        run = {"out_dir": str(tmp_path / name), "epochs": 1, "iterations_per_epoch": 2, "save_every": 5}
+        config = tiny_config(run=run, evaluation=evaluation)
+        return Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards, resume=resume)
+
+    whole, stopped = trainer_in("whole"), trainer_in("stopped")
+    assert whole.run()
+    measure = stopped.monitor._measure
+
+    def stop_and_measure(begin):
+        if stopped.iteration == 1:
+            stopped.request_stop()
+        return measure(begin)
+
+    stopped.monitor._measure = stop_and_measure
+    assert not stopped.run()
+    assert [r["iteration"] for r in read_metrics(stopped.folder.evaluations_path)] == [0]
+    resumed = trainer_in("stopped", resume=True)
+    assert resumed.iteration == 1
+    assert resumed.run()
+    for name in ("metrics_path", "evaluations_path"):
+        expected, records = (read_metrics(getattr(t.folder, name)) for t in (whole, resumed))
+        for record in (*expected, *records):
+            record.pop("rollout_seconds", None), record.pop("update_seconds", None)
+        assert records == expected
+
+
 def test_a_stop_during_the_update_finishes_the_iteration(tiny_bundle, plain_rewards, tiny_config):
     trainer = Trainer(tiny_config(), tiny_bundle, plain_rewards)
     apply = trainer.learner.apply

@@ -51,8 +51,9 @@ def render_dataset(
     """
     from tqdm import tqdm
 
-    if num_scenes < 1 or workers < 1 or seed < 0:
-        raise ValueError(f"num_scenes={num_scenes}, workers={workers}, seed={seed}: need at least 1, 1 and 0")
+    for name, value, least in (("num_scenes", num_scenes, 1), ("workers", workers, 1), ("seed", seed, 0)):
+        if value < least:
+            raise ValueError(f"{name}={value} must be at least {least}.")
     out_dir.mkdir(parents=True, exist_ok=True)
     _check_recipe(out_dir, {"num_scenes": num_scenes, "seed": seed, "allow_held_out": allow_held_out})
     starts = [s for s in range(0, num_scenes, SHARD_SIZE) if not _shard_path(out_dir, s).exists()]

@@ -19,7 +19,7 @@ from t2mv_core.toybox.silhouettes import BACKGROUND
 from .scenes import Scene, build_parts, material_colours
 from .shapes import Array, Part, Vector, distance, half_extents
 
-FRUSTUM = 0.55  # half the width of the picture in world units; matches t2mv_core.cameras.CameraRig
+FRUSTUM = DEFAULT_RIG.frustum
 SUPERSAMPLING = 2
 LIGHT: Vector = (0.47, -0.52, 0.713)  # towards the light, fixed in the world: front, right, above
 AMBIENT, DIFFUSE, GLOSS = 0.62, 0.42, 0.14

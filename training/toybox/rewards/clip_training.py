@@ -121,7 +121,7 @@ class ViewBatch:
 class ViewTasks(nn.Module):
     """What the vision tower learns about directions and objects, for the joint-view scorer's sake.
 
-    That scorer is told which direction each picture is said to show, by an embedding added to its tokens, and
+    That scorer gets the direction that each picture is said to show, as an embedding added to its tokens, and
     has to see when it shows another. Learned from whole sets alone this takes it too long. So here the layer
     before the last has to tell the direction, and the last one whether a claim is right, and what opposite
     views have in common, with a sign by the claim: so can that scorer compare views although it adds them up.

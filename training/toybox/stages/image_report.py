@@ -62,7 +62,7 @@ class Objects:
     truth: Tensor
 
     def ask(self, prompts: Sequence[str], has_pictures: bool) -> Questions:
-        """Ask for the views of all objects; the judge is told the truth."""
+        """Ask for the views of all objects; the judge compares with the truth."""
         specs = tuple(true_spec(scene) for scene in self.scenes)
         pictures = self.pictures if has_pictures else None
         return Questions(tuple(prompts), (SEED,), specs=specs, pictures=pictures)
