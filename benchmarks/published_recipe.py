@@ -35,7 +35,8 @@ from t2mv_core.samplers import SamplingSettings
 from t2mv_core.text import TextCondition
 from t2mv_core.unet.attention import MultiviewSelfAttention
 from training.algorithm.objectives import zigal_loss
-from training.algorithm.rollout import Policy, Rewards, paired_noise
+from training.algorithm.rollout import Policy, paired_noise
+from training.algorithm.scoring import Rewards
 
 
 @dataclass

@@ -33,7 +33,8 @@ from t2mv_core.rewards.base import RewardResult
 from t2mv_core.text import TextCondition, encode_text
 from training.algorithm.learner import Learner, LearnerSettings
 from training.algorithm.objectives import zigal_loss
-from training.algorithm.rollout import Batch, Policy, Rewards, Rollout, RolloutSettings, collect
+from training.algorithm.rollout import Batch, Policy, Rollout, RolloutSettings, collect
+from training.algorithm.scoring import Rewards
 from training.config import TrainConfig, load_config
 from training.evaluation.report import markdown_rows
 from training.models.policy import LORA_NAME, iteration_updates, make_policy, sampling_settings

@@ -110,15 +110,8 @@ def call_unet(
     Raises:
         ValueError: x, condition, timestep, cameras and reference disagree about B or V.
     """
+    _check_counts(x, timestep, condition, cameras, reference)
     num_prompts, num_views, _, height, width = x.shape
-    num_cameras = 1 if cameras is None else cameras.num_views
-    if len(condition) != num_prompts or len(timestep) != num_prompts or num_cameras != num_views:
-        raise ValueError(
-            f"Latents of {num_prompts} prompts x {num_views} views were given with {len(condition)} prompt "
-            f"conditions, {len(timestep)} timesteps and cameras of {num_cameras} views; they must agree."
-        )
-    if reference is not None and len(reference) > num_prompts:
-        raise ValueError(f"{len(reference)} pictures were given for {num_prompts} sets; give one each.")
     per_view = (lambda y: y.repeat_interleave(num_views, dim=0)) if num_views > 1 else (lambda y: y)
     dtype = next(unet.parameters()).dtype
     embedding = None
@@ -149,6 +142,24 @@ def call_unet(
         return_dict=False,
     )[0]
     return rearrange(noise, "(b v) c h w -> b v c h w", v=num_views)
+
+
+def _check_counts(
+    x: Tensor,
+    timestep: Tensor,
+    condition: TextCondition,
+    cameras: CameraFeatures | None,
+    reference: ReferenceFeatures | None,
+) -> None:
+    num_prompts, num_views = x.shape[:2]
+    num_cameras = 1 if cameras is None else cameras.num_views
+    if len(condition) != num_prompts or len(timestep) != num_prompts or num_cameras != num_views:
+        raise ValueError(
+            f"Latents of {num_prompts} prompts x {num_views} views were given with {len(condition)} prompt "
+            f"conditions, {len(timestep)} timesteps and cameras of {num_cameras} views; they must agree."
+        )
+    if reference is not None and len(reference) > num_prompts:
+        raise ValueError(f"{len(reference)} pictures were given for {num_prompts} sets; give one each.")
 
 
 def predict_noise(

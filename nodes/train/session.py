@@ -26,7 +26,7 @@ from ..loaders.load_reward import load_reward_handle
 from ..loaders.model_files import BUNDLED, PUBLISHED, ModelChoice
 
 if TYPE_CHECKING:
-    from ...training.algorithm.rollout import Rewards, Scorer
+    from ...training.algorithm.scoring import Rewards, Scorer
     from ...training.config import ModelConfig, TrainConfig
     from ..sockets import ModelHandle, RewardHandle
     from .progress import TrainingDisplay
@@ -122,7 +122,7 @@ def share_core() -> None:
 def _select(config: TrainConfig, rewards: Sequence[RewardHandle]) -> Rewards:
     """Return the rewards that the configuration names, each of which a cancel stops before its next call."""
     from ...t2mv_core.rewards.geometry import with_cameras
-    from ...training.algorithm.rollout import Rewards
+    from ...training.algorithm.scoring import Rewards
     from ...training.models.policy import camera_rig
 
     rig = camera_rig(config.sampling.used_azimuths_deg)

@@ -122,7 +122,7 @@ def tiny_bundle(tiny_model_dir):
 def plain_rewards():
     """View reward: mean red. Joint reward: minus the views' spread of mean blue."""
     from t2mv_core.rewards.base import RewardResult
-    from training.algorithm.rollout import Rewards
+    from training.algorithm.scoring import Rewards
 
     def redness(images, prompts):
         assert len(images) == len(prompts)

@@ -17,7 +17,8 @@ from t2mv_core.rewards.base import RewardResult
 from t2mv_core.rewards.registry import load_reward
 from t2mv_core.text import encode_text
 from training.algorithm.learner import recorded_steps, step_distribution
-from training.algorithm.rollout import Batch, Policy, Rewards, paired_noise, sample_and_score
+from training.algorithm.rollout import Batch, Policy, paired_noise, sample_and_score
+from training.algorithm.scoring import Rewards
 from training.algorithm.updates import MicroStep
 from training.models.policy import camera_rig, sampling_settings
 from training.run.trainer import Trainer

@@ -18,7 +18,8 @@ from t2mv_core.trajectory import Trajectory
 from t2mv_core.unet.reference_attention import ReferenceFeatures
 
 from .objectives import Loss, approximate_kl, clip_fraction
-from .rollout import NonFiniteError, Policy, Rollout
+from .rollout import Policy, Rollout
+from .scoring import NonFiniteError
 from .updates import MicroStep, Update
 
 

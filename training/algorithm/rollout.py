@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,84 +13,13 @@ from t2mv_core.denoiser import CameraFeatures
 from t2mv_core.images import decode_latents
 from t2mv_core.policy import Noise
 from t2mv_core.reference import encode_reference
-from t2mv_core.rewards.base import RewardResult
 from t2mv_core.samplers import SAMPLERS, OnStep, SamplingSettings
 from t2mv_core.text import TextCondition
 from t2mv_core.trajectory import SeededNoise, Trajectory, derive_seed
 from t2mv_core.trajectory import concat as concat_trajectories
 from t2mv_core.unet.reference_attention import ReferenceFeatures, concat_references
 
-Scorer = Callable[..., RewardResult]
-"""Takes views [n, 3, H, W] and prompts, some the sets' pictures; see `t2mv_core.rewards.base.Reward`."""
-
-
-class NonFiniteError(FloatingPointError):
-    """A reward, a loss or a gradient is not a finite number; training must stop."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Rewards of B sets of views, float32, on the CPU.
-
-    Attributes:
-        view: single-view rewards by name, [B, V] each.
-        joint: joint-view rewards by name, [B] each; empty without joint rewards.
-        details: named parts of the joint rewards, "reward.part", [B] each.
-    """
-
-    view: dict[str, Tensor]
-    joint: dict[str, Tensor]
-    details: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Rewards:
-    """The reward models of a run, by name.
-
-    Attributes:
-        view: each gives n scores of n pictures and n prompts (fidelity).
-        joint: each gives B scores of B·V pictures and B prompts (consistency of the set); may be empty.
-    """
-
-    view: Mapping[str, Scorer]
-    joint: Mapping[str, Scorer]
-
-    def select(self, view: Iterable[str], joint: Iterable[str]) -> Rewards:
-        """Return the reward models of these names."""
-        return Rewards({name: self.view[name] for name in view}, {name: self.joint[name] for name in joint})
-
-    def score(self, images: Tensor, prompts: Sequence[str], pictures: Tensor | None = None) -> Scores:
-        """Score sets of views.
-
-        Args:
-            images: [B, V, 3, H, W] in [0, 1].
-            prompts: B sentences.
-            pictures: what the sets were drawn from, [B, 3, h, w] in [0, 1]; None for text to multiview.
-
-        Raises:
-            NonFiniteError: a reward is NaN or infinite.
-            ValueError: a reward compares with pictures, and there are none.
-        """
-        num_views, flat = images.shape[1], images.flatten(0, 1)
-        per_view = [prompt for prompt in prompts for _ in range(num_views)]
-        view = {
-            name: scorer(flat, per_view, pictures) if takes_pictures(scorer) else scorer(flat, per_view)
-            for name, scorer in self.view.items()
-        }
-        joint = {name: scorer(flat, list(prompts)) for name, scorer in self.joint.items()}
-        for name, result in (*view.items(), *joint.items()):
-            _check_finite(name, result.scores, prompts)
-        parts = {f"{name}.{part}": x for name, result in joint.items() for part, x in result.details.items()}
-        return Scores(
-            {name: _on_cpu(result.scores).reshape(-1, num_views) for name, result in view.items()},
-            {name: _on_cpu(result.scores) for name, result in joint.items()},
-            {name: _on_cpu(values) for name, values in parts.items()},
-        )
-
-
-def takes_pictures(scorer: Scorer) -> bool:
-    """Return whether a reward compares views with the picture they were drawn from."""
-    return getattr(scorer, "takes_pictures", False)
+from .scoring import Rewards, Scores
 
 
 @dataclass(frozen=True)
@@ -297,17 +226,3 @@ def _concat(parts: Sequence[ScoredSets]) -> ScoredSets:
         torch.cat([part.images for part in parts]),
         Scores(join("view"), join("joint"), join("details")),
     )
-
-
-def _check_finite(name: str, scores: Tensor, prompts: Sequence[str]) -> None:
-    is_finite = scores.isfinite().reshape(len(prompts), -1).all(dim=1).tolist()
-    if not all(is_finite):
-        prompt = prompts[is_finite.index(False)]
-        raise NonFiniteError(
-            f"The reward {name} of {prompt!r} is not a finite number. Resume with reward.dtype=fp32, or with "
-            "model.dtype=bf16 where it is fp16."
-        )
-
-
-def _on_cpu(values: Tensor) -> Tensor:
-    return values.float().cpu()

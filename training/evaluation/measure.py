@@ -23,7 +23,8 @@ from t2mv_core.toybox.judge import Judge, load_judge
 from t2mv_core.toybox.prompt_lists import PromptSpec, asymmetric_families, find_specs
 from t2mv_core.toybox.silhouettes import view_consistency
 
-from ..algorithm.rollout import Batch, Policy, Rewards, ScoredSets, Scores, paired_noise, sample_and_score
+from ..algorithm.rollout import Batch, Policy, ScoredSets, paired_noise, sample_and_score
+from ..algorithm.scoring import Rewards, Scores
 from ..config import RewardConfig, SamplingConfig
 from ..data.text_cache import ConditionCache
 from ..models.policy import camera_rig

@@ -11,7 +11,8 @@ from accelerate.utils import broadcast_object_list
 from t2mv_core.samplers import OnStep, count_evaluations
 from t2mv_core.toybox.judge import Judge, load_judge
 
-from ..algorithm.rollout import Policy, Rewards
+from ..algorithm.rollout import Policy
+from ..algorithm.scoring import Rewards
 from ..config import TrainConfig
 from ..data.prompts import load_held_out
 from ..data.text_cache import warn_of_unread

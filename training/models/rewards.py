@@ -27,7 +27,7 @@ from t2mv_core.rewards.registry import (
 from t2mv_core.rewards.registry import load_rewards as load_by_name
 from t2mv_core.rewards.sources import FOLDER_NAME, RewardPlaces
 
-from ..algorithm.rollout import Rewards, Scorer
+from ..algorithm.scoring import Rewards, Scorer
 from ..config import OwnRewardConfig, RewardConfig
 from .policy import camera_rig
 

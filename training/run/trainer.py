@@ -30,7 +30,8 @@ from ..algorithm.advantages import (
 )
 from ..algorithm.learner import UpdateStats
 from ..algorithm.objectives import OBJECTIVES, joint_share
-from ..algorithm.rollout import Rewards, Rollout, RolloutSettings, collect
+from ..algorithm.rollout import Rollout, RolloutSettings, collect
+from ..algorithm.scoring import Rewards
 from ..config import TrainConfig
 from ..data.prompt_sampler import PromptSampler
 from ..data.text_cache import warn_of_unread

@@ -11,7 +11,8 @@ from t2mv_core.samplers import OnStep, count_evaluations
 from t2mv_core.trajectory import derive_seed
 
 from ..algorithm.advantages import weighted_mean
-from ..algorithm.rollout import Policy, Rewards, RolloutSettings, collect
+from ..algorithm.rollout import Policy, RolloutSettings, collect
+from ..algorithm.scoring import Rewards
 from ..config import TrainConfig
 from ..data.prompt_sampler import PromptSampler
 from ..models.policy import sampling_settings

@@ -11,7 +11,7 @@ from t2mv_core.loading import load_bundle
 from t2mv_core.policy import log_prob
 from t2mv_core.trajectory import derive_seed
 from training.algorithm.learner import recorded_steps, step_distribution
-from training.algorithm.rollout import NonFiniteError
+from training.algorithm.scoring import NonFiniteError
 from training.algorithm.updates import MicroStep, plan_updates
 from training.models.policy import iteration_updates
 from training.run.trainer import Trainer

@@ -7,14 +7,8 @@ import torch
 
 from t2mv_core.rewards.base import RewardResult
 from t2mv_core.samplers import SamplingSettings
-from training.algorithm.rollout import (
-    Batch,
-    NonFiniteError,
-    Rewards,
-    RolloutSettings,
-    collect,
-    paired_noise,
-)
+from training.algorithm.rollout import Batch, RolloutSettings, collect, paired_noise
+from training.algorithm.scoring import NonFiniteError, Rewards
 from training.data.text_cache import ConditionCache
 from training.models.policy import make_policy
 

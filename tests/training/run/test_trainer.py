@@ -19,7 +19,7 @@ from t2mv_core.rewards.base import RewardResult
 from training.algorithm.advantages import iteration_advantages
 from training.algorithm.constraint import DualVariable
 from training.algorithm.objectives import OBJECTIVES
-from training.algorithm.rollout import NonFiniteError, Rewards
+from training.algorithm.scoring import NonFiniteError, Rewards
 from training.config import config_from_dict
 from training.models.policy import LORA_NAME
 from training.run.checkpoint import load_checkpoint

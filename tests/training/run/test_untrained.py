@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from training.algorithm.rollout import Rewards
+from training.algorithm.scoring import Rewards
 from training.models.policy import reference_policy
 from training.run.checkpoint import load_checkpoint
 from training.run.untrained import measure_untrained

@@ -30,7 +30,7 @@ from t2mv_core.samplers import SamplingSettings, count_evaluations
 from t2mv_core.toybox.judge import load_judge
 from t2mv_core.toybox.prompt_lists import PromptSpec
 
-from ...algorithm.rollout import Rewards
+from ...algorithm.scoring import Rewards
 from ...evaluation.intervals import Interval, bootstrap
 from ...evaluation.measure import Instruments, Measurement, Questions, Variant, measure
 from ..data.captions import DEV_PROMPTS, HELD_OUT_PROMPTS

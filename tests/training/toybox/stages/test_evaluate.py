@@ -11,7 +11,7 @@ from t2mv_core.loading import load_bundle
 from t2mv_core.rewards.registry import load_reward
 from t2mv_core.samplers import SamplingSettings
 from t2mv_core.toybox.judge import load_judge
-from training.algorithm.rollout import Rewards
+from training.algorithm.scoring import Rewards
 from training.evaluation.measure import Instruments, Variant
 from training.toybox.data.captions import DEV_PROMPTS
 from training.toybox.stages import evaluate as evaluate_stage
