@@ -24,7 +24,7 @@ from t2mv_core.toybox.prompt_lists import PromptSpec
 from ..data.augmentation import augment
 from ..data.dataset import Dataset
 from ..model import IMAGE_PX, MAX_TOKENS, VOCAB_SIZE
-from ..stages.stage import Checkpointer, StageConfig, Stateful, cosine_lr, update_rng
+from ..stages.stage import Checkpointer, StageConfig, Stateful, cosine_lr, descend, update_rng
 from .lies import describe, falsify, possible_lies, truth_table
 from .reward_data import SIGNED_FACTS, signed_facts, view_facts, visible_change
 
@@ -82,10 +82,7 @@ def train_clip(config: StageConfig, datasets: Sequence[Dataset]) -> tuple[CLIP, 
         with tasks.claiming(batch.claims):
             logits, _ = model.get_logits(batch.pixels, batch.tokens)
         loss = contrastive_loss(logits, batch.is_true) + tasks.loss(batch)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
+        descend(loss, weights, optimizer)
         with torch.no_grad():
             model.logit_scale.clamp_(max=float(np.log(MAX_LOGIT_SCALE)))
     return model.eval(), tasks.view_embedding.detach()

@@ -17,7 +17,7 @@ from t2mv_core.text import clip_tokenizer
 from ..data.augmentation import move
 from ..data.dataset import Dataset
 from ..model import IMAGE_PX, MAX_TOKENS, VOCAB_SIZE
-from ..stages.stage import Checkpointer, StageConfig, Stateful, cosine_lr, update_rng
+from ..stages.stage import Checkpointer, StageConfig, Stateful, cosine_lr, descend, update_rng
 from .clip_training import TOYBOX_CLIP
 from .hyperscore_start import calibrate, start_from_clip
 from .reward_data import SIGNED_FACTS, SetMaker, signed_facts
@@ -76,10 +76,7 @@ def train_hyperscore(
         maker = makers[-1] if rng.random() < RECONSTRUCTED else makers[0]
         batch = draw_sets(maker, 2 if config.quick else BATCH_SCENES, rng).to(config.device)
         loss = training_loss(model, short_cuts, batch)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        descend(loss, model.parameters(), optimizer)
     return model.eval()
 
 

@@ -47,6 +47,7 @@ def solve_trajectories(
     scenes = load_dataset(config.data_dir).scenes
 
     def solve(rng: np.random.Generator) -> dict[str, np.ndarray]:
+        torch.manual_seed(int(rng.integers(2**62)))
         picked = np.sort(rng.integers(len(scenes), size=amounts.chunk_size))
         captions = [caption(scenes[i], rng) for i in picked]
         return solve_chunk(teacher, captions, torch.from_numpy(latents[picked]).float(), rng)

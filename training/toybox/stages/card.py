@@ -10,7 +10,7 @@ from typing import Any
 from .stage import StageConfig
 
 TEACHER, STUDENT, SAME_EVALUATIONS = "teacher", "student", "student, as many evaluations as ZMV"
-ZMV, ZMV_WITH_CAMERAS = "student, ZMV", "student, ZMV, zag with cameras"
+ZMV, ZMV_WITHOUT_CAMERAS = "student, ZMV", "student, ZMV, zag without cameras"
 """What is measured, by its name in the report."""
 JUDGED = ("family", "colour", "part", "companion", "azimuth_asymmetric")
 
@@ -150,7 +150,7 @@ def write_card(config: StageConfig) -> None:
             config.out_dir / "vae" / "report.json",
         )
     )
-    names = (TEACHER, STUDENT, SAME_EVALUATIONS, ZMV, ZMV_WITH_CAMERAS)
+    names = (TEACHER, STUDENT, SAME_EVALUATIONS, ZMV, ZMV_WITHOUT_CAMERAS)
     models = {
         f"{name}; {report[name]['steps']} steps, w {report[name]['guidance']:g}": report[name]
         for name in names

@@ -33,8 +33,9 @@ from t2mv_core.toybox.prompt_lists import PromptSpec
 from ...algorithm.scoring import Rewards
 from ...evaluation.intervals import Interval, bootstrap
 from ...evaluation.measure import Instruments, Measurement, Questions, Variant, measure
+from ...evaluation.report import applicable
 from ..data.captions import DEV_PROMPTS, HELD_OUT_PROMPTS
-from .card import SAME_EVALUATIONS, STUDENT, TEACHER, ZMV, ZMV_WITH_CAMERAS, write_card
+from .card import SAME_EVALUATIONS, STUDENT, TEACHER, ZMV, ZMV_WITHOUT_CAMERAS, write_card
 from .export import export_unet, write_json
 from .networks import STUDENT_SCHEDULER, MultiviewNetworks
 from .stage import StageConfig
@@ -57,9 +58,7 @@ NUM_HELD_OUT, NUM_DEV, NUM_TEACHER_DEV = 300, 100, 40
 def run(config: StageConfig) -> None:
     """Judge both models; writes `export/report.json`, the card and contact sheets."""
     folder = config.export_dir
-    instruments = Instruments(
-        load_exported_rewards(folder, config.device), load_judge(folder / "judge" / "judge.safetensors")
-    )
+    instruments = load_exported_instruments(folder, config.device)
     held_out, dev = (
         (HELD_OUT_PROMPTS[:4], DEV_PROMPTS[:4])
         if config.quick
@@ -79,7 +78,7 @@ def run(config: StageConfig) -> None:
         report[name] = summary(found)
         report[f"{name}, by kind"] = by_kind(found, held_out)
     report["headroom"] = differences(measured[TEACHER], measured[STUDENT])
-    for name in (ZMV, ZMV_WITH_CAMERAS):
+    for name in (ZMV, ZMV_WITHOUT_CAMERAS):
         report[f"{name}: gain"] = differences(measured[name], measured[STUDENT])
         report[f"{name}: gain over as many evaluations"] = differences(
             measured[name], measured[SAME_EVALUATIONS]
@@ -96,8 +95,8 @@ def held_out_variants() -> tuple[Variant, ...]:
         Variant(TEACHER, "standard", TEACHER_SETTINGS),
         Variant(STUDENT, "standard", STUDENT_SETTINGS),
         Variant(SAME_EVALUATIONS, "standard", as_many),
-        Variant(ZMV, "zmv", replace(zag, inverse_view_scale=0.0)),
-        Variant(ZMV_WITH_CAMERAS, "zmv", replace(zag, inverse_view_scale=1.0)),
+        Variant(ZMV_WITHOUT_CAMERAS, "zmv", replace(zag, inverse_view_scale=0.0)),
+        Variant(ZMV, "zmv", replace(zag, inverse_view_scale=1.0)),
     )
 
 
@@ -140,9 +139,7 @@ def measure_aware(config: StageConfig, student: MultiviewNetworks) -> None:
     folder, own = config.export_dir, config.out_dir / "aware" / "export"
     shutil.copytree(folder, own, dirs_exist_ok=True)
     export_unet(student, own / "model", STUDENT_SCHEDULER)
-    instruments = Instruments(
-        load_exported_rewards(folder, config.device), load_judge(folder / "judge" / "judge.safetensors")
-    )
+    instruments = load_exported_instruments(folder, config.device)
     specs = HELD_OUT_PROMPTS[: 4 if config.quick else NUM_HELD_OUT]
     aware = load_bundle(str(own / "model"), config.device)
     shipped, teacher = load_models(folder, config.device)
@@ -153,9 +150,10 @@ def measure_aware(config: StageConfig, student: MultiviewNetworks) -> None:
             model, instruments, variants[name], specs, Memory(out / "evaluate", fingerprint(weights))
         )
 
-    found = {name: find(aware, name, own, own) for name in (STUDENT, ZMV)}
+    found = {name: find(aware, name, own, own) for name in (STUDENT, ZMV_WITHOUT_CAMERAS)}
     report = {name: summary(measured) for name, measured in found.items()}
-    report[f"{ZMV}: gain"] = differences(found[ZMV], found[STUDENT])
+    gain = differences(found[ZMV_WITHOUT_CAMERAS], found[STUDENT])
+    report[f"{ZMV_WITHOUT_CAMERAS}: gain"] = gain
     for other, model in ((STUDENT, shipped), (TEACHER, teacher)):
         before = find(model, other, folder, config.out_dir)
         report[f"gain over the shipped {other}"] = differences(found[STUDENT], before)
@@ -231,8 +229,7 @@ def write_sheet(measured: Measurement, specs: Sequence[PromptSpec], path: Path) 
 
 
 def _intervals(values: Mapping[str, Tensor]) -> dict[str, Interval]:
-    """Of every measure that applies to at least one prompt."""
-    return {name: bootstrap(table) for name, table in values.items() if not table.isnan().all()}
+    return {name: bootstrap(table) for name, table in applicable(values).items()}
 
 
 def differences(first: Measurement, second: Measurement) -> dict[str, object]:
@@ -255,8 +252,15 @@ def by_kind(measured: Measurement, specs: Sequence[PromptSpec]) -> dict[str, obj
     return found
 
 
+def load_exported_instruments(folder: Path, device: str) -> Instruments:
+    """Load the export folder's own scorers and judge, which need not be the shipped ones."""
+    return Instruments(
+        load_exported_rewards(folder, device), load_judge(folder / "judge" / "judge.safetensors")
+    )
+
+
 def load_exported_rewards(folder: Path, device: str) -> Rewards:
-    """The export folder's own scorers, which need not be the shipped ones."""
+    """Load the export folder's scorers."""
     clip, hyperscore = (folder / "rewards" / f"{name}.safetensors" for name in ("clip", "hyperscore"))
     return Rewards(
         {"toybox_clip": load_clip_score(clip).to(device)},

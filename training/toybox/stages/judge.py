@@ -20,7 +20,7 @@ from ..data.dataset import Dataset, load_dataset
 from ..data.scenes import COLOURS, FAMILIES, FIXED_MATERIALS, Scene, material_colours
 from .networks import fast_autocast
 from .reconstructions import load_reconstructions
-from .stage import Checkpointer, StageConfig, Stateful, cosine_lr, update_rng
+from .stage import Checkpointer, StageConfig, Stateful, cosine_lr, descend, update_rng
 
 logger = logging.getLogger(__name__)
 
@@ -81,10 +81,7 @@ def train(config: StageConfig, datasets: Sequence[Dataset]) -> Judge:
             JudgeLogits(*(x.float().unflatten(0, (-1, num_azimuths)) for x in logits)),
             Labels(*(x.to(config.device) for x in answers)),
         )
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(judge.parameters(), 2.0)
-        optimizer.step()
+        descend(loss, judge.parameters(), optimizer, max_norm=2.0)
     return judge.eval()
 
 

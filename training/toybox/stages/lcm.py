@@ -89,6 +89,7 @@ def solve_trajectories(config: StageConfig, base: SingleViewNetworks, amounts: A
     scenes = load_dataset(config.data_dir).scenes
 
     def solve(rng: np.random.Generator) -> dict[str, np.ndarray]:
+        torch.manual_seed(int(rng.integers(2**62)))
         picked = np.sort(rng.integers(len(scenes), size=amounts.chunk_size))
         views = rng.integers(latents.shape[1], size=amounts.chunk_size)
         captions = _captions([scenes[i] for i in picked], views.tolist(), rng)
@@ -111,9 +112,7 @@ def write_shards(
     for index, path in enumerate(tqdm(paths, desc="trajectories", mininterval=5.0)):
         if path.exists():
             continue
-        rng = update_rng(seed, index)
-        torch.manual_seed(int(rng.integers(2**62)))
-        solved = solve(rng)
+        solved = solve(update_rng(seed, index))
         with replaced(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **solved)  # type: ignore[arg-type]
     return paths
@@ -290,11 +289,16 @@ def draw_pairs(
 
 
 def consistency_loss(student: SingleViewNetworks, schedule: NoiseSchedule, pairs: dict) -> Tensor:
-    """Pseudo-Huber √(mean |f_θ - x_0|² + c²) - c per picture, averaged: every noise level weighs the same."""
+    """Pseudo-Huber loss of f_θ against the trajectory's end, averaged: every noise level weighs the same."""
     device = student.unet.device
     x, end = pairs["state"].to(device), pairs["end"].to(device)
     condition, guidance = student.encode(pairs["caption"]), pairs["guidance"].to(device)
     noise = student.predict(x, pairs["timestep"], condition, guidance)
     predicted = consistency_output(schedule, noise.float(), x, pairs["timestep"])
+    return pseudo_huber(predicted, end)
+
+
+def pseudo_huber(predicted: Tensor, end: Tensor) -> Tensor:
+    """√(mean |f_θ - x_0|² + c²) - c of each entry of the batch, averaged."""
     error = (predicted - end).square().flatten(1).mean(dim=1)
     return ((error + HUBER_SCALE**2).sqrt() - HUBER_SCALE).mean()

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from t2mv_core.bundle import LoraHandle, ModelBundle
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.denoiser import CameraFeatures, encode_cameras, predict_noise
-from t2mv_core.formats.atomic import replaced
 from t2mv_core.formats.safetensors_io import write_safetensors
 from t2mv_core.loading import load_bundle
 from t2mv_core.lora.adapters import add_lora, trainable_parameters
@@ -39,7 +38,7 @@ from ..data.captions import caption
 from ..data.scenes import sample_scene
 from .evaluate import LORA_FILE, TEACHER_SETTINGS, load_models
 from .export import half
-from .lcm import HUBER_SCALE, flow_step, jittered_timesteps
+from .lcm import flow_step, jittered_timesteps, pseudo_huber, write_shards
 from .lcm_lora_report import measure_lora
 from .networks import fast_autocast
 from .stage import Checkpointer, StageConfig, Stateful, cosine_lr, descend, seed_everything, update_rng
@@ -87,22 +86,14 @@ def lcm_schedule(schedule: NoiseSchedule) -> NoiseSchedule:
 
 
 def solve_trajectories(config: StageConfig, teacher: ModelBundle, num_chunks: int) -> list[Path]:
-    """Write shards of solved trajectories; existing ones are kept, chunk i depends on (seed, i) only."""
-    from tqdm import tqdm
-
-    folder = config.out_dir / "lcm_lora"
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write shards of solved trajectories, see `lcm.write_shards`."""
     cameras = encode_cameras(teacher, DEFAULT_RIG)
-    paths = [folder / f"chunk_{index:04d}.npz" for index in range(num_chunks)]
-    for index, path in enumerate(tqdm(paths, desc="trajectories", mininterval=5.0)):
-        if path.exists():
-            continue
-        rng = update_rng(config.seed + SEED_OFFSET, index)
+
+    def solve(rng: np.random.Generator) -> dict[str, np.ndarray]:
         scenes = [sample_scene(int(seed)) for seed in rng.integers(2**62, size=CHUNK_PROMPTS)]
-        solved = solve_chunk(teacher, cameras, [caption(scene, rng) for scene in scenes], rng)
-        with replaced(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **solved)  # type: ignore[arg-type]
-    return paths
+        return solve_chunk(teacher, cameras, [caption(scene, rng) for scene in scenes], rng)
+
+    return write_shards(config.out_dir / "lcm_lora", num_chunks, config.seed + SEED_OFFSET, solve)
 
 
 @torch.no_grad()
@@ -200,14 +191,13 @@ def consistency_loss(
     timesteps: Tensor,
     captions: Sequence[str],
 ) -> Tensor:
-    """Pseudo-Huber √(mean |f_θ - x_0|² + c²) - c per prompt, averaged: every noise level weighs the same."""
+    """Pseudo-Huber loss of f_θ against the trajectory's end, averaged: every noise level weighs the same."""
     x, ends = states.to(student.device), ends.to(student.device)
     condition = encode_text(student, captions)
     with fast_autocast(student.device.type):
         noise = predict_noise(student, x, timesteps, condition, cameras, 1.0)
     predicted = consistency_output(student.schedule, noise.float(), x, timesteps)
-    error = (predicted - ends).square().mean(dim=(1, 2, 3, 4))
-    return ((error + HUBER_SCALE**2).sqrt() - HUBER_SCALE).mean()
+    return pseudo_huber(predicted, ends)
 
 
 def write_lora(teacher: ModelBundle, path: Path) -> None:

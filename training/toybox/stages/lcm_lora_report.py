@@ -7,12 +7,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from t2mv_core.bundle import ModelBundle
-from t2mv_core.toybox.judge import load_judge
 
 from ...evaluation.measure import Instruments, Measurement, Questions, Variant, load_instruments, measure
 from ...evaluation.report import differences
 from ..data.captions import HELD_OUT_PROMPTS
-from .evaluate import SEEDS, TEACHER_SETTINGS, load_exported_rewards, summary, write_sheet
+from .evaluate import SEEDS, TEACHER_SETTINGS, load_exported_instruments, summary, write_sheet
 from .export import write_json
 from .stage import StageConfig
 
@@ -56,5 +55,4 @@ def find_instruments(config: StageConfig) -> Instruments:
     folder = config.export_dir
     if not (folder / "judge").is_dir():
         return load_instruments(["toybox_clip"], ["toybox_hyperscore"], config.device, has_judge=True)
-    judge = load_judge(folder / "judge" / "judge.safetensors")
-    return Instruments(load_exported_rewards(folder, config.device), judge)
+    return load_exported_instruments(folder, config.device)

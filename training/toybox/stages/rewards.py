@@ -18,6 +18,7 @@ from ..data.dataset import load_dataset
 from ..rewards.clip_training import TOYBOX_CLIP, train_clip
 from ..rewards.hyperscore_training import TOYBOX_HYPERSCORE, train_hyperscore
 from ..rewards.reward_report import clip_figures, hyperscore_figures
+from .export import half
 from .reconstructions import load_reconstructions
 from .stage import StageConfig
 
@@ -43,8 +44,7 @@ def run(config: StageConfig) -> None:
 
 def export(tensors: Mapping[str, Tensor], path: Path, architecture: str, config: str) -> None:
     """Save weights in half precision with their sizes in the metadata, atomically."""
-    half = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
-    write_safetensors(half, path, {"architecture": architecture, "config": config})
+    write_safetensors(half(tensors), path, {"architecture": architecture, "config": config})
 
 
 def report(config: StageConfig, clip_path: Path, hyperscore_path: Path) -> None:
