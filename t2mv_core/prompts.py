@@ -66,18 +66,18 @@ def check_prompts(prompts: Sequence[str]) -> None:
 
 def find_syntax(prompt: str) -> list[str]:
     """Return what other programs would not read as words: weights, embeddings, choices, comments."""
-    found = [match.group() for match in _SYNTAX.finditer(prompt)]
+    pieces = [match.group() for match in _SYNTAX.finditer(prompt)]
     # Who writes all in capitals means the word.
-    return [piece for piece in found if piece not in ("BREAK", "AND") or prompt != prompt.upper()]
+    return [piece for piece in pieces if piece not in ("BREAK", "AND") or prompt != prompt.upper()]
 
 
 def describe_syntax(prompts: Sequence[str]) -> list[str]:
     """Say in a sentence what of the prompts is syntax elsewhere and words here; none when nothing is."""
-    found = {prompt: pieces for prompt in prompts if (pieces := find_syntax(prompt))}
-    if not found:
+    syntax = {prompt: pieces for prompt in prompts if (pieces := find_syntax(prompt))}
+    if not syntax:
         return []
-    quoted = quote_some([piece for pieces in found.values() for piece in pieces])
-    count = count_of(len(found), len(prompts))
+    quoted = quote_some([piece for pieces in syntax.values() for piece in pieces])
+    count = count_of(len(syntax), len(prompts))
     return [f"T2MV reads as plain words, unlike other programs: {quoted}{count}."]
 
 

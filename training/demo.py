@@ -203,16 +203,16 @@ def write_object(views: Tensor, out_dir: Path) -> None:
     import trimesh  # in the extra "dev", as make installs it
 
     try:
-        made = reconstruct(Views(views, object_masks(views), DEFAULT_RIG))
+        result = reconstruct(Views(views, object_masks(views), DEFAULT_RIG))
     except ValueError as error:
         logger.warning("The first prompt's views make no object: %s", error)
         return
-    x, y, z = made.surface.vertices.unbind(dim=1)  # glTF has y up and the front towards +z
-    points, faces = torch.stack([x, z, -y], dim=1).numpy(), made.surface.faces.numpy()
-    colours = (to_linear(made.colours) * 255).round().to(torch.uint8).numpy()
+    x, y, z = result.surface.vertices.unbind(dim=1)  # glTF has y up and the front towards +z
+    points, faces = torch.stack([x, z, -y], dim=1).numpy(), result.surface.faces.numpy()
+    colours = (to_linear(result.colours) * 255).round().to(torch.uint8).numpy()
     trimesh.Trimesh(points, faces, vertex_colors=colours, process=False).export(out_dir / "object.glb")
     between = CameraRig(tuple(angle + 20 for angle in DEFAULT_RIG.azimuths_deg), (20.0,) * len(views))
-    drawn = render_surface(made.volume, made.surface, made.colours, between, OBJECT_PX)
+    drawn = render_surface(result.volume, result.surface, result.colours, between, OBJECT_PX)
     contact_sheet(drawn[None], cell_px=OBJECT_PX).save(out_dir / "object.png")
 
 

@@ -173,6 +173,6 @@ def _kind_by_shape(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
 
 def _kind_by_header(metadata: Mapping[str, str]) -> str | None:
     """Tell v-prediction by the header that ComfyUI and kohya's trainer write."""
-    said = [metadata[key] for key in _PREDICTION_KEYS if metadata.get(key)]
-    other = next((value for value in said if not re.match(r"eps", value, re.IGNORECASE)), None)
+    predictions = [metadata[key] for key in _PREDICTION_KEYS if metadata.get(key)]
+    other = next((value for value in predictions if not re.match(r"eps", value, re.IGNORECASE)), None)
     return None if other is None else f"a model of another prediction type ({other}, says its header)"

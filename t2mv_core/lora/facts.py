@@ -112,8 +112,8 @@ def _for_unet(table: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return the UNet's part: diffusers keeps one table for all networks, their names before the keys."""
     if table is None:
         return None
-    own = {name.removeprefix("unet."): value for name, value in table.items()}
-    return {name: value for name, value in own.items() if not name.startswith("text_encoder")}
+    weights = {name.removeprefix("unet."): value for name, value in table.items()}
+    return {name: value for name, value in weights.items() if not name.startswith("text_encoder")}
 
 
 def _is_alone(path: Path) -> bool:

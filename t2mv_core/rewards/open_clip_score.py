@@ -45,12 +45,12 @@ def load_open_clip_score(
     """
     path = _find_checkpoint(place)
     config_file = path.with_name("open_clip_config.json")
-    said = read_json(config_file, "") if architecture is None and config_file.is_file() else {}
+    stated = read_json(config_file, "") if architecture is None and config_file.is_file() else {}
     named = architecture or path.stem.split("__")[0]
-    config = said.get("model_cfg") or _config_of(named)
+    config = stated.get("model_cfg") or _config_of(named)
     tokenize, tensors = _tokenizer(named, config), read_checkpoint(path)
-    values, notices = dict(said.get("preprocess_cfg") or {}), list[str]()
-    if architecture is None and not said:
+    values, notices = dict(stated.get("preprocess_cfg") or {}), list[str]()
+    if architecture is None and not stated:
         values = _published_values(path, config, tensors, notices)
         config = {**config, "quick_gelu": config.get("quick_gelu", False) or values.get("quick_gelu", False)}
     with without_weights():

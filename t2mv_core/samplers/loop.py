@@ -115,8 +115,8 @@ class StepLoop:
         self, x: Tensor, timestep: int, guidance_scale: float, view_scale: float, ref_scale: float
     ) -> Tensor:
         reference = None if self._reference is None else self._reference.scaled(ref_scale)
-        given = (self._condition, self._cameras, guidance_scale, view_scale, reference)
-        noise_pred = predict_noise(self._bundle, x, timestep, *given)
+        inputs = (self._condition, self._cameras, guidance_scale, view_scale, reference)
+        noise_pred = predict_noise(self._bundle, x, timestep, *inputs)
         if not bool(noise_pred.isfinite().all()):
             raise ValueError(
                 f"The UNet's prediction at timestep {timestep} holds NaN or infinity; the weights are "

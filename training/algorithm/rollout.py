@@ -166,10 +166,10 @@ def sample_and_score(
         on_step: called after every UNet evaluation; may raise to cancel.
         reference: `policy.read_pictures(batch)`.
     """
-    given = (policy.bundle, batch.condition, policy.cameras, noise, settings, on_step, reference)
+    inputs = (policy.bundle, batch.condition, policy.cameras, noise, settings, on_step, reference)
     with torch.no_grad():
         with policy.autocast():
-            trajectory = SAMPLERS[sampler](*given)
+            trajectory = SAMPLERS[sampler](*inputs)
         # One view fills a device at SDXL's size, and six take more memory than a checkpointed micro-step.
         images = decode_latents(policy.bundle.vae, trajectory.denoised, chunk_size=1)
         scores = rewards.score(images, batch.prompts, batch.pictures)
@@ -211,8 +211,8 @@ def collect(
             sets[number].append(scored)
         if reference is not None:
             references.append(reference.to("cpu"))
-    known = concat_references(references) if references else None
-    return Rollout(batch.prompts, batch.condition, tuple(map(_concat, sets)), known)
+    reference_features = concat_references(references) if references else None
+    return Rollout(batch.prompts, batch.condition, tuple(map(_concat, sets)), reference_features)
 
 
 def _concat(parts: Sequence[ScoredSets]) -> ScoredSets:

@@ -190,11 +190,11 @@ def read_prompt_file(path: Path) -> list[PromptLine]:
         raise ValueError(
             f"{path} ends neither in .txt nor in .jsonl; write one prompt a line into one of these."
         )
-    found = [line for _, line in read_lines(path, parse)]
+    entries = [line for _, line in read_lines(path, parse)]
     lines: dict[str, PromptLine] = {}
-    for line in found:
+    for line in entries:
         lines.setdefault(line.prompt, line)
-    num_repeated = len(found) - len(lines)
+    num_repeated = len(entries) - len(lines)
     if not lines:
         raise ValueError(f"{path} holds no prompt; write one a line.")
     if num_repeated:

@@ -48,17 +48,17 @@ def read_references(source: Path) -> dict[str, Reference]:
     """
     if source.is_dir():
         paths = [path for path in sorted(source.iterdir()) if path.suffix.lower() in PICTURE_ENDINGS]
-        found = {path.name: Reference(path, _words_beside(path)) for path in paths}
+        references = {path.name: Reference(path, _words_beside(path)) for path in paths}
     elif source.is_file() and source.suffix.lower() == ".jsonl":
-        found = _read_list(source)
+        references = _read_list(source)
     else:
         raise FileNotFoundError(
             f"sampling.references={str(source)!r} is neither a folder nor a .jsonl file; give one with "
             "PNG or WEBP pictures."
         )
-    if not found:
+    if not references:
         raise ValueError(f"{source} names no picture; put PNG or WEBP files with transparency there.")
-    return found
+    return references
 
 
 def split_references(references: Mapping[str, Reference], held_out_share: float) -> PromptSplit:
@@ -91,12 +91,12 @@ def _words_beside(path: Path) -> str:
 
 
 def _read_list(source: Path) -> dict[str, Reference]:
-    found: dict[str, Reference] = {}
+    references: dict[str, Reference] = {}
     for number, (name, reference) in read_lines(source, partial(_parse, source.parent)):
-        if name in found:
+        if name in references:
             raise ValueError(f"{source}, line {number}: {name!r} is there twice; name each picture once.")
-        found[name] = reference
-    return found
+        references[name] = reference
+    return references
 
 
 def _parse(folder: Path, line: str) -> tuple[str, Reference] | None:

@@ -257,8 +257,8 @@ def _measure_batch(
     noise = paired_noise(seed, 0, rows, 0)
     pictures = None if questions.pictures is None else questions.pictures[list(rows)]
     batch = Batch(prompts, conditions.lookup(prompts), pictures)
-    given = (policy, instruments.rewards, variant.sampler, batch, noise, variant.settings, on_step)
-    scored = sample_and_score(*given, policy.read_pictures(batch))
+    inputs = (policy, instruments.rewards, variant.sampler, batch, noise, variant.settings, on_step)
+    scored = sample_and_score(*inputs, policy.read_pictures(batch))
     values = reward_values(scored.scores, instruments.only_measuring)
     if instruments.judge is not None and questions.specs is not None:
         specs, pictures = [questions.specs[row] for row in rows], scored.images / 255

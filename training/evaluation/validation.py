@@ -36,15 +36,15 @@ def check_stop_measure(config: TrainConfig) -> None:
     measure = config.evaluation.stop_measure
     if measure is None or not measure.startswith(("view_reward", "joint_reward")):
         return
-    known: list[str] = []
+    measures: list[str] = []
     for role in ("view", "joint"):
         learned, measuring = getattr(config.reward, role), getattr(config.evaluation, role)
         only = frozenset(measuring) - frozenset(learned)
-        known += measure_names(role, dict.fromkeys((*learned, *measuring)), only).values()
-    if measure not in known:
+        measures += measure_names(role, dict.fromkeys((*learned, *measuring)), only).values()
+    if measure not in measures:
         raise ValueError(
             f"evaluation.stop_measure={measure} will not be measured; the rewards' measures are "
-            f"{', '.join(known)}."
+            f"{', '.join(measures)}."
         )
 
 
@@ -118,13 +118,13 @@ class Monitor:
             return None
         if self.early_stop.last_iteration == iteration:
             return None
-        found: list[dict[str, float] | None] = [None]
+        shared: list[dict[str, float] | None] = [None]
         if accelerator.is_main_process:
             with averaged:
-                found = [self._measure(begin)]
+                shared = [self._measure(begin)]
         if accelerator.num_processes > 1:
-            broadcast_object_list(found)
-        means = found[0]
+            broadcast_object_list(shared)
+        means = shared[0]
         assert means is not None  # the main process measured
         self.early_stop.update(iteration, means)
         return means
@@ -132,7 +132,7 @@ class Monitor:
     def _measure(self, begin: Callable[[int], OnStep]) -> dict[str, float]:
         evaluations = count_evaluations(self.variant.sampler, self.variant.settings)
         on_step = begin(self.questions.num_batches * evaluations)
-        found = measure_policy(
+        measurement = measure_policy(
             self.policy,
             self.instruments,
             self.variant,
@@ -140,7 +140,7 @@ class Monitor:
             self.subjects.conditions,
             on_step,
         )
-        return {name: float(values.nanmean()) for name, values in applicable(found.values).items()}
+        return {name: float(values.nanmean()) for name, values in applicable(measurement.values).items()}
 
     def _questions(self, names: tuple[str, ...]) -> Questions:
         prompts, pictures = self.subjects.prompts(names), self.subjects.pictures(names)

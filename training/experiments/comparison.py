@@ -167,8 +167,8 @@ def run_task(task: Task) -> bool:
         batch_size=BATCH_SIZE,
     )
     variant = Variant(task.name, method.sampler, settings, lora)
-    found = keep_best(measure(bundle, instruments, variant, questions))
-    write_result(task, found, training)
+    measurement = keep_best(measure(bundle, instruments, variant, questions))
+    write_result(task, measurement, training)
     return True
 
 

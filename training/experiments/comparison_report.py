@@ -64,24 +64,24 @@ def _commit(run: Mapping[str, Any]) -> str:
 
 
 def _method_record(name: str, results: Results) -> dict[str, Any]:
-    found = results[name]
-    values = {measure: found.values[measure] for measure in COLUMNS if measure in applicable(found.values)}
+    result = results[name]
+    values = {measure: result.values[measure] for measure in COLUMNS if measure in applicable(result.values)}
     has_reference = "none" in results and name != "none"
-    costs = found.costs
+    costs = result.costs
     return {
         "summary": METHODS[name].summary,
-        "seeds": found.seeds,
-        "commits": sorted({_commit(run) for run in found.runs}),
+        "seeds": result.seeds,
+        "commits": sorted({_commit(run) for run in result.runs}),
         "measures": {measure: bootstrap_two_way(table) for measure, table in values.items()},
         "difference_to_none": {
             measure: bootstrap_two_way(paired_difference(results, name, "none", measure))
             for measure in (values if has_reference else ())
         },
         "by_seed": {measure: table.nanmean(dim=0).tolist() for measure, table in values.items()},
-        "evaluations_per_set": found.runs[0]["evaluations_per_set"],
-        "seconds_per_set": fmean(run["seconds_per_set"] for run in found.runs),
+        "evaluations_per_set": result.runs[0]["evaluations_per_set"],
+        "seconds_per_set": fmean(run["seconds_per_set"] for run in result.runs),
         "training": {key: fmean(cost[key] for cost in costs) for key in COSTS} if costs else None,
-        "largest_lambda": [max(t["curves"]["lambda"]) for t in found.trainings if "lambda" in t["curves"]],
+        "largest_lambda": [max(t["curves"]["lambda"]) for t in result.trainings if "lambda" in t["curves"]],
     }
 
 

@@ -177,18 +177,22 @@ def measure_group(
     """Measure all ways on development prompts, a student's best on held-out ones; return text and JSON."""
     dev, held_out = spread(load_prompts("dev"), NUM_DEV), spread(load_prompts("heldout"), NUM_HELD_OUT)
     reference = ways[0].name
-    found = {way.name: measure(way, bundle, instruments, dev, DEV_SEED) for way in tqdm(ways, group)}
+    measurements = {way.name: measure(way, bundle, instruments, dev, DEV_SEED) for way in tqdm(ways, group)}
     gaps = gap_rows(bundle, dev[:NUM_GAPS], ways[0].settings)
-    parts = [f"## {group}", f"All ways on {len(dev)} development prompts, one seed:", table(found, reference)]
+    parts = [
+        f"## {group}",
+        f"All ways on {len(dev)} development prompts, one seed:",
+        table(measurements, reference),
+    ]
     parts += [f"What the zag does at every step ({NUM_GAPS} prompts):", gap_table(gaps)]
-    record: dict[str, Any] = {"dev": record_of(found, reference), "gaps": gaps}
+    record: dict[str, Any] = {"dev": record_of(measurements, reference), "gaps": gaps}
     if ways[0].model != "toybox":
         return parts, record
-    chosen = tqdm(choose(ways, found), f"{group}, held out")
-    found = {way.name: measure(way, bundle, instruments, held_out, HELD_OUT_SEED) for way in chosen}
+    chosen = tqdm(choose(ways, measurements), f"{group}, held out")
+    measurements = {way.name: measure(way, bundle, instruments, held_out, HELD_OUT_SEED) for way in chosen}
     parts += [f"The references and the best two on {len(held_out)} held-out prompts, another seed:"]
-    record["held_out"] = record_of(found, reference)
-    return [*parts, table(found, reference)], record
+    record["held_out"] = record_of(measurements, reference)
+    return [*parts, table(measurements, reference)], record
 
 
 def draw_fronts(measured: Mapping[str, Any], path: Path) -> None:

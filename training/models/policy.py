@@ -112,11 +112,11 @@ def restore_lora(policy: Policy, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: they are of another model, or of a LoRA of another rank.
     """
-    own = lora_state_dict(policy.bundle.unet, LORA_NAME)
+    weights = lora_state_dict(policy.bundle.unet, LORA_NAME)
     cure = "Resume with the model.name and model.lora_rank the run was started with."
-    check_fit(shapes_of(own), shapes_of(tensors), "The saved LoRA", "this model", cure)
+    check_fit(shapes_of(weights), shapes_of(tensors), "The saved LoRA", "this model", cure)
     with torch.no_grad():
-        for name, parameter in own.items():
+        for name, parameter in weights.items():
             parameter.copy_(tensors[name])
 
 

@@ -271,8 +271,8 @@ class Trainer:
     def _weight_record(self) -> dict[str, float]:
         """Return what weighs the joint advantage: the dual variable, or the objective's fixed share."""
         if self.dual is not None:
-            known = {"threshold": self.dual.threshold, "joint_spread": self.dual.spread}
-            return {"lambda": self.dual.lambda_, **{k: v for k, v in known.items() if v is not None}}
+            state = {"threshold": self.dual.threshold, "joint_spread": self.dual.spread}
+            return {"lambda": self.dual.lambda_, **{k: v for k, v in state.items() if v is not None}}
         fixed = self.objective.fixed_lambda
         return {"joint_share": joint_share(fixed)} if fixed is not None and self.config.reward.joint else {}
 

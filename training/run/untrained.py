@@ -47,9 +47,9 @@ def measure_untrained(
     drawn = PromptSampler(subjects.split.train, seed).draw(share * accelerator.num_processes)
     requests = list(enumerate(drawn))[accelerator.process_index :: accelerator.num_processes]
     on_step = begin(-(-share // batch_size) * count_evaluations("standard", settings.sampling))
-    found = []
+    means = []
     for start in range(0, share, batch_size):
         slots, names = zip(*requests[start : start + batch_size], strict=True)
         rollout = collect(policy, scorers, settings, 0, slots, subjects.batch(names), on_step)
-        found.append(weighted_mean(rollout.sets[0].scores.joint, weights))
-    return accelerator.gather(torch.cat(found).to(accelerator.device)).tolist()
+        means.append(weighted_mean(rollout.sets[0].scores.joint, weights))
+    return accelerator.gather(torch.cat(means).to(accelerator.device)).tolist()

@@ -114,9 +114,9 @@ def truth_table(specs: Sequence[PromptSpec], scenes: Sequence[Scene]) -> Tensor:
     is_true = np.ones((len(scenes), len(specs)), np.bool_)
     for name in ("family", "colour", "part_colour", "companion_colour"):
         shown = np.array([str(getattr(scene, name)) for scene in scenes])
-        said = np.array([str(getattr(spec, name)) for spec in specs])
+        claims = np.array([str(getattr(spec, name)) for spec in specs])
         is_silent = np.array([getattr(spec, name) is None for spec in specs])
-        is_true &= (shown[:, None] == said[None]) | is_silent
+        is_true &= (shown[:, None] == claims[None]) | is_silent
     return torch.from_numpy(is_true)
 
 

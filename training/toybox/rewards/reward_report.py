@@ -116,14 +116,14 @@ def _drops(reward: Reward, maker: SetMaker, rows: range) -> Figures:
     for head, kinds in groups:
         for kind in kinds:
             chosen = tuple(kind if place == head else None for place in range(3))
-            made = [maker.make(row, update_rng(9, row), (chosen[0], chosen[1], chosen[2])) for row in rows]
-            scores = _score(reward, made)
+            sets = [maker.make(row, update_rng(9, row), (chosen[0], chosen[1], chosen[2])) for row in rows]
+            scores = _score(reward, sets)
             figures[f"drop_{HEADS[head]}_{kind}"] = float((clean - scores)[:, head].mean())
-            figures[f"target_drop_{HEADS[head]}_{kind}"] = 1 - float(np.mean([m.targets[head] for m in made]))
+            figures[f"target_drop_{HEADS[head]}_{kind}"] = 1 - float(np.mean([m.targets[head] for m in sets]))
             is_seen = (clean > scores)[:, 3]
             figures[f"seen_{HEADS[head]}_{kind}"] = float(is_seen.mean())
             if kind in ("alike", "proportion", *ATTACKS):
-                is_asked = np.array([float(m.view_changes.mean()) >= MIN_VISIBLE for m in made])
+                is_asked = np.array([float(m.view_changes.mean()) >= MIN_VISIBLE for m in sets])
                 figures[f"num_{kind}"] = float(is_asked.sum())
                 if is_asked.any():
                     figures[kind] = float(is_seen[is_asked].mean())

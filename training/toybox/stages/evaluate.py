@@ -120,15 +120,15 @@ def measure_on_dev(
         )
         for steps, scale in ZAG_SWEEP
     ]
-    found: dict[str, object] = {
+    report: dict[str, object] = {
         variant.name: summary(measure_model(student, instruments, variant, dev, memory)) for variant in sweep
     }
     for w in TEACHER_GUIDANCE_SWEEP:
         variant = Variant(f"dev, teacher, w = {w:g}", "standard", replace(TEACHER_SETTINGS, guidance_scale=w))
-        found[variant.name] = summary(
+        report[variant.name] = summary(
             measure_model(teacher, instruments, variant, dev[:NUM_TEACHER_DEV], memory, SEEDS[:1])
         )
-    return found
+    return report
 
 
 def measure_aware(config: StageConfig, student: MultiviewNetworks) -> None:
@@ -150,13 +150,13 @@ def measure_aware(config: StageConfig, student: MultiviewNetworks) -> None:
             model, instruments, variants[name], specs, Memory(out / "evaluate", fingerprint(weights))
         )
 
-    found = {name: find(aware, name, own, own) for name in (STUDENT, ZMV_WITHOUT_CAMERAS)}
-    report = {name: summary(measured) for name, measured in found.items()}
-    gain = differences(found[ZMV_WITHOUT_CAMERAS], found[STUDENT])
+    measurements = {name: find(aware, name, own, own) for name in (STUDENT, ZMV_WITHOUT_CAMERAS)}
+    report = {name: summary(measured) for name, measured in measurements.items()}
+    gain = differences(measurements[ZMV_WITHOUT_CAMERAS], measurements[STUDENT])
     report[f"{ZMV_WITHOUT_CAMERAS}: gain"] = gain
     for other, model in ((STUDENT, shipped), (TEACHER, teacher)):
         before = find(model, other, folder, config.out_dir)
-        report[f"gain over the shipped {other}"] = differences(found[STUDENT], before)
+        report[f"gain over the shipped {other}"] = differences(measurements[STUDENT], before)
     write_json(report, folder / "aware.json")
     write_card(config)
 
@@ -200,13 +200,15 @@ def measure_model(
     key = repr((memory.fingerprint, variant, questions))
     if path.is_file() and (kept := torch.load(path, weights_only=True))["key"] == key:
         return Measurement(variant, **kept["record"])
-    found = measure(bundle, instruments, variant, questions)
-    figures = {key: f"{entry.mean:.3f}" for key, entry in _intervals(found.values).items()}
+    measurement = measure(bundle, instruments, variant, questions)
+    figures = {key: f"{entry.mean:.3f}" for key, entry in _intervals(measurement.values).items()}
     logger.info("%s: %s", variant.name, figures)
-    record = {part.name: getattr(found, part.name) for part in fields(found) if part.name != "variant"}
+    record = {
+        part.name: getattr(measurement, part.name) for part in fields(measurement) if part.name != "variant"
+    }
     with replaced(path) as temporary:
         torch.save({"key": key, "record": record}, temporary)
-    return found
+    return measurement
 
 
 def summary(measured: Measurement) -> dict[str, object]:
@@ -244,12 +246,12 @@ def differences(first: Measurement, second: Measurement) -> dict[str, object]:
 
 def by_kind(measured: Measurement, specs: Sequence[PromptSpec]) -> dict[str, object]:
     """Every measure for each kind of held-out prompt."""
-    found: dict[str, object] = {}
+    kinds: dict[str, object] = {}
     for kind in dict.fromkeys(spec.kind for spec in specs):
         rows = [row for row, spec in enumerate(specs) if spec.kind == kind]
         tables = {name: table[rows] for name, table in measured.values.items()}
-        found[kind] = {name: asdict(interval) for name, interval in _intervals(tables).items()}
-    return found
+        kinds[kind] = {name: asdict(interval) for name, interval in _intervals(tables).items()}
+    return kinds
 
 
 def load_exported_instruments(folder: Path, device: str) -> Instruments:

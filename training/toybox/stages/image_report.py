@@ -93,10 +93,10 @@ def measure_one(config: StageConfig, name: str) -> dict[str, object]:
         title: str, model: ModelBundle, asked: Objects, prompts: Sequence[str], settings: SamplingSettings
     ) -> Measurement:
         questions = asked.ask(prompts, "image-to-multiview" in model.tasks)
-        found = measure(model, instruments, Variant(title, "standard", settings), questions)
-        report[title] = figures(found, asked)
+        measurement = measure(model, instruments, Variant(title, "standard", settings), questions)
+        report[title] = figures(measurement, asked)
         logger.info("%s: %s", title, _means(report[title]))
-        return found
+        return measurement
 
     own = own_settings(of_picture)
     write_sheet(config, objects, look(f"{name}, generic", of_picture, objects, words["generic"], own))
@@ -163,8 +163,8 @@ def prompts_of(scenes: Sequence[Scene]) -> dict[str, list[str]]:
 
 def contradicting(scene: Scene) -> str:
     """A colour that the scene does not have."""
-    own = (scene.colour, scene.part_colour, scene.companion_colour)
-    others = [name for name in COLOURS if name not in own]
+    named = (scene.colour, scene.part_colour, scene.companion_colour)
+    others = [name for name in COLOURS if name not in named]
     return others[scene.seed % len(others)]
 
 

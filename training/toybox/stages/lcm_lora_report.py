@@ -33,20 +33,23 @@ def measure_lora(config: StageConfig, teacher: ModelBundle, lora: Path) -> None:
     for num_steps in STEPS:
         guided = replace(TEACHER_SETTINGS, num_steps=num_steps)
         plain = replace(guided, guidance_scale=1.0)
-        found: dict[str, Measurement] = {}
+        measurements: dict[str, Measurement] = {}
         for name, settings, path in ((OWN, guided, None), (LCM, plain, None), (DISTILLED, plain, lora)):
             bundle = teacher if name == OWN else teacher.with_solver("lcm")
             variant = Variant(f"{name}, {num_steps} steps", "standard", settings, path)
-            found[name] = measure(bundle, instruments, variant, questions)
-            report[variant.name] = summary(found[name])
+            measurements[name] = measure(bundle, instruments, variant, questions)
+            report[variant.name] = summary(measurements[name])
             means = {
-                measure: f"{float(values.nanmean()):.3f}" for measure, values in found[name].values.items()
+                measure: f"{float(values.nanmean()):.3f}"
+                for measure, values in measurements[name].values.items()
             }
             logger.info("%s: %s", variant.name, means)
         for name in (OWN, LCM):
-            changes = differences(found[DISTILLED], found[name])
+            changes = differences(measurements[DISTILLED], measurements[name])
             report[f"gain over {name}, {num_steps} steps"] = {key: asdict(x) for key, x in changes.items()}
-        write_sheet(found[DISTILLED], specs[:20], config.out_dir / "lcm_lora" / f"sheet_{num_steps}.png")
+        write_sheet(
+            measurements[DISTILLED], specs[:20], config.out_dir / "lcm_lora" / f"sheet_{num_steps}.png"
+        )
     write_json(report, config.export_dir / REPORT_NAME)
 
 
