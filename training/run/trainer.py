@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -24,12 +23,10 @@ from ..algorithm.advantages import (
     equal_rewards,
     gather_rewards,
     iteration_advantages,
-    joint_gap_record,
-    reward_record,
     weighted_mean,
 )
 from ..algorithm.learner import UpdateStats
-from ..algorithm.objectives import OBJECTIVES, joint_share
+from ..algorithm.objectives import OBJECTIVES
 from ..algorithm.rollout import Rollout, RolloutSettings, collect
 from ..algorithm.scoring import Rewards
 from ..config import TrainConfig
@@ -53,6 +50,7 @@ from .checkpoint import RunState, load_checkpoint, refuse_another_run, save_chec
 from .console import Display, RunDisplay
 from .folder import Recorder, RunFolder
 from .processes import process_slots
+from .records import iteration_record
 from .untrained import measure_untrained
 
 logger = logging.getLogger(__name__)
@@ -183,12 +181,7 @@ class Trainer:
         stats = self._update(iteration, rollout, advantages[list(self.slots)])
         record = {
             "iteration": iteration,
-            **asdict(stats),
-            **reward_record("view", table.view, weights.view, self.objective.samplers),
-            **reward_record("joint", table.joint, weights.joint, self.objective.samplers),
-            **joint_gap_record(table.joint, weights.joint, self.objective.samplers),
-            "advantage_gap": float((advantages[:, 0] - advantages[:, 1]).double().mean()),
-            **self._weight_record(),
+            **iteration_record(self.config, table, advantages, stats, self.dual),
             "rollout_seconds": round(collected - started, 3),
             "update_seconds": round(time.monotonic() - collected, 3),
         }
@@ -267,14 +260,6 @@ class Trainer:
         updates = iteration_updates(self.config, self.slots, iteration)
         self.display.phase("update", sum(len(u.micro_steps) for u in updates))
         return self.learner.apply(rollout, advantages, updates, self.display.advance)
-
-    def _weight_record(self) -> dict[str, float]:
-        """Return what weighs the joint advantage: the dual variable, or the objective's fixed share."""
-        if self.dual is not None:
-            state = {"threshold": self.dual.threshold, "joint_spread": self.dual.spread}
-            return {"lambda": self.dual.lambda_, **{k: v for k, v in state.items() if v is not None}}
-        fixed = self.objective.fixed_lambda
-        return {"joint_share": joint_share(fixed)} if fixed is not None and self.config.reward.joint else {}
 
     def _report(self, record: dict[str, float], rollout: Rollout) -> None:
         """Log the iteration, write an epoch's files, save the state and evaluate, each when it is due."""
