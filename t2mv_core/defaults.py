@@ -80,12 +80,13 @@ def _row(model: str) -> ModelDefaults | None:
     return DEFAULTS.get(model.replace("toybox-image", "toybox"))
 
 
-def find_named_defaults(model: str, solver: str | None) -> ModelDefaults | None:
+def find_named_defaults(model: str, solver: str | None, is_of_picture: bool = False) -> ModelDefaults | None:
     """Return the numbers of a model that the table names; no file is read, so others have none.
 
     Args:
         model: its name.
         solver: a word of `schedule.SOLVERS`; None is the model's own.
+        is_of_picture: as for `find_defaults`.
     """
     own = _row(model)
-    return own and find_defaults(model, own.has_guidance_embedding, solver or own.solver)
+    return own and find_defaults(model, own.has_guidance_embedding, solver or own.solver, is_of_picture)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...t2mv_core.defaults import DEFAULTS, FEW_STEP
+from ...t2mv_core.defaults import DEFAULTS, FEW_STEP, OF_PICTURE
 
 MODELS = {
     "toybox": "the toybox",
@@ -12,6 +12,7 @@ MODELS = {
     "lcm-sdxl": "LCM-SDXL",
     "sdxl": "SDXL",
 }
+OF_PICTURE_WORDS = "SDXL with an image adapter"
 OTHERS = "few-step models with another solver"
 
 
@@ -21,7 +22,8 @@ def own_words(setting: str) -> str:
     Args:
         setting: a field of `ModelDefaults`.
     """
-    records = [*((DEFAULTS[name], words) for name, words in MODELS.items()), (FEW_STEP, OTHERS)]
+    records = [(DEFAULTS[name], words) for name, words in MODELS.items()]
+    records += [(OF_PICTURE, OF_PICTURE_WORDS), (FEW_STEP, OTHERS)]
     models: dict[float, list[str]] = {}
     for record, words in records:
         models.setdefault(getattr(record, setting), []).append(words)

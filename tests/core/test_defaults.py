@@ -81,6 +81,8 @@ def test_without_its_files_only_a_name_of_the_table_is_known():
     assert find_named_defaults("toybox-teacher", "lcm") is FEW_STEP
     assert find_named_defaults("/m/sdxl.safetensors", "ddim") is None
     assert find_named_defaults("few-step", None) is None
+    assert find_named_defaults("sdxl", None, is_of_picture=True) is OF_PICTURE
+    assert find_named_defaults("toybox-image", None, is_of_picture=True) is DEFAULTS["toybox"]
 
 
 def test_reading_the_table_imports_nothing_heavy():

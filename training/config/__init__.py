@@ -98,12 +98,21 @@ def _fill_in(values: dict[str, Any], base: str) -> None:
     from t2mv_core.defaults import find_named_defaults
 
     model = build_record(ModelConfig, values.get("model", {}), "model.")
-    records = (find_named_defaults(name, model.solver) for name in (model.name, base))
-    own, stated = next(filter(None, records), None), values.get("sampling", {})
-    if isinstance(stated, Typed) and stated.is_null:  # a section whose lines are all comments
+    stated = values.get("sampling", {})
+    if _is_null(stated):  # a section whose lines are all comments
         stated = {}
-    if own is not None and isinstance(stated, Mapping):
+    if not isinstance(stated, Mapping):
+        return  # refused elsewhere, in words
+    # No file is read here; `Subjects` refuses pictures for a model of text, and the other way round.
+    is_of_picture = not _is_null(stated.get("references"))
+    records = (find_named_defaults(name, model.solver, is_of_picture) for name in (model.name, base))
+    own = next(filter(None, records), None)
+    if own is not None:
         values["sampling"] = {**own.numbers(), **stated}
+
+
+def _is_null(value: Any) -> bool:
+    return value is None or (isinstance(value, Typed) and value.is_null)
 
 
 def _model_name(values: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from t2mv_core.defaults import DEFAULTS, FEW_STEP
+from t2mv_core.defaults import DEFAULTS, FEW_STEP, OF_PICTURE
 
 PACK_DIR = Path(__file__).parents[3]
 SETTINGS = {  # input -> setting of the core
@@ -22,6 +22,7 @@ SETTINGS = {  # input -> setting of the core
     "inverse_view_scale": "inverse_view_scale",
 }
 PAGES = {"T2MVSampleStandard": ("steps", "guidance"), "T2MVSampleZMV": tuple(SETTINGS)[2:]}
+CHINESE_OF_PICTURE = "带图像适配器的 SDXL"
 CHINESE_OTHERS = "使用其他求解器的少步模型"
 CHINESE = {"toybox": "toybox", "toybox-teacher": "教师模型", "lcm-sdxl": "LCM-SDXL", "sdxl": "SDXL"}
 
@@ -34,7 +35,8 @@ def own(pack: ModuleType) -> ModuleType:
 
 def chinese_words(setting: str) -> str:
     """The same sentence as `own_words` in Chinese, with a blank between letters and signs."""
-    records = [*((DEFAULTS[name], words) for name, words in CHINESE.items()), (FEW_STEP, CHINESE_OTHERS)]
+    records = [(DEFAULTS[name], words) for name, words in CHINESE.items()]
+    records += [(OF_PICTURE, CHINESE_OF_PICTURE), (FEW_STEP, CHINESE_OTHERS)]
     models: dict[float, list[str]] = {}
     for record, words in records:
         models.setdefault(getattr(record, setting), []).append(words)
@@ -53,12 +55,13 @@ def test_every_model_of_the_table_has_words(own: ModuleType) -> None:
 def test_models_with_one_number_are_named_together(own: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     table = {name: replace(FEW_STEP, num_steps=8) for name in own.MODELS}
     monkeypatch.setattr(own, "DEFAULTS", table | {"toybox": replace(FEW_STEP, num_steps=4)})
+    monkeypatch.setattr(own, "OF_PICTURE", replace(FEW_STEP, num_steps=8))
     monkeypatch.setattr(own, "FEW_STEP", replace(FEW_STEP, guidance_scale=1.5, num_steps=2))
     assert own.own_words("num_steps") == (
-        "4 for the toybox, 8 for the toybox teacher, LCM-SDXL and SDXL, "
+        "4 for the toybox, 8 for the toybox teacher, LCM-SDXL, SDXL and SDXL with an image adapter, "
         "2 for few-step models with another solver"
     )
-    assert own.own_words("guidance_scale").endswith("SDXL, 1.5 for few-step models with another solver")
+    assert own.own_words("guidance_scale").endswith("adapter, 1.5 for few-step models with another solver")
     assert own.own_words("zigzag_steps") == "1 for all models"
 
 

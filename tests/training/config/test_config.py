@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import training.config as config_module
-from t2mv_core.defaults import DEFAULTS, FEW_STEP, find_named_defaults
+from t2mv_core.defaults import DEFAULTS, FEW_STEP, OF_PICTURE, find_named_defaults
 from training.config import (
     OBJECTIVE_NAMES,
     OptimConfig,
@@ -76,6 +76,11 @@ def numbers_of(config):
         ("toybox", ["model.name=toybox-teacher", "model.solver=lcm"], FEW_STEP),
         ("lcm-sdxl", ["model.name=/m/sdxl.safetensors", "model.unet=/m/lcm"], DEFAULTS["lcm-sdxl"]),
         ("sdxl", ["model.name=/m/x", "model.solver=ddim-trailing"], FEW_STEP),
+        ("sdxl", ["model.adapter=i2mv.safetensors", "sampling.references=pictures"], OF_PICTURE),
+        ("sdxl", ["model.name=/m/x", "sampling.references=pictures"], OF_PICTURE),
+        ("sdxl", ["sampling.references=null"], DEFAULTS["sdxl"]),
+        ("lcm-sdxl", ["sampling.references=pictures"], DEFAULTS["lcm-sdxl"]),
+        ("pictures", ["sampling.references=pictures"], DEFAULTS["toybox"]),
     ],
 )
 def test_numbers_that_nobody_states_are_the_models(preset, words, row):
