@@ -61,9 +61,13 @@ class ModelConfig:
     """The base model and the LoRA that is trained on it."""
 
     name: FilePath = "toybox"
-    """"toybox", "toybox-teacher", "lcm-sdxl", "sdxl", a local diffusers folder or a Hub id."""
+    """A bundled model (toybox, toybox-teacher, toybox-image, toybox-image-teacher), lcm-sdxl, sdxl, a
+    diffusers folder, a .safetensors checkpoint or a Hub id."""
     unet: FilePath | None = None
-    """UNet of another folder or Hub id in place of the model's own, such as LCM-SDXL's; null: its own."""
+    """UNet of another folder, file or Hub id in place of the model's own, such as LCM-SDXL's; null: the
+    model's own."""
+    vae: FilePath | None = None
+    """VAE of another folder, file or Hub id; null: the model's own."""
     scheduler: FilePath | None = None
     """Scheduler configuration of another folder or Hub id, likewise."""
     solver: Literal["lcm", "ddim", "ddim-trailing"] | None = None
@@ -196,7 +200,7 @@ class RewardConfig:
     paths: dict[str, FilePath] = field(default_factory=dict)
     """Weights of single rewards that lie elsewhere: reward name -> file or folder."""
     allow_download: bool = False
-    """Whether weights that are on the Hugging Face Hub may be downloaded."""
+    """May fetch PickScore, HPSv2 and HPSv2.1. Fetch the files of the others by hand."""
 
     def __post_init__(self) -> None:
         check_record(self, "reward.")

@@ -48,6 +48,7 @@ def model_sources(config: ModelConfig) -> ModelSources:
         unet=config.unet,
         scheduler=config.scheduler,
         allow_download=config.allow_download,
+        vae=config.vae,
         solver=config.solver,
     )
 

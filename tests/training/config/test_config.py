@@ -299,6 +299,7 @@ HOME_WORDS = {
     "run.out_dir": "~/runs/x",
     "model.name": "~/models/sdxl",
     "model.unet": "~/unet",
+    "model.vae": "~/vae.safetensors",
     "model.scheduler": "~/scheduler",
     "model.adapter": "~/a.safetensors",
     "sampling.prompts": "~/p.txt",

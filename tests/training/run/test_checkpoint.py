@@ -117,6 +117,8 @@ def test_cost_and_length_may_change(saved, words):
         ("sampling.guidance_scale=2", "sampling.guidance_scale"),
         ("reward.joint={toybox_hyperscore.geometry: 1}", "reward.joint"),
         ("model.lora_alpha=1", "model.lora_alpha"),
+        ("model.unet=/m/other", "model.unet"),
+        ("model.vae=/m/other.safetensors", "model.vae"),
         ("run.seed=5", "run.seed"),
         ("optim.clip_range=1e-3", "optim.clip_range"),
     ],
