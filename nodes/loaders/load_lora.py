@@ -83,9 +83,7 @@ class T2MVLoadLoRA(LoRANode):
         path = find_file("loras", lora)
         with usable_for_training():
             bundle = load_lora(model.bundle, path, strength)
-        report = lora_report(lora, path, bundle.loras[-1])
-        show_text(cls, _lora_line(bundle.loras[-1]))
-        return io.NodeOutput(ModelHandle(bundle, model.residency), report, ui=ui.PreviewText(report))
+        return lora_output(cls, ModelHandle(bundle, model.residency), lora, path, bundle.loras[-1])
 
 
 def lora_inputs(file_tooltip: str) -> list[io.Input]:
@@ -94,18 +92,30 @@ def lora_inputs(file_tooltip: str) -> list[io.Input]:
 
 
 def report_output() -> io.Output:
-    """Return the output with the text of `lora_report`."""
+    """Return the output with the text of `_lora_report`."""
     return output(io.String, "report", "What was matched, and what the file says of itself.")
 
 
-def _lora_line(handle: LoraHandle) -> str:
-    """Say in a line what decides whether a LoRA is of use."""
+def lora_output(
+    node: type[io.ComfyNode], model: object, lora: str, path: Path, handle: LoraHandle
+) -> io.NodeOutput:
+    """Return a model and the report on its new LoRA; show on the node whether the LoRA is of use.
+
+    Args:
+        node: asks for `io.Hidden.unique_id`.
+        model: with the LoRA.
+        lora: the file's name as listed.
+        path: the file.
+        handle: what of it acts.
+    """
     from ...t2mv_core.lora.words import describe_lora
 
-    return "; ".join(describe_lora(handle))
+    report = _lora_report(lora, path, handle)
+    show_text(node, "; ".join(describe_lora(handle)))
+    return io.NodeOutput(model, report, ui=ui.PreviewText(report))
 
 
-def lora_report(lora: str, path: Path, handle: LoraHandle) -> str:
+def _lora_report(lora: str, path: Path, handle: LoraHandle) -> str:
     """Say what of a LoRA's file was used, what was not and why, and the facts it states of itself."""
     from ...t2mv_core.formats.strict import WeightsFile
     from ...t2mv_core.lora.words import describe_lora

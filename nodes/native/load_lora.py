@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor, nn
 
 from ...t2mv_core.formats.key_mapping import diffusers_unet_name
 from ..common.folders import find_file
-from ..loaders.load_lora import STRENGTH, LoRANode, lora_inputs, lora_report, report_output
+from ..loaders.load_lora import STRENGTH, LoRANode, lora_inputs, lora_output, report_output
 from ..sockets import make_schema, output
 from .comfyui import ModelPatcher, blocks_per_level, check_unet, comfy_lora
 from .patch import adapter_of
@@ -44,6 +44,7 @@ class T2MVLoadLoRANative(LoRANode):
             is_experimental=True,
             shows_result=True,
             search_aliases=["lora", "multiview lora", "mvc-zigal", "reinforcement learning lora"],
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Model.Input("model", tooltip="A model from Apply MV-Adapter, with or without LoRAs."),
                 *lora_inputs(
@@ -63,8 +64,7 @@ class T2MVLoadLoRANative(LoRANode):
         STRENGTH.check(strength)
         path = find_file("loras", lora)
         patched, handle = add_native_lora(model, path, strength)
-        report = lora_report(lora, path, handle)
-        return io.NodeOutput(patched, report, ui=ui.PreviewText(report))
+        return lora_output(cls, patched, lora, path, handle)
 
 
 @dataclass(frozen=True)
