@@ -35,9 +35,15 @@ def check_prefix(name: str, prefix: str | None) -> None:
     parts = re.split(r"[/\\]", prefix)
     if not prefix.strip() or not parts[-1].strip(" ."):
         raise ValueError(f"{name}={shown} names no file; write a name such as 'T2MV/turntable'.")
-    if prefix[0] in "/\\~" or ":" in prefix or any(part.strip() == ".." for part in parts):
+    is_drive = re.match(r"[A-Za-z]:", prefix) is not None
+    if prefix[0] in "/\\~" or is_drive or any(part.strip() == ".." for part in parts):
         raise ValueError(
             f"{name}={shown} leaves ComfyUI's folder; write a name inside it, such as 'T2MV/turntable'."
+        )
+    if ":" in prefix:
+        raise ValueError(
+            f"{name}={shown} holds ':', which file names cannot have. '%date:…%' is not filled in for this "
+            "node; write %year%-%month%-%day%."
         )
     if not prefix.isprintable() or re.search(r'[<>"|?*]', prefix):
         raise ValueError(f"{name}={shown} holds characters that file names cannot have.")

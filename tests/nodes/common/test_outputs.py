@@ -39,6 +39,8 @@ def test_ordinary_names_pass(outputs: ModuleType, prefix: str | None) -> None:
         ("\\\\server\\x", "leaves ComfyUI's folder"),
         ("C:\\x", "leaves ComfyUI's folder"),
         ("c:x", "leaves ComfyUI's folder"),
+        ("%date:yyyy-MM-dd%", "write %year%-%month%-%day%"),
+        ("x/a:b", "holds ':'"),  # on Windows, a stream of the file a
         ("~/x", "leaves ComfyUI's folder"),
         ("x\x00y", "characters that file names cannot have"),
         ("x\ny", "characters that file names cannot have"),
