@@ -65,6 +65,6 @@ class T2MVExtension(ComfyExtension):
         await register_replacements()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """Every node class, in menu order; the folders that their inputs list are registered first."""
+        """Return every node class, in menu order; the folders that their inputs list are registered first."""
         register_folders()
         return list(NODE_CLASSES)

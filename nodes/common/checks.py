@@ -212,6 +212,6 @@ def _or_own(own: float | None, low: float) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value as a sentence can hold it."""
+    """Return a value as a sentence can hold it."""
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:40]}…"

@@ -91,11 +91,11 @@ class Residency:
 
     @property
     def patcher(self) -> ModelPatcher:
-        """The patcher of the first module, by which ComfyUI knows that models hang on a result."""
+        """Return the patcher of the first module, by which ComfyUI knows that models hang on a result."""
         return next(iter(self._patchers.values()))
 
     def size_bytes(self, name: str) -> int:
-        """Bytes of a module's weights."""
+        """Return the bytes of a module's weights."""
         return int(self._patchers[name].model_size())
 
 

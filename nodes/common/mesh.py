@@ -68,7 +68,7 @@ def to_voxel(volume: Volume) -> Any:
 
 
 def _y_up(points: Tensor) -> Tensor:
-    """Our x, y, z (z up, front towards -y) are glTF's x, -z, y."""
+    """Turn our x, y, z (z up, front towards -y) into glTF's x, -z, y."""
     x, y, z = points.unbind(dim=-1)
     return torch.stack([x, z, -y], dim=-1)
 

@@ -29,8 +29,8 @@ def list_rewards() -> list[str]:
 REWARD = Field("reward", None, "", choices=list_rewards)
 DOWNLOAD = Field(
     "download", False,
-    "Whether weights that are not in models/t2mv_rewards may be fetched from the Hugging Face Hub. Off: "
-    "nothing touches the network.",
+    "May fetch PickScore, HPSv2 and HPSv2.1. Fetch the files of the others by hand. Off: nothing touches the "
+    "network.",
     is_optional=True, is_advanced=True,
 )  # fmt: skip
 
@@ -69,7 +69,7 @@ class T2MVLoadReward(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, reward: str | None = None, download: bool | None = False) -> bool | str:
         """Refuse names that are no rewards, and rewards whose weights are missing, before the run."""
-        return first_problem(lambda: _check(reward, download))
+        return first_problem(lambda: check_reward(reward, download))
 
     @classmethod
     def fingerprint_inputs(cls, reward: str | None = None, **others: Any) -> str:
@@ -95,7 +95,7 @@ def load_reward_handle(reward: str, download: bool) -> RewardHandle:
     """
     from ...t2mv_core.rewards.registry import load_reward, reward_dtype, take_part
 
-    _check(reward, download)
+    check_reward(reward, download)
     places, (model, _, part) = _places(download), reward.partition(".")
     dtype = reward_dtype(model, compute_device())
 
@@ -113,7 +113,7 @@ def _places(download: bool) -> RewardPlaces:
     return RewardPlaces(folders=reward_folders(), allow_download=download)
 
 
-def _check(reward: str | None, download: bool | None) -> None:
+def check_reward(reward: str | None, download: bool | None) -> None:
     """Refuse what is not a reward, or one without its weights: where to get them and where to put them."""
     from ...t2mv_core.rewards.registry import check_rewards
 

@@ -155,7 +155,7 @@ def _kept(best: Ranking) -> str:
 
 
 def _plan(num_lines: int, seed: int, candidates: int) -> list[tuple[int, int]]:
-    """(line, seed) of every set: the candidates of a line count on from its first seed."""
+    """Return (line, seed) of every set: the candidates of a line count on from its first seed."""
     return [
         (line, (seed + line * candidates + number) % (MAX_SEED + 1))
         for line in range(num_lines)

@@ -82,7 +82,7 @@ def sample_candidates(
 
 
 def _thumbnails(pictures: Tensor) -> Tensor:
-    """Pictures [V, 3, H, W] at most 96 px high."""
+    """Return pictures [V, 3, H, W] at most 96 px high."""
     from torch.nn.functional import interpolate
 
     height, width = pictures.shape[-2:]
@@ -158,7 +158,7 @@ def _columns(sets: Sequence[ScoredSet]) -> dict[str, list[float]]:
 
 
 def _normalised_sum(sets: Sequence[ScoredSet]) -> list[float]:
-    """Every reward in standard deviations from its mean over the sets, views averaged, and summed."""
+    """Sum every reward, views averaged, in standard deviations from its mean over the sets."""
     columns = map(_normalised, _columns(sets).values())
     return [sum(scores) for scores in zip(*columns, strict=True)]
 

@@ -14,13 +14,14 @@ from ..common.memory import compute_device
 from ..common.outputs import picture_tensor
 from ..sockets import Model, Rewards, make_schema, output
 from .pictures import LIST_NAME, check_references, write_references
-from .publish import find_place, is_lost, listed_name, publish
+from .publish import count_publications, find_place, is_lost, listed_name, publish
 from .settings import (
     FIELDS,
     Places,
     build_config,
     check_inputs,
     check_name,
+    prompts_file_name,
     read_training_prompts,
     write_prompts,
 )
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ...training.config import TrainConfig
     from ..sockets import ModelHandle, RewardHandle
 
+PACK_DIR = Path(__file__).parents[2]
 RUNS_FOLDER = "t2mv_runs"
 # ComfyUI 0.3.64 gives io.Combo.Output no type name, so that nothing could be connected to it.
 LoraName = io.Custom("COMBO")
@@ -92,18 +94,27 @@ class T2MVTrainLoRA(io.ComfyNode):
     @classmethod
     def check_lazy_status(cls, **inputs: Any) -> list[str]:
         """Refuse what cannot be trained, and then ask for the model and the rewards that are connected."""
+        from .session import check_preset_files
+
         check_inputs(inputs)
         find_place(inputs["name"], _run_dir(inputs["name"]), lora_folders())
-        return [name for name in ("model", "rewards", "reference") if name in inputs]
+        connected = [name for name in ("model", "rewards", "reference") if name in inputs]
+        check_preset_files(inputs["preset"], inputs["download"], "model" in connected, "rewards" in connected)
+        return connected
 
     @classmethod
     def fingerprint_inputs(cls, name: str | None = None, **others: Any) -> str:
-        """Always the same: a finished run is not repeated. Its LoRA is put back when somebody removed it."""
+        """Return the same word for a finished run, so that it is not repeated, until its files are gone.
+
+        A LoRA that somebody removed is then put back, and a run that somebody deleted is trained anew.
+        """
         try:
             check_name(name)
         except ValueError:
             return "unusable"  # refused elsewhere, in words
-        return "lost" if name is not None and is_lost(name, _run_dir(name), lora_folders()) else ""
+        if name is None or not is_lost(name, _run_dir(name), lora_folders()):
+            return ""
+        return f"lost after {count_publications(_run_dir(name))}"
 
     @classmethod
     def execute(
@@ -134,22 +145,24 @@ def _prepare(
     rewards: tuple[RewardHandle, ...] | None,
     reference: Tensor | None,
 ) -> TrainConfig:
-    """Build the configuration and write the prompts; all that can be refused is refused here."""
-    from .session import share_core
+    """Build the configuration, and write the prompts of a run that may begin or go on."""
+    from .session import check_prompts, check_resumption, share_core
 
     share_core()  # the configuration reads the models' own numbers there
     reward_dirs = reward_folders()
     reward_dir = next((folder for folder in reward_dirs if folder.is_dir()), reward_dirs[0])
     prompts = read_training_prompts(inputs["prompts"])
-    prompts_path = run_dir / "prompts.jsonl" if prompts and reference is None else None
+    prompts_path = run_dir / prompts_file_name(prompts) if prompts and reference is None else None
     pictures = None if reference is None else run_dir / "pictures" / LIST_NAME
     places = Places(run_dir, reward_dir, prompts_path, compute_device().type == "cpu", pictures)
     config = build_config(inputs, places, model, rewards)
-    run_dir.mkdir(parents=True, exist_ok=True)
+    if inputs["resume"]:
+        check_resumption(config)
     if prompts_path is not None:
         write_prompts(prompts, prompts_path)
     if reference is not None:
         write_references(reference, prompts, run_dir / "pictures")
+    check_prompts(config)
     return config
 
 
@@ -183,8 +196,9 @@ def _report(inputs: dict[str, Any], run_dir: Path, source: Path, notes: Sequence
         f"preset: {inputs['preset']}",
         *reward_lines(records),
         *notes,
-        "Every iteration draws other prompts: compare pictures with and without the LoRA, or measure with "
-        "python -m training.evaluate.",
+        "Every iteration draws other prompts: compare pictures with and without the LoRA, or measure. "
+        f"In {PACK_DIR}:",
+        f'python -m training.evaluate --run "{run_dir}" --lora "{source}" --out "{run_dir / "evaluation"}"',
         f"run folder: {run_dir}",
     ]
     return "\n".join(lines)
@@ -197,7 +211,7 @@ def _read_records(run_dir: Path) -> list[dict[str, float]]:
 
 
 def _pictures(run_dir: Path) -> list[Tensor]:
-    """The curves and the newest sample sheet; white where somebody removed one."""
+    """Return the curves and the newest sample sheet; white where somebody removed one."""
     from PIL import Image
 
     from .progress import newest_sheet, read_picture

@@ -43,7 +43,7 @@ class TrainingDisplay:
         self._show()
 
     def shown(self) -> AbstractContextManager[None]:
-        """Be there within the block: the node is there anyway."""
+        """Do nothing: the node is there anyway."""
         return nullcontext()
 
     def phase(self, name: str, total: int) -> None:

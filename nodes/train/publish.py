@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from ...t2mv_core.formats.atomic import replaced
 
 SUBFOLDER = "t2mv"
 RECORD_NAME = "published.json"
+_publications = Counter[Path]()
+"""How often this process published the LoRA of a run folder."""
 
 
 def listed_name(name: str) -> str:
@@ -78,6 +81,7 @@ def publish(run_dir: Path, place: Path) -> Path:
         # The record comes first: a file without its record would count as somebody else's.
         record = json.dumps(sorted({*earlier, _digest(temporary)}))
         (run_dir / RECORD_NAME).write_text(record, encoding="utf-8")
+    _publications[run_dir] += 1
     return source
 
 
@@ -97,9 +101,19 @@ def newest_lora(run_dir: Path) -> Path:
     return newest
 
 
+def count_publications(run_dir: Path) -> int:
+    """Return how often this process published the run's LoRA."""
+    return _publications[run_dir]
+
+
 def is_lost(name: str, run_dir: Path, lora_dirs: Sequence[Path]) -> bool:
-    """Return whether the run's LoRA was in its place once and is there no more."""
-    return (run_dir / RECORD_NAME).is_file() and _find(name, lora_dirs) is None
+    """Return whether the run's LoRA was in its place once and is there no more.
+
+    What this process published is also lost when its run folder was deleted, with the LoRA or without.
+    """
+    has_record, has_lora = (run_dir / RECORD_NAME).is_file(), _find(name, lora_dirs) is not None
+    was_published = has_record or _publications[run_dir] > 0
+    return was_published and not (has_record and has_lora)
 
 
 def _find(name: str, lora_dirs: Sequence[Path]) -> Path | None:
@@ -108,7 +122,7 @@ def _find(name: str, lora_dirs: Sequence[Path]) -> Path | None:
 
 
 def _published(run_dir: Path) -> list[str]:
-    """Digests of the files that this run published so far."""
+    """Return the digests of the files that this run published so far."""
     try:
         digests = json.loads((run_dir / RECORD_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):

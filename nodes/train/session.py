@@ -22,8 +22,8 @@ from ..common.memory import (
     unload_everything,
 )
 from ..loaders.load_model import AUTO, load_handle
-from ..loaders.load_reward import load_reward_handle
-from ..loaders.model_files import BUNDLED, PUBLISHED, ModelChoice
+from ..loaders.load_reward import check_reward, load_reward_handle
+from ..loaders.model_files import BUNDLED, PUBLISHED, ModelChoice, check_model_choice
 
 if TYPE_CHECKING:
     from ...training.algorithm.scoring import Rewards, Scorer
@@ -34,14 +34,65 @@ if TYPE_CHECKING:
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # the trainer's word -> Load Model's
 
 
+def check_preset_files(preset: str, download: bool, has_model: bool, has_rewards: bool) -> None:
+    """Refuse a preset whose model or rewards are not on this machine; loads nothing.
+
+    Args:
+        preset: its name.
+        download: whether files may be fetched.
+        has_model: a model is connected, and takes the place of the preset's.
+        has_rewards: likewise of rewards.
+
+    Raises:
+        ValueError: files are missing, with what to fetch.
+    """
+    share_core()
+    from ...training.config import load_config
+
+    config = load_config(preset)
+    if not has_model:
+        check_model_choice(_preset_choice(config.model.name, download))
+    if not has_rewards:
+        for name in _preset_rewards(config):
+            check_reward(name, download)
+
+
+def check_resumption(config: TrainConfig) -> None:
+    """Refuse to go on with a run that was started with other settings.
+
+    Raises:
+        ValueError: a setting differs that must not.
+    """
+    share_core()
+    from ...training.run.checkpoint import refuse_another_run
+    from ...training.run.folder import RunFolder
+
+    folder = RunFolder(Path(config.run.out_dir))
+    if folder.state_path.is_file():
+        refuse_another_run(folder.config_path, config)
+
+
+def check_prompts(config: TrainConfig) -> None:
+    """Refuse a list of prompts that is not there, or that the preset's share of held-out ones empties.
+
+    Raises:
+        FileNotFoundError: neither a set nor a file.
+        ValueError: nothing to train on, or nothing to hold out.
+    """
+    share_core()
+    from ...training.data.prompts import load_split
+
+    if config.sampling.references is None:
+        load_split(config.sampling.prompts, config.sampling.held_out_share)
+
+
 def load_preset_model(config: ModelConfig) -> ModelHandle:
     """Load the model that a preset names, as Load Model does: shared with the graph, if that has it too.
 
     Raises:
         ValueError: files are missing, with what to fetch.
     """
-    choices = {name: choice for choice, name in {**BUNDLED, **PUBLISHED}.items()}
-    choice = ModelChoice(choices[config.name], download=config.allow_download)
+    choice = _preset_choice(config.name, config.allow_download)
     return load_handle(choice, PRECISIONS[config.dtype], config.solver or AUTO)
 
 
@@ -51,9 +102,17 @@ def load_preset_rewards(config: TrainConfig) -> tuple[RewardHandle, ...]:
     Raises:
         ValueError: weights are missing, with what to fetch.
     """
+    return tuple(load_reward_handle(name, config.reward.allow_download) for name in _preset_rewards(config))
+
+
+def _preset_choice(name: str, download: bool) -> ModelChoice:
+    choices = {name: choice for choice, name in {**BUNDLED, **PUBLISHED}.items()}
+    return ModelChoice(choices[name], download=download)
+
+
+def _preset_rewards(config: TrainConfig) -> list[str]:
     measured = (*config.evaluation.view, *config.evaluation.joint) if config.evaluation.every else ()
-    names = dict.fromkeys((*config.reward.view, *config.reward.joint, *measured))
-    return tuple(load_reward_handle(name, config.reward.allow_download) for name in names)
+    return list(dict.fromkeys((*config.reward.view, *config.reward.joint, *measured)))
 
 
 def train(
@@ -96,8 +155,8 @@ def train(
             raise
         raise MemoryError(
             f"The device ran out of memory while training ({str(error).splitlines()[0]}). The state of the "
-            "last iteration is saved. Use the preset lcm-sdxl-12gb or fewer prompts_per_iteration under "
-            "another name."
+            "last iteration is saved. Use the preset lcm-sdxl-12gb under another name, or train from the "
+            "command line with fewer views (sampling.azimuths_deg=[0,90,180,270])."
         ) from error
     finally:
         undo_policy(model.bundle)

@@ -6,6 +6,7 @@ paths that this pack built itself; prompts go through a file.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...t2mv_core.formats.atomic import replaced
+from ...t2mv_core.formats.sources import TOYBOX_PRESETS
 from ...training.config import (
     OBJECTIVE_NAMES,
     TrainConfig,
@@ -29,9 +31,10 @@ if TYPE_CHECKING:
     from ..sockets import ModelHandle, RewardHandle
 
 PRESETS_OWN = "preset's"
-NOT_FOR_USERS = {"comparison"}  # what training.compare repeats the paper's comparison with
+NOT_FOR_USERS = {"comparison", "conflict"}  # experiments of ours on the bundled model
 MAX_NAME_CHARACTERS = 50  # of up to four bytes: with its endings still a file name everywhere
 MAX_TRAINING_PROMPTS = 5000
+GUIDE = "https://github.com/t2mv/t2mv/blob/main/docs/training.md"
 DTYPE_WORDS = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
 
 
@@ -55,7 +58,9 @@ FIELDS = (
     Field(
         "preset", "demo",
         "All settings, as in training/config/presets: 'demo' takes minutes on a processor and 'toybox' an "
-        "hour, both on the bundled model. The others need weights, and a graphics card.",
+        "hour, both on the bundled model. The others need weights, and a graphics card. The preset also "
+        "chooses rewards and memory settings. With LCM-SDXL or SDXL connected, choose lcm-sdxl-24gb or "
+        "lcm-sdxl-12gb: demo, toybox and pictures use rewards that know the toybox only.",
         choices=list_presets,
     ),
     Field(
@@ -74,7 +79,7 @@ FIELDS = (
     _whole("rank", "Rank of the LoRA. 0: the preset's.", 0, 256),
     _whole("seed", "Every random draw of the run derives from it.", 0, 2**32 - 1),
     Field(
-        "objective", PRESETS_OWN, "What is optimised; see docs/training.md.",
+        "objective", PRESETS_OWN, f"What is optimised; see {GUIDE}.",
         choices=(PRESETS_OWN, *OBJECTIVE_NAMES), is_advanced=True,
     ),
     _whole(
@@ -89,8 +94,7 @@ FIELDS = (
         is_advanced=True,
     ),
     Field(
-        "download", False, "Allow a preset that names a model of the Hugging Face Hub to download it.",
-        is_advanced=True,
+        "download", False, "May fetch the preset's model, and PickScore and HPSv2.", is_advanced=True,
     ),
 )  # fmt: skip
 _NAME = re.compile(r"[^\W_](?:[\w .-]*[\w-])?")
@@ -139,15 +143,23 @@ def check_inputs(inputs: Mapping[str, Any]) -> None:
         readers.get(each.name, each.check)(inputs.get(each.name))
 
 
+def prompts_file_name(prompts: Sequence[str]) -> str:
+    """Return a name that other prompts do not get, so that they never replace those of a run."""
+    return f"prompts-{hashlib.sha256(_prompt_lines(prompts).encode()).hexdigest()[:16]}.jsonl"
+
+
 def write_prompts(prompts: Sequence[str], path: Path) -> None:
     """Write prompts as JSON lines: in a plain text file one that begins with # would be a comment.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    text = "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts)
     with replaced(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(_prompt_lines(prompts), encoding="utf-8")
+
+
+def _prompt_lines(prompts: Sequence[str]) -> str:
+    return "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts)
 
 
 @dataclass(frozen=True)
@@ -187,7 +199,8 @@ def build_config(
         rewards: the connected rewards, likewise.
 
     Raises:
-        ValueError: the inputs do not go together, such as an objective without its reward, in a sentence.
+        ValueError: the inputs do not go together, such as an objective without its reward, in a sentence; or
+            the preset's rewards know the toybox only, and another model is connected.
     """
     preset = load_config(inputs["preset"])
     sections: dict[str, dict[str, Any]] = {
@@ -218,6 +231,8 @@ def build_config(
     if model is not None:
         sections["model"] |= _describe_model(model)
         sections["sampling"] |= _own_numbers(model, inputs["preset"])
+        if not rewards:
+            _check_preset_rewards(model, (*preset.reward.view, *preset.reward.joint))
     if rewards:
         sections["reward"] |= {
             kind: {handle.reward.name: 1.0 for handle in rewards if handle.reward.kind == kind}
@@ -243,6 +258,17 @@ def _own_numbers(model: ModelHandle, preset: str) -> dict[str, Any]:
     return {name: number for name, number in model.bundle.defaults.numbers().items() if name not in stated}
 
 
+def _check_preset_rewards(model: ModelHandle, rewards: Sequence[str]) -> None:
+    """Refuse a preset's rewards that know the toybox only, where another model is connected."""
+    name = model.bundle.sources.model
+    bundled = [reward for reward in rewards if reward.startswith("toybox_")]
+    if bundled and name not in TOYBOX_PRESETS:
+        raise ValueError(
+            f"{bundled[0]} knows only the toybox's objects, and the model is {name}; connect rewards, or "
+            "choose the preset lcm-sdxl-24gb or lcm-sdxl-12gb."
+        )
+
+
 def _describe_model(model: ModelHandle) -> dict[str, Any]:
     """Return a connected model in the words of the configuration.
 
@@ -261,6 +287,7 @@ def _describe_model(model: ModelHandle) -> dict[str, Any]:
         "name": sources.model,
         "adapter": sources.adapter,
         "unet": sources.unet,
+        "vae": sources.vae,
         "scheduler": sources.scheduler,
         "solver": sources.solver,
         "dtype": DTYPE_WORDS[str(bundle.unet.dtype)],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -129,7 +130,8 @@ def test_progress_pictures_and_curves_are_shown(server: ComfyServer, trained: Ru
 def test_prompts_that_look_like_options_or_comments_are_only_prompts(
     server: ComfyServer, trained: Run
 ) -> None:
-    lines = (run_dir(server, "ü test") / "prompts.jsonl").read_text("utf-8").splitlines()
+    (path,) = run_dir(server, "ü test").glob("prompts-*.jsonl")
+    lines = path.read_text("utf-8").splitlines()
     assert [json.loads(line)["prompt"] for line in lines] == PROMPTS.split("\n")
     assert "preset: demo" in (run_dir(server, "ü test") / "config.yaml").read_text("utf-8")
     assert "“(tall:1.2)” (in 1 of 3 prompts)" in trained.outputs["1"]["text"][0]
@@ -146,6 +148,33 @@ def test_the_same_inputs_do_not_train_again(server: ComfyServer, trained: Run) -
     assert server.run({"1": train()}).status == "success"  # it was removed: put back, nothing is computed
     assert lora.read_bytes() == weights
     assert iterations(server, "ü test") == [1, 2]
+
+
+def test_a_run_that_is_deleted_with_its_lora_is_trained_anew(server: ComfyServer, toybox: Path) -> None:
+    workflow = {"1": train(name="deleted", iterations=1, objective="zigal_view")}
+    assert server.run(workflow).status == "success"
+    lora = server.base_dir / "models/loras/t2mv/deleted.safetensors"
+    for _ in range(2):  # the second time, too, ComfyUI has a result that it must not give
+        shutil.rmtree(run_dir(server, "deleted"))
+        lora.unlink()
+        assert server.run(workflow).status == "success"
+        assert lora.is_file()
+        assert iterations(server, "deleted") == [1]
+
+
+@pytest.mark.parametrize(
+    ("connected", "words"),
+    [({}, "LCM-SDXL needs files that are not here"), ({"model": ["2", 0]}, "reward pickscore are not on")],
+)
+def test_missing_files_are_named_before_a_model_is_loaded(
+    server: ComfyServer, connected: dict[str, Any], words: str
+) -> None:
+    node = train(name="without files", preset="lcm-sdxl-24gb")
+    node["inputs"] |= connected
+    run = server.run({"1": node, "2": LOAD})
+    assert run.status == "error"
+    assert words in run.error
+    assert not run_dir(server, "without files").exists()
 
 
 def test_the_command_line_trains_the_same_lora(
@@ -274,6 +303,14 @@ def test_a_run_that_cannot_go_on_says_why(server: ComfyServer, trained: Run) -> 
     fresh_only = server.run({"1": train(resume=False)})
     assert fresh_only.status == "error"
     assert "holds a run at iteration 2" in fresh_only.error
+    config = (run_dir(server, "ü test") / "config.yaml").read_text("utf-8")
+    prompts = Path(yaml.safe_load(config)["sampling"]["prompts"])
+    before = prompts.read_bytes()
+    other_prompts = server.run({"1": train(prompts="a green boat")})
+    assert other_prompts.status == "error"
+    assert "was trained on other prompts" in other_prompts.error
+    assert (run_dir(server, "ü test") / "config.yaml").read_text("utf-8") == config
+    assert prompts.read_bytes() == before
     assert server.run({"2": LOAD, "4": drawn(["2", 0], seed=3), "6": sheet(["4", 0])}).status == "success"
 
 

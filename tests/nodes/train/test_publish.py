@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -109,6 +110,21 @@ def test_a_lora_that_was_removed_is_missed(publishing: ModuleType, run_dir: Path
     assert publishing.is_lost("mine", run_dir, [loras])
     publishing.publish(run_dir, place)  # and can be put back
     assert not publishing.is_lost("mine", run_dir, [loras])
+
+
+def test_a_deleted_run_is_missed_with_its_lora(publishing: ModuleType, run_dir: Path, loras: Path) -> None:
+    place = publishing.find_place("mine", run_dir, [loras])
+    publishing.publish(run_dir, place)
+    count = publishing.count_publications(run_dir)
+    shutil.rmtree(run_dir)
+    assert publishing.is_lost("mine", run_dir, [loras])  # and find_place says that the LoRA is in the way
+    place.unlink()
+    assert publishing.is_lost("mine", run_dir, [loras])
+    (run_dir / "lora").mkdir(parents=True)
+    (run_dir / "lora" / "epoch_0001.safetensors").write_bytes(b"anew")
+    publishing.publish(run_dir, place)
+    assert not publishing.is_lost("mine", run_dir, [loras])
+    assert publishing.count_publications(run_dir) == count + 1  # so that a second loss is another one
 
 
 def test_a_run_without_a_lora_says_so(publishing: ModuleType, tmp_path: Path) -> None:

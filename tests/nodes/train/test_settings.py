@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -92,6 +93,7 @@ def test_other_names_are_refused(settings: ModuleType, name: Any) -> None:
     ("name", "value", "words"),
     [
         ("preset", "comparison", "is not available here"),
+        ("preset", "conflict", "is not available here"),
         ("objective", "mvc", "is not available here"),
         ("iterations", 1.5, "must be a whole number"),
         ("iterations", True, "must be a whole number"),
@@ -119,10 +121,11 @@ def test_prompts_come_out_of_the_file_as_they_were_typed(
     settings: ModuleType, tmp_path_factory: pytest.TempPathFactory, prompts: list[str]
 ) -> None:
     read = settings.read_training_prompts("\n".join(["# not a comment", *prompts]))
-    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    path = tmp_path_factory.mktemp("prompts") / settings.prompts_file_name(read)
     settings.write_prompts(read, path)
     assert [line.prompt for line in read_prompt_file(path)] == read
     assert read[0] == "# not a comment"
+    assert settings.prompts_file_name([*read, "one more"]) != path.name
 
 
 def test_zero_means_the_presets_value(settings: ModuleType) -> None:
@@ -158,7 +161,7 @@ def model_handle(pack: ModuleType, dtype: torch.dtype = torch.float32, path: Pat
         bundle=SimpleNamespace(
             unet=unet,
             loras=(lora,),
-            sources=sources.ModelSources("/m/x.safetensors", "/m/mv.safetensors"),
+            sources=sources.ModelSources("/m/x.safetensors", "/m/mv.safetensors", vae="/m/vae.safetensors"),
             defaults=FEW_STEP,
         )
     )
@@ -175,6 +178,7 @@ def test_what_is_connected_stands_in_the_configuration(settings: ModuleType, pac
         GOOD | {"preset": "lcm-sdxl"}, places(settings, Path("/r/x")), model, rewards
     )
     assert (config.model.name, config.model.adapter) == ("/m/x.safetensors", "/m/mv.safetensors")
+    assert config.model.vae == "/m/vae.safetensors"
     assert config.model.dtype == "bf16"
     assert [(each.path, each.strength) for each in config.model.base_loras] == [("/l/style.safetensors", 0.5)]
     assert (config.reward.view, config.reward.joint) == ({"pickscore": 1.0}, {"pickscore.min": 1.0})
@@ -192,6 +196,20 @@ def test_a_connected_model_keeps_what_the_preset_states(
         GOOD | {"preset": "lcm-sdxl"}, places(settings, Path("/r/x")), model
     ).sampling
     assert (sampling.num_steps, sampling.guidance_scale) == (8, 1.0)
+
+
+def test_the_toyboxs_rewards_do_not_judge_other_models_unasked(
+    settings: ModuleType, pack: ModuleType
+) -> None:
+    model, place = model_handle(pack, path=Path("/l/style.safetensors")), places(settings, Path("/r/x"))
+    with pytest.raises(
+        ValueError, match="toybox_clip knows only the toybox's objects, and the model is /m/x"
+    ):
+        settings.build_config(GOOD, place, model)
+    asked_for = [reward_handle("toybox_clip", "view"), reward_handle("geometry", "joint")]
+    assert settings.build_config(GOOD, place, model, asked_for).reward.view == {"toybox_clip": 1.0}
+    model.bundle.sources = replace(model.bundle.sources, model="toybox-teacher")
+    assert settings.build_config(GOOD, place, model).reward.view == {"toybox_clip": 1.0}
 
 
 def test_what_cannot_be_trained_on_is_refused(settings: ModuleType, pack: ModuleType) -> None:
