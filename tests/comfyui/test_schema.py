@@ -131,6 +131,8 @@ def test_the_native_zigzag_begins_with_the_published_numbers(object_info: dict[s
         _, options = inputs[name]
         assert (options["default"], options["min"]) == (number, 0)
     assert "not tried with SDXL and LCM-SDXL" in inputs["inverse_view_scale"][1]["tooltip"]
+    own_sampler = _inputs(object_info["T2MVSampleZMV"])
+    assert "not tried with LCM-SDXL and SDXL" in own_sampler["inverse_view_scale"][1]["tooltip"]
 
 
 def test_load_model_shows_its_sampler_as_solver(object_info: dict[str, Any]) -> None:
