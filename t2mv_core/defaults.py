@@ -6,7 +6,7 @@ the table into docs/configuration.md; tests hold help pages and translations to 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 
@@ -21,6 +21,7 @@ class ModelDefaults:
         zigzag_steps: how many of the first steps zigzag in ZMV.
         inverse_guidance_scale: w_inv of the zag.
         inverse_view_scale: s_inv of the zag; 0 drops the cameras.
+        ref_scale: factor on the reference attention, of a model of image to multiview.
         source: "measured" here (t2mv_core/toybox/MODEL_CARD.md, docs/results), or "published" by the authors
             of the method (docs/method.md, sections 2, 4 and 7) or of the weights (docs/native.md).
     """
@@ -32,6 +33,7 @@ class ModelDefaults:
     inverse_guidance_scale: float
     inverse_view_scale: float
     source: Literal["measured", "published"]
+    ref_scale: float = 1.0
 
     @property
     def has_guidance_embedding(self) -> bool:
@@ -50,11 +52,13 @@ DEFAULTS = {
     "lcm-sdxl": ModelDefaults("lcm", 8, 7.0, 1, 1.0, 1.0, "published"),
     "sdxl": ModelDefaults("ddim", 16, 7.0, 1, 1.0, 1.0, "published"),
 }
-"""By the preset names of `formats.sources`; toybox-image and its teacher have their text models'."""
+"""By the preset names of `formats.sources`; toybox-image-teacher has its text model's."""
 FEW_STEP = ModelDefaults("ddim-trailing", 4, 1.0, 1, 1.0, 1.0, "published")
 """Few-step weights for SDXL without a guidance input: LCM-LoRA, DMD2, Turbo, Lightning, Hyper-SD."""
 OF_PICTURE = ModelDefaults("ddim", 50, 3.0, 1, 1.0, 1.0, "published")
 """SDXL with MV-Adapter's weights for image to multiview (arXiv:2412.03632); zigzags as of text."""
+TOYBOX_OF_PICTURE = replace(DEFAULTS["toybox"], ref_scale=1.5)
+"""toybox-image: its guidance is an input that means the text alone, so it needs more of the picture."""
 
 
 def find_defaults(
@@ -73,7 +77,8 @@ def find_defaults(
         own = DEFAULTS["lcm-sdxl" if has_guidance_embedding else "sdxl"]
     if not has_guidance_embedding and solver not in ("ddim", own.solver):
         return FEW_STEP
-    return OF_PICTURE if is_of_picture and own is DEFAULTS["sdxl"] else own
+    of_picture = {"sdxl": OF_PICTURE, "toybox": TOYBOX_OF_PICTURE} if is_of_picture else {}
+    return next((record for name, record in of_picture.items() if own is DEFAULTS[name]), own)
 
 
 def _row(model: str) -> ModelDefaults | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from ...t2mv_core.defaults import TOYBOX_OF_PICTURE
 from ..common.checks import MAX_SEED, Field, check_fields, widgets
 from ..sockets import Model, Rig, output
 from .own import own_words
@@ -63,12 +64,13 @@ NEGATIVE_PROMPT = Field(
     is_optional=True, is_advanced=True,
 )  # fmt: skip
 REF_SCALE = Field(
-    "ref_scale", 1.0,
-    "How strongly the views follow the picture, where one is connected; 1 is as trained, 0 drops it.",
-    high=10, step=0.05, is_optional=True, is_advanced=True,
+    "ref_scale", -1.0,
+    "How strongly the views follow the picture, where one is connected; 1 is as trained, 0 drops it. "
+    f"-1 takes the model's own: {TOYBOX_OF_PICTURE.ref_scale:g} for toybox image, 1 for all others.",
+    high=10, step=0.05, own=-1, is_optional=True, is_advanced=True,
 )  # fmt: skip
 INVERSE_REF_SCALE = replace(
-    REF_SCALE, name="inverse_ref_scale",
+    REF_SCALE, name="inverse_ref_scale", default=1.0, own=None,
     tooltip="Strength of the picture on the way back, where one is connected; 0 drops it there.",
 )  # fmt: skip
 ZIGZAG = (ZIGZAG_STEPS, ZIGZAG_REPEATS, INVERSE_GUIDANCE, INVERSE_VIEW_SCALE)

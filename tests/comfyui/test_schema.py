@@ -111,6 +111,7 @@ def test_translations_and_help_pages_name_every_input(object_info: dict[str, Any
 @pytest.mark.parametrize("node_id", ["T2MVSampleStandard", "T2MVSampleZMV", "T2MVSampleBest"])
 def test_a_new_sampler_begins_with_the_models_own_numbers(object_info: dict[str, Any], node_id: str) -> None:
     inputs, own = _inputs(object_info[node_id]), {"steps": 0, "guidance": 0, "zigzag_steps": -1}
+    own["ref_scale"] = -1
     for name, number in {**own, "inverse_guidance": -1, "inverse_view_scale": -1}.items():
         if name in inputs:
             _, options = inputs[name]

@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from t2mv_core.defaults import DEFAULTS, FEW_STEP, OF_PICTURE
+from t2mv_core.defaults import DEFAULTS, FEW_STEP, OF_PICTURE, TOYBOX_OF_PICTURE
 
 from . import config_to_dict, load_config, sections
 from .parsing import FilePath, range_words
@@ -38,6 +38,7 @@ Lists and blocks are YAML (`[0, 90]`, `{a: 1}`). A key that stands twice in a fi
 nodes have the same. A model that is in no row, such as a folder, takes those of the preset's model; if that
 is in no row either, the defaults below hold.
 """
+TOYBOX_OF_PICTURE_NAME = "`toybox-image` (`sampling.references`)"
 OF_PICTURE_NAME = "`sdxl` with an image adapter (`sampling.references`)"
 FEW_STEP_NAME = "few-step weights for SDXL (`model.solver`)"
 PREFIXES = {
@@ -60,7 +61,8 @@ def reference_markdown() -> str:
 
 def _model_table() -> Iterator[str]:
     records = {f"`{name}`": record for name, record in DEFAULTS.items()}
-    records |= {OF_PICTURE_NAME: OF_PICTURE, FEW_STEP_NAME: FEW_STEP}
+    records |= {TOYBOX_OF_PICTURE_NAME: TOYBOX_OF_PICTURE, OF_PICTURE_NAME: OF_PICTURE}
+    records |= {FEW_STEP_NAME: FEW_STEP}
     columns = list(FEW_STEP.numbers())
     yield f"| model | {' | '.join(f'`{name}`' for name in columns)} | numbers are |"
     yield "|---" * (len(columns) + 2) + "|"

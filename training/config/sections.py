@@ -136,7 +136,7 @@ class SamplingConfig:
     inverse_view_scale: NotNegative = 1.0
     """ZMV: view scale of the zag; 0 drops the cameras there. Not stated: the model's own."""
     ref_scale: NotNegative = 1.0
-    """Factor on the reference attention, for image to multiview."""
+    """Factor on the reference attention, for image to multiview. Not stated: the model's own."""
     inverse_ref_scale: NotNegative = 1.0
     """ZMV: that of the zag; 0 drops the picture there."""
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import training.config as config_module
-from t2mv_core.defaults import DEFAULTS, FEW_STEP, OF_PICTURE, find_named_defaults
+from t2mv_core.defaults import DEFAULTS, FEW_STEP, OF_PICTURE, TOYBOX_OF_PICTURE, find_named_defaults
 from training.config import (
     OBJECTIVE_NAMES,
     OptimConfig,
@@ -80,7 +80,7 @@ def numbers_of(config):
         ("sdxl", ["model.name=/m/x", "sampling.references=pictures"], OF_PICTURE),
         ("sdxl", ["sampling.references=null"], DEFAULTS["sdxl"]),
         ("lcm-sdxl", ["sampling.references=pictures"], DEFAULTS["lcm-sdxl"]),
-        ("pictures", ["sampling.references=pictures"], DEFAULTS["toybox"]),
+        ("pictures", ["sampling.references=pictures"], TOYBOX_OF_PICTURE),
     ],
 )
 def test_numbers_that_nobody_states_are_the_models(preset, words, row):

@@ -117,7 +117,8 @@ teacher and student. {count} held-out objects, {teacher_count} for the teacher; 
 side of the rig, under other light, cut out and framed. "generic" is the prompt "high quality", "family" names
 the object alone, "caption" everything; "contradiction" names another colour than the picture's, and is judged
 by the picture. "Kept" is family and all colours; PSNR is against the true renders, of the picture's own side
-in the last column; the text model had the whole caption.
+in the last column; the text model had the whole caption. `ref_scale` is 1 where none is stated; the default
+of toybox-image is 1.5, chosen on the other objects below.
 
 {rows}
 
