@@ -61,4 +61,4 @@ def test_hyperscore_has_parts_to_choose(server: ComfyServer) -> None:
     options = info["input"]["required"]["reward"][1]["options"]
     assert {"hyperscore", "hyperscore.geometry", "image_reward", "hpsv2_1", "toybox_clip.min"} <= set(options)
     assert options[0] == "toybox_clip"
-    assert "Hugging Face" in info["input"]["optional"]["download"][1]["tooltip"]
+    assert "May fetch PickScore" in info["input"]["optional"]["download"][1]["tooltip"]
