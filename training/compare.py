@@ -1,6 +1,6 @@
 """Repeat the paper's comparison on the bundled model: all methods, several seeds, a verdict on every claim.
 
-python -m training.compare --out docs/results/comparison
+python -m training.compare --out docs/results/claims
 
 The same command goes on where it was stopped: finished runs lie in <out>/runs, the others in <work>.
 """
@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     parser = argparse.ArgumentParser(prog="python -m training.compare", description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--out", type=home_path, default=Path("docs/results/comparison"), help="report and result files")
+    add("--out", type=home_path, default=Path("docs/results/claims"), help="report and result files")
     add("--work", type=home_path, default=Path("runs/comparison"), help="training runs while they go on")
     add("--preset", default="comparison", help="training preset shared by all methods")
     add("--methods", nargs="+", default=DEFAULT_METHODS, help=f"of {', '.join(METHODS)}")

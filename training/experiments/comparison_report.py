@@ -136,15 +136,15 @@ def _cost_text(methods: Mapping[str, Any]) -> str:
 
 
 def _draw_curves(results: Results, path: Path) -> None:
-    """Draw mean training rewards of the first trajectories over the seeds, as a moving mean."""
+    """Draw the median over the seeds of the first trajectories' training rewards, as a moving mean."""
     panels = {}
     for kind in ("view", "joint"):
         curves = {}
         for method, found in results.items():
             name = f"{kind}_reward_{OBJECTIVES[METHODS[method].objective or 'mvc_zigal'].samplers[0]}"
             if series := [t["curves"][name] for t in found.trainings if name in t["curves"]]:
-                mean = torch.tensor(series, dtype=torch.float64).mean(dim=0)
-                curves[method] = mean.unfold(0, min(SMOOTHING, len(mean)), 1).mean(dim=1).tolist()
+                typical = torch.tensor(series, dtype=torch.float64).quantile(0.5, dim=0)
+                curves[method] = typical.unfold(0, min(SMOOTHING, len(typical)), 1).mean(dim=1).tolist()
         panels[f"{'single' if kind == 'view' else kind}-view reward in training"] = curves
     if any(panels.values()):
         draw_panels(panels, path)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from t2mv_core.formats.atomic import replaced
 from ..evaluation.intervals import Interval
 
 PANEL_INCHES = (4.6, 3.6)
+FAR, MIN_FOR_FAR = 10.0, 5
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,32 @@ def draw_points(
             axes.plot(*zip(*best.values(), strict=True), color="grey", linewidth=0.8, zorder=0)
         axes.set(xlabel=x_title, ylabel=title)
         axes.grid(alpha=0.3)
+        if far := far_away(points):
+            axes.set_xlim(*_limits([point.x for name, point in points.items() if name not in far]))
+            axes.set_ylim(*_limits([point.y for name, point in points.items() if name not in far]))
+            axes.set_title(f"not shown: {', '.join(far)}", fontsize=8)
     labels = [f"{number + 1} {name}" for number, name in enumerate(names)]
     handles = dict(zip(*reversed(figure.axes[0].get_legend_handles_labels()), strict=True))
     shown = [handles[name] for name in names if name in handles]
     figure.legend(shown, labels, loc="outside lower center", ncols=4, fontsize=7, frameon=False)
     with replaced(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
+
+
+def far_away(points: Mapping[str, Point]) -> list[str]:
+    """Return the points so far from the others that these would lie on one spot, such as a broken training.
+
+    Far is more than FAR times the middle half's extent from its border, in either direction.
+    """
+    far: set[str] = set()
+    for axis in ("x", "y"):
+        values = {name: _place(getattr(point, axis))[0] for name, point in points.items()}
+        if len(values) < MIN_FOR_FAR:
+            return []
+        low, _, high = statistics.quantiles(values.values(), n=4, method="inclusive")
+        reach = FAR * (high - low)
+        far |= {name for name, value in values.items() if not low - reach <= value <= high + reach}
+    return [name for name in points if name in far]
 
 
 def pareto_front(points: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
@@ -71,6 +93,18 @@ def pareto_front(points: Mapping[str, tuple[float, float]]) -> dict[str, tuple[f
         if gain > best:
             front[name], best = (cost, gain), gain
     return front
+
+
+def _limits(values: Sequence[float | Interval]) -> tuple[float, float]:
+    """Return an axis that holds all values with their intervals, and a little room."""
+    ends = [end for value in values for end in _ends(value)]
+    room = 0.05 * (max(ends) - min(ends))
+    return min(ends) - room, max(ends) + room
+
+
+def _ends(value: float | Interval) -> tuple[float, float]:
+    mean, reach = _place(value)
+    return (mean, mean) if reach is None else (mean - reach[0][0], mean + reach[1][0])
 
 
 def _place(value: float | Interval) -> tuple[float, list[list[float]] | None]:
