@@ -57,6 +57,7 @@ FEW_STEP = ModelDefaults("ddim-trailing", 4, 1.0, 1, 1.0, 1.0, "published")
 """Few-step weights for SDXL without a guidance input: LCM-LoRA, DMD2, Turbo, Lightning, Hyper-SD."""
 OF_PICTURE = ModelDefaults("ddim", 50, 3.0, 1, 1.0, 1.0, "published")
 """SDXL with MV-Adapter's weights for image to multiview (arXiv:2412.03632); zigzags as of text."""
+_OF_PICTURE = "toybox-image"  # how the names of the bundled models of image to multiview begin
 TOYBOX_OF_PICTURE = replace(DEFAULTS["toybox"], ref_scale=1.5)
 """toybox-image: its guidance is an input that means the text alone, so it needs more of the picture."""
 
@@ -82,7 +83,7 @@ def find_defaults(
 
 
 def _row(model: str) -> ModelDefaults | None:
-    return DEFAULTS.get(model.replace("toybox-image", "toybox"))
+    return DEFAULTS.get(model.replace(_OF_PICTURE, "toybox"))
 
 
 def find_named_defaults(model: str, solver: str | None, is_of_picture: bool = False) -> ModelDefaults | None:
@@ -91,7 +92,7 @@ def find_named_defaults(model: str, solver: str | None, is_of_picture: bool = Fa
     Args:
         model: its name.
         solver: a word of `schedule.SOLVERS`; None is the model's own.
-        is_of_picture: as for `find_defaults`.
+        is_of_picture: as for `find_defaults`; some names say it.
     """
-    own = _row(model)
+    own, is_of_picture = _row(model), is_of_picture or model.startswith(_OF_PICTURE)
     return own and find_defaults(model, own.has_guidance_embedding, solver or own.solver, is_of_picture)
