@@ -110,12 +110,13 @@ class DualVariable:
         """
         slack = self.observe(joint_rewards)
         if self.unit == "spread":
-            if not self.spread or self.spread <= ROUNDING * abs(self.threshold or 0.0):
+            spread = self.spread or 0.0
+            if spread <= ROUNDING * abs(statistics.fmean(joint_rewards)):
                 logger.warning(
                     "All joint rewards have been equal so far: lambda stays at %.3f.", self.lambda_
                 )
                 return
-            slack /= self.spread
+            slack /= spread
         rate = self.violated_lr if slack < 0 else self.satisfied_lr
         self.lambda_ = min(max(self.lambda_ - rate * slack, 0.0), self.maximum)
 
