@@ -154,7 +154,10 @@ class Recorder:
             measure = self.config.evaluation.stop_measure or ""
             facts = {**self._reward_means(), f"evaluation_{measure}": str(means[measure])}
             self.save_lora(self.folder.best_lora_path, facts)
-        append_record(self.folder.evaluations_path, {"iteration": iteration, **means})
+        path = self.folder.evaluations_path
+        # A kill between this line and the next saved state makes the resumed run measure it once more.
+        if all(record["iteration"] != iteration for record in read_metrics(path)):
+            append_record(path, {"iteration": iteration, **means})
 
     def finish(self, iteration: int) -> None:
         """Close the trackers; draw the curves of what was done since the last epoch."""

@@ -7,6 +7,7 @@ import torch
 
 from t2mv_core.loading import load_bundle
 from t2mv_core.samplers import SamplingSettings
+from t2mv_core.unet.attention import install_multiview_attention
 from training.config import SamplingConfig
 from training.evaluation.measure import Instruments, Variant, make_questions, measure
 
@@ -30,8 +31,6 @@ def test_guidance_without_an_embedding_takes_two_evaluations(
     bundle = load_bundle(str(tiny_model_dir))
     assert bundle.has_guidance_embedding
     unet = UNet2DConditionModel.from_config({**bundle.unet.config, "time_cond_proj_dim": None})
-    from t2mv_core.unet.attention import install_multiview_attention
-
     install_multiview_attention(unet)
     guided = replace(bundle, unet=unet.eval())
     config = SamplingConfig(azimuths_deg=(0.0, 90.0), batch_size=2)

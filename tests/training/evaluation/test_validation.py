@@ -215,6 +215,28 @@ def test_evaluations_after_the_saved_state_are_made_again(make_trainer, save_eve
     assert [record["iteration"] for record in evaluations(resumed)] == list(range(killed_in + 1))
 
 
+def test_an_evaluation_recorded_but_not_saved_stands_once(make_trainer):
+    """Killed between the record of the evaluation and the saved state that knows of it."""
+    run, evaluation = {"save_every": 1, "epochs": 2}, {"stop_measure": None}
+    trainer = make_trainer(run=run, evaluation=evaluation)
+    script(trainer, [0.1] * 3)
+    save, saves = trainer._save, []
+
+    def save_until_killed():
+        saves.append(trainer.iteration)
+        if saves.count(1) == 2:  # the second one of the first iteration, after its evaluation
+            raise KeyboardInterrupt
+        save()
+
+    trainer._save = save_until_killed
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    resumed = make_trainer(resume=True, run=run, evaluation=evaluation)
+    script(resumed, [0.1] * 3)
+    assert resumed.run()
+    assert [record["iteration"] for record in evaluations(resumed)] == [0, 1, 2]
+
+
 def test_the_measure_must_be_one_that_was_measured(make_trainer):
     trainer = make_trainer(evaluation={"stop_measure": "view_rewrd"})
     with pytest.raises(ValueError, match="use 'view_reward'"):
