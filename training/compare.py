@@ -11,6 +11,7 @@ import argparse
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -86,17 +87,29 @@ def run_all(tasks: Sequence[Task], num_jobs: int) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes to come
     processes = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_jobs, processes, _write_to_log, (tasks[0].work_dir,)) as pool:
-        futures = {pool.submit(run_task, task): task for task in waiting}
+        futures = {pool.submit(_run_unless_stopped, task): task for task in waiting}
         try:
             for future in tqdm(as_completed(futures), "runs", len(tasks), initial=len(tasks) - len(waiting)):
                 if future.exception() is None and not future.result():
                     raise KeyboardInterrupt
         except KeyboardInterrupt:
+            for process in multiprocessing.active_children():
+                process.terminate()  # a training saves its state first
             pool.shutdown(cancel_futures=True)
             raise
     failed = [f"{futures[f].name}: {f.exception()}" for f in futures if f.exception() is not None]
     if failed:
         raise RuntimeError(f"{len(failed)} runs failed, the same command goes on. {' '.join(failed)}")
+
+
+_stopped = False
+
+
+def _run_unless_stopped(task: Task) -> bool:
+    """Run a task; after an interrupted one begin no other, though the pool hands some out in advance."""
+    global _stopped
+    _stopped = _stopped or not run_task(task)
+    return not _stopped
 
 
 def _write_to_log(folder: Path) -> None:
@@ -128,4 +141,5 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the trainings would outlive this process
     raise SystemExit(main())

@@ -1,6 +1,12 @@
 """The comparison: what is asked of every method, what makes a result valid, and what is concluded."""
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -280,3 +286,55 @@ def test_the_command_refuses_what_it_does_not_know(capsys, tmp_path):
     assert "There is no method 'dpo'" in capsys.readouterr().err
     assert compare.main(["--report-only", "--out", str(tmp_path), "--work", str(tmp_path)]) == 1
     assert "There is no result" in capsys.readouterr().err
+
+
+def lives(group: int) -> bool:
+    """Whether a process of this group is there."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, 0)
+        return True
+    return False
+
+
+def wait_until(is_so, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_a_comparison_that_is_told_to_end_leaves_no_training_behind(tmp_path):
+    """The pool hands out a second training in advance: it must not begin either."""
+    options = [
+        "--jobs",
+        "1",
+        "--seeds",
+        "0",
+        "--num-prompts",
+        "1",
+        "--out",
+        tmp_path / "out",
+        "--work",
+        tmp_path,
+    ]
+    methods = ["--methods", "zigal_view", "zigal_joint", "mvc_zigal", "--seeds", "0"]
+    sizes = ["sampling.prompts_per_iteration=4", "sampling.batch_size=4"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training.compare", *methods, *options, *sizes],
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        begun = tmp_path.glob
+        wait_until(lambda: list(begun("zigal_view*/metrics.jsonl")) or process.poll() is not None, 300)
+        process.terminate()
+        errors = process.communicate(timeout=120)[1]
+        assert process.returncode == 130, errors
+        assert "the same command goes on" in errors
+        wait_until(lambda: not lives(process.pid), 20)
+    finally:
+        if lives(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert [path.name.partition("_seed")[0] for path in begun("*_seed*")] == ["zigal_view"]
+    assert len(list(begun("*/last.pt"))) == 1
