@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from ..evaluation.intervals import Interval, bootstrap_two_way
+from ..evaluation.intervals import Interval, bootstrap_two_way, student_interval
 from .methods import FIXED_SUMS, STEADIED
 from .results import COLUMNS, Results, paired_difference
 
 REWARDS = ("view_reward", "joint_overall")
+MIN_TRAININGS = 3
+"""For a verdict. By two, half of all differences that are not there would seem to be."""
 Prediction = tuple[str, str, str, int]
 """Two methods, a measure of COLUMNS, and +1 where the claim says that the first is higher, -1 for lower."""
 CLAIMS: dict[str, list[Prediction]] = {
@@ -22,8 +24,14 @@ CLAIMS: dict[str, list[Prediction]] = {
         for measure in (*REWARDS, "judge_colour", "judge_azimuth", "hull_consistency")
     ],
     "Learning from the zigzag advantage beats learning from two standard samples": [
-        ("mvc_zigal", other, measure, 1)
-        for other, measure in product(("reward_difference", "mv_pg", "mv_dpo"), REWARDS)
+        # each pair learns from the same rewards
+        (first, second, measure, 1)
+        for first, second in (
+            ("mvc_zigal", "reward_difference"),
+            ("zigal_joint", "mv_dpo"),
+            ("zigal_joint", "mv_pg"),
+        )
+        for measure in REWARDS
     ],
     "It is the zigzag, not other initial noise, that beats two standard samples": [
         ("mvc_zigal", other, measure, 1)
@@ -64,8 +72,15 @@ CLAIMS: dict[str, list[Prediction]] = {
 
 
 def verdict(change: Interval, by_seed: Sequence[float], sign: int) -> str:
-    """Say what a difference means for a claimed sign: two or more seeds and the interval must agree."""
-    if len(by_seed) < 2 or not change.excludes_zero or len({mean > 0 for mean in by_seed}) > 1:
+    """Say what a difference means for a claimed sign.
+
+    Zero must lie outside of two intervals: the bootstrap over prompts and trainings, which is too narrow with
+    few trainings, and Student's over trainings, which does not know the prompts.
+    """
+    if len(by_seed) < MIN_TRAININGS or not change.excludes_zero:
+        return "not shown"
+    low, high = student_interval(by_seed)
+    if low <= 0 <= high:
         return "not shown"
     return "shown" if change.mean * sign > 0 else "contradicted"
 
@@ -85,7 +100,15 @@ def claim_text(claim: str, entries: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         f"* {entry['first']} against {entry['second']}, {COLUMNS[entry['measure']]}: "
         f"{entry['change'].in_words('+')}, by seed "
-        f"{', '.join(f'{mean:+.4f}' for mean in entry['by_seed'])}: **{entry['verdict']}**"
+        f"{', '.join(f'{mean:+.4f}' for mean in entry['by_seed'])}{_student_words(entry['by_seed'])}: "
+        f"**{entry['verdict']}**"
         for entry in entries
     ]
     return "\n".join([f"**{claim}**", "", *lines])
+
+
+def _student_words(by_seed: Sequence[float]) -> str:
+    if len(by_seed) < MIN_TRAININGS:
+        return f", fewer than {MIN_TRAININGS} trainings"
+    low, high = student_interval(by_seed)
+    return f" (t: [{low:+.4f}, {high:+.4f}])"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,7 +17,8 @@ from ..algorithm.objectives import OBJECTIVES
 from ..evaluation.intervals import bootstrap_two_way
 from ..evaluation.report import applicable, markdown_rows, markdown_table
 from ..run.curves import draw_panels
-from .claims import CLAIMS, claim_records, claim_text
+from .chance import largest_lambdas_by_chance
+from .claims import CLAIMS, MIN_TRAININGS, claim_records, claim_text
 from .comparison import Task
 from .methods import METHODS
 from .pictures import Point, draw_points
@@ -48,13 +49,14 @@ def write_comparison(tasks: Sequence[Task], out_dir: Path, command: str) -> Path
     out_dir.mkdir(parents=True, exist_ok=True)
     methods = {name: _method_record(name, results) for name in results}
     claims = {claim: list(claim_records(claim, results)) for claim in CLAIMS}
-    record = {"command": command, "methods": methods, "claims": claims}
+    by_chance = _lambda_by_chance(tasks, results)
+    record = {"command": command, "methods": methods, "claims": claims, "largest_lambda_by_chance": by_chance}
     (out_dir / "report.json").write_text(json.dumps(record, default=asdict, indent=1), encoding="utf-8")
     _draw_curves(results, out_dir / "curves.png")
     _draw_tradeoff(methods, out_dir / "tradeoff.png")
     _draw_samples(tasks, out_dir / "samples.png")
     path = out_dir / "report.md"
-    path.write_text(_markdown(tasks, methods, claims, command), encoding="utf-8")
+    path.write_text(_markdown(tasks, methods, claims, by_chance, command), encoding="utf-8")
     return path
 
 
@@ -86,7 +88,11 @@ def _method_record(name: str, results: Results) -> dict[str, Any]:
 
 
 def _markdown(
-    tasks: Sequence[Task], methods: Mapping[str, Any], claims: Mapping[str, Any], command: str
+    tasks: Sequence[Task],
+    methods: Mapping[str, Any],
+    claims: Mapping[str, Any],
+    by_chance: tuple[float, float] | None,
+    command: str,
 ) -> str:
     commits = sorted({commit for entry in methods.values() for commit in entry["commits"]})
     missing = [task.name for task in tasks if task.read_result() is None]
@@ -96,10 +102,10 @@ def _markdown(
         f"Command: `{command}` (commit {', '.join(commits) or 'unknown'}); per-prompt values in `runs/`.",
         f"{len(tasks[0].prompts)} held-out prompts; {sampling.num_steps} steps, w = "
         f"{sampling.guidance_scale:g}. Each seed is a training of its own, measured with noise of its "
-        "own, the same for all methods. 95 % intervals by bootstrap over prompts and trainings; few "
-        "trainings say little about their spread, so the intervals are somewhat too narrow, and no "
-        "correction is made for the number of comparisons. A claim counts as shown, or as contradicted, only "
-        "when its interval has no zero and all seeds, at least two, agree.",
+        "own, the same for all methods. 95 % intervals by bootstrap over prompts and trainings, which are "
+        "too narrow with few trainings. So a claim counts as shown, or as contradicted, only when at least "
+        f"{MIN_TRAININGS} trainings are there and zero lies outside of this interval and of Student's over "
+        "the trainings (t). No correction is made for the number of comparisons.",
         *([f"**Not finished**: {', '.join(missing)}."] if missing else []),
         "## Results",
         _table_text(methods, "measures", ""),
@@ -109,6 +115,7 @@ def _markdown(
         "Seconds were taken with several runs side by side, scoring and judging included; the evaluations "
         "of the UNet are what compares. Backward passes are not counted.",
         _cost_text(methods),
+        *_chance_text(by_chance),
         "## Claims",
         *(claim_text(claim, entries) for claim, entries in claims.items() if entries),
         "![curves](curves.png)",
@@ -133,6 +140,24 @@ def _cost_text(methods: Mapping[str, Any]) -> str:
         first = [entry["summary"], f"{entry['evaluations_per_set']:g}", f"{entry['seconds_per_set']:.3f}"]
         rows.append([*first, *training, ", ".join(f"{value:.2f}" for value in entry["largest_lambda"])])
     return markdown_rows(header, rows)
+
+
+def _lambda_by_chance(tasks: Sequence[Task], results: Results) -> tuple[float, float] | None:
+    """Return what `largest_lambdas_by_chance` gives of the untrained model, if that was measured."""
+    joint = results["none"].values.get("joint_overall") if "none" in results else None
+    config = replace(tasks[0].config, objective="mvc_zigal")
+    return None if joint is None else largest_lambdas_by_chance(joint, config)
+
+
+def _chance_text(by_chance: tuple[float, float] | None) -> list[str]:
+    if by_chance is None:
+        return []
+    low, high = by_chance
+    return [
+        f"If training changed nothing, the largest λ would lie between {low:.2f} and {high:.2f} in nine of "
+        "ten runs: the mean joint reward of an iteration depends on its prompts, and λ rises ten times "
+        "faster than it falls."
+    ]
 
 
 def _draw_curves(results: Results, path: Path) -> None:

@@ -18,8 +18,9 @@ from training import compare
 from training.algorithm.objectives import OBJECTIVES
 from training.config import BaseLoraConfig, ModelConfig, change_settings, load_config
 from training.data.prompts import load_prompts
-from training.evaluation.intervals import Interval, bootstrap, bootstrap_two_way
+from training.evaluation.intervals import Interval, bootstrap, bootstrap_two_way, student_interval
 from training.evaluation.measure import Measurement, Variant
+from training.experiments.chance import largest_lambdas_by_chance
 from training.experiments.claims import CLAIMS, verdict
 from training.experiments.comparison import (
     Task,
@@ -240,9 +241,46 @@ def test_differences_pair_equal_seeds():
 )
 def test_verdicts(low, high, sign, word):
     interval = Interval((low + high) / 2, low, high, 9)
-    assert verdict(interval, [interval.mean, 2 * interval.mean], sign) == word
-    assert verdict(interval, [interval.mean, -interval.mean], sign) == "not shown"
-    assert verdict(interval, [interval.mean], sign) == "not shown"  # one training says nothing of others
+    near = [factor * interval.mean for factor in (0.9, 1.0, 1.1)]
+    assert verdict(interval, near, sign) == word
+    assert verdict(interval, near[:2], sign) == "not shown"  # two trainings are too few
+    scattered = [factor * interval.mean for factor in (0.1, 0.9, 2.0)]  # of one sign, far apart
+    assert verdict(interval, scattered, sign) == "not shown"
+
+
+def test_an_effect_that_is_not_there_is_seldom_shown():
+    """2000 claims on three trainings that differ by chance alone, with the prompts' noise small beside it."""
+    generator = torch.Generator().manual_seed(0)
+    trainings = torch.randn(2000, 1, 3, generator=generator)
+    prompts = 0.1 * torch.randn(2000, 40, 3, generator=generator)
+    said = [
+        verdict(Interval(float(gaps.mean()), *reached(gaps.mean(dim=0)), 40), gaps.mean(dim=0).tolist(), 1)
+        for gaps in trainings + prompts
+    ]
+    assert 0.02 < 1 - said.count("not shown") / len(said) < 0.08
+
+
+def reached(means):
+    """What the bootstrap gives where the trainings' spread dominates: from the lowest to the highest."""
+    return float(means.min()), float(means.max())
+
+
+def test_lambda_rises_by_chance_only_where_prompts_differ(task):
+    equal, differing = torch.ones(20, 2), torch.linspace(0, 1, 20)[:, None].expand(-1, 2)
+    whole = load_config("comparison")
+    assert largest_lambdas_by_chance(equal, task.config) == (0.0, 0.0)
+    low, high = largest_lambdas_by_chance(differing, whole)
+    assert 0 < low < high
+    assert largest_lambdas_by_chance(differing, change_settings(whole, ["run.epochs=10"]))[1] > high
+    with pytest.raises(ValueError, match="has no constraint"):
+        largest_lambdas_by_chance(differing, replace(whole, objective="zigal_view"))
+
+
+def test_student_interval_by_hand():
+    low, high = student_interval([1.0, 2.0, 3.0])  # s = 1, t(2) = 4.3027
+    assert (low, high) == pytest.approx((2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-4)
+    with pytest.raises(ValueError, match="1 trainings have no spread"):
+        student_interval([1.0])
 
 
 def test_the_two_way_interval_knows_about_the_spread_of_trainings():
