@@ -9,7 +9,6 @@ from comfy_api.latest import io
 
 from ..common.checks import Field, first_problem, widgets
 from ..common.folders import ADAPTER_FOLDER, find_file, fingerprint, list_files
-from ..sampling.inputs import REF_SCALE
 from ..sockets import Rig, make_schema, output
 from .comfyui import ModelPatcher
 from .patch import apply_adapter
@@ -32,6 +31,11 @@ VIEW_SCALE = Field(
 MV_SCALE = replace(
     VIEW_SCALE, name="mv_scale", tooltip="Strength of the attention between the views: 1 as trained, 0 none."
 )
+
+REF_SCALE = replace(
+    VIEW_SCALE, name="ref_scale", is_optional=True,
+    tooltip="How strongly the views follow the picture, where one is connected: 1 as trained, 0 drops it.",
+)  # fmt: skip
 
 
 class T2MVApplyAdapter(io.ComfyNode):

@@ -3,8 +3,8 @@
 * A `DIFFUSION_MODEL` wrapper has the UNet look at the pictures' clean latents by themselves, at timestep 0,
   with the condition that it is asked with and without other patches, and keeps what its self-attentions are
   given: once per condition of a sampling, at the first evaluation, as conditions are not known before.
-* The patch of the self-attentions (patch.py) adds reference attention over these states. The unconditional
-  half of guidance gets none.
+* The patch of the self-attentions (patch.py) adds reference attention over these states. Negative conditions
+  get none.
 * An `OUTER_SAMPLE` wrapper compares pictures and latents before ComfyUI loads a model, and drops the states.
 """
 
@@ -33,7 +33,7 @@ from .comfyui import (
 REFERENCE_KEY = "t2mv_reference"
 """Key of the wrappers; in `transformer_options`, what a self-attention sees of the pictures."""
 REF_SCALE_OPTION = "t2mv_ref_scale"
-"""In `transformer_options`: a scale of the pictures for one evaluation instead of the node's."""
+"""In `transformer_options`: a scale of the pictures for one evaluation, where it is below the node's."""
 _WITH_PICTURE = 0  # ComfyUI's number of the positive condition in `cond_or_uncond`
 
 States = dict[BlockKey, Tensor]
@@ -93,15 +93,16 @@ def check_task(model: ModelPatcher, path: Path, reference: Reference | None) -> 
 def patch_reference(model: ModelPatcher, reference: Reference, num_views: int) -> None:
     """Let the pictures act on a model whose self-attentions have the adapter's patch, in place."""
     cache: Cache = {}
+    positives: set[Any] = set()
     latents = latents_for(model, reference.latents)
 
     def evaluate(
         executor: Any, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor, *others: Any, **named: Any
     ) -> Tensor:
         control, options = others
-        scale = float(options.get(REF_SCALE_OPTION, reference.scale))
+        scale = min(float(options.get(REF_SCALE_OPTION, reference.scale)), reference.scale)
         if scale != 0.0:
-            conditions = _conditions(options, len(x))
+            conditions = _conditions(options, len(x), positives)
             states: list[States | None] = [None] * len(conditions)
             for number, (key, rows) in enumerate(conditions):
                 if key is not None:
@@ -114,6 +115,8 @@ def patch_reference(model: ModelPatcher, reference: Reference, num_views: int) -
     def sample(executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         _check_sampling(executor.class_obj, noise, latents, num_views)
         cache.clear()
+        positives.clear()
+        positives.update(_positives(executor.class_obj))
         try:
             return executor(noise, *args, **kwargs)
         finally:
@@ -132,18 +135,32 @@ def reference_at(options: dict[str, Any]) -> ReferenceAt | None:
     return ReferenceAt([None if states is None else states[key] for states in conditions], scale)
 
 
-def _conditions(options: dict[str, Any], batch: int) -> list[tuple[Any, slice]]:
+def _conditions(options: dict[str, Any], batch: int, positives: set[Any]) -> list[tuple[Any, slice]]:
     """Return of each condition in a batch its key in the cache, None if it has no picture, and its rows."""
     sides = options.get("cond_or_uncond") or [_WITH_PICTURE]
     names = options.get("uuids") or [None] * len(sides)
     rows = batch // len(sides)
-    return [
-        (
-            (name, options.get(DEVICE_OPTION)) if side == _WITH_PICTURE else None,
-            slice(number * rows, (number + 1) * rows),
-        )
-        for number, (side, name) in enumerate(zip(sides, names, strict=True))
-    ]
+    found = []
+    for number, (side, name) in enumerate(zip(sides, names, strict=True)):
+        is_positive = side == _WITH_PICTURE and (name is None or not positives or name in positives)
+        key = (name, options.get(DEVICE_OPTION)) if is_positive else None
+        found.append((key, slice(number * rows, (number + 1) * rows)))
+    return found
+
+
+def _positives(guider: Any) -> set[Any]:
+    """Return the names that ComfyUI gives to a guider's positive conditions; none where it does not say.
+
+    Some nodes evaluate a negative condition by itself (Self-Attention Guidance, Perp-Neg, DualModelGuider),
+    and ComfyUI then numbers it as if it were positive. A negative with an area of its own is here as well:
+    ComfyUI gives its name to the copy that it adds to the positives.
+    """
+    return {
+        condition.get("uuid")
+        for kind, entries in getattr(guider, "conds", {}).items()
+        for condition in entries or ()
+        if kind == "positive" or "area" in condition or condition.get("set_area_to_bounds")
+    }
 
 
 def _look_once(cache: Cache, key: Any, executor: Any, latents: Tensor, context: Tensor, y: Tensor) -> States:

@@ -93,9 +93,9 @@ def shift_sampling(base: Any, scale: float) -> torch.nn.Module:
             f"This model's noise schedule is {type(base).__name__}, which has no discrete timesteps to "
             "shift. Connect an SDXL model without a ModelSampling node for other models."
         )
-    sigmas, num_steps = base.sigmas.double(), base.num_timesteps
+    sigmas, num_steps = base.sigmas.cpu().double(), base.num_timesteps  # Apple's devices have no float64
     stride = num_steps // len(sigmas)
-    timesteps = torch.arange(1, len(sigmas) + 1, dtype=torch.float64, device=sigmas.device) * stride - 1
+    timesteps = torch.arange(1, len(sigmas) + 1, dtype=torch.float64) * stride - 1
     shifted = copy.deepcopy(base)
     if not isinstance(base, _OwnSigmas):
         for name in ("sigmas", "log_sigmas"):

@@ -212,6 +212,36 @@ def test_loras_act_on_reference_attention_too(facts: dict[str, Any]) -> None:
     assert "put Apply MV-Adapter (T2MV) before" in facts["no adapter"]
 
 
+ALONE = (
+    PRELUDE
+    + """
+from comfy.samplers import calc_cond_batch
+
+def again(args):
+    (alone,) = calc_cond_batch(
+        args["model"], [args["uncond"]], args["input"], args["sigma"], args["model_options"])
+    facts["alone"] = relative_error(alone, args["uncond_denoised"])
+    facts["sides differ"] = relative_error(args["cond_denoised"], args["uncond_denoised"])
+    return args["denoised"]
+
+with torch.inference_mode():
+    pair = create_pair(folder, has_reference=True)
+    scaled, latents = pictures(1, 8, 8)
+    patched = pair.patched(reference=Reference(latents))
+    patched.set_model_sampler_post_cfg_function(again, disable_cfg1_optimization=True)
+    sample(patched, torch.randn(RIG.num_views, 4, 8, 8), torch.tensor([1.0, 0.0]),
+           comfy_conditions(pair.condition(1, (64, 64)), RIG.num_views), 3.0)
+"""
+)
+
+
+def test_a_negative_condition_evaluated_by_itself_has_no_picture_either(native_facts: NativeFacts) -> None:
+    """As Self-Attention Guidance and DualModelGuider do; ComfyUI then numbers it like a positive one."""
+    facts = native_facts(ALONE)
+    assert facts["alone"] < 1e-5
+    assert facts["sides differ"] > 0.01
+
+
 REFUSALS = (
     PRELUDE
     + """

@@ -122,6 +122,12 @@ def test_a_new_sampler_begins_with_the_models_own_numbers(object_info: dict[str,
     assert list(inputs)[-3 - len(scales) :] == ["rig", "negative_prompt", "reference", *scales]
 
 
+def test_apply_mv_adapter_begins_with_the_picture_as_trained(object_info: dict[str, Any]) -> None:
+    """The model is not known to the node, so -1 cannot stand for its own number."""
+    _, options = _inputs(object_info["T2MVApplyAdapter"])["ref_scale"]
+    assert (options["default"], options["min"]) == (1.0, 0.0)
+
+
 def test_the_native_zigzag_begins_with_the_published_numbers(object_info: dict[str, Any]) -> None:
     """It learns of its model only when it runs."""
     inputs, published = _inputs(object_info["T2MVCreateZigzagSampler"]), DEFAULTS["lcm-sdxl"]

@@ -85,6 +85,10 @@ def test_zero_guidance_on_the_way_back_is_the_negative_condition(facts: dict[str
     assert facts["cfg 1"]["finite"]
 
 
+def test_a_node_that_overrides_the_guidance_does_not_reach_the_way_back(facts: dict[str, Any]) -> None:
+    assert facts["overridden"] == {"same": True, "no zigzag": False}
+
+
 def test_a_damaged_run_leaves_the_guider_usable(facts: dict[str, Any]) -> None:
     assert facts["interrupted"] == {"raised": True, "same afterwards": True}
 

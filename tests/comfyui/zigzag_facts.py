@@ -320,6 +320,25 @@ def cfg_1():
     return {"changes": not torch.equal(weaker, same), "finite": bool(weaker.isfinite().all())}
 
 
+def overridden():
+    """A node that sets the guidance around each evaluation, as CFG Override does."""
+
+    def override(executor, *args, **named):
+        guider = executor.class_obj
+        before, guider.cfg = guider.cfg, 5.0
+        try:
+            return executor(*args, **named)
+        finally:
+            guider.cfg = before
+
+    model, sigmas = make_model(), sigmas_of(MODELS["noise"], 3)
+    model.add_wrapper(comfy.patcher_extension.WrappersMP.PREDICT_NOISE, override)
+    plain = run(make_guider(MODELS["noise"], 5.0), zigzag("euler", 1, 1, 0.5), sigmas)
+    ours = run(make_guider(model, 2.0), zigzag("euler", 1, 1, 0.5), sigmas)
+    other = run(make_guider(model, 2.0), zigzag("euler", 1, 1, 5.0), sigmas)
+    return {"same": torch.equal(ours, plain), "no zigzag": torch.equal(other, plain)}
+
+
 def interrupted():
     guider, sigmas = make_guider(MODELS["noise"], 5.0), sigmas_of(MODELS["noise"], 3)
     before, raised = run(guider, zigzag(), sigmas), False
@@ -404,7 +423,7 @@ torch.set_num_threads(1)
 with torch.inference_mode():  # as ComfyUI runs nodes
     facts = {
         "plain": plain(), "core": core(), "timesteps": timesteps(), **asked(), "seeds": seeds(),
-        "mask": mask(), "flow": flow(), "velocity": velocity(), "cfg 1": cfg_1(),
+        "mask": mask(), "flow": flow(), "velocity": velocity(), "cfg 1": cfg_1(), "overridden": overridden(),
         "interrupted": interrupted(), "refusals": refusals(), "allowed": allowed(),
     }  # fmt: skip
 print(json.dumps(facts))

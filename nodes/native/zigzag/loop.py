@@ -183,12 +183,22 @@ def _weaker_guider(guider: Any, guidance: float) -> Any:
             "nothing. Set inverse_guidance below the guider's cfg; below 1 for models sampled with cfg 1.",
             guidance,
         )
-        return guider
-    if not guider.conds.get("negative"):
+    elif not guider.conds.get("negative"):
         raise ValueError(
             f"inverse_guidance={guidance:g} needs a guider with a negative conditioning, and {kind} has "
             f"none: its guidance is always {cfg:g}. Use CFGGuider, or inverse_guidance={cfg:g}."
         )
+    elif getattr(guider, "uncond_inner", guider) is None:
+        raise ValueError(
+            f"inverse_guidance={guidance:g} needs the model of the negative conditioning, which {kind} does "
+            f"not load at cfg {cfg:g}. Use CFGGuider, or inverse_guidance={cfg:g}."
+        )
+
+    def predict_noise(*args: Any, **named: Any) -> Tensor:
+        weaker.set_cfg(guidance)  # the node CFG Override has just set its own
+        return type(guider).predict_noise(weaker, *args, **named)
+
+    weaker.predict_noise = predict_noise
     return weaker
 
 
