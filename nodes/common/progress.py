@@ -64,7 +64,8 @@ def show_text_on(node_id: str | None, text: str) -> None:
     from server import PromptServer
 
     if node_id is not None:
-        PromptServer.instance.send_progress_text(text, node_id)
+        # Of whoever queued the workflow: without it, on every open page that has a node of this number.
+        PromptServer.instance.send_progress_text(text, node_id, PromptServer.instance.client_id)
 
 
 class SamplingProgress:

@@ -108,7 +108,8 @@ def choose_views(images: Tensor, rig: CameraRig, masks: Tensor | None, set: int)
 
     alpha = choose_masks(images, masks)
     colours = from_comfy(choose_set(images, rig, set))
-    chosen = None if alpha is None else alpha.unflatten(0, (-1, rig.num_views))[set - 1]
+    # Masks may lie on the card (--gpu-only); the pictures do not.
+    chosen = None if alpha is None else alpha.unflatten(0, (-1, rig.num_views))[set - 1].to(colours.device)
     return Views(colours.float(), object_masks(colours, chosen), rig)
 
 

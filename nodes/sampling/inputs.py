@@ -71,7 +71,8 @@ REF_SCALE = Field(
 )  # fmt: skip
 INVERSE_REF_SCALE = replace(
     REF_SCALE, name="inverse_ref_scale", default=1.0, own=None,
-    tooltip="Strength of the picture on the way back, where one is connected; 0 drops it there.",
+    tooltip="How strongly the views follow the picture on the way back, at most as 'ref_scale' says; 0 drops "
+    "the picture there.",
 )  # fmt: skip
 ZIGZAG = (ZIGZAG_STEPS, ZIGZAG_REPEATS, INVERSE_GUIDANCE, INVERSE_VIEW_SCALE)
 # A setting of the core -> the input that it is read from.
@@ -97,7 +98,11 @@ def read_settings(numbers: dict[str, Any], model: ModelHandle) -> SamplingSettin
     from ...t2mv_core.samplers import SamplingSettings
 
     check_sampling_numbers(numbers)
-    values = {setting: numbers[each.name] for setting, each in NUMBERS.items() if each.name in numbers}
+    values = {
+        setting: numbers.get(each.name, each.default)
+        for setting, each in NUMBERS.items()
+        if each.name in numbers or each.is_optional
+    }
     own = model.bundle.defaults
     return SamplingSettings(
         **{
@@ -133,8 +138,8 @@ def describe_set(seed: int, settings: SamplingSettings, numbers: dict[str, Any])
         inverse = [f"guidance {settings.inverse_guidance_scale:g}"]
         if settings.inverse_view_scale != 1:
             inverse.append(f"view scale {settings.inverse_view_scale:g}")
-        if settings.inverse_ref_scale != 1:
-            inverse.append(f"picture scale {settings.inverse_ref_scale:g}")
+        if (ref_scale := min(settings.inverse_ref_scale, settings.ref_scale)) != settings.ref_scale:
+            inverse.append(f"picture scale {ref_scale:g}")
         back = " and ".join(inverse)
         parts.append(f"{settings.zigzag_steps} x {settings.zigzag_repeats} zigzag, back at {back}")
     return " · ".join(parts)

@@ -123,9 +123,7 @@ def split_by_prompt(images: Tensor, num_prompts: int, rig: CameraRig | None = No
     Raises:
         ValueError: the pictures do not divide into one set per prompt, or a set is not the rig's.
     """
-    from ...t2mv_core.images import from_comfy
-
-    pictures = from_comfy(images)
+    pictures = _in_range(images)
     if len(pictures) % num_prompts:
         raise ValueError(
             f"{len(pictures)} pictures do not divide into {num_prompts} sets, one per line of the prompt; "
@@ -162,12 +160,21 @@ def check_references(rewards: tuple[RewardHandle, ...], reference: Tensor | None
 
 def reference_of(reference: Tensor | None, line: int) -> Tensor | None:
     """Return the picture of a prompt line, [1, 3, H, W], from ComfyUI's [1 or lines, H, W, 3]."""
-    from ...t2mv_core.images import from_comfy
-
     if reference is None:
         return None
     number = line if len(reference) > 1 else 0
-    return from_comfy(reference[number : number + 1])
+    return _in_range(reference[number : number + 1])
+
+
+def _in_range(images: Tensor) -> Tensor:
+    """Return ComfyUI's pictures as [n, 3, H, W], cut to [0, 1]: bicubic upscaling leaves that range.
+
+    NaN and infinity stay, so that the rewards refuse them.
+    """
+    from ...t2mv_core.images import from_comfy
+
+    pictures = from_comfy(images)
+    return pictures.clamp(0, 1) if bool(pictures.isfinite().all()) else pictures
 
 
 def scoring_notes(prompts: list[str], num_views: int, rig: CameraRig | None) -> list[str]:

@@ -114,6 +114,8 @@ def read_lora(path: Path, module_names: Collection[str], layers_per_block: int) 
     """
     refuse_quantised(WeightsFile(path))
     tensors, metadata = read_safetensors(path)
+    # Copies: Windows cannot replace a file, such as a training's LoRA, while tensors are mapped onto it.
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     try:
         content = sort_lora(tensors, module_names, layers_per_block)
     except ValueError as error:

@@ -75,7 +75,7 @@ class StepLoop:
         weak = (
             settings.inverse_guidance_scale,
             settings.inverse_view_scale,
-            settings.inverse_ref_scale,
+            min(settings.inverse_ref_scale, settings.ref_scale),
         )
         noise_pred = self._predict(x_next, timestep, *weak)
         inverted = invert_step(schedule, noise_pred, x_next, timestep, next_timestep)

@@ -31,7 +31,7 @@ class SamplingSettings:
         inverse_view_scale: s_inv of the zag; 0 drops the cameras.
         ref_scale: factor on the reference attention, for image to multiview; 1 is as trained, 0 drops the
             picture.
-        inverse_ref_scale: the zag's; 0 drops the picture.
+        inverse_ref_scale: the zag's, at most ref_scale; 0 drops the picture.
         state_dtype: the sampler rounds latents to it and records them in it; float32 or bfloat16.
     """
 
