@@ -44,6 +44,8 @@ def read_picture(path: Path) -> Tensor:
 
     with _open(path) as picture:
         _check_header(path, picture)
+        if not picture.has_transparency_data:
+            raise ValueError(f"{path} has no transparency: object and background are one. {_CUT_OUT}")
         try:
             upright = ImageOps.exif_transpose(picture).convert("RGBA")
         except (OSError, SyntaxError, ValueError) as error:
@@ -59,18 +61,24 @@ def read_framed(path: Path, image_px: int) -> Tensor:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is damaged or too large, or the picture is not square.
+        ValueError: the file is damaged, too large, animated, of another format or has more than 8 bits per
+            channel; or the picture is not square, or has transparency, so that it is not framed yet.
     """
     import numpy as np
+    from PIL import ImageOps
 
     with _open(path) as picture:
+        _check_header(path, picture)
         width, height = picture.size
-        if width != height or width > MAX_PX:
+        if width != height:
+            raise ValueError(f"{path} has {width}x{height} px; a framed picture is square.")
+        if picture.has_transparency_data:
             raise ValueError(
-                f"{path} has {width}x{height} px; a framed picture is square, of at most {MAX_PX} px."
+                f"{path} has transparency, so it is not framed yet; leave out "
+                '"framed", or lay it on grey and save it without transparency.'
             )
         try:
-            pixels = torch.from_numpy(np.array(picture.convert("RGB")))
+            pixels = torch.from_numpy(np.array(ImageOps.exif_transpose(picture).convert("RGB")))
         except (OSError, SyntaxError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}); save it again.") from error
     framed = pixels.movedim(-1, 0)[None].float() / 255
@@ -141,12 +149,10 @@ def _check_header(path: Path, picture: Image.Image) -> None:
     if max(picture.size) > MAX_PX:
         raise ValueError(_too_large(path))
     if picture.format not in _FORMATS:
-        raise ValueError(f"{path} is a {picture.format} file; only PNG and WEBP are read. {_CUT_OUT}")
+        raise ValueError(f"{path} is a {picture.format} file; only PNG and WEBP are read. Save it as a PNG.")
     if getattr(picture, "is_animated", False):
         raise ValueError(f"{path} is animated; save one of its pictures by itself.")
     with path.open("rb") as file:
         head = file.read(_PNG_DEPTH_AT + 1)
     if picture.format == "PNG" and head[_PNG_DEPTH_AT] > 8:
         raise ValueError(f"{path} has {head[_PNG_DEPTH_AT]} bits per channel; save it with 8.")
-    if not picture.has_transparency_data:
-        raise ValueError(f"{path} has no transparency: object and background are one. {_CUT_OUT}")

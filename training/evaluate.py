@@ -20,7 +20,7 @@ from t2mv_core.samplers import SAMPLERS, SamplingSettings
 from t2mv_core.text import describe_reading
 
 from .config import SamplingConfig, TrainConfig, home_path, load_config, preset_names
-from .data.prompts import load_held_out, load_prompts, load_split, name_some, shared_prompts
+from .data.prompts import PromptSplit, load_held_out, load_prompts, load_split, name_some, shared_prompts
 from .evaluation.loras import examine_loras
 from .evaluation.measure import (
     HULL_LEFT_OUT,
@@ -36,7 +36,7 @@ from .evaluation.report import write_report
 from .models.base_loras import load_base_model
 from .models.policy import sampling_settings
 from .models.rewards import check_reward_models
-from .models.subjects import Subjects
+from .models.subjects import Subjects, check_task
 from .run.out_of_memory import explained_out_of_memory
 
 SETTING = re.compile(r"(objective|[a-z_]+(\.\w+)+)=")
@@ -133,30 +133,44 @@ def name_variants(paths: Sequence[Path]) -> dict[Path | None, str]:
 
 
 def find_prompts(arguments: argparse.Namespace, config: TrainConfig) -> Sequence[str]:
-    """Return the prompts of the command line, or held-out ones of the configuration."""
+    """Return the prompts of the command line, or held-out ones of the configuration.
+
+    Those that chose the run's best LoRA flatter it, so they are left out where others are held out.
+    """
     sampling = config.sampling
     if arguments.prompts is not None:
         return load_prompts(arguments.prompts)
     split = load_split(sampling.prompts, sampling.held_out_share)
-    return split.held_out or load_held_out(config.evaluation.prompts or "heldout", split.train)
+    held_out = split.held_out or load_held_out(config.evaluation.prompts or "heldout", split.train)
+    return _without(held_out, watched_prompts(config, split))
+
+
+def watched_prompts(config: TrainConfig, split: PromptSplit) -> Sequence[str]:
+    """Return the prompts, or names of pictures, on which a run chooses its best LoRA; none if it does not."""
+    evaluation = config.evaluation
+    if not evaluation.every or evaluation.stop_measure is None:
+        return ()
+    source = evaluation.prompts
+    held_out = split.held_out if source is None else load_held_out(source, split.train)
+    return spread(held_out, evaluation.num_prompts)
+
+
+def _without(prompts: Sequence[str], watched: Sequence[str]) -> Sequence[str]:
+    return tuple(prompt for prompt in prompts if prompt not in set(watched)) or prompts
 
 
 def find_pictures(
     arguments: argparse.Namespace, config: TrainConfig, bundle: ModelBundle
 ) -> tuple[Subjects, tuple[str, ...]]:
-    """Return the configuration's pictures, and the names of those that are held out."""
+    """Return the configuration's pictures, and the names of those that are held out; of all if none is."""
     if arguments.prompts is not None:
         raise ValueError(
             "--prompts goes with text to multiview; this run draws views of pictures, and those that it "
             "holds out are measured on."
         )
     subjects = Subjects(bundle, config.sampling)
-    if not subjects.split.held_out:
-        raise ValueError(
-            f"No picture of {subjects.source} is held out; set sampling.held_out_share, or mark some with "
-            '"split": "heldout" in a .jsonl file.'
-        )
-    return subjects, subjects.split.held_out
+    split = subjects.split
+    return subjects, tuple(_without(split.held_out, watched_prompts(config, split))) or split.train
 
 
 def choose_questions(
@@ -172,19 +186,32 @@ def choose_questions(
     return make_questions(config, subjects.prompts(names), list(seeds), subjects.pictures(names))
 
 
-def remark_on_prompts(questions: Questions, config: SamplingConfig) -> list[str]:
-    """Return a sentence for the report where the prompts are not held out, or nobody can tell."""
-    if questions.pictures is not None:
-        return []
+def remark_on_prompts(
+    names: Sequence[str], config: TrainConfig, subjects: Subjects | None = None
+) -> list[str]:
+    """Return sentences for the report where prompts are not held out, or chose the best LoRA.
+
+    Args:
+        names: prompts, or names of the subjects' pictures.
+        config: the run's or preset's.
+        subjects: of a run on pictures.
+    """
+    sampling, kind = config.sampling, "prompts" if subjects is None else "pictures"
     try:
-        trained = load_split(config.prompts, config.held_out_share).train
+        split = subjects.split if subjects else load_split(sampling.prompts, sampling.held_out_share)
+        watched = shared_prompts(names, watched_prompts(config, split))
     except (FileNotFoundError, ValueError) as error:
-        return [f"Whether these prompts were trained on is not known: {error}"]
-    shared = shared_prompts(questions.prompts, trained)
-    count = f"{len(shared)} of {len(questions.prompts)}"
-    return [f"**Not held out**: these settings train on {count} prompts ({name_some(shared)})."] * bool(
-        shared
-    )
+        return [f"Whether these {kind} were trained on is not known: {error}"]
+    remarks = []
+    if shared := shared_prompts(names, split.train):
+        count = f"{len(shared)} of {len(names)} {kind}"
+        remarks.append(f"**Not held out**: these settings train on {count} ({name_some(shared)}).")
+    if watched:
+        remarks.append(
+            f"**Chosen on these {kind}**: by {len(watched)} of {len(names)} of them the run chose its "
+            "best.safetensors, which therefore looks better on them than elsewhere."
+        )
+    return remarks
 
 
 def run(arguments: argparse.Namespace, config: TrainConfig) -> Path:
@@ -198,16 +225,25 @@ def run(arguments: argparse.Namespace, config: TrainConfig) -> Path:
         list(dict.fromkeys((*reward.view, *evaluation.view))),
         list(dict.fromkeys((*reward.joint, *evaluation.joint))),
     )
-    check_reward_models(*names, reward)  # before gigabytes are read for nothing
+    check_reward_models(*names, reward, not is_of_text)  # before gigabytes are read for nothing
     bundle = load_base_model(config.model)
+    check_task(bundle, config.sampling)
     subjects, prompts = (None, prompts) if is_of_text else find_pictures(arguments, config, bundle)
     questions = choose_questions(arguments, config.sampling, prompts, subjects)
+    names_asked = spread(prompts, arguments.num_prompts)
     lora_names = {path: name for path, name in name_variants(arguments.lora).items() if path is not None}
     loras = examine_loras(bundle, lora_names, settings, steps)
-    instruments: Instruments = load_instruments(
+    loaded = load_instruments(
         *names, bundle.device, questions.specs is not None, reward, questions.azimuths_deg
     )
-    remarks = remark_on_prompts(questions, config.sampling)
+    learned = [*reward.view, *reward.joint]
+    only_measuring = frozenset({*evaluation.view, *evaluation.joint}.difference(learned))
+    instruments: Instruments = replace(loaded, only_measuring=only_measuring)
+    remarks = remark_on_prompts(names_asked, config, subjects)
+    if arguments.lora:
+        remarks.append(
+            f"With these settings a LoRA learns from {', '.join(learned)}: no proof by themselves."
+        )
     remarks += [HULL_LEFT_OUT] * instruments.learns_geometry
     remarks += describe_reading(bundle, [*questions.prompts, questions.negative_prompt or ""])
     for remark in remarks:

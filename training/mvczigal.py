@@ -85,7 +85,8 @@ def make_trainer(config: TrainConfig, resume: bool) -> Trainer:
     trackers = available_trackers(config.run.trackers)
     measuring = evaluation if evaluation.every else EvaluationConfig()
     view, joint = [*reward.view, *measuring.view], [*reward.joint, *measuring.joint]
-    check_reward_models(view, joint, reward)  # before gigabytes are read for nothing
+    has_pictures = config.sampling.references is not None
+    check_reward_models(view, joint, reward, has_pictures)  # before gigabytes are read for nothing
     check_stop_measure(config)
     check_base_loras(model.base_loras)
     accelerator = Accelerator(

@@ -241,6 +241,25 @@ def test_a_run_gives_its_settings_and_held_out_prompts(tmp_path):
     assert find_prompts(arguments, config) == tuple(load_prompts("dev"))
 
 
+def test_prompts_that_chose_the_best_lora_are_left_out_or_named():
+    words = ["--out", "x", "sampling.held_out_share=0.2", "evaluation.every=5", "evaluation.num_prompts=16"]
+    arguments, config = evaluate.parse([*words, "evaluation.stop_measure=view_reward"])
+    split = load_split(config.sampling.prompts, 0.2)
+    watched = spread(split.held_out, 16)
+    found = find_prompts(arguments, config)
+    assert set(found) == set(split.held_out) - set(watched)
+    assert evaluate.remark_on_prompts(found, config) == []
+    # all prompts of a list chose: it is measured on none the less, and the report says so
+    words = ["evaluation.stop_measure=view_reward", "evaluation.prompts=dev", "evaluation.num_prompts=999"]
+    arguments, config = evaluate.parse(["--out", "x", "evaluation.every=5", *words])
+    found = find_prompts(arguments, config)
+    assert tuple(found) == tuple(load_prompts("dev"))
+    (remark,) = evaluate.remark_on_prompts(found, config)
+    assert remark.startswith(f"**Chosen on these prompts**: by {len(found)} of {len(found)} of them")
+    _, config = evaluate.parse(["--out", "x", "evaluation.every=5", *words[1:]])  # chooses nothing
+    assert evaluate.remark_on_prompts(found, config) == []
+
+
 def test_measures_that_apply_to_nothing_are_left_out():
     values = {"a": torch.ones(2, 1), "b": torch.full((2, 1), torch.nan)}
     assert list(applicable(values)) == ["a"]

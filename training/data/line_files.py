@@ -22,6 +22,7 @@ def read_lines(path: Path, parse: Callable[[str], Entry | None]) -> list[tuple[i
 
     Raises:
         ValueError: not UTF-8 text, or a line that `parse` refuses, with file and line number.
+        FileNotFoundError: a line names a file that is not there, likewise.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")  # Windows editors put a byte-order mark in front
@@ -31,8 +32,9 @@ def read_lines(path: Path, parse: Callable[[str], Entry | None]) -> list[tuple[i
     for number, content in enumerate(split_lines(text), start=1):
         try:
             entry = parse(content)
-        except (ValueError, FileNotFoundError) as error:
-            raise type(error)(f"{path}, line {number}: {error}") from error
+        except (ValueError, OSError) as error:
+            kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+            raise kind(f"{path}, line {number}: {error}") from error
         if entry is not None:
             entries.append((number, entry))
     return entries

@@ -18,14 +18,17 @@ class PromptSampler:
     Args:
         prompts: at least one.
         seed: the run's seed.
+        identities: what stands for each prompt, as for a picture, where a saved state is compared with this
+            list; None is the prompts themselves.
     """
 
-    def __init__(self, prompts: Sequence[str], seed: int) -> None:
+    def __init__(self, prompts: Sequence[str], seed: int, identities: Sequence[str] | None = None) -> None:
         if not prompts:
             raise ValueError("There are no prompts to draw from; give at least one.")
         self.prompts = tuple(prompts)
         self.seed = seed
         self.num_drawn = 0
+        self._identities = self.prompts if identities is None else tuple(identities)
         self._pass, self._order = -1, list[int]()
 
     def draw(self, count: int) -> list[str]:
@@ -50,8 +53,9 @@ class PromptSampler:
         """
         if state["fingerprint"] != self._fingerprint():
             raise ValueError(
-                f"The saved run was trained on other prompts than these {len(self.prompts)}; "
-                "resume with the same sampling.prompts and run.seed, or start a new run.out_dir."
+                f"The saved run was trained on other prompts or pictures than these {len(self.prompts)}; "
+                "resume with the same sampling.prompts or sampling.references and run.seed, or start a new "
+                "run.out_dir."
             )
         self.num_drawn = int(state["num_drawn"])
 
@@ -64,5 +68,5 @@ class PromptSampler:
         return self._order
 
     def _fingerprint(self) -> str:
-        text = "\n".join([str(self.seed), *self.prompts])
+        text = "\n".join([str(self.seed), *self._identities])
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

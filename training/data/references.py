@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +15,10 @@ from t2mv_core.reference_picture import GENERIC_PROMPT
 from .line_files import parse_object, read_lines
 from .prompts import PromptSplit, split_prompts
 
+logger = logging.getLogger(__name__)
+
 PICTURE_ENDINGS = (".png", ".webp")
+OTHER_ENDINGS = (".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 _EXAMPLE = '{"picture": "mug.png", "prompt": "a red mug"}'
 
 
@@ -33,6 +38,11 @@ class Reference:
     split: str | None = None
     is_framed: bool = False
 
+    @property
+    def content(self) -> str:
+        """A hash of the file, the same for the same picture under another name."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
 
 def read_references(source: Path) -> dict[str, Reference]:
     """Return the pictures of a folder, or of a `.jsonl` file, by name.
@@ -49,6 +59,7 @@ def read_references(source: Path) -> dict[str, Reference]:
     if source.is_dir():
         paths = [path for path in sorted(source.iterdir()) if path.suffix.lower() in PICTURE_ENDINGS]
         references = {path.name: Reference(path, _words_beside(path)) for path in paths}
+        _warn_of_others(source)
     elif source.is_file() and source.suffix.lower() == ".jsonl":
         references = _read_list(source)
     else:
@@ -65,7 +76,8 @@ def split_references(references: Mapping[str, Reference], held_out_share: float)
     """Divide pictures by name as `split_prompts` divides prompts.
 
     Raises:
-        ValueError: nothing is left to train on, or a share > 0 holds nothing out.
+        ValueError: nothing is left to train on, a share > 0 holds nothing out, or a picture that is held out
+            is trained on under another name.
     """
     declared = {name: reference.split for name, reference in references.items() if reference.split}
     split = split_prompts(list(references), held_out_share, declared)
@@ -75,7 +87,23 @@ def split_references(references: Mapping[str, Reference], held_out_share: float)
             f"With held_out_share={held_out_share} none of {len(references)} pictures is {kind}; change the "
             'share, or give "split" in a .jsonl file.'
         )
+    trained = {references[name].content: name for name in split.train} if split.held_out else {}
+    for name in split.held_out:
+        if (other := trained.get(references[name].content)) is not None:
+            raise ValueError(
+                f"{other} and {name} are the same picture, and {name} is held out, to measure on; remove one."
+            )
     return split
+
+
+def _warn_of_others(folder: Path) -> None:
+    others = [path.name for path in sorted(folder.iterdir()) if path.suffix.lower() in OTHER_ENDINGS]
+    if others:
+        logger.warning(
+            "%d pictures of %s are left out (%s, for example): only PNG and WEBP have the transparency that "
+            "cuts out the object.",
+            len(others), folder, others[0],
+        )  # fmt: skip
 
 
 def _words_beside(path: Path) -> str:
@@ -86,15 +114,20 @@ def _words_beside(path: Path) -> str:
         words = clean_line(text.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{text} is not UTF-8 text; save it as UTF-8.") from error
-    check_prompts([words])
+    try:
+        check_prompts([words])
+    except ValueError as error:
+        raise ValueError(f"{text}: {error}") from error
     return words
 
 
 def _read_list(source: Path) -> dict[str, Reference]:
     references: dict[str, Reference] = {}
+    paths: set[Path] = set()
     for number, (name, reference) in read_lines(source, partial(_parse, source.parent)):
-        if name in references:
+        if reference.path in paths:
             raise ValueError(f"{source}, line {number}: {name!r} is there twice; name each picture once.")
+        paths.add(reference.path)
         references[name] = reference
     return references
 

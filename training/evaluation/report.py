@@ -152,7 +152,8 @@ def _markdown(
     ]
     if gaps:
         parts += [
-            f"Differences to **{reference.variant.name}**, paired; without 0 in its interval one is real.",
+            f"Differences to **{reference.variant.name}**, paired. Each interval is of one comparison: of "
+            "many, one in twenty excludes 0 by chance. A LoRA stands for its own training, not for others.",
             markdown_table(gaps, "difference"),
         ]
     parts += [markdown_rows(["variant", "UNet evaluations per set", "seconds per set"], cost)]

@@ -54,11 +54,20 @@ def reward_places(config: RewardConfig) -> RewardPlaces:
     return RewardPlaces(paths, (folder,), config.allow_download)
 
 
-def check_reward_models(view: Iterable[str], joint: Iterable[str], config: RewardConfig) -> None:
+def check_reward_models(
+    view: Iterable[str], joint: Iterable[str], config: RewardConfig, has_pictures: bool = True
+) -> None:
     """Refuse rewards that do not exist, are in the wrong role, or whose weights are missing; loads nothing.
 
+    Args:
+        view: names in the role of view rewards.
+        joint: names in the role of joint rewards.
+        config: places of weights and functions of the user's.
+        has_pictures: views are drawn of pictures.
+
     Raises:
-        ValueError: an unknown name, a reward in the wrong role, or an unusable function of the user's.
+        ValueError: an unknown name, a reward in the wrong role or one that compares with pictures where there
+            are none, or an unusable function of the user's.
         FileNotFoundError: weights or files are missing, with where to get them and where to put them.
     """
     for name in config.own:
@@ -74,6 +83,11 @@ def check_reward_models(view: Iterable[str], joint: Iterable[str], config: Rewar
         kind = _kind(name, config.own)
         if kind != role:
             raise ValueError(f"{name} is a {kind} reward; it cannot be used as {role} reward.")
+        if not has_pictures and name in REWARDS and REWARDS[name].takes_pictures:
+            raise ValueError(
+                f"{name} compares views with the picture they were drawn from, and sampling.references "
+                "is not set; set it, or use another reward."
+            )
     for _, name in roles:
         if _is_own(name, config.own):  # the file is run: only those that are asked for
             load_own_reward(config.own[name.partition(".")[0]])

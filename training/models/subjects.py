@@ -34,15 +34,7 @@ class Subjects:
         self._image_px = bundle.image_px
         self.conditions = ConditionCache(bundle, config.negative_prompt)
         self._references: dict[str, Reference] | None = None
-        is_of_picture = "image-to-multiview" in bundle.tasks
-        if (config.references is not None) != is_of_picture:
-            raise ValueError(
-                f"The model {bundle.name} draws views of pictures; set sampling.references to a folder or a "
-                ".jsonl file of them."
-                if is_of_picture
-                else f"sampling.references is set, but the model {bundle.name} draws views of prompts; take "
-                "an adapter of image to multiview (toybox-image, for example), or set it to null."
-            )
+        check_task(bundle, config)
         if config.references is None:
             self.source, self.split = config.prompts, load_split(config.prompts, config.held_out_share)
             return
@@ -61,6 +53,13 @@ class Subjects:
         prompts = self.prompts(names)
         return Batch(prompts, self.conditions.lookup(prompts), self.pictures(names))
 
+    def identities(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return what tells subjects apart: prompts, or what pictures show and their prompts."""
+        if self._references is None:
+            return tuple(names)
+        found = (self._references[name] for name in names)
+        return tuple(repr((one.content, one.prompt, one.is_framed)) for one in found)
+
     def pictures(self, names: Sequence[str]) -> Tensor | None:
         """Return the framed pictures of some subjects, [B, 3, H, W] in [0, 1]; None for prompts."""
         if self._references is None:
@@ -70,4 +69,23 @@ class Subjects:
     def _frame(self, reference: Reference) -> Tensor:
         if reference.is_framed:
             return read_framed(reference.path, self._image_px)
-        return frame_picture(read_picture(reference.path), self._image_px)
+        picture = read_picture(reference.path)
+        try:
+            return frame_picture(picture, self._image_px)
+        except ValueError as error:
+            raise ValueError(f"{reference.path}: {error}") from error
+
+
+def check_task(bundle: ModelBundle, config: SamplingConfig) -> None:
+    """Raise ValueError unless the model draws views of what the configuration gives: prompts or pictures."""
+    is_of_picture = "image-to-multiview" in bundle.tasks
+    if is_of_picture and config.references is None:
+        raise ValueError(
+            f"The model {bundle.name} draws views of pictures; set sampling.references to a folder or a "
+            ".jsonl file of them."
+        )
+    if config.references is not None and not is_of_picture:
+        raise ValueError(
+            f"sampling.references is set, but the model {bundle.name} draws views of prompts; take an "
+            "adapter of image to multiview (toybox-image, for example), or set it to null."
+        )

@@ -106,7 +106,7 @@ class Trainer:
                 "sampling.negative_prompt": [config.sampling.negative_prompt or ""],
             },
         )
-        self.prompts = PromptSampler(split.train, config.run.seed)
+        self.prompts = PromptSampler(split.train, config.run.seed, self.subjects.identities(split.train))
         self.dual = make_dual(config)
         self.policy = make_policy(config, bundle)
         self.base_loras = describe_base_loras(bundle.loras)

@@ -61,6 +61,9 @@ def test_a_state_of_other_prompts_is_refused():
     state = PromptSampler(["a", "b"], 0).state_dict()
     with pytest.raises(ValueError, match="other prompts"):
         PromptSampler(["a", "c"], 0).load_state_dict(state)
+    pictures = PromptSampler(["a", "b"], 0, ["red", "blue"])
+    with pytest.raises(ValueError, match="other prompts or pictures"):
+        pictures.load_state_dict(PromptSampler(["a", "b"], 0, ["red", "green"]).state_dict())
 
 
 def test_no_prompts_are_refused():

@@ -141,6 +141,62 @@ def test_a_picture_that_cannot_be_cut_out_is_refused_before_training(image_bundl
     Image.new("RGB", (20, 20)).save(folder / "opaque.png")
     with pytest.raises(ValueError, match=r"opaque.png has no transparency"):
         Subjects(image_bundle, sampling(references=str(folder)))
+    (folder / "opaque.png").unlink()
+    Image.new("RGBA", (20, 20)).save(folder / "empty.png")
+    with pytest.raises(ValueError, match=r"empty.png: The picture is transparent everywhere"):
+        Subjects(image_bundle, sampling(references=str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "sentence"),
+    [
+        ("RGBA", "a.png", "has transparency, so it is not framed yet"),
+        ("RGB", "a.jpg", "is a JPEG file; only PNG and WEBP are read"),
+        ("I;16", "a.png", "has 16 bits per channel"),
+    ],
+)
+def test_a_file_that_only_claims_to_be_framed_is_refused(image_bundle, folder, listed, mode, name, sentence):
+    Image.new(mode, (16, 16)).save(folder / name)
+    with pytest.raises(ValueError, match=sentence):
+        Subjects(image_bundle, sampling(references=str(listed({"picture": name, "framed": True}))))
+
+
+def test_a_picture_is_known_by_what_it_shows_and_its_words(image_bundle, folder):
+    def identities():
+        return Subjects(image_bundle, sampling(references=str(folder))).identities(["car.png", "mug.png"])
+
+    before = identities()
+    assert identities() == before
+    (folder / "mug.txt").write_text("a blue mug\n")
+    assert identities()[0] == before[0]
+    assert identities()[1] != before[1]
+    draw(folder / "car.png", (20, 220, 20))
+    assert identities()[0] != before[0]
+
+
+def test_a_held_out_picture_is_not_trained_on_under_another_name(folder, listed):
+    draw(folder / "again.png")
+    path = listed({"picture": "mug.png", "split": "heldout"}, {"picture": "again.png"})
+    with pytest.raises(ValueError, match=r"again.png and mug.png are the same picture, and mug.png is held"):
+        split_references(read_references(path), 0.0)
+    with pytest.raises(ValueError, match=r"line 2: './mug.png' is there twice"):
+        read_references(listed({"picture": "mug.png"}, {"picture": "./mug.png"}))
+
+
+@pytest.mark.parametrize("name", ["\ud800.png", 5000 * "x" + ".png"])
+def test_names_that_no_file_can_have_get_a_sentence(listed, name):
+    with pytest.raises((ValueError, FileNotFoundError), match=r"list.jsonl, line 1: "):
+        read_references(listed({"picture": name}))
+
+
+def test_words_and_pictures_that_are_not_read_are_named(folder, caplog):
+    (folder / "photo.JPG").write_bytes(b"")
+    read_references(folder)
+    assert "1 pictures of" in caplog.text
+    assert "photo.JPG" in caplog.text
+    (folder / "mug.txt").write_text(" \n")
+    with pytest.raises(ValueError, match=r"mug.txt: A prompt is empty"):
+        read_references(folder)
 
 
 def test_a_share_that_holds_nothing_out_is_refused(folder):
