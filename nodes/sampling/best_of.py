@@ -10,7 +10,6 @@ from comfy_api.latest import io, ui
 
 from ..common.checks import MAX_SEED, Field, check_fields, first_problem, read_prompts, widgets
 from ..common.progress import show_result, show_text
-from ..scoring.score import check_references
 from ..sockets import RewardHandle, Rewards, make_schema, output
 from .candidates import RANK_BY, Ranking, check_ranking, rank, ranking_sheet, ranking_text, sample_candidates
 from .inputs import (
@@ -29,7 +28,7 @@ from .inputs import (
     reading_notes,
     settings_output,
 )
-from .reference import check_pictures, check_task, framing_notes
+from .reference import check_compared, check_pictures, check_task, framing_notes
 from .sample import comfy_latent, decode_set
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ class T2MVSampleBest(io.ComfyNode):
         check_ranking(rank_by, [handle.reward.kind for handle in rewards])
         lines, reference = read_prompts(prompts), others.get("reference")
         check_pictures(reference, len(lines))
-        check_references(rewards, reference, len(lines))
+        check_compared(rewards, reference, len(lines))
         check_task(model, reference)
         plan = _plan(len(lines), seed, candidates)
         notes = [*reading_notes(model, lines, **others), *framing_notes(reference)]

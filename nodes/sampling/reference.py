@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ...t2mv_core.reference import ReferenceFeatures
     from ...t2mv_core.text import TextCondition
-    from ..sockets import ModelHandle
+    from ..sockets import ModelHandle, RewardHandle
 
 _FRAME_FIRST = "Put Read Reference Image (T2MV) before 'reference'."
 _GREY_TOLERANCE = 0.1
@@ -53,6 +53,27 @@ def check_task(model: ModelHandle, reference: Tensor | None) -> None:
         raise ValueError(
             f"{bundle.name} draws views of a text and cannot see a picture. Choose the MV-Adapter of image "
             f"to multiview ({IMAGE_ADAPTER_FILE}) as Load Model's 'adapter', or disconnect 'reference'."
+        )
+
+
+def check_compared(rewards: tuple[RewardHandle, ...], reference: Tensor | None, num_sets: int) -> None:
+    """Raise ValueError unless rewards that compare with pictures have one of each set, or one of all.
+
+    Args:
+        rewards: the loaded ones.
+        reference: ComfyUI's IMAGE, [n, H, W, 3]; None is no picture.
+        num_sets: one per prompt line.
+    """
+    asking = [handle.reward.name for handle in rewards if getattr(handle.reward, "takes_pictures", False)]
+    if asking and reference is None:
+        raise ValueError(
+            f"{', '.join(asking)} compares views with the picture that they were drawn from, and none is "
+            "connected; connect it to 'reference', or use another reward."
+        )
+    if reference is not None and len(reference) not in (1, num_sets):
+        raise ValueError(
+            f"{len(reference)} reference pictures were given for {num_sets} prompt lines; give one for all "
+            "lines, or one per line."
         )
 
 

@@ -11,6 +11,7 @@ from comfy_api.latest import io, ui
 from ..common.checks import Field, first_problem, read_prompts
 from ..common.memory import check_cancelled
 from ..common.progress import ProgressBar, show_text
+from ..sampling.reference import check_compared
 from ..sockets import RewardHandle, Rewards, Rig, make_schema, output
 from .report import ScoredSet, score_sheet, set_title, to_json, to_line, to_text, view_labels
 
@@ -80,7 +81,7 @@ class T2MVScoreViews(io.ComfyNode):
     ) -> io.NodeOutput:
         """Score set by set."""
         lines = read_prompts(prompts)
-        check_references(rewards, reference, len(lines))
+        check_compared(rewards, reference, len(lines))
         pictures = split_by_prompt(images, len(lines), rig)
         notes = scoring_notes(lines, pictures.shape[1], rig)
         bar, sets = ProgressBar(len(lines) * len(rewards)), []
@@ -135,27 +136,6 @@ def split_by_prompt(images: Tensor, num_prompts: int, rig: CameraRig | None = No
             f"{num_prompts} prompt lines; use the prompt text and the rig of the sampler."
         )
     return pictures.unflatten(0, (num_prompts, -1))
-
-
-def check_references(rewards: tuple[RewardHandle, ...], reference: Tensor | None, num_sets: int) -> None:
-    """Raise ValueError unless rewards that compare with pictures have one of each set, or one of all.
-
-    Args:
-        rewards: the loaded ones.
-        reference: ComfyUI's IMAGE, [n, H, W, 3]; None is no picture.
-        num_sets: one per prompt line.
-    """
-    asking = [handle.reward.name for handle in rewards if getattr(handle.reward, "takes_pictures", False)]
-    if asking and reference is None:
-        raise ValueError(
-            f"{', '.join(asking)} compares views with the picture that they were drawn from, and none is "
-            "connected; connect it to 'reference', or use another reward."
-        )
-    if reference is not None and len(reference) not in (1, num_sets):
-        raise ValueError(
-            f"{len(reference)} reference pictures were given for {num_sets} prompt lines; give one for all "
-            "lines, or one per line."
-        )
 
 
 def reference_of(reference: Tensor | None, line: int) -> Tensor | None:

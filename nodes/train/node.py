@@ -12,8 +12,9 @@ from ..common.checks import first_problem, widgets
 from ..common.folders import lora_folders, output_dir, refresh_lora_list, reward_folders
 from ..common.memory import compute_device
 from ..common.outputs import picture_tensor
+from ..sampling.reference import framing_notes
 from ..sockets import Model, Rewards, make_schema, output
-from .pictures import LIST_NAME, check_references, write_references
+from .pictures import check_references, write_references
 from .publish import count_publications, find_place, is_lost, listed_name, publish
 from .settings import (
     FIELDS,
@@ -126,11 +127,12 @@ class T2MVTrainLoRA(io.ComfyNode):
     ) -> io.NodeOutput:
         """Train to the end, or go on where the run was; put the LoRA into its place."""
         check_inputs(inputs)
-        check_references(reference, len(read_training_prompts(inputs["prompts"])))
+        prompts = read_training_prompts(inputs["prompts"], reference is not None)
+        check_references(reference, len(prompts), inputs["preset"], model, rewards)
         run_dir = _run_dir(inputs["name"])
         place = find_place(inputs["name"], run_dir, lora_folders())
         config = _prepare(inputs, run_dir, model, rewards, reference)
-        notes = _train(config, inputs, model, rewards, cls.hidden.unique_id)
+        notes = framing_notes(reference) + _train(config, inputs, model, rewards, cls.hidden.unique_id)
         source = publish(run_dir, place)
         refresh_lora_list()
         report = _report(inputs, run_dir, source, notes)
@@ -151,17 +153,15 @@ def _prepare(
     share_core()  # the configuration reads the models' own numbers there
     reward_dirs = reward_folders()
     reward_dir = next((folder for folder in reward_dirs if folder.is_dir()), reward_dirs[0])
-    prompts = read_training_prompts(inputs["prompts"])
+    prompts = read_training_prompts(inputs["prompts"], reference is not None)
     prompts_path = run_dir / prompts_file_name(prompts) if prompts and reference is None else None
-    pictures = None if reference is None else run_dir / "pictures" / LIST_NAME
+    pictures = None if reference is None else write_references(reference, prompts, run_dir / "pictures")
     places = Places(run_dir, reward_dir, prompts_path, compute_device().type == "cpu", pictures)
     config = build_config(inputs, places, model, rewards)
     if inputs["resume"]:
         check_resumption(config)
     if prompts_path is not None:
         write_prompts(prompts, prompts_path)
-    if reference is not None:
-        write_references(reference, prompts, run_dir / "pictures")
     check_prompts(config)
     return config
 

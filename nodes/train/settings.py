@@ -118,15 +118,20 @@ def check_name(name: str | None) -> None:
         )
 
 
-def read_training_prompts(text: str | None) -> list[str]:
+def read_training_prompts(text: str | None, has_pictures: bool = False) -> list[str]:
     """Split a text box into prompts, one per line; an empty one gives none: the preset's are meant.
+
+    Args:
+        text: of the box; None (a linked input, not known yet) gives none.
+        has_pictures: each line belongs to a picture, so that equal lines all count.
 
     Raises:
         ValueError: too many prompts, or one that no model can use.
     """
     if text is None:
         return []
-    prompts = list(dict.fromkeys(read_lines(text)))
+    lines = read_lines(text)
+    prompts = lines if has_pictures else list(dict.fromkeys(lines))
     if len(prompts) > MAX_TRAINING_PROMPTS:
         raise ValueError(f"{len(prompts)} prompts are too many; at most {MAX_TRAINING_PROMPTS} are allowed.")
     return prompts
@@ -239,6 +244,9 @@ def build_config(
             for kind in ("view", "joint")
         }
         sections["evaluation"] = {"view": [], "joint": []}  # what is connected is measured, and nothing more
+    if places.references_path is not None:  # a few pictures, that nobody can divide here: all are trained on
+        sections["sampling"]["held_out_share"] = 0.0
+        sections["evaluation"] |= {"every": 0, "stop_measure": None, "patience": 0}
     values = config_to_dict(preset)
     for name, section in sections.items():
         values[name] |= section

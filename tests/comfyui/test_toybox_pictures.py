@@ -75,7 +75,9 @@ def test_a_lora_is_trained_on_pictures(server: ComfyServer) -> None:
     run = server.run({"2": PICTURE, "6": {"class_type": "T2MVTrainLoRA", "inputs": inputs}})
     assert run.status == "success", run.error
     (line,) = (
-        (server.base_dir / "output/t2mv_runs/of pictures/pictures/pictures.jsonl").read_text().splitlines()
+        next((server.base_dir / "output/t2mv_runs/of pictures/pictures").glob("*.jsonl"))
+        .read_text()
+        .splitlines()
     )
     assert json.loads(line)["prompt"] == "a duck"
     tensors = load_file(server.base_dir / "models/loras/t2mv/of pictures.safetensors")

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from t2mv_core.loading import load_bundle
-from t2mv_core.policy import log_prob
-from training.algorithm.learner import recorded_steps, step_distribution
+from t2mv_core.policy import denoise_step, log_prob, sample
+from training.algorithm.learner import FP16_GRADIENT_SCALE, recorded_steps, step_distribution
+from training.algorithm.objectives import zigal_loss
 from training.config import load_config
 from training.models.policy import LORA_NAME, iteration_updates
 from training.run.trainer import Trainer
@@ -67,3 +68,43 @@ def test_the_lora_gets_no_copy_of_its_input_under_autocast(trainer):
     seen.clear()
     step_distribution(replace(trainer.policy, has_bf16_autocast=False), recorded, trainer.sampling)
     assert set(seen) == {torch.float32}  # nobody else brings both to one dtype there
+
+
+def gradient_of_half(scale):
+    """Gradient of a loss of SDXL's size with respect to a UNet's float16 output, divided by the scale."""
+    generator = torch.Generator().manual_seed(0)
+    schedule = load_bundle("toybox").schedule
+    states = torch.randn(2, 6, 4, 96, 96, generator=generator)
+    noise_pred = torch.randn(states.shape, generator=generator).half().requires_grad_()
+    steps = torch.full((2,), 999), torch.full((2,), 879)
+    distribution = denoise_step(schedule, noise_pred, states, *steps)
+    actions = sample(distribution, lambda size: torch.randn(size, generator=generator)).detach()
+    new = log_prob(distribution, actions)
+    advantages = torch.tensor([0.2, -0.2])[:, None, None].expand(2, 1, 6) / 16  # of 16 prompts in an update
+    loss = zigal_loss((new - new.detach()).unflatten(0, (2, 1)), advantages, 1e-4)
+    (gradient,) = torch.autograd.grad(scale * loss, noise_pred)
+    return gradient.float() / scale
+
+
+def test_a_float16_gradient_vanishes_unless_it_is_scaled():
+    plain, scaled = gradient_of_half(1.0), gradient_of_half(FP16_GRADIENT_SCALE)
+    assert (plain == 0).float().mean() > 0.05
+    assert (scaled == 0).float().mean() < 1e-3
+    assert scaled.isfinite().all()
+
+
+def test_the_scale_leaves_the_step_as_it_is(tiny_model_dir, plain_rewards, tiny_config):
+    """On a float32 model, where it does nothing: the gradient that reaches the optimizer is the same."""
+    gradients = []
+    for scale in (1.0, FP16_GRADIENT_SCALE):
+        trainer = Trainer(tiny_config(), load_bundle(str(tiny_model_dir)), plain_rewards)
+        trainer.learner._gradient_scale = scale
+        rollout, table = trainer._collect(1)
+        (first, *_) = iteration_updates(trainer.config, trainer.slots, 1)
+        advantages = trainer._advantages(table)[list(trainer.slots)]
+        for micro_step in first.micro_steps:
+            trainer.learner._accumulate(rollout, advantages, micro_step, 1.0)
+        trainer.learner._sum_gradients()
+        gradients.append(torch.cat([p.grad.flatten() for p in trainer.learner.parameters]))
+    assert gradients[0].abs().max() > 0
+    assert torch.allclose(*gradients, rtol=1e-5, atol=0)

@@ -34,6 +34,9 @@ class UpdateStats:
     grad_norm: float
 
 
+FP16_GRADIENT_SCALE = 2.0**16
+"""Of the backward pass through a float16 UNet. ρ is a mean over a view's elements, so at SDXL's size the
+gradient of one is near 1e-7, where float16 has a single bit left or none; scaled it is near 1e-2."""
 NUM_SUMS = 4
 """The first fields of UpdateStats are summed over pairs before they become means."""
 
@@ -93,6 +96,7 @@ class Learner:
         self.policy, self.reference = policy, reference
         self.parameters, self.optimizer = list(parameters), optimizer
         self.accelerator, self.settings, self.on_step = accelerator, settings, on_step
+        self._gradient_scale = FP16_GRADIENT_SCALE if policy.bundle.unet.dtype == torch.float16 else 1.0
 
     def apply(
         self,
@@ -147,7 +151,8 @@ class Learner:
         else:
             log_ratios, kl = self._backward_together(rollout, loss_of, micro_step, share)
         clipped = clip_fraction(log_ratios, settings.clip_range)
-        diagnostics = (loss_of(log_ratios), approximate_kl(log_ratios), clipped, kl)
+        num_elements = rollout.sets[0].trajectory.states.shape[-3:].numel()
+        diagnostics = (loss_of(log_ratios), approximate_kl(log_ratios, num_elements), clipped, kl)
         return torch.stack(diagnostics).double().cpu() * len(micro_step.steps)
 
     def _make_loss(
@@ -177,7 +182,7 @@ class Learner:
     ) -> tuple[Tensor, Tensor]:
         """Score all trajectories in one pass; return log ratios [K, b, V] and the mean KL, without graph."""
         log_ratios, kl = self._score(rollout, range(len(rollout.sets)), micro_step)
-        ((loss_of(log_ratios) + self.settings.kl_weight * kl) * share).backward()
+        ((loss_of(log_ratios) + self.settings.kl_weight * kl) * share * self._gradient_scale).backward()
         return log_ratios.detach(), kl.detach()
 
     def _backward_split(
@@ -204,7 +209,7 @@ class Learner:
         for k in range(num_sets):
             log_ratio, kl = self._score(rollout, [k], micro_step)
             surrogate = (weights[k] * log_ratio[0]).sum() + settings.kl_weight / num_sets * kl
-            (surrogate * share).backward()
+            (surrogate * share * self._gradient_scale).backward()
             scored.append((log_ratio.detach(), kl.detach()))
         return torch.cat([rho for rho, _ in scored]), torch.stack([kl for _, kl in scored]).mean()
 
@@ -240,6 +245,7 @@ class Learner:
         for parameter in self.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+            parameter.grad /= self._gradient_scale
         if self.accelerator.num_processes == 1:
             return
         gradients = [parameter.grad for parameter in self.parameters]

@@ -192,9 +192,14 @@ def _check_loss(log_ratios: Tensor, advantages: Tensor, bound: float, name: str 
         raise ValueError(f"{name}={bound} must be positive; see optim.{name}.")
 
 
-def approximate_kl(log_ratio: Tensor) -> Tensor:
-    """Return the second-order estimate of KL(old, new), mean ρ²/2 per latent element; no graph."""
-    return 0.5 * log_ratio.detach().square().mean()
+def approximate_kl(log_ratio: Tensor, num_elements: int) -> Tensor:
+    """Return the second-order estimate D·mean(ρ²)/2 of KL(old, new) per latent element; no graph.
+
+    Args:
+        log_ratio: ρ, a mean over a view's latent elements.
+        num_elements: D, their number: a view's whole log ratio is D·ρ, and its KL is near (D·ρ)²/2.
+    """
+    return 0.5 * num_elements * log_ratio.detach().square().mean()
 
 
 def clip_fraction(log_ratio: Tensor, clip_range: float) -> Tensor:

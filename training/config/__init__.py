@@ -56,9 +56,20 @@ def load_config(preset: str, overrides: Sequence[str] = ()) -> TrainConfig:
     values = read_preset(preset)
     base = _model_name(values)
     for word in overrides:
+        _begin_with_defaults(values, word)
         apply_override(values, word, read_value)
     _fill_in(values, base)
     return config_from_dict(values)
+
+
+def _begin_with_defaults(values: dict[str, Any], word: str) -> None:
+    """Let `reward.joint.geometry=0.5` join the default rewards, as it joins those that a preset states."""
+    keys = word.partition("=")[0].split(".")
+    if len(keys) < 3 or keys[:2] not in (["reward", "view"], ["reward", "joint"]):
+        return
+    rewards = values.setdefault("reward", {})
+    if isinstance(rewards, dict):
+        rewards.setdefault(keys[1], dict(getattr(RewardConfig(), keys[1])))
 
 
 def read_preset(preset: str) -> dict[str, Any]:

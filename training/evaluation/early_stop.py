@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 
 class EarlyStop:
@@ -98,6 +101,11 @@ class EarlyStop:
                 "run.out_dir."
             )
         self.fingerprint = self.fingerprint or before
+        if self.measure is not None and state["measure"] is None:
+            logger.warning(
+                "The run did not watch %s from its beginning: its best LoRA will be the best from now on, "
+                "which may be no better than the base model.", self.measure,
+            )  # fmt: skip
         if self.measure is None or state["measure"] is None:
             self.last_iteration = state.get("last_iteration")
             return

@@ -23,7 +23,15 @@ from t2mv_core.formats.atomic import replaced
 from t2mv_core.toybox import toybox_path
 from t2mv_core.trajectory import derive_seed
 
-from ..config import ModelConfig, TrainConfig, change_settings, changed_values, config_to_dict
+from ..config import (
+    ModelConfig,
+    TrainConfig,
+    change_settings,
+    changed_values,
+    config_from_dict,
+    config_to_dict,
+    flat_settings,
+)
 from ..evaluation.measure import (
     Measurement,
     Variant,
@@ -116,7 +124,16 @@ class Task:
         if not self.result_path.is_file():
             return None
         result = json.loads(self.result_path.read_text(encoding="utf-8"))
-        return result if result["key"] == self.key() else None
+        return result if result["key"] == self.key() and self._has_settings(result["config"]) else None
+
+    def _has_settings(self, saved: dict[str, Any]) -> bool:
+        """Whether a result's settings are this task's: the key leaves out those that were default then."""
+        try:
+            before = flat_settings(config_from_dict(saved))
+        except ValueError:  # a setting that is no more
+            return False
+        now = flat_settings(self.own_config)
+        return {**before, "run.out_dir": None} == {**now, "run.out_dir": None}
 
 
 def make_tasks(

@@ -29,6 +29,8 @@ from t2mv_core.policy import sample as sample_action
 from t2mv_core.samplers import SamplingSettings
 from t2mv_core.text import TextCondition
 
+from ..evaluation.measure import counted_rows
+
 PAPERS = "zmv (first step)"
 STILL = 0.1
 
@@ -50,9 +52,11 @@ class Walk:
 
     def predict(self, x: Tensor, step: int, guidance: float, view_scale: float) -> Tensor:
         """Return ε at a step's timestep."""
-        self.num_evaluations += len(x)
         t, scales = self.timesteps(step)[0], (guidance, view_scale)
-        return predict_noise(self.bundle, x, t, self.condition, self.cameras, *scales).float()
+        with counted_rows(self.bundle.unet) as rows:
+            noise_pred = predict_noise(self.bundle, x, t, self.condition, self.cameras, *scales)
+        self.num_evaluations += rows[0] // x.shape[1]  # two a set under classifier-free guidance
+        return noise_pred.float()
 
     def zig(self, x: Tensor, step: int) -> tuple[StepDistribution, Tensor]:
         """Return the policy's distribution, and the ε it came from."""

@@ -18,7 +18,7 @@ METRICS = {
     "loss": "mean loss of the objective over all pairs of the iteration, the KL aside",
     "grad_norm": "mean norm of the gradient before it is clipped",
     "reference_kl": "mean KL to the model without the LoRA per latent element; 0 without optim.kl_weight",
-    "approx_kl": "mean rho^2/2 per latent element, old against updated policy, while updating",
+    "approx_kl": "estimated KL of the old to the updated policy per latent element, while updating",
     "clip_fraction": "share of log ratios beyond the clip range",
     "view_reward_standard": "mean single-view reward of the standard trajectories",
     "view_reward_zmv": "mean single-view reward of the ZMV trajectories",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -46,6 +47,22 @@ def test_each_picture_gets_its_prompt(pictures, reference, tmp_path, prompts, co
     assert [line.get("prompt") for line in lines] == (prompts * count)[:count] or [None] * count
 
 
+def test_equal_lines_each_belong_to_their_picture(pack, pictures, tmp_path):
+    settings = importlib.import_module(f"{pack.__name__}.nodes.train.settings")
+    prompts = settings.read_training_prompts("a mug\na mug\na chair", has_pictures=True)
+    assert prompts == ["a mug", "a mug", "a chair"]
+    three = torch.rand(3, 8, 8, 3, generator=torch.Generator().manual_seed(0))
+    lines = listed(pictures.write_references(three, prompts, tmp_path))
+    assert [line["prompt"] for line in lines] == prompts
+
+
+def test_another_list_leaves_that_of_a_run_alone(pictures, reference, tmp_path):
+    first = pictures.write_references(reference, ["a mug", "a car"], tmp_path)
+    before = first.read_text()
+    assert pictures.write_references(reference, ["a cup", "a car"], tmp_path) != first
+    assert first.read_text() == before
+
+
 def test_names_tell_pictures_and_prompts_apart(pictures, reference, tmp_path):
     def names(pictures_of, prompts):
         return [line["picture"] for line in listed(pictures.write_references(pictures_of, prompts, tmp_path))]
@@ -59,9 +76,28 @@ def test_names_tell_pictures_and_prompts_apart(pictures, reference, tmp_path):
 
 def test_counts_that_do_not_fit_get_a_sentence(pictures, reference):
     for num_prompts in (0, 1, 2):
-        pictures.check_references(reference, num_prompts)
-    pictures.check_references(None, 5)
+        pictures.check_references(reference, num_prompts, "pictures")
+    pictures.check_references(None, 5, "demo")
     with pytest.raises(ValueError, match="2 reference pictures were given for 3 prompt lines"):
-        pictures.check_references(reference, 3)
+        pictures.check_references(reference, 3, "pictures")
     with pytest.raises(ValueError, match="8x6 px, but must be square"):
-        pictures.check_references(reference[:, :6], 2)
+        pictures.check_references(reference[:, :6], 2, "pictures")
+
+
+def handle(**values):
+    return SimpleNamespace(**values)
+
+
+def test_model_and_rewards_must_do_what_there_is_to_do(pictures, reference):
+    with pytest.raises(ValueError, match="preset pictures trains on pictures, and none is connected"):
+        pictures.check_references(None, 2, "pictures")
+    with pytest.raises(ValueError, match="preset demo draws views of a text and cannot see a picture"):
+        pictures.check_references(reference, 2, "demo")
+    text = handle(bundle=handle(name="toybox", tasks=("text-to-multiview",)))
+    with pytest.raises(ValueError, match="toybox draws views of a text and cannot see a picture"):
+        pictures.check_references(reference, 2, "pictures", text)
+    of_picture = handle(bundle=handle(name="toybox-image", tasks=("image-to-multiview",)))
+    pictures.check_references(reference, 2, "demo", of_picture)
+    likeness = handle(reward=handle(name="toybox_picture", takes_pictures=True))
+    with pytest.raises(ValueError, match="toybox_picture compares views with the picture"):
+        pictures.check_references(None, 2, "demo", text, (likeness,))

@@ -222,3 +222,11 @@ def test_what_cannot_be_trained_on_is_refused(settings: ModuleType, pack: Module
         build(model_handle(pack))
     with pytest.raises(ValueError, match="view names no reward"):
         build(None, [reward_handle("hyperscore", "joint")])
+
+
+def test_all_of_a_few_pictures_are_trained_on(settings: ModuleType, tmp_path: Path) -> None:
+    """The presets of SDXL hold a fifth out, which of one picture is nothing or all."""
+    there = settings.Places(tmp_path / "run", tmp_path, None, True, tmp_path / "pictures.jsonl")
+    config = settings.build_config({**GOOD, "preset": "lcm-sdxl-24gb", "objective": "preset's"}, there)
+    assert config.sampling.references == str(tmp_path / "pictures.jsonl")
+    assert (config.sampling.held_out_share, config.evaluation.every) == (0.0, 0)

@@ -236,11 +236,22 @@ def test_combination_refuses_joint_advantages_of_other_sets():
         combine_advantages(torch.zeros(2, 6), torch.zeros(12), 1.0)
 
 
+def test_the_estimated_kl_is_that_of_gaussians():
+    """Samples of one policy under another whose mean lies 0.01 to 0.03 standard deviations apart."""
+    generator = torch.Generator().manual_seed(0)
+    size = (400, 4, 16, 16)
+    shift = 0.02 * (1 + 0.5 * torch.rand(size, generator=generator))
+    noise = torch.randn(size, generator=generator)
+    log_ratio = (noise.square() - (noise - shift).square()).flatten(1).mean(dim=1) / 2  # σ = 1
+    estimate = approximate_kl(log_ratio, 4 * 16 * 16)
+    assert estimate.item() == pytest.approx(float(shift.square().mean() / 2), rel=0.2)
+
+
 def test_diagnostics_have_no_graph():
     log_ratio = torch.tensor([0.0, 2e-4, -3e-4, 1e-5], requires_grad=True)
-    assert not approximate_kl(log_ratio).requires_grad
-    # (4e-8 + 9e-8 + 1e-10)/4/2
-    assert approximate_kl(log_ratio).item() == pytest.approx(1.62625e-8, rel=1e-5)
+    assert not approximate_kl(log_ratio, 1).requires_grad
+    # 10·(4e-8 + 9e-8 + 1e-10)/4/2
+    assert approximate_kl(log_ratio, 10).item() == pytest.approx(1.62625e-7, rel=1e-5)
     assert clip_fraction(log_ratio, 1e-4).item() == 0.5
 
 

@@ -411,3 +411,11 @@ def test_every_setting_has_a_reader_and_a_sentence():
         attribute = name.rpartition(".")[2]
         assert re.search(rf"\.{attribute}\b", readers), f"no code reads {name}"
         assert re.search(rf'\n    {attribute}: .+\n    """', source), f"{name} is not explained"
+
+
+def test_a_reward_of_the_command_line_joins_those_there_are():
+    config = load_config("comparison", ["reward.joint.geometry=0.5"])  # the preset states none
+    assert config.reward.joint == {"toybox_hyperscore": 1.0, "geometry": 0.5}
+    config = load_config("pictures", ["reward.view.picture_similarity=2"])
+    assert config.reward.view == {"toybox_picture": 1.0, "picture_similarity": 2.0}
+    assert load_config("comparison", ["reward.joint={geometry: 0.5}"]).reward.joint == {"geometry": 0.5}

@@ -45,3 +45,15 @@ def test_a_quiet_zigzag_without_a_gap_changes_little(parts):
     assert distances[0] < 0.2
     assert all(distance > 1.0 for distance in distances[1:])
     assert walk.num_evaluations == 3
+
+
+@torch.no_grad()
+def test_guidance_in_two_passes_costs_two_evaluations_a_set():
+    """The teacher's way; the bundled student has its guidance as an input."""
+    bundle = load_bundle("toybox-teacher")
+    condition, cameras = encode_text(bundle, ["a red mug"]), encode_cameras(bundle, DEFAULT_RIG)
+    for guidance, count in ((1.0, 1), (3.0, 2)):
+        walk = Walk(bundle, condition, cameras, FOUR, SeededNoise([7]))
+        x = walk.noise(torch.Size((1, 6, bundle.latent_channels, bundle.latent_px, bundle.latent_px)))
+        walk.predict(x, 0, guidance, 1.0)
+        assert walk.num_evaluations == count
