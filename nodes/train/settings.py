@@ -57,10 +57,10 @@ FIELDS = (
     ),
     Field(
         "preset", "demo",
-        "All settings, as in training/config/presets: 'demo' takes minutes on a processor and 'toybox' an "
-        "hour, both on the bundled model. The others need weights, and a graphics card. The preset also "
-        "chooses rewards and memory settings. With LCM-SDXL or SDXL connected, choose lcm-sdxl-24gb or "
-        "lcm-sdxl-12gb: demo, toybox and pictures use rewards that know the toybox only.",
+        "All settings, as in training/config/presets, rewards and memory among them. 'demo', 'pictures' "
+        "(both 8 minutes on a processor) and 'toybox' (an hour) train bundled models; the others need weights "
+        "and a graphics card. With LCM-SDXL or SDXL connected, choose lcm-sdxl-24gb or lcm-sdxl-12gb: the "
+        "rewards of demo, toybox and pictures know the toybox only.",
         choices=list_presets,
     ),
     Field(
@@ -94,7 +94,7 @@ FIELDS = (
         is_advanced=True,
     ),
     Field(
-        "download", False, "May fetch the preset's model, and PickScore and HPSv2.", is_advanced=True,
+        "download", False, "May fetch the preset's model, PickScore, HPSv2 and HPSv2.1.", is_advanced=True,
     ),
 )  # fmt: skip
 _NAME = re.compile(r"[^\W_](?:[\w .-]*[\w-])?")

@@ -41,7 +41,7 @@ def require(condition: bool, sentence: str) -> None:
 
 @dataclass(frozen=True)
 class BaseLoraConfig:
-    """A LoRA that belongs to the base: it acts in training as without, and is not changed."""
+    """A frozen LoRA below the trained one."""
 
     path: FilePath = ""
     """Its file (.safetensors), in any layout that Load LoRA takes, from where the trainer is started."""
@@ -72,9 +72,9 @@ class ModelConfig:
     """Scheduler configuration of another folder or Hub id, likewise."""
     solver: Literal["lcm", "ddim", "ddim-trailing"] | None = None
     """How the model is sampled: "lcm" (LCM-LoRA), "ddim-trailing" (Turbo, Lightning, Hyper-SD) or "ddim";
-    null: as its files say. A few-step LoRA needs one: its file says nothing of it."""
+    null: as its files say. A few-step LoRA needs one, because its file does not name it."""
     base_loras: tuple[BaseLoraConfig, ...] = ()
-    """LoRAs under the trained one, frozen: a few-step LoRA makes SDXL the student that is trained."""
+    """Frozen LoRAs below the trained one. With a few-step LoRA, SDXL is the student that is trained."""
     adapter: FilePath | None = None
     """MV-Adapter file or Hub id; null when the model brings its own (the toybox does)."""
     allow_download: bool = False
@@ -116,7 +116,7 @@ class SamplingConfig:
     azimuths_deg: tuple[Finite, ...] = (0.0, 45.0, 90.0, 180.0, 270.0, 315.0)
     """Camera azimuths in degrees, one per view; elevation 0. A single one trains plain text-to-image."""
     num_views: Count | None = None
-    """Only the first so many of azimuths_deg; null: all. 1 trains plain text-to-image."""
+    """Number of azimuths_deg to use, from the first; null: all."""
     state_dtype: Literal["fp32", "bf16"] = "fp32"
     """bf16 rounds latents as they are made and keeps them in half the memory."""
     negative_prompt: str | None = None
@@ -138,7 +138,7 @@ class SamplingConfig:
     ref_scale: NotNegative = 1.0
     """Factor on the reference attention, for image to multiview. Not stated: the model's own."""
     inverse_ref_scale: NotNegative = 1.0
-    """ZMV: that of the zag; 0 drops the picture there."""
+    """ZMV: ref_scale of the zag; 0 drops the picture there."""
 
     @property
     def used_azimuths_deg(self) -> tuple[float, ...]:
@@ -161,7 +161,7 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class OwnRewardConfig:
-    """A reward that is a Python function of the user's; the file is run, so it must be one to trust."""
+    """A Python function as a reward; its file is executed, so trust it."""
 
     file: FilePath = ""
     """Path of the Python file, from where the trainer is started."""
@@ -190,9 +190,9 @@ class RewardConfig:
     own: dict[str, OwnRewardConfig] = field(default_factory=dict)
     """Python functions as rewards, by the name under which view and joint use them."""
     normalization: Literal["iteration", "prompt"] = "iteration"
-    """What a trajectory's reward is compared with: all of the "iteration" (the paper) or its "prompt"'s."""
+    """Trajectories over which rewards are normalised: of one "iteration" (the paper) or one "prompt"."""
     device: str = "auto"
-    """Where the reward models run: "auto" is the model's device; "cpu" or "cuda:1" leaves it to the UNet."""
+    """Where the reward models run: "auto" is the model's device; "cpu" or "cuda:1" frees it for the UNet."""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of the reward models; "auto": the big ones fp16 on a GPU, else fp32."""
     folder: FilePath | None = None
@@ -224,10 +224,9 @@ class ConstraintConfig:
     """Unit of the multiplier's steps: "spread" is the joint reward's standard deviation over trajectories, so
     that steps mean the same for every reward; "raw" is published, for HyperScore's range of 0 to 10."""
     violated_lr: Positive = 0.1
-    """Step size of the multiplier per unit of joint reward under the threshold."""
+    """Step size of the multiplier per `unit` that the joint reward lies below the threshold."""
     satisfied_lr: NotNegative = 0.01
-    """Step size per unit above it, while the constraint holds; objective mvc_zigal_equal_rates takes
-    violated_lr there, too."""
+    """Step size per `unit` above it. The objective mvc_zigal_equal_rates uses violated_lr instead."""
     threshold_decay: Annotated[float, "[0, 1]"] = 0.99
     """Decay of the threshold's exponential mean per iteration; 1 keeps it fixed."""
     threshold_init: Finite | None = None
@@ -271,7 +270,7 @@ class OptimConfig:
     steps_per_update: Count | None = None
     """Denoising steps of each prompt in one optimizer step, in random order; null: all."""
     trained_steps: Count | None = None
-    """How many of a prompt's denoising steps are learned from at all, drawn anew each pass; null: all."""
+    """Denoising steps of a prompt that are learned from, drawn anew in each pass; null: all."""
     splits_pairs: bool = False
     """One trajectory of a prompt at a time: half the activations; one forward pass more, except in the first
     update of an iteration."""
@@ -280,7 +279,7 @@ class OptimConfig:
     ema_decay: Annotated[float, "(0, 1)"] | None = None
     """Decay of the LoRA's moving average per optimizer step; with it LoRA files hold the average."""
     inner_epochs: Count = 1
-    """How often the trajectories of an iteration are gone through."""
+    """Passes over the trajectories of an iteration."""
     mixed_precision: Literal["no", "bf16"] = "no"
     """"bf16" runs the networks under autocast; log-probabilities and the LoRA stay fp32."""
 
@@ -297,7 +296,7 @@ class EvaluationConfig:
     prompts: FilePath | None = None
     """Prompt set or file; null: the held-out part of sampling.prompts."""
     num_prompts: Count = 16
-    """How many of them, at even distances."""
+    """Number of these prompts, evenly spaced in the list."""
     view: tuple[str, ...] = ()
     """Scorers of single views that measure beside reward.view and that nothing learns from."""
     joint: tuple[str, ...] = ()

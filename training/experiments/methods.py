@@ -84,7 +84,7 @@ METHODS: dict[str, Method] = {
     },
     "mvc_zigal_plain": _changed("mvc_zigal, no average", "optim.ema_decay=null"),
     "mvc_zigal_average": _changed("mvc_zigal, moving average", "optim.ema_decay=0.9"),
-    "mvc_zigal_kl": _changed("mvc_zigal, no average, KL", "optim.ema_decay=null", "optim.kl_weight=1"),
+    "mvc_zigal_kl": _changed("mvc_zigal, no average, KL", "optim.ema_decay=null", "optim.kl_weight=1000"),
     "mvc_zigal_stopped": _changed(
         "mvc_zigal, no average, best of development prompts",
         "optim.ema_decay=null",
