@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
 from t2mv_core.formats.atomic import replaced
+from t2mv_core.formats.safetensors_io import open_safetensors
 
 from ..algorithm.rollout import Rollout
 from ..config import TrainConfig, config_to_dict, flat_settings
@@ -81,6 +82,16 @@ class RunFolder:
             for path in folder.glob(".*.tmp"):
                 path.unlink()
 
+    def drop_loras_after(self, iteration: int, iterations_per_epoch: int) -> None:
+        """Delete LoRAs of later iterations, which a run killed before it saved its state does again."""
+        for path in (self.root / "lora").glob("epoch_*.safetensors"):
+            if int(path.stem.partition("_")[2]) * iterations_per_epoch > iteration:
+                path.unlink()
+        best = self.best_lora_path
+        if best.is_file() and int((open_safetensors(best).metadata() or {}).get("step", 0)) > iteration:
+            logger.warning("%s is later than the saved state; it is removed.", best)
+            best.unlink()
+
     def prune_loras(self, count: int | None) -> None:
         """Delete all but the newest `count` epoch files; None keeps all."""
         if count is not None:
@@ -114,6 +125,7 @@ class Recorder:
 
         self.config, self.folder, self.accelerator, self.save_lora = config, folder, accelerator, save_lora
         folder.sweep()
+        folder.drop_loras_after(iteration, config.run.iterations_per_epoch)
         with replaced(folder.config_path) as temporary:
             text = yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True)
             temporary.write_text(text, encoding="utf-8")

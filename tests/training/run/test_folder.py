@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from t2mv_core.formats.safetensors_io import write_safetensors
 from training.run.folder import RunFolder
 
 ROOT = Path(__file__).parents[3]
@@ -48,6 +50,18 @@ def test_sweeping_takes_what_is_half_written_only(tmp_path):
     folder.sweep()
     assert all(path.exists() for path in kept)
     assert not any(path.exists() for path in torn)
+
+
+def test_loras_of_a_time_that_was_lost_are_removed(tmp_path):
+    """A run killed in iteration 6 whose state is that of 3: two iterations an epoch."""
+    folder = RunFolder(tmp_path)
+    for epoch in (1, 2, 3):
+        write_safetensors({"x": torch.zeros(1)}, folder.lora_path(epoch), {})
+    for step, stays in (("5", False), ("3", True)):
+        write_safetensors({"x": torch.zeros(1)}, folder.best_lora_path, {"step": step})
+        folder.drop_loras_after(3, 2)
+        assert folder.best_lora_path.is_file() is stays
+    assert sorted(path.name for path in (tmp_path / "lora").glob("epoch*")) == ["epoch_0001.safetensors"]
 
 
 @pytest.mark.parametrize(("count", "left"), [(None, [1, 2, 3, 10]), (2, [3, 10]), (9, [1, 2, 3, 10])])
