@@ -13,6 +13,7 @@ Trainings that exist are not repeated, and an interrupted one goes on.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import sys
@@ -30,7 +31,7 @@ from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.images import contact_sheet
 from t2mv_core.loading import load_bundle
 from training.config import TrainConfig, home_path, load_config
-from training.evaluation.intervals import bootstrap_two_way
+from training.evaluation.intervals import bootstrap_two_way, student_interval
 from training.evaluation.measure import (
     Instruments,
     Measurement,
@@ -111,9 +112,15 @@ def values_of(found: Measurement, truth: Tensor) -> dict[str, Tensor]:
 
 
 def gains(found: Sequence[Mapping[str, Tensor]], base: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return gains over the base with intervals over objects and trainings."""
-    tables = {name: torch.stack([one[name] - base[name] for one in found], dim=1) for name in base}
-    return {n: asdict(bootstrap_two_way(x)) for n, x in tables.items() if not x.isnan().all()}
+    """Return gains over the base: over objects and trainings, of each training, and Student's of these."""
+    entries = {}
+    for name in base:
+        table = torch.stack([one[name] - base[name] for one in found], dim=1)
+        if not table.isnan().all():
+            each = table.nanmean(dim=0).tolist()
+            student = student_interval(each) if len(each) > 1 else None
+            entries[name] = {**asdict(bootstrap_two_way(table)), "by_training": each, "student": student}
+    return entries
 
 
 def run(out: Path, work: Path, seeds: Sequence[int], sizes: tuple[int, int], words: Sequence[str]) -> None:
@@ -142,7 +149,9 @@ def run(out: Path, work: Path, seeds: Sequence[int], sizes: tuple[int, int], wor
         return measure(bundle, instruments, Variant(name, sampler, settings, lora), questions)
 
     before, zmv = look("no training", "standard"), look("ZMV, no training", "zmv")
-    loras = [trained_lora(configuration(pictures, work / f"seed{seed}", seed, words)) for seed in seeds]
+    # Other pictures or settings are other trainings.
+    key = hashlib.sha256(repr((pictures.read_text("utf-8"), list(words))).encode()).hexdigest()[:8]
+    loras = [trained_lora(configuration(pictures, work / f"seed{seed}_{key}", seed, words)) for seed in seeds]
     after = [
         look(f"mvc_zigal, seed {seed}", "standard", lora) for seed, lora in zip(seeds, loras, strict=True)
     ]
