@@ -13,8 +13,9 @@ def training_costs(config: TrainConfig, num_iterations: int) -> dict[str, int]:
     """Return how many sets were sampled for learning, optimizer steps, and UNet evaluations by purpose.
 
     "sampling_evaluations" has the sets that the first threshold is measured on, "update_evaluations" a pass
-    per trajectory and step, and one more where the objective or the KL asks the reference policy,
-    "held_out_evaluations" the evaluations between iterations. Backward passes are not counted.
+    per trajectory and step, one more each where the objective and where the KL asks the reference policy, and
+    one more with `splits_pairs` except in an iteration's first update, "held_out_evaluations" the evaluations
+    between iterations. Backward passes are not counted.
 
     Args:
         config: of the training, of a model with a guidance embedding: others evaluate twice under guidance.
@@ -25,8 +26,11 @@ def training_costs(config: TrainConfig, num_iterations: int) -> dict[str, int]:
     per_set = count_evaluations("standard", settings)
     num_prompts = num_iterations * sampling.prompts_per_iteration
     updates = iteration_updates(config, range(sampling.prompts_per_iteration), 1)
-    num_pairs = num_iterations * sum(update.num_terms for update in updates)
-    asks_reference = objective.uses_reference or config.optim.kl_weight > 0
+    passes = 1 + objective.uses_reference + (config.optim.kl_weight > 0)
+    num_passes = sum(
+        update.num_terms * (passes + (config.optim.splits_pairs and number > 0))
+        for number, update in enumerate(updates)
+    )
     measures_threshold = make_dual(config) is not None and config.constraint.threshold_init is None
     num_threshold_sets = config.constraint.threshold_prompts if measures_threshold else 0
     num_held_out = 1 + num_iterations // evaluation.every if evaluation.every else 0
@@ -35,6 +39,6 @@ def training_costs(config: TrainConfig, num_iterations: int) -> dict[str, int]:
         "sampled_sets": 2 * num_prompts,
         "optimizer_steps": num_iterations * len(updates),
         "sampling_evaluations": num_prompts * sampled + num_threshold_sets * per_set,
-        "update_evaluations": 2 * num_pairs * (2 if asks_reference else 1),  # two trajectories a pair
+        "update_evaluations": 2 * num_iterations * num_passes,  # two trajectories a pair
         "held_out_evaluations": num_held_out * evaluation.num_prompts * per_set,
     }

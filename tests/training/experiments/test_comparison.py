@@ -193,6 +193,11 @@ def test_costs_are_counted_in_unet_evaluations_of_a_set(task):
     assert view["update_evaluations"] == 6 * 4 * 2
     for reference in (costs_of(task, "mv_dpo"), costs_of(task, "zigal_view", "optim.kl_weight=1")):
         assert reference["update_evaluations"] == 2 * view["update_evaluations"]
+    both = costs_of(task, "mv_dpo", "optim.kl_weight=1")
+    assert both["update_evaluations"] == 3 * view["update_evaluations"]
+    # two updates an iteration, of one prompt each: the second one looks twice
+    split = costs_of(task, "zigal_view", "optim.splits_pairs=true")
+    assert split["update_evaluations"] == 1.5 * view["update_evaluations"]
     evaluated = costs_of(
         task, "mvc_zigal", "evaluation.every=2", "evaluation.num_prompts=5", "evaluation.prompts=dev"
     )
