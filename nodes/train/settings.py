@@ -59,8 +59,8 @@ FIELDS = (
         "preset", "demo",
         "All settings, as in training/config/presets, rewards and memory among them. 'demo', 'pictures' "
         "(both 8 minutes on a processor) and 'toybox' (an hour) train bundled models; the others need "
-        "weights and a graphics card. With LCM-SDXL or SDXL connected, choose lcm-sdxl-24gb or lcm-sdxl-12gb: "
-        "the rewards of demo, toybox and pictures know the toybox only.",
+        "weights and a graphics card. With LCM-SDXL or SDXL connected, choose lcm-sdxl-24gb or "
+        "lcm-sdxl-12gb: the rewards of demo, toybox and pictures know the toybox only.",
         choices=list_presets,
     ),
     Field(
