@@ -226,6 +226,12 @@ def run(arguments: argparse.Namespace, config: TrainConfig) -> Path:
         list(dict.fromkeys((*reward.joint, *evaluation.joint))),
     )
     check_reward_models(*names, reward, not is_of_text)  # before gigabytes are read for nothing
+    for path in arguments.lora:
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"There is no LoRA at {path}; a run writes lora/epoch_*.safetensors, and best.safetensors where "
+                "evaluation.stop_measure is set and the base model was beaten."
+            )
     bundle = load_base_model(config.model)
     check_task(bundle, config.sampling)
     subjects, prompts = (None, prompts) if is_of_text else find_pictures(arguments, config, bundle)

@@ -10,6 +10,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .config import EvaluationConfig, TrainConfig, load_config, preset_names
@@ -75,10 +76,13 @@ def make_trainer(config: TrainConfig, resume: bool) -> Trainer:
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
 
+    from .data.prompts import load_split
     from .evaluation.validation import check_stop_measure
     from .models.base_loras import check_base_loras, load_base_model
     from .models.policy import available_trackers
     from .models.rewards import check_reward_models, load_rewards
+    from .run.checkpoint import refuse_another_run
+    from .run.folder import RunFolder
     from .run.trainer import Trainer
 
     model, reward, evaluation = config.model, config.reward, config.evaluation
@@ -89,6 +93,11 @@ def make_trainer(config: TrainConfig, resume: bool) -> Trainer:
     check_reward_models(view, joint, reward, has_pictures)  # before gigabytes are read for nothing
     check_stop_measure(config)
     check_base_loras(model.base_loras)
+    if not has_pictures:
+        load_split(config.sampling.prompts, config.sampling.held_out_share)
+    folder = RunFolder(Path(config.run.out_dir))
+    if resume and folder.state_path.is_file():
+        refuse_another_run(folder.config_path, config)
     accelerator = Accelerator(
         cpu=model.device == "cpu",
         log_with=trackers or None,

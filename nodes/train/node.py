@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,11 @@ if TYPE_CHECKING:
 
 PACK_DIR = Path(__file__).parents[2]
 RUNS_FOLDER = "t2mv_runs"
+# Not `python -m`: the Python of the Windows portable build does not look into the working folder.
+START_EVALUATION = (
+    f"import runpy, sys; sys.path.insert(0, {str(PACK_DIR)!r}); "
+    "runpy.run_module('training.evaluate', run_name='__main__')"
+)
 # ComfyUI 0.3.64 gives io.Combo.Output no type name, so that nothing could be connected to it.
 LoraName = io.Custom("COMBO")
 
@@ -196,9 +202,9 @@ def _report(inputs: dict[str, Any], run_dir: Path, source: Path, notes: Sequence
         f"preset: {inputs['preset']}",
         *reward_lines(records),
         *notes,
-        "Every iteration draws other prompts: compare pictures with and without the LoRA, or measure. "
-        f"In {PACK_DIR}:",
-        f'python -m training.evaluate --run "{run_dir}" --lora "{source}" --out "{run_dir / "evaluation"}"',
+        "Every iteration draws other prompts: compare pictures with and without the LoRA, or measure:",
+        f'"{sys.executable}" -c "{START_EVALUATION}" --run "{run_dir}" --lora "{source}" '
+        f'--out "{run_dir / "evaluation"}"',
         f"run folder: {run_dir}",
     ]
     return "\n".join(lines)

@@ -126,7 +126,7 @@ def test_variants_are_base_and_loras_with_every_sampler_and_step_count():
         (["--prompts", "nowhere.txt"], "no prompt set or file 'nowhere.txt'"),
         (["model.name=nowhere"], "no model folder 'nowhere'"),
         (["--steps", "0"], "num_steps=0 must be at least 1"),
-        (["--lora", "nowhere.safetensors"], "no weights file"),
+        (["--lora", "nowhere.safetensors"], "There is no LoRA at"),
         (["reward.view=beauty"], "no reward named 'beauty'"),
         (["reward.joint=toybox_clip"], "toybox_clip is a view reward; it cannot be used as joint reward"),
         (["sampling.num_step=2"], "did you mean sampling.num_steps?"),
@@ -309,3 +309,9 @@ def test_the_batch_size_is_the_runs(tiny_model_dir, tmp_path, monkeypatch, instr
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config_to_dict(config)))
     assert evaluate.main(["--run", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
     assert asked == [3]
+
+
+def test_a_lora_that_is_not_there_is_noticed_before_the_model_is_loaded(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate, "load_base_model", lambda *_: pytest.fail("loaded"))
+    assert evaluate.main(["--lora", str(tmp_path / "best.safetensors"), "--out", str(tmp_path / "out")]) == 1
+    assert "There is no LoRA at" in capsys.readouterr().err

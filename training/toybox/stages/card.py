@@ -28,7 +28,9 @@ _TEXT = """# Model card: the toybox
 A text-to-multiview latent diffusion model built as the published stack is, small enough for a CPU. This
 project trained it from scratch on pictures that it renders itself: 22 families of objects, 10 colours, a part
 that may have its own colour, for 11 families a second object ("a red mug with a blue handle on a green
-plate"); 64 x 64 pixels, six orthographic views. It draws those objects and nothing else. It contains no
+plate"); 64 x 64 pixels, six orthographic views. It draws those objects and nothing else: mug, teapot, chair,
+table, bench, sofa, lamp, hammer, umbrella, robot, house, windmill, tree, mushroom, snowman, duck, dog,
+rocket, airplane, car, truck, boat. It contains no
 picture or text of anybody else; the byte-pair vocabulary is CLIP's, read from the installed open_clip
 package. Licence: Apache-2.0.
 
