@@ -229,8 +229,8 @@ def run(arguments: argparse.Namespace, config: TrainConfig) -> Path:
     for path in arguments.lora:
         if not path.is_file():
             raise FileNotFoundError(
-                f"There is no LoRA at {path}; a run writes lora/epoch_*.safetensors, and best.safetensors where "
-                "evaluation.stop_measure is set and the base model was beaten."
+                f"There is no LoRA at {path}; a run writes lora/epoch_*.safetensors, and best.safetensors"
+                " where evaluation.stop_measure is set and the base model was beaten."
             )
     bundle = load_base_model(config.model)
     check_task(bundle, config.sampling)
