@@ -27,6 +27,7 @@ from .evaluation.measure import (
     Instruments,
     Questions,
     Variant,
+    is_judged,
     load_instruments,
     make_questions,
     measure,
@@ -240,7 +241,11 @@ def run(arguments: argparse.Namespace, config: TrainConfig) -> Path:
     lora_names = {path: name for path, name in name_variants(arguments.lora).items() if path is not None}
     loras = examine_loras(bundle, lora_names, settings, steps)
     loaded = load_instruments(
-        *names, bundle.device, questions.specs is not None, reward, questions.azimuths_deg
+        *names,
+        bundle.device,
+        questions.specs is not None and is_judged(bundle),
+        reward,
+        questions.azimuths_deg,
     )
     learned = [*reward.view, *reward.joint]
     only_measuring = frozenset({*evaluation.view, *evaluation.joint}.difference(learned))

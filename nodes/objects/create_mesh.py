@@ -28,6 +28,7 @@ SMOOTHING = Field(
     "smoothing", 1.0, "How far to smooth the surface, in voxels. More rounds edges and dissolves thin parts.",
     0.0, 4.0, step=0.25, is_advanced=True,
 )  # fmt: skip
+OPAQUE = 254 / 255  # a file's last step below 1 counts, too
 FIELDS = (RESOLUTION, SMOOTHING, SET)
 
 
@@ -110,7 +111,12 @@ def choose_views(images: Tensor, rig: CameraRig, masks: Tensor | None, set: int)
     colours = from_comfy(choose_set(images, rig, set))
     # Masks may lie on the card (--gpu-only); the pictures do not.
     chosen = None if alpha is None else alpha.unflatten(0, (-1, rig.num_views))[set - 1].to(colours.device)
-    return Views(colours.float(), object_masks(colours, chosen), rig)
+    found = object_masks(colours, chosen)
+    if chosen is not None and masks is None:
+        # ComfyUI gives pictures without alpha one of 1, beside one that has alpha: nothing is cut out.
+        is_opaque = (chosen >= OPAQUE).flatten(1).all(dim=1)
+        found[is_opaque] = object_masks(colours)[is_opaque]
+    return Views(colours.float(), found, rig)
 
 
 def choose_masks(images: Tensor, masks: Tensor | None) -> Tensor | None:

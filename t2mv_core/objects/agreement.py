@@ -8,7 +8,7 @@ loses itself. Hence the contradicting view is the one without which the rest agr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,7 +59,9 @@ def view_agreement(projection: Projection, masks: Tensor) -> Tensor:
     return common / torch.maximum(shown, projection.coverage).sum(dim=(1, 2)).clamp(min=1e-6)
 
 
-def find_disagreement(masks: Tensor, rig: CameraRig, min_iou: float = MIN_IOU) -> Agreement:
+def find_disagreement(
+    masks: Tensor, rig: CameraRig, min_iou: float = MIN_IOU, on_look: Callable[[], None] = lambda: None
+) -> Agreement:
     """Find views that are empty or that contradict the others.
 
     While the worst view agrees less than `min_iou`, the view without which the rest agree best is left out;
@@ -69,6 +71,8 @@ def find_disagreement(masks: Tensor, rig: CameraRig, min_iou: float = MIN_IOU) -
         masks: covered share of each pixel, [V, H, H] in [0, 1].
         rig: the V cameras.
         min_iou: views that agree less with the common solid contradict it, in [0, 1].
+        on_look: called before each search for a view to leave out, which carves up to as many solids as there
+            are pairs of views; may raise to cancel.
 
     Raises:
         ValueError: masks that are not one square picture per camera.
@@ -78,12 +82,14 @@ def find_disagreement(masks: Tensor, rig: CameraRig, min_iou: float = MIN_IOU) -
     kept = [v for v in range(rig.num_views) if not is_empty[v]]
     if not kept:
         return Agreement((0.0,) * rig.num_views, tuple(range(rig.num_views)), ("No view shows an object.",))
+    masks = resize_masks(masks, RESOLUTION)  # once, and not in each of the hundreds of looks
     shares = _agreement_of(kept, masks, rig)
     iou = [0.0] * rig.num_views
     for v, share in zip(kept, shares, strict=True):
         iou[v] = share
     fitting, better = kept, shares
     while len(fitting) > 1 and min(better) < min_iou:
+        on_look()
         suspects = _find_suspects(fitting, better, masks, rig)
         fitting = [v for v in fitting if v not in suspects]
         better = _agreement_of(fitting, masks, rig) if fitting else []

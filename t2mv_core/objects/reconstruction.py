@@ -57,7 +57,9 @@ def reconstruct(
         ValueError: fewer than two views agree, their cameras look along one line, or nothing is left.
     """
     check_directions(views.rig, range(views.rig.num_views))
-    agreement = find_disagreement(views.masks, views.rig)
+    agreement = find_disagreement(
+        views.masks, views.rig, on_look=lambda: None if on_step is None else on_step(0, 1)
+    )
     kept = [v for v in range(views.rig.num_views) if v not in agreement.disagreeing]
     if len(kept) < 2:
         raise ValueError(

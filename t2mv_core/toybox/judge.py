@@ -23,6 +23,7 @@ from . import toybox_path
 from .prompt_lists import PromptSpec
 
 ARCHITECTURE = "toybox-judge"
+JUDGE_PX = 64  # of the pictures it was trained on
 STEM_WIDTH = 24
 DETAIL_BLOCKS = ((24, 1), (48, 2))
 """(width, stride) of the residual blocks up to a map of 16 x 16 places, which still shows small parts."""

@@ -136,6 +136,23 @@ def test_an_empty_picture_and_foreign_masks_get_a_sentence(server: ComfyServer) 
     assert "1 masks of 32 x 32 pixels for 6 pictures of 64 x 64" in str(run.error)
 
 
+def test_an_alpha_that_cuts_nothing_out_is_none(server: ComfyServer) -> None:
+    """As Image Batch gives it to pictures without alpha: the whole picture would be a solid cube."""
+    run = server.run(
+        sampled()
+        | {
+            "black": node("EmptyImage", width=64, height=64, batch_size=6, color=0),
+            "nothing": node("ImageToMask", image=["black", 0], channel="red"),
+            "opaque": node("JoinImageWithAlpha", image=["views", 0], alpha=["nothing", 0]),
+            "again": node("T2MVCreateMesh", images=["opaque", 0], resolution=64, smoothing=1.0),
+            "show": node("PreviewAny", source=["again", 2]),
+            "show too": node("PreviewAny", source=["mesh", 2]),
+        },
+    )
+    assert run.status == "success", run.error
+    assert run.outputs["again"]["text"] == run.outputs["mesh"]["text"]
+
+
 def projected(**inputs: Any) -> dict[str, Any]:
     """Six views of the toybox on core's mesh of them, and the report."""
     return sampled() | {

@@ -19,7 +19,7 @@ from t2mv_core.denoiser import encode_cameras
 from t2mv_core.lora.files import load_lora
 from t2mv_core.rewards.registry import GEOMETRY
 from t2mv_core.samplers import OnStep, SamplingSettings, StepEvent, count_evaluations
-from t2mv_core.toybox.judge import Judge, load_judge
+from t2mv_core.toybox.judge import JUDGE_PX, Judge, load_judge
 from t2mv_core.toybox.prompt_lists import PromptSpec, asymmetric_families, find_specs
 from t2mv_core.toybox.silhouettes import view_consistency
 
@@ -122,6 +122,11 @@ class Measurement:
 def judged_specs(prompts: Sequence[str], azimuths_deg: Sequence[float]) -> tuple[PromptSpec, ...] | None:
     """Return what prompts ask for where the judge can tell: it knows the toybox and the default cameras."""
     return find_specs(prompts) if tuple(azimuths_deg) == DEFAULT_RIG.azimuths_deg else None
+
+
+def is_judged(bundle: ModelBundle) -> bool:
+    """Whether the judge can tell what a model draws: pictures larger than its own are another model's."""
+    return bundle.image_px <= JUDGE_PX
 
 
 def spread(items: Sequence[str], count: int) -> tuple[str, ...]:

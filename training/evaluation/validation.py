@@ -20,7 +20,7 @@ from ..models.policy import sampling_settings
 from ..models.rewards import measure_names
 from ..models.subjects import Subjects
 from .early_stop import EarlyStop
-from .measure import Instruments, Questions, Variant, judged_specs, measure_policy, spread
+from .measure import Instruments, Questions, Variant, is_judged, judged_specs, measure_policy, spread
 from .report import applicable
 
 SEED = 7_000_000
@@ -150,6 +150,6 @@ class Monitor:
         )
 
     def _judge(self) -> Judge | None:
-        if self.questions.specs is None:
+        if self.questions.specs is None or not is_judged(self.policy.bundle):
             return None
         return load_judge().to(self.policy.bundle.device)

@@ -1,6 +1,7 @@
 """Measuring counts what the UNet computed."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from t2mv_core.loading import load_bundle
 from t2mv_core.samplers import SamplingSettings
 from t2mv_core.unet.attention import install_multiview_attention
 from training.config import SamplingConfig
-from training.evaluation.measure import Instruments, Variant, make_questions, measure
+from training.evaluation.measure import Instruments, Variant, is_judged, make_questions, measure
 
 SETTINGS = SamplingSettings(num_steps=3, guidance_scale=2.0, inverse_guidance_scale=1.0)
 
@@ -41,3 +42,8 @@ def test_guidance_without_an_embedding_takes_two_evaluations(
     if sampler == "standard":
         own = measure(bundle, Instruments(plain_rewards), Variant("v", sampler, settings), questions)
         assert own.evaluations_per_set == 3
+
+
+def test_pictures_larger_than_the_toyboxs_are_not_judged():
+    assert is_judged(SimpleNamespace(image_px=64))
+    assert not is_judged(SimpleNamespace(image_px=768))
