@@ -16,7 +16,7 @@ import torch
 from t2mv_core.samplers import SamplingSettings
 from training import compare
 from training.algorithm.objectives import OBJECTIVES
-from training.config import BaseLoraConfig, ModelConfig, change_settings, load_config
+from training.config import BaseLoraConfig, ModelConfig, change_settings, config_to_dict, load_config
 from training.data.prompts import load_prompts
 from training.evaluation.intervals import Interval, bootstrap, bootstrap_two_way, student_interval
 from training.evaluation.measure import Measurement, Variant
@@ -154,13 +154,21 @@ def test_a_comparison_on_a_few_step_lora_measures_that_student(task, monkeypatch
 
 def test_a_result_counts_only_for_the_configuration_that_made_it(task):
     task.results_dir.mkdir()
-    task.result_path.write_text(json.dumps({"key": task.key()}))
+    saved = {"key": task.key(), "config": config_to_dict(task.own_config)}
+    task.result_path.write_text(json.dumps(saved))
     assert task.read_result() is not None
     assert replace(task, work_dir=task.work_dir / "elsewhere").read_result() is not None
     assert replace(task, prompts=task.prompts[:2]).read_result() is None
     other = replace(task, config=replace(task.config, optim=replace(task.config.optim, lr=1.0)))
     assert other.read_result() is None
     assert other.own_config.run.out_dir != task.own_config.run.out_dir
+    # A default that was another one then is in no key, but the result says it; a later setting is not there.
+    saved["config"]["optim"]["clip_range"] = 0.5
+    task.result_path.write_text(json.dumps(saved))
+    assert task.read_result() is None
+    del saved["config"]["optim"]["clip_range"]
+    task.result_path.write_text(json.dumps(saved))
+    assert task.read_result() is not None
 
 
 def test_the_published_results_are_those_of_the_bundled_model_and_the_preset():
