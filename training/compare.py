@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from .config import home_path, load_config
@@ -84,9 +85,8 @@ def run_all(tasks: Sequence[Task], num_jobs: int) -> None:
         KeyboardInterrupt: a run was interrupted, and has saved its state.
     """
     waiting = [task for task in tasks if task.read_result() is None]
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes to come
     processes = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_jobs, processes, _write_to_log, (tasks[0].work_dir,)) as pool:
+    with ProcessPoolExecutor(num_jobs, processes, _prepare_process, (tasks[0].work_dir,)) as pool:
         futures = {pool.submit(_run_unless_stopped, task): task for task in waiting}
         try:
             for future in tqdm(as_completed(futures), "runs", len(tasks), initial=len(tasks) - len(waiting)):
@@ -112,8 +112,9 @@ def _run_unless_stopped(task: Task) -> bool:
     return not _stopped
 
 
-def _write_to_log(folder: Path) -> None:
-    """Send what this process prints to a file of its own."""
+def _prepare_process(folder: Path) -> None:
+    """Compute on one thread, and send what this process prints to a file of its own."""
+    torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
     log = os.open(folder / f"process_{os.getpid()}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for descriptor in (1, 2):
