@@ -57,13 +57,16 @@ class StepLoop:
         x = noise(torch.Size((len(self._condition), self._cameras.num_views, *size)))
         return self._rounded(x.to(bundle.device))
 
+    def timesteps(self, step: int) -> tuple[int, int]:
+        """Return t and t' of a step."""
+        return int(self._timesteps[step]), int(self._next_timesteps[step])
+
     def zig(self, x: Tensor, step: int) -> StepDistribution:
         """Denoise: return the policy's distribution at a step, with the full guidance and view scale."""
-        settings, timestep = self._settings, int(self._timesteps[step])
+        settings, (timestep, next_timestep) = self._settings, self.timesteps(step)
         noise_pred = self._predict(
             x, timestep, settings.guidance_scale, settings.view_scale, settings.ref_scale
         )
-        next_timestep = int(self._next_timesteps[step])
         distribution = denoise_step(self._bundle.schedule, noise_pred, x, timestep, next_timestep)
         self._report("zig", timestep, distribution.denoised)
         return distribution
@@ -71,7 +74,7 @@ class StepLoop:
     def zag(self, x_next: Tensor, step: int) -> Tensor:
         """Invert: return x̃_t, from x_{t'} with the weaker guidance and view scale."""
         settings, schedule = self._settings, self._bundle.schedule
-        timestep, next_timestep = int(self._timesteps[step]), int(self._next_timesteps[step])
+        timestep, next_timestep = self.timesteps(step)
         weak = (
             settings.inverse_guidance_scale,
             settings.inverse_view_scale,

@@ -30,6 +30,7 @@ from t2mv_core.denoiser import encode_cameras
 from t2mv_core.images import decode_latents
 from t2mv_core.loading import load_bundle
 from t2mv_core.samplers import SamplingSettings, sample_standard
+from t2mv_core.samplers.loop import StepLoop
 from t2mv_core.text import encode_text
 from t2mv_core.toybox.prompt_lists import find_specs
 from t2mv_core.toybox.silhouettes import view_consistency
@@ -38,12 +39,19 @@ from ..algorithm.rollout import paired_noise
 from ..config import home_path
 from ..data.prompts import load_prompts
 from ..evaluation.intervals import Interval, bootstrap
-from ..evaluation.measure import Instruments, judge_sets, load_instruments, reward_values, spread
+from ..evaluation.measure import (
+    Instruments,
+    counted_rows,
+    judge_sets,
+    load_instruments,
+    reward_values,
+    spread,
+)
 from ..evaluation.report import markdown_rows
 from ..run.environment import describe_environment
 from . import zigzag_ways
 from .pictures import Point, draw_points
-from .zigzag_ways import PAPERS, Walk, Way, sample, teacher_ways, ways_of
+from .zigzag_ways import PAPERS, Way, sample, teacher_ways, ways_of
 
 DEV_SEED, HELD_OUT_SEED = 2000, 3000
 NUM_DEV, NUM_HELD_OUT, NUM_GAPS = 60, 120, 24
@@ -58,15 +66,16 @@ FRONTS = ("view_reward", "joint_reward", "judge_part", "hull_consistency")
 
 @torch.no_grad()
 def draw(
-    way: Way, bundle: ModelBundle, prompts: Sequence[str], seed: int, trajectory: int = 0
+    way: Way, bundle: ModelBundle, prompts: Sequence[str], seed: int
 ) -> Iterator[tuple[list[str], Tensor, int]]:
-    """Yield prompts, pictures [b, V, 3, H, W] and UNet evaluations of every batch."""
+    """Yield prompts, pictures [b, V, 3, H, W] and UNet evaluations (summed over the sets) of every batch."""
     cameras = encode_cameras(bundle, DEFAULT_RIG)
     for start in range(0, len(prompts), BATCH_SIZE):
         rows = range(start, min(start + BATCH_SIZE, len(prompts)))
-        batch, noise = [prompts[row] for row in rows], paired_noise(seed, 0, rows, trajectory)
-        walk = Walk(bundle, encode_text(bundle, batch), cameras, way.settings, noise)
-        yield batch, decode_latents(bundle.vae, sample(walk, way)), walk.num_evaluations
+        batch, noise = [prompts[row] for row in rows], paired_noise(seed, 0, rows, 0)
+        with counted_rows(bundle.unet) as counts:
+            latents = sample(bundle, encode_text(bundle, batch), cameras, noise, way)
+        yield batch, decode_latents(bundle.vae, latents), sum(counts) // DEFAULT_RIG.num_views
 
 
 def measure(
@@ -110,9 +119,10 @@ def gap_rows(
     for step, timestep in enumerate(trajectory.timesteps.tolist()):
         x, x_next = trajectory.states[:, :, step], trajectory.actions[:, :, step]
         same, weak, no_view = (
-            Walk(bundle, condition, cameras, weaker, noise).zag_from(x_next, step) for weaker in conditions
+            StepLoop(bundle, condition, cameras, weaker, 0, None, None).zag(x_next, step)
+            for weaker in conditions
         )
-        distribution, _ = Walk(bundle, condition, cameras, settings, noise).zig(x, step)
+        distribution = StepLoop(bundle, condition, cameras, settings, 0, None, None).zig(x, step)
         fresh = (x_next - distribution.mean) / distribution.std
         rows.append(
             {

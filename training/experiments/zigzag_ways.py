@@ -8,10 +8,6 @@ reuse      the zag takes the zig's own prediction instead of asking the UNet (on
 direct     no zag: the second zig starts from x_{t'} as if it were x_t (one more evaluation)
 renoise    no zag: x_t is made anew from the zig's f and fresh noise (one more evaluation); carries no
 information about how the noise was answered, so what is not better than this is not the zigzag
-quiet      the zig that is undone takes its own ε instead of fresh noise, so that x̃_t keeps the noise of
-x_t and differs from it by the gap alone
-until still  zigzags at every step as long as a set's f moves by more than a tenth of its size (its
-seconds include the sets that stand still, its evaluations do not)
 """
 
 from __future__ import annotations
@@ -23,86 +19,60 @@ import torch
 from torch import Tensor
 
 from t2mv_core.bundle import ModelBundle
-from t2mv_core.denoiser import CameraFeatures, predict_noise
-from t2mv_core.policy import Noise, StepDistribution, denoise_step, invert_step, redraw_step
+from t2mv_core.denoiser import CameraFeatures
+from t2mv_core.policy import Noise, StepDistribution, invert_step
 from t2mv_core.policy import sample as sample_action
 from t2mv_core.samplers import SamplingSettings
+from t2mv_core.samplers.loop import StepLoop
+from t2mv_core.schedule import NoiseSchedule
 from t2mv_core.text import TextCondition
 
-from ..evaluation.measure import counted_rows
-
 PAPERS = "zmv (first step)"
-STILL = 0.1
 
 
-@dataclass
-class Walk:
-    """One batch on its way from noise to pictures; counts UNet evaluations in sets.
+@dataclass(frozen=True)
+class Zig:
+    """A step's first zig, which a way goes back from.
 
     Attributes:
-        num_evaluations: UNet evaluations so far, summed over the sets of the batch.
+        x: the state it started from, [B, V, C, H, W].
+        distribution: where it leads.
+        step: index of the step, 0 the noisiest.
     """
 
-    bundle: ModelBundle
-    condition: TextCondition
-    cameras: CameraFeatures
-    settings: SamplingSettings
-    noise: Noise
-    num_evaluations: int = 0
-
-    def predict(self, x: Tensor, step: int, guidance: float, view_scale: float) -> Tensor:
-        """Return ε at a step's timestep."""
-        t, scales = self.timesteps(step)[0], (guidance, view_scale)
-        with counted_rows(self.bundle.unet) as rows:
-            noise_pred = predict_noise(self.bundle, x, t, self.condition, self.cameras, *scales)
-        self.num_evaluations += rows[0] // x.shape[1]  # two a set under classifier-free guidance
-        return noise_pred.float()
-
-    def zig(self, x: Tensor, step: int) -> tuple[StepDistribution, Tensor]:
-        """Return the policy's distribution, and the ε it came from."""
-        noise_pred = self.predict(x, step, self.settings.guidance_scale, self.settings.view_scale)
-        return denoise_step(self.bundle.schedule, noise_pred, x, *self.timesteps(step)), noise_pred
-
-    def zag_from(self, x_next: Tensor, step: int) -> Tensor:
-        """Return x̃_t: x_{t'} inverted with the ε of the weaker condition."""
-        settings = self.settings
-        weak = self.predict(x_next, step, settings.inverse_guidance_scale, settings.inverse_view_scale)
-        return invert_step(self.bundle.schedule, weak, x_next, *self.timesteps(step))
-
-    def timesteps(self, step: int) -> tuple[int, int]:
-        """Return t and t'."""
-        schedule, count = self.bundle.schedule, self.settings.num_steps
-        return int(schedule.timesteps(count)[step]), int(schedule.next_timesteps(count)[step])
+    x: Tensor
+    distribution: StepDistribution
+    step: int
 
 
-Zag = Callable[[Walk, int, StepDistribution, Tensor], Tensor]
-"""(walk, step, the zig's distribution, the zig's ε) -> x̃_t."""
+Zag = Callable[[StepLoop, NoiseSchedule, Zig, Noise], Tensor]
+"""Goes back from a zig to x̃_t, [B, V, C, H, W]."""
 
 
-def zag(walk: Walk, step: int, distribution: StepDistribution, noise_pred: Tensor) -> Tensor:
-    """Go back as docs/method.md, section 4 has it."""
-    return walk.zag_from(sample_action(distribution, walk.noise), step)
+def zag(loop: StepLoop, schedule: NoiseSchedule, zig: Zig, noise: Noise) -> Tensor:
+    """Ask the UNet again, under the weaker condition (docs/method.md, section 4)."""
+    return loop.zag(sample_action(zig.distribution, noise), zig.step)
 
 
-def quiet(walk: Walk, step: int, distribution: StepDistribution, noise_pred: Tensor) -> Tensor:
-    """Go back from x_{t'} = √ᾱ_{t'}·f + √(1-ᾱ_{t'})·ε, the mean of the action with the zig's own noise."""
-    return walk.zag_from(distribution.mean + distribution.std * noise_pred, step)
+def reuse(loop: StepLoop, schedule: NoiseSchedule, zig: Zig, noise: Noise) -> Tensor:
+    """Invert with the zig's own ε, which is what x_t and f determine."""
+    timestep, next_timestep = loop.timesteps(zig.step)
+    c_skip, c_out = schedule.boundary_scalings(timestep)
+    alpha_bar = schedule.alpha_bar_at(timestep)
+    clean = (zig.distribution.denoised - c_skip * zig.x) / c_out
+    noise_pred = (zig.x - alpha_bar.sqrt() * clean) / (1 - alpha_bar).sqrt()
+    x_next = sample_action(zig.distribution, noise)
+    return invert_step(schedule, noise_pred, x_next, timestep, next_timestep)
 
 
-def reuse(walk: Walk, step: int, distribution: StepDistribution, noise_pred: Tensor) -> Tensor:
-    """Invert with the zig's ε."""
-    x_next = sample_action(distribution, walk.noise)
-    return invert_step(walk.bundle.schedule, noise_pred, x_next, *walk.timesteps(step))
-
-
-def direct(walk: Walk, step: int, distribution: StepDistribution, noise_pred: Tensor) -> Tensor:
+def direct(loop: StepLoop, schedule: NoiseSchedule, zig: Zig, noise: Noise) -> Tensor:
     """Take x_{t'} itself."""
-    return sample_action(distribution, walk.noise)
+    return sample_action(zig.distribution, noise)
 
 
-def renoise(walk: Walk, step: int, distribution: StepDistribution, noise_pred: Tensor) -> Tensor:
+def renoise(loop: StepLoop, schedule: NoiseSchedule, zig: Zig, noise: Noise) -> Tensor:
     """Redraw x_t, as `samplers.sample_redraw` does."""
-    return redraw_step(walk.bundle.schedule, distribution.denoised, walk.timesteps(step)[0], walk.noise)
+    return loop.redraw(zig.distribution, zig.step, noise)
 
 
 @dataclass(frozen=True)
@@ -114,7 +84,6 @@ class Way:
         settings: steps and scales.
         at: the steps that zigzag.
         zag: how they go back.
-        is_until_still: a set stops zigzagging when its f has moved little.
         model: "toybox" or "toybox-teacher".
     """
 
@@ -122,58 +91,42 @@ class Way:
     settings: SamplingSettings
     at: tuple[int, ...] = ()
     zag: Zag = zag
-    is_until_still: bool = False
     model: str = "toybox"
 
 
-def sample(walk: Walk, way: Way) -> Tensor:
-    """Return clean latents of a batch, [B, V, C, H, W]."""
-    bundle, cameras = walk.bundle, walk.cameras
-    size = (bundle.latent_channels, bundle.latent_px, bundle.latent_px)
-    x = walk.noise(torch.Size((len(walk.condition), cameras.num_views, *size)))
-    denoised = x
-    is_moving = torch.ones(len(x), dtype=torch.bool)
+@torch.no_grad()
+def sample(
+    bundle: ModelBundle, condition: TextCondition, cameras: CameraFeatures, noise: Noise, way: Way
+) -> Tensor:
+    """Return clean latents of B prompts, [B, V, C, H, W]."""
+    loop = StepLoop(bundle, condition, cameras, way.settings, 0, None, None)
+    x = loop.initial_latents(noise)
     for step in range(way.settings.num_steps):
-        distribution, noise_pred = walk.zig(x, step)
-        if step in way.at and bool(is_moving.any()):
-            first, again = distribution, walk.zig(way.zag(walk, step, distribution, noise_pred), step)[0]
-            # Sets that stand still keep their first zig; what was computed for them is not counted.
-            walk.num_evaluations -= 2 * int((~is_moving).sum())
-            pick = is_moving.reshape(-1, 1, 1, 1, 1)
-            mean, denoised = (
-                torch.where(pick, new, old)
-                for new, old in ((again.mean, first.mean), (again.denoised, first.denoised))
-            )
-            distribution = StepDistribution(mean, again.std, denoised)
-            if way.is_until_still:
-                moved = (again.denoised - first.denoised).flatten(1).norm(dim=1)
-                is_moving &= moved > STILL * first.denoised.flatten(1).norm(dim=1)
-        denoised = distribution.denoised
-        x = sample_action(distribution, walk.noise)
-    return denoised
+        distribution = loop.zig(x, step)
+        if step in way.at:
+            x = way.zag(loop, bundle.schedule, Zig(x, distribution, step), noise)
+            distribution = loop.zig(x, step)
+        x = loop.act_and_record(x, distribution, noise)
+    return loop.trajectory().denoised
 
 
 def ways_of(guidance: float) -> list[Way]:
     """Return all ways at one guidance on the student; the first is the reference."""
     four = SamplingSettings(num_steps=4, guidance_scale=guidance)
+    no_view = replace(four, inverse_view_scale=0.0)
+    nothing = replace(no_view, inverse_guidance_scale=0.0)
     return [
         Way("standard, 4 steps", four),
         *(Way(f"standard, {n} steps", replace(four, num_steps=n)) for n in (2, 3, 5, 6)),
         Way(PAPERS, four, (0,)),
         *(Way(f"late: zigzag at step {k + 1}", four, (k,)) for k in (1, 2, 3)),
         Way("zmv, two steps", four, (0, 1)),
-        Way("no view: s_inv = 0", replace(four, inverse_view_scale=0.0), (0,)),
-        Way("unconditional: w_inv = 0, s_inv = 0, step 3",
-            replace(four, inverse_guidance_scale=0.0, inverse_view_scale=0.0), (2,)),
+        Way("no view: s_inv = 0", no_view, (0,)),
+        Way("unconditional: w_inv = 0, s_inv = 0, step 3", nothing, (2,)),
         Way("reuse", four, (0,), reuse),
         Way("direct", four, (0,), direct),
         Way("renoise", four, (0,), renoise),
-        Way("quiet", four, (0,), quiet),
-        Way("quiet, step 2", four, (1,), quiet),
-        Way("quiet, step 3, w_inv = 0, s_inv = 0",
-            replace(four, inverse_guidance_scale=0.0, inverse_view_scale=0.0), (2,), quiet),
-        Way("until still", four, (0, 1, 2, 3), is_until_still=True),
-    ]  # fmt: skip
+    ]
 
 
 def teacher_ways() -> list[Way]:

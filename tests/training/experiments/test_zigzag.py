@@ -4,12 +4,15 @@ import pytest
 import torch
 
 from t2mv_core.cameras import DEFAULT_RIG
-from t2mv_core.denoiser import encode_cameras
+from t2mv_core.denoiser import encode_cameras, predict_noise
 from t2mv_core.loading import load_bundle
-from t2mv_core.samplers import SAMPLERS, SamplingSettings, count_evaluations
+from t2mv_core.policy import denoise_step, invert_step
+from t2mv_core.samplers import SAMPLERS, SamplingSettings
+from t2mv_core.samplers.loop import StepLoop
 from t2mv_core.text import encode_text
 from t2mv_core.trajectory import SeededNoise
-from training.experiments.zigzag_ways import Walk, Way, quiet, renoise, sample, zag
+from training.experiments.zigzag import draw
+from training.experiments.zigzag_ways import Way, Zig, direct, renoise, reuse, sample, zag
 
 FOUR = SamplingSettings(num_steps=4, guidance_scale=5.0, zigzag_steps=2)
 
@@ -21,39 +24,43 @@ def parts():
         return bundle, encode_text(bundle, ["a red mug"]), encode_cameras(bundle, DEFAULT_RIG)
 
 
-@torch.no_grad()
-@pytest.mark.parametrize(("sampler", "at"), [("standard", ()), ("zmv", (0, 1))])
-def test_the_walk_is_the_sampler(parts, sampler, at):
-    walk = Walk(*parts, FOUR, SeededNoise([7]))
-    ours = sample(walk, Way("", FOUR, at, zag))
+@pytest.mark.parametrize(
+    ("sampler", "at", "back"), [("standard", (), zag), ("zmv", (0, 1), zag), ("redraw", (0, 1), renoise)]
+)
+def test_a_way_is_the_sampler_of_its_name(parts, sampler, at, back):
+    ours = sample(*parts, SeededNoise([7]), Way("", FOUR, at, back))
     theirs = SAMPLERS[sampler](*parts, SeededNoise([7]), FOUR)
     assert torch.equal(ours, theirs.denoised)
-    assert walk.num_evaluations == count_evaluations(sampler, FOUR)
 
 
 @torch.no_grad()
-def test_a_quiet_zigzag_without_a_gap_changes_little(parts):
-    """With (w_inv, s_inv) = (w, s) and no fresh noise, x̃ is close to x; with fresh noise it is another x."""
-    bundle = parts[0]
-    settings = SamplingSettings(num_steps=4, guidance_scale=5.0, inverse_guidance_scale=5.0)
-    walk = Walk(*parts, settings, SeededNoise([7]))
-    x = walk.noise(torch.Size((1, 6, bundle.latent_channels, bundle.latent_px, bundle.latent_px)))
-    distribution, noise_pred = walk.zig(x, 0)
-    distances = [
-        float((way(walk, 0, distribution, noise_pred) - x).norm() / x.norm()) for way in (quiet, zag, renoise)
-    ]
-    assert distances[0] < 0.2
-    assert all(distance > 1.0 for distance in distances[1:])
-    assert walk.num_evaluations == 3
+def test_reuse_inverts_with_the_prediction_of_the_zig(parts):
+    bundle, condition, cameras = parts
+    loop, noise = StepLoop(bundle, condition, cameras, FOUR, 0, None, None), SeededNoise([7])
+    x = loop.initial_latents(noise)
+    ours = reuse(loop, bundle.schedule, Zig(x, loop.zig(x, 0), 0), noise)
+
+    timestep, next_timestep = loop.timesteps(0)
+    noise_pred = predict_noise(bundle, x, timestep, condition, cameras, 5.0, 1.0)
+    distribution = denoise_step(bundle.schedule, noise_pred, x, timestep, next_timestep)
+    again = SeededNoise([7])
+    again(x.shape)  # x_T
+    x_next = distribution.mean + distribution.std * again(x.shape)
+    expected = invert_step(bundle.schedule, noise_pred, x_next, timestep, next_timestep)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-3)
 
 
-@torch.no_grad()
-def test_guidance_in_two_passes_costs_two_evaluations_a_set():
-    """The teacher's way; the bundled student has its guidance as an input."""
-    bundle = load_bundle("toybox-teacher")
-    condition, cameras = encode_text(bundle, ["a red mug"]), encode_cameras(bundle, DEFAULT_RIG)
-    for guidance, count in ((1.0, 1), (3.0, 2)):
-        walk = Walk(bundle, condition, cameras, FOUR, SeededNoise([7]))
-        x = walk.noise(torch.Size((1, 6, bundle.latent_channels, bundle.latent_px, bundle.latent_px)))
-        walk.predict(x, 0, guidance, 1.0)
-        assert walk.num_evaluations == count
+@pytest.mark.parametrize(
+    ("way", "model", "count"),
+    [
+        (Way("", FOUR), "toybox", 4),
+        (Way("", FOUR, (0, 1)), "toybox", 8),
+        (Way("", FOUR, (0,), direct), "toybox", 5),
+        # Guidance in two passes; the bundled student has it as an input.
+        (Way("", FOUR), "toybox-teacher", 8),
+    ],
+)
+def test_evaluations_are_counted_per_set(way, model, count):
+    (_, images, evaluations), *_ = draw(way, load_bundle(model), ["a red mug", "a blue car"], seed=1)
+    assert images.shape[:2] == (2, 6)
+    assert evaluations == 2 * count
