@@ -41,7 +41,7 @@ from ..evaluation.measure import (
 )
 from ..models.base_loras import hash_file, load_base_model
 from ..models.policy import sampling_settings
-from ..run.environment import describe_environment
+from ..run.environment import REPOSITORY, describe_commit, describe_environment
 from ..run.folder import RunFolder
 from ..run.metrics import read_metrics
 from ..run.stop import stopping_on_signals
@@ -56,6 +56,9 @@ CURVES = ("lambda", "threshold", "joint_gap", "clip_fraction")
 """Metrics of an iteration that are kept, beside the mean rewards."""
 ADDED_LATER = ("lcm_lora.safetensors", "image_mvadapter.safetensors")
 """Bundled weights that came after the first results, and that no method here takes without naming them."""
+
+COMMIT = describe_commit(REPOSITORY)
+"""Of the code that this process runs; the folder may be at a later one when a training ends."""
 
 
 @dataclass(frozen=True)
@@ -202,16 +205,18 @@ def candidate_seeds(seed: int, count: int) -> tuple[int, ...]:
 
 
 def keep_best(found: Measurement) -> Measurement:
-    """Return the measures [P, 1] of each prompt's best candidate, by the mean of both rewards' z-scores.
+    """Return the measures [P, 1] of each prompt's best candidate, by the sum of both rewards' z-scores.
 
-    Its rewards are a maximum, so they say less than those of the other methods; the judge does not choose.
-    Pictures are those of the first candidate.
+    z-scores are over the prompt's candidates, as in the node Sample Best Views: over all prompts, the reward
+    that varies more within a prompt would decide. The chosen rewards are a maximum, so they say less than
+    those of the other methods; the judge does not choose. Pictures are those of the first candidate.
     """
     scores = torch.zeros_like(found.values["view_reward"])
     for name in ("view_reward", "joint_reward"):
         if name in found.values and found.values[name].shape[1] > 1:
             values = found.values[name]
-            scores += (values - values.mean()) / values.std()
+            gaps = values - values.mean(dim=1, keepdim=True)
+            scores += gaps / values.std(dim=1, keepdim=True).clamp(min=1e-8)
     best = scores.argmax(dim=1, keepdim=True)
     count = scores.shape[1]
     return replace(
@@ -244,7 +249,7 @@ def write_result(task: Task, found: Measurement, training: dict[str, Any] | None
         "seed": task.seed,
         "key": task.key(),
         "config": config,
-        "commit": environment["commit"],
+        "commit": COMMIT,
         "packages": environment["packages"],
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "evaluations_per_set": found.evaluations_per_set,

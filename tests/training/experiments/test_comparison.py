@@ -83,7 +83,7 @@ def test_an_ablation_differs_from_the_method_in_its_settings_alone(task):
 
 
 def test_the_best_candidate_of_each_prompt_is_kept_with_all_its_measures():
-    """By the mean of both rewards' z-scores: here the second of the first prompt, the first of the second."""
+    """By the sum of both rewards' z-scores: here the second of the first prompt, the first of the second."""
     values = {
         "view_reward": torch.tensor([[0.5, 0.6, 0.4], [0.9, 0.2, 0.1]]),
         "joint_reward": torch.tensor([[1.0, 3.0, 2.0], [2.0, 2.0, 1.0]]),
@@ -96,6 +96,17 @@ def test_the_best_candidate_of_each_prompt_is_kept_with_all_its_measures():
     assert kept.values["judge_colour"][0, 0] == 1.0
     assert kept.values["judge_colour"][1].isnan()
     assert (kept.seconds_per_set, kept.evaluations_per_set) == (6.0, 12.0)
+
+
+def test_a_reward_that_differs_between_prompts_has_its_say_within_each():
+    """Over all prompts, whose view rewards lie far apart, the second candidate's lead would be nothing."""
+    values = {
+        "view_reward": torch.tensor([[0.5, 0.6, 0.5], [9.0, 9.0, 9.0]]),
+        "joint_reward": torch.tensor([[1.0, 0.9, 0.0], [0.5, 0.4, 0.45]]),
+    }
+    variant = Variant("best", "standard", SamplingSettings(num_steps=4))
+    kept = keep_best(Measurement(variant, values, torch.zeros(2, 6, 3, 1, 1), 2.0, 4.0))
+    torch.testing.assert_close(kept.values["joint_reward"], torch.tensor([[0.9], [0.5]]))
 
 
 def test_one_candidate_is_kept_as_it_is_and_the_first_is_everybodys():
