@@ -149,11 +149,11 @@ class Learner:
         if settings.splits_pairs:
             log_ratios, kl = self._backward_split(rollout, loss_of, micro_step, share, is_on_policy)
         else:
-            log_ratios, kl = self._backward_together(rollout, loss_of, micro_step, share)
+            log_ratios, kl = self._backward_together(rollout, loss_of, micro_step, share, is_on_policy)
         clipped = clip_fraction(log_ratios, settings.clip_range)
         num_elements = rollout.sets[0].trajectory.states.shape[-3:].numel()
         diagnostics = (loss_of(log_ratios), approximate_kl(log_ratios, num_elements), clipped, kl)
-        return torch.stack(diagnostics).double().cpu() * len(micro_step.steps)
+        return torch.stack(diagnostics).cpu().double() * len(micro_step.steps)
 
     def _make_loss(
         self, rollout: Rollout, advantages: Tensor, micro_step: MicroStep
@@ -178,12 +178,23 @@ class Learner:
         return torch.stack(ratios)
 
     def _backward_together(
-        self, rollout: Rollout, loss_of: Callable[[Tensor], Tensor], micro_step: MicroStep, share: float
+        self,
+        rollout: Rollout,
+        loss_of: Callable[[Tensor], Tensor],
+        micro_step: MicroStep,
+        share: float,
+        is_on_policy: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Score all trajectories in one pass; return log ratios [K, b, V] and the mean KL, without graph."""
+        """Score all trajectories in one pass; return log ratios [K, b, V] and the mean KL, without graph.
+
+        On policy the loss gets ρ = 0 with ρ's gradient: what else there is comes of rounding in a batch of
+        another size than the rollout's, which in bfloat16 can exceed the clip range.
+        """
         log_ratios, kl = self._score(rollout, range(len(rollout.sets)), micro_step)
-        ((loss_of(log_ratios) + self.settings.kl_weight * kl) * share * self._gradient_scale).backward()
-        return log_ratios.detach(), kl.detach()
+        found = log_ratios.detach()
+        loss = loss_of(log_ratios - found if is_on_policy else log_ratios)
+        ((loss + self.settings.kl_weight * kl) * share * self._gradient_scale).backward()
+        return found, kl.detach()
 
     def _backward_split(
         self,

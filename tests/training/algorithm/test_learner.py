@@ -57,13 +57,13 @@ def move_lora(trainer, scale=0.1):
             parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
 
 
-def gradient_of(trainer, rollout, advantages, micro_batch=2, **settings):
+def gradient_of(trainer, rollout, advantages, micro_batch=2, is_on_policy=False, **settings):
     """Gradient and summed statistics of all 8 pairs of a rollout; settings replace the learner's."""
     learner = trainer.learner
     learner.settings = replace(learner.settings, **settings)
     (update,) = plan_updates(4, 2, 2, 4, 2, micro_batch, range(4), derive_seed(0, "test"))
     sums = sum(
-        learner._accumulate(rollout, advantages, micro_step, len(micro_step.steps) / 8)
+        learner._accumulate(rollout, advantages, micro_step, len(micro_step.steps) / 8, is_on_policy)
         for micro_step in update.micro_steps
     )
     gradient = torch.cat([p.grad.flatten() for p in learner.parameters])
@@ -103,6 +103,21 @@ def test_scoring_the_rollout_again_returns_its_log_probabilities(trainer, rollou
     # rows: prompts 2, 0, 3 of the standard set, then of the ZMV set
     torch.testing.assert_close(old[0], trajectories[0].log_probs[2, :, 1])
     torch.testing.assert_close(old[4], trajectories[1].log_probs[0, :, 0])
+
+
+@pytest.mark.parametrize("splits_pairs", [False, True])
+def test_rounding_does_not_reach_the_gradient_on_policy(trainer, rollout, advantages, splits_pairs):
+    """As if the rollout's batches, of another size, had rounded otherwise: ρ of ten clip ranges, not 0."""
+    expected, _ = gradient_of(trainer, rollout, advantages, is_on_policy=True, splits_pairs=False)
+    noise = torch.Generator().manual_seed(0)
+    for scored in rollout.sets:
+        log_probs = scored.trajectory.log_probs
+        log_probs += 10 * trainer.learner.settings.clip_range * torch.randn(log_probs.shape, generator=noise)
+    rounded, sums = gradient_of(trainer, rollout, advantages, is_on_policy=True, splits_pairs=splits_pairs)
+    assert_close(rounded, expected)
+    assert sums[2] > 4  # the metric shows it: more than half of 8 pairs are beyond the clip range
+    disturbed, _ = gradient_of(trainer, rollout, advantages, is_on_policy=False, splits_pairs=splits_pairs)
+    assert (disturbed - expected).abs().max() > 0.1 * expected.abs().max()
 
 
 @pytest.mark.parametrize("sets", [[0, 1], [1]])
