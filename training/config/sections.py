@@ -265,7 +265,8 @@ class OptimConfig:
     prompts_per_update: Count | None = None
     """Prompts of one optimizer step over all processes; null: all of the iteration."""
     micro_batch: Count = 1
-    """Prompts (two trajectories each) in one forward and backward pass, per process; a matter of memory only.
+    """Prompts (two trajectories each) in one forward and backward pass, per process: a matter of memory, and
+    of rounding: in bfloat16, log ratios of a batch of another size than the rollout's are not quite 0.
     Gradients accumulate over prompts_per_update / (processes x micro_batch) of them."""
     steps_per_update: Count | None = None
     """Denoising steps of each prompt in one optimizer step, in random order; null: all."""
