@@ -3,8 +3,8 @@
 python driver.py OPTIONS --preset run.yaml --resume auto
 
 OPTIONS is JSON: "sleep" are seconds that every scoring takes, so that a run can be killed in the middle;
-"keeps_advantages" writes every iteration's into the run folder. "ready" is printed when the run folder is
-about to be opened.
+"keeps_advantages" writes every iteration's into the run folder. In the iteration "stops_in" the second
+process is asked to stop before it samples. "ready" is printed when the run folder is about to be opened.
 """
 
 import json
@@ -20,7 +20,7 @@ from t2mv_core.rewards.registry import RewardSpec
 from training.mvczigal import main
 from training.run.trainer import Trainer
 
-OPTIONS = {"sleep": 0.0, "keeps_advantages": False, **json.loads(sys.argv[1])}
+OPTIONS = {"sleep": 0.0, "keeps_advantages": False, "stops_in": None, **json.loads(sys.argv[1])}
 
 
 def redness(images, prompts):
@@ -38,6 +38,11 @@ class WatchedTrainer(Trainer):
     def _open_folder(self, resume):
         print("ready", flush=True)  # noqa: T201 - for the process that waits
         super()._open_folder(resume)
+
+    def _collect(self, iteration):
+        if iteration == OPTIONS["stops_in"] and self.accelerator.process_index == 1:
+            self.request_stop()
+        return super()._collect(iteration)
 
     def _advantages(self, table):
         found = super()._advantages(table)

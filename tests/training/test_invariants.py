@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 
+from training.mvczigal import EXIT_INTERRUPTED
 from training.run.metrics import read_metrics
 from training.run.trainer import Trainer
 
@@ -75,6 +76,27 @@ def test_batches_of_one_accumulated_four_times_equal_one_batch_of_four(runs):
         torch.testing.assert_close(tensor, four["weights"]["lora"][name], atol=1e-6, rtol=0)
 
 
+def run_two(runs, options, **sections):
+    """Run "two" in two processes; return their exit statuses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": "2"}
+    processes = [
+        runs.start("two", options, {**place, "RANK": rank, "LOCAL_RANK": rank}, **sections)
+        for rank in ("0", "1")
+    ]
+    for process in processes:
+        process.communicate(timeout=300)
+    return [process.returncode for process in processes]
+
+
+def test_a_stop_asked_of_one_process_ends_all_while_they_sample(runs):
+    """An iteration of SDXL takes minutes, and a launcher kills its processes half a minute after a signal."""
+    shared = {"constraint": {"threshold_prompts": 2}, "run": {"iterations_per_epoch": 3, "epochs": 1}}
+    assert run_two(runs, {"stops_in": 2}, **shared) == [EXIT_INTERRUPTED] * 2
+    assert runs.outcome("two")["iteration"] == 1
+
+
 def test_two_processes_train_the_lora_of_one(runs, monkeypatch):
     """Global advantages, dual steps and updates: 2 processes x 4 prompts are 1 x 8."""
     shared = {
@@ -90,16 +112,7 @@ def test_two_processes_train_the_lora_of_one(runs, monkeypatch):
         "evaluation": {"every": 2, "prompts": "dev", "num_prompts": 1},
         "run": {"iterations_per_epoch": 2, "epochs": 1},
     }
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": "2"}
-    processes = [
-        runs.start("two", {"keeps_advantages": True}, {**place, "RANK": rank, "LOCAL_RANK": rank}, **shared)
-        for rank in ("0", "1")
-    ]
-    for process in processes:
-        process.communicate(timeout=300)
-    assert [process.returncode for process in processes] == [0, 0]
+    assert run_two(runs, {"keeps_advantages": True}, **shared) == [0, 0]
     advantages, compute = [], Trainer._advantages
 
     def compute_and_keep(*given):

@@ -212,14 +212,18 @@ class Trainer:
             )
         self._save()
 
-    def _begin_sampling(self, name: str, num_evaluations: int) -> OnStep:
-        """Show a part of the run; return what counts its UNet evaluations and ends it when a stop is due."""
+    def _begin_sampling(self, name: str, num_evaluations: int, is_everybodys: bool = True) -> OnStep:
+        """Show a part of the run; return what counts its UNet evaluations and ends it when a stop is due.
+
+        `is_everybodys` says that all processes sample, equally often: only then can they ask each other
+        whether to stop. None leaves alone, for the others would wait for its rewards.
+        """
         self.display.phase(name, num_evaluations)
+        can_stop = is_everybodys or self.accelerator.num_processes == 1
 
         def on_step(_: StepEvent) -> None:
             self.display.advance()
-            # One of several processes must not leave alone: the others would wait for its rewards.
-            if self.is_stopping and self.accelerator.num_processes == 1:
+            if can_stop and self._agree_to_stop():
                 raise SamplingCancelled
 
         return on_step
@@ -276,7 +280,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """Measure on held-out prompts when it is due, before the first iteration too: the baseline."""
-        begin = partial(self._begin_sampling, "evaluation")
+        begin = partial(self._begin_sampling, "evaluation", is_everybodys=False)
         means = self.monitor.measure_when_due(self.iteration, self._averaged(), self.accelerator, begin)
         if means is None:
             return
@@ -336,5 +340,7 @@ class Trainer:
 
     def _agree_to_stop(self) -> bool:
         """Return whether any process was asked to stop; the same answer on all of them."""
+        if self.accelerator.num_processes == 1:
+            return self.is_stopping
         flag = torch.tensor([float(self.is_stopping)], device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, "sum").item() > 0)
