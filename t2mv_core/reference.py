@@ -21,6 +21,7 @@ from .bundle import ModelBundle
 from .denoiser import call_unet, check_reference
 from .lora.adapters import activate_loras
 from .text import TextCondition
+from .unet.autocast import in_autocast_dtype
 from .unet.reference_attention import NO_PICTURE, ReferenceFeatures
 
 if TYPE_CHECKING:
@@ -128,4 +129,4 @@ def _kept_states(unet: nn.Module) -> Iterator[dict[str, Tensor]]:
 
 
 def _keep(states: dict[str, Tensor], name: str, _attention: nn.Module, inputs: tuple[Any, ...]) -> None:
-    states[name] = inputs[0]
+    states[name] = in_autocast_dtype(inputs[0])

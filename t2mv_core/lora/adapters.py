@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..bundle import ModelBundle
+from ..unet.autocast import has_autocast
 from .differences import detach_differences, find_differences
 
 TARGET_MODULES = (
@@ -198,11 +198,6 @@ def _activate(bundle: ModelBundle, is_autocast: bool, _gradient: Tensor | None =
         differences.strength = strengths.get(differences.name, 0.0)
     if missing := strengths.keys() - attached:
         raise ValueError(f"LoRA {min(missing)!r} is no longer attached to this model; load it again.")
-
-
-def has_autocast(device_type: str) -> bool:
-    """Return whether autocast is on; the meta device, where memory is counted, has none."""
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
 def attached_loras(unet: nn.Module) -> list[str]:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .autocast import in_autocast_dtype
 from .reference_attention import ReferenceFeatures, reference_attention
 from .text_attention import TextCrossAttention, attend
 
@@ -150,7 +151,7 @@ class MultiviewSelfAttention(nn.Module):
         """
         if encoder_hidden_states is not None or attention_mask is not None:
             raise ValueError("Multiview attention belongs on an unmasked self-attention (attn1) only.")
-        heads = attn.heads
+        heads, hidden_states = attn.heads, in_autocast_dtype(hidden_states)
         query, key, value = (
             rearrange(proj(hidden_states), "n l (a d) -> n a l d", a=heads)
             for proj in (attn.to_q, attn.to_k, attn.to_v)

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from .autocast import in_autocast_dtype
+
 if TYPE_CHECKING:
     from diffusers.models.attention_processor import Attention
 
@@ -61,6 +63,7 @@ class TextCrossAttention:
         """
         if encoder_hidden_states is None or attention_mask is not None:
             raise ValueError("Text attention belongs on an unmasked cross-attention (attn2) only.")
+        hidden_states = in_autocast_dtype(hidden_states)
         batch, prompts = len(hidden_states), len(encoder_hidden_states)
         if batch % prompts:
             raise ValueError(
