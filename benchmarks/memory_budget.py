@@ -127,7 +127,12 @@ def training_stage(bundle: ModelBundle, plan: Plan, device: str) -> Stage:
             log_prob(denoise_step(bundle.schedule, noise, x, 500, 250), x).mean().backward()
         optimizer.step()
 
-    return "micro-step", [bundle.unet], work
+    return "micro-step", training_modules(bundle), work
+
+
+def training_modules(bundle: ModelBundle) -> list[nn.Module]:
+    """Return what stays on the card in training; text encoders are there only while they encode."""
+    return [bundle.unet, bundle.vae, bundle.camera_encoder]
 
 
 def prepare(plan: Plan, device: str) -> ModelBundle:
@@ -171,7 +176,7 @@ def measure(plan: Plan, device: str = "cuda", meter: Meter = Meter()) -> dict[st
     bundle, found = prepare(plan, "cpu"), {}
     with ExitStack() as stack:
         if not plan.is_staged:
-            modules = [bundle.unet] if plan.trained_sets else bundle.modules().values()
+            modules = training_modules(bundle) if plan.trained_sets else bundle.modules().values()
             for module in modules:
                 nn.Module.to(module, device)
         stack.enter_context(torch.set_grad_enabled(bool(plan.trained_sets)))
@@ -207,8 +212,8 @@ def main() -> int:
     text = (
         f"{how}: one set of {NUM_VIEWS} views of {IMAGE_PX} px, {DTYPE} weights, a float32 LoRA of rank 16 "
         "with AdamW. GiB are what lives at once in the stage that needs most; the card has "
-        f"{ALLOWANCE_GIB:.0f} GiB more. Training counts the UNet only. The estimate lets LoRAs compute in "
-        "the base's precision, as under autocast."
+        f"{ALLOWANCE_GIB:.0f} GiB more. Training counts UNet, VAE and camera encoder. The estimate lets LoRAs "
+        "compute in the base's precision, as under autocast."
     )
     header = ["", "GiB", "in stage", "smallest card"]
     table = markdown_rows(header, [table_row(name, stages) for name, stages in found.items()])

@@ -1,5 +1,7 @@
 """Conditions of prompts: the same numbers whoever came along, in order, not more of them than allowed."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -74,3 +76,22 @@ def test_the_oldest_are_forgotten(tiny_bundle, encoded, monkeypatch):
 def test_a_prompt_no_encoder_can_use_gets_a_sentence(tiny_bundle):
     with pytest.raises(ValueError, match="prompt"):
         ConditionCache(tiny_bundle).lookup(["a cat", ""])
+
+
+def test_on_a_card_text_encoders_stay_no_longer_than_their_work(tiny_bundle):
+    """Where they are sent, and that a failure in between sends them back, too; there is no card here."""
+    sent = []
+    encoders = [SimpleNamespace(to=lambda device, name=name: sent.append((name, device))) for name in "ab"]
+    card = torch.device("cuda")
+    bundle = SimpleNamespace(device=card, text_encoder=encoders[0], text_encoder_2=encoders[1])
+
+    def fail():
+        assert sent == [("a", card), ("b", card)]
+        raise ValueError("no words")
+
+    with pytest.raises(ValueError, match="no words"), conditions._on_card(bundle):
+        fail()
+    assert sent[2:] == [("a", "cpu"), ("b", "cpu")]
+    before = [p.device for p in tiny_bundle.text_encoder.parameters()]
+    ConditionCache(tiny_bundle).lookup(["a cat"])
+    assert [p.device for p in tiny_bundle.text_encoder.parameters()] == before
