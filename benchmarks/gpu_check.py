@@ -149,6 +149,8 @@ def iteration(preset: str) -> Item:
         ]  # fmt: skip
         if lab.num_steps < 4:
             words.append("optim.trained_steps=null")
+        if lab.device == "cpu":  # which shows whether it runs; many take minutes for a bf16 product
+            words.append("optim.mixed_precision=no")
         case = case_of(load_config(preset, words), lab.bundle, lab.condition, lambda: lab.condition)
         ways: dict[str, tuple[Callable[[], Way], int]] = {
             OURS: (lambda: our_way(case, checkpoints=True), REPEATS),
