@@ -212,8 +212,8 @@ def main() -> int:
     text = (
         f"{how}: one set of {NUM_VIEWS} views of {IMAGE_PX} px, {DTYPE} weights, a float32 LoRA of rank 16 "
         "with AdamW. GiB are what lives at once in the stage that needs most; the card has "
-        f"{ALLOWANCE_GIB:.0f} GiB more. Training counts UNet, VAE and camera encoder. The estimate lets LoRAs "
-        "compute in the base's precision, as under autocast."
+        f"{ALLOWANCE_GIB:.0f} GiB more. Training counts UNet, VAE and camera encoder. The estimate lets "
+        "LoRAs compute in the base's precision, as under autocast."
     )
     header = ["", "GiB", "in stage", "smallest card"]
     table = markdown_rows(header, [table_row(name, stages) for name, stages in found.items()])
