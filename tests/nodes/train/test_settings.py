@@ -43,11 +43,28 @@ def places(settings: ModuleType, run_dir: Path, prompts: Path | None = None, on_
     return settings.Places(run_dir, run_dir.parent / "rewards", prompts, on_cpu)
 
 
-@given(changes=st.dictionaries(st.sampled_from(sorted(GOOD)), HOSTILE, max_size=3), folder=ANY_TEXT)
+POSSIBLE = {name: st.just(value) for name, value in GOOD.items()} | {
+    "name": st.from_regex(r"[a-z][\w.-]{0,20}\w", fullmatch=True),
+    "preset": st.sampled_from(["demo", "toybox", "lcm-sdxl-12gb"]),
+    "prompts": st.text(max_size=80),
+    "seed": st.integers(0, 2**32 - 1),
+    "iterations": st.integers(0, 100_000),
+    "learning_rate": st.floats(0, 1),
+    "rank": st.integers(0, 256),
+    "resume": st.booleans(),
+    "download": st.booleans(),
+}
+
+
+@given(
+    possible=st.fixed_dictionaries(POSSIBLE),
+    hostile=st.dictionaries(st.sampled_from(sorted(GOOD)), HOSTILE, max_size=1),
+    folder=ANY_TEXT,
+)
 def test_hostile_values_are_refused_or_stay_values(
-    settings: ModuleType, changes: dict[str, Any], folder: str
+    settings: ModuleType, possible: dict[str, Any], hostile: dict[str, Any], folder: str
 ) -> None:
-    inputs = {**GOOD, **changes}
+    inputs = {**possible, **hostile}
     try:
         settings.check_inputs(inputs)
     except ValueError:
