@@ -1,4 +1,4 @@
-"""Shared by all tests: a few really rendered scenes."""
+"""Shared by all tests: a few really rendered scenes, and no time limit for an example of a property."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from training.toybox.data.dataset import Dataset
+
+# An example's first run may import or compile; how long it takes on a busy machine says nothing of the code.
+settings.register_profile("t2mv", deadline=None)
+settings.load_profile("t2mv")
 
 
 @pytest.fixture(scope="session")

@@ -117,6 +117,8 @@ def test_an_app_is_its_workflow_with_a_form(name: str) -> None:
     assert app["extra"]["linearMode"] is True
     assert app["nodes"] == workflow["nodes"]
     assert app["links"] == workflow["links"]
+    assert form["inputs"]
+    assert form["outputs"]
     assert {node for node, _ in form["inputs"]} | set(form["outputs"]) <= set(api(name))
     assert all(isinstance(api(name)[node]["inputs"][widget], str | int) for node, widget in form["inputs"])
 

@@ -25,12 +25,6 @@ def refuse(tmp_path):
     return run
 
 
-def test_sdxl_passes_in_both_layouts(refuse, states):
-    refuse(original_checkpoint(states, TINY))
-    refuse(states["unet"])
-    refuse(states["vae"])
-
-
 @pytest.mark.parametrize(
     ("key", "words"),
     [

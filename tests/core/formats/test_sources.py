@@ -80,9 +80,9 @@ def test_a_download_takes_half_precision_and_only_what_is_needed(hub):
     fill(hub, lambda *name: hub.remote.add(name))
     fill(hub, lambda *name: hub.remote.add(name), variant="")
     resolve_sources(ModelSources("lcm-sdxl", allow_download=True))
-    assert all(
-        ".fp16." in name for _, name in hub.fetched if "model" in name and name.endswith("safetensors")
-    )
+    weights = [name for _, name in hub.fetched if "model" in name and name.endswith("safetensors")]
+    assert weights
+    assert all(".fp16." in name for name in weights)
     # SDXL's own UNet (5 GB) is not needed beside LCM-SDXL's.
     assert not [name for _, name in hub.fetched if name.startswith("unet/")]
     assert len(hub.fetched) == len(set(hub.fetched)) == 2 * 4 + 2

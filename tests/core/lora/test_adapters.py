@@ -365,9 +365,11 @@ def test_a_file_that_comes_back_before_the_next_call_is_attached_still(base, pre
 def test_removing_a_lora_leaves_the_others_as_they_are(base, predict, lora_file):
     add_lora(base.unet, 2, 2.0, "policy")
     acting = load_lora(base, lora_file())
+    alone = predict(acting)
     both = replace(acting, loras=(*acting.loras, LoraHandle("policy")))
     predict(both)
     remove_lora(base.unet, "policy")
+    assert torch.equal(predict(acting), alone)
     assert not any(parameter.requires_grad for parameter in base.unet.parameters())
 
 

@@ -193,8 +193,9 @@ def test_moving_a_scorer_forgets_what_it_kept():
 def test_scores_can_take_part_in_a_loss():
     weight = torch.ones(2, requires_grad=True)
     reward = HyperScoreReward(build(), clip_tokenizer(600))
-    (reward(torch.rand(4, 3, 16, 16), PROMPTS).scores * weight).sum().backward()
-    assert weight.grad is not None
+    scores = reward(torch.rand(4, 3, 16, 16), PROMPTS).scores
+    (scores * weight).sum().backward()
+    assert torch.equal(weight.grad, scores)
 
 
 def test_another_number_of_views_than_learned_is_refused():

@@ -94,7 +94,12 @@ def test_numbers_names_and_separators_choose_what_was_written(rigs: ModuleType, 
     assert rig.azimuths_deg == tuple(float(shuffled[i][1]) for i in (wanted or range(8)))
 
 
-@given(st.text(max_size=60))
+def words_of(*words: str) -> st.SearchStrategy[str]:
+    """Texts of these words, which random letters would hardly ever form."""
+    return st.lists(st.sampled_from(words), max_size=3).map(", ".join)
+
+
+@given(st.text(max_size=60) | words_of("1", "2", "6", "7", "front", "Right", "back-right", "", "²", "nan"))
 @settings(max_examples=200, deadline=None)
 def test_any_text_is_views_of_the_rig_or_a_sentence(rigs: ModuleType, text: str) -> None:
     try:
@@ -103,6 +108,7 @@ def test_any_text_is_views_of_the_rig_or_a_sentence(rigs: ModuleType, text: str)
         said = str(refusal)
     else:
         said = "views" if set(rig.azimuths_deg) <= {0, 45, 90, 180, 270, 315} else ""
+        assert len(set(rig.azimuths_deg)) == rig.num_views > 0
     assert said.startswith("views")
 
 
@@ -113,7 +119,10 @@ def test_written_angles_are_read_back(rigs: ModuleType, angles: list[float], sep
     assert rig.azimuths_deg == tuple(angles)
 
 
-@given(st.text(max_size=60), st.text(max_size=20))
+ANGLES = words_of("0", "-0", "30.5", "-90", "360", "+45", "1e2", "91", "361", "1e9", "nan", "inf", "１", "")
+
+
+@given(st.text(max_size=60) | ANGLES, st.text(max_size=20) | ANGLES | st.just("0"))
 @settings(max_examples=200, deadline=None)
 def test_any_angle_text_is_a_possible_rig_or_a_sentence(
     rigs: ModuleType, azimuths: str, elevations: str
@@ -123,6 +132,8 @@ def test_any_angle_text_is_a_possible_rig_or_a_sentence(
     except ValueError:
         return
     assert 1 <= rig.num_views <= 24
+    assert all(-360 <= angle <= 360 for angle in rig.azimuths_deg)
+    assert all(-90 <= angle <= 90 for angle in rig.elevations_deg)
 
 
 def test_one_elevation_serves_all_views(rigs: ModuleType) -> None:

@@ -17,11 +17,25 @@ def outputs(pack: ModuleType) -> ModuleType:
     return importlib.import_module(f"{pack.__name__}.nodes.common.outputs")
 
 
+def assert_stays_in_the_folder(prefix: str) -> None:
+    """On either system, whatever the parts of the name."""
+    for flavour, root in ((PurePosixPath, "/out/put"), (PureWindowsPath, "C:/out/put")):
+        joined = flavour(root) / prefix
+        assert joined.is_relative_to(root)
+        assert ".." not in [part.strip() for part in joined.parts]
+    assert os.path.normpath(f"/out/put/{prefix}").startswith("/out/put/")
+
+
 @pytest.mark.parametrize(
-    "prefix", ["turntable", "T2MV/turntable", "a b/ü 转台", "%year%-%month%/x", "v1..2/x", ".x", "a\\b", None]
+    "prefix", ["turntable", "T2MV/turntable", "a b/ü 转台", "%year%-%month%/x", "v1..2/x", ".x", "a\\b"]
 )
-def test_ordinary_names_pass(outputs: ModuleType, prefix: str | None) -> None:
+def test_ordinary_names_pass_and_stay_in_the_folder(outputs: ModuleType, prefix: str) -> None:
     outputs.check_prefix("filename_prefix", prefix)
+    assert_stays_in_the_folder(prefix)
+
+
+def test_a_linked_name_passes_before_the_run(outputs: ModuleType) -> None:
+    assert outputs.check_prefix("filename_prefix", None) is None
 
 
 @pytest.mark.parametrize(
@@ -65,8 +79,4 @@ def test_no_accepted_name_leaves_the_folder(outputs: ModuleType, prefix: str) ->
         outputs.check_prefix("filename_prefix", prefix)
     except ValueError:
         return
-    for flavour, root in ((PurePosixPath, "/out/put"), (PureWindowsPath, "C:/out/put")):
-        joined = flavour(root) / prefix
-        assert joined.is_relative_to(root)
-        assert ".." not in [part.strip() for part in joined.parts]
-    assert os.path.normpath(f"/out/put/{prefix}").startswith("/out/put/")
+    assert_stays_in_the_folder(prefix)

@@ -80,9 +80,26 @@ def test_a_reward_that_is_missing_is_named(
         ranking.check_ranking(rank_by, kinds)
 
 
-def test_enough_rewards_pass(ranking: ModuleType) -> None:
-    ranking.check_ranking("joint reward", ["view", "joint"])
-    ranking.check_ranking("sum of normalised rewards", ["view"])
+@pytest.mark.parametrize(
+    ("rank_by", "kinds", "order"),
+    [
+        ("joint reward", ["joint"], [2, 0, 1]),  # 3, 2, 4
+        ("joint reward", ["view", "joint"], [2, 0, 1]),
+        ("view reward (worst view)", ["view"], [0, 2, 1]),  # 0.5, 0.1, 0.2
+        ("sum of normalised rewards", ["view"], [1, 0, 2]),  # means 0.5, 0.6, 0.25
+        ("sum of normalised rewards", ["joint"], [2, 0, 1]),
+    ],
+)
+def test_rewards_that_pass_are_enough_to_rank_by(
+    ranking: ModuleType, sets: list[Any], rank_by: str, kinds: list[str], order: list[int]
+) -> None:
+    ranking.check_ranking(rank_by, kinds)
+    for candidate in sets:
+        if "view" not in kinds:
+            candidate.scored.view_scores.clear()
+        if "joint" not in kinds:
+            candidate.scored.joint_scores.clear()
+    assert [candidate.seed for candidate, _ in ranking.rank(sets, rank_by)] == order
 
 
 def test_a_ranking_names_place_seed_scores_and_who_is_kept(ranking: ModuleType, sets: list[Any]) -> None:

@@ -43,11 +43,28 @@ def places(settings: ModuleType, run_dir: Path, prompts: Path | None = None, on_
     return settings.Places(run_dir, run_dir.parent / "rewards", prompts, on_cpu)
 
 
-@given(changes=st.dictionaries(st.sampled_from(sorted(GOOD)), HOSTILE, max_size=3), folder=ANY_TEXT)
+POSSIBLE = {name: st.just(value) for name, value in GOOD.items()} | {
+    "name": st.from_regex(r"[a-z][\w.-]{0,20}\w", fullmatch=True),
+    "preset": st.sampled_from(["demo", "toybox", "lcm-sdxl-12gb"]),
+    "prompts": st.text(max_size=80),
+    "seed": st.integers(0, 2**32 - 1),
+    "iterations": st.integers(0, 100_000),
+    "learning_rate": st.floats(0, 1),
+    "rank": st.integers(0, 256),
+    "resume": st.booleans(),
+    "download": st.booleans(),
+}
+
+
+@given(
+    possible=st.fixed_dictionaries(POSSIBLE),
+    hostile=st.dictionaries(st.sampled_from(sorted(GOOD)), HOSTILE, max_size=1),
+    folder=ANY_TEXT,
+)
 def test_hostile_values_are_refused_or_stay_values(
-    settings: ModuleType, changes: dict[str, Any], folder: str
+    settings: ModuleType, possible: dict[str, Any], hostile: dict[str, Any], folder: str
 ) -> None:
-    inputs = {**GOOD, **changes}
+    inputs = {**possible, **hostile}
     try:
         settings.check_inputs(inputs)
     except ValueError:
@@ -62,12 +79,8 @@ def test_hostile_values_are_refused_or_stay_values(
     assert not config.reward.own
 
 
-@given(name=st.one_of(ANY_TEXT, st.from_regex(r"[\w .-]{1,52}", fullmatch=True)))
-def test_accepted_names_are_plain_file_names(settings: ModuleType, name: str) -> None:
-    try:
-        settings.check_name(name)
-    except ValueError:
-        return
+def assert_is_a_plain_file_name(name: str) -> None:
+    """On every system, with the endings that a run adds."""
     assert Path("/runs", name).parent == Path("/runs")
     assert Path("/runs", name).resolve() == Path("/runs", name)
     assert not set(name) & set('/\\:*?"<>|\n\r\t\0')
@@ -76,9 +89,19 @@ def test_accepted_names_are_plain_file_names(settings: ModuleType, name: str) ->
     assert len(f".{name}.safetensors.1234567.tmp".encode()) <= 255
 
 
-@pytest.mark.parametrize("name", ["lora", "Zauberwürfel 2", "小象", "a", "v1.2-final_x"])
-def test_ordinary_names_are_accepted(settings: ModuleType, name: str) -> None:
+@given(name=st.one_of(ANY_TEXT, st.from_regex(r"[\w .-]{1,52}", fullmatch=True)))
+def test_accepted_names_are_plain_file_names(settings: ModuleType, name: str) -> None:
+    try:
+        settings.check_name(name)
+    except ValueError:
+        return
+    assert_is_a_plain_file_name(name)
+
+
+@pytest.mark.parametrize("name", ["lora", "Zauberwürfel 2", "小象", "a", "v1.2-final_x", "象" * 50])
+def test_ordinary_names_are_accepted_and_plain_file_names(settings: ModuleType, name: str) -> None:
     settings.check_name(name)
+    assert_is_a_plain_file_name(name)
 
 
 @pytest.mark.parametrize(
@@ -112,8 +135,14 @@ def test_bad_values_are_refused_in_words(settings: ModuleType, name: str, value:
         settings.check_inputs({**GOOD, name: value})
 
 
-def test_linked_values_pass_before_the_run(settings: ModuleType) -> None:
-    settings.check_inputs(dict.fromkeys(GOOD))
+def test_linked_values_pass_before_the_run_and_the_others_are_checked(settings: ModuleType) -> None:
+    assert GOOD.keys() == {field.name for field in settings.FIELDS}
+    linked = dict.fromkeys(GOOD)
+    settings.check_inputs(linked)
+    for name in GOOD:
+        settings.check_inputs({**GOOD, name: None})
+        with pytest.raises(ValueError, match=f"{name}|prompts? must be a text"):
+            settings.check_inputs({**linked, name: []})
 
 
 @given(prompts=st.lists(st.text(max_size=30), max_size=5))

@@ -107,7 +107,10 @@ def saved(tmp_path):
     ],
 )
 def test_cost_and_length_may_change(saved, words):
-    refuse_another_run(saved, load_config("demo", words))
+    before, config = flat_settings(load_config("demo")), load_config("demo", words)
+    changed = {key for key, value in flat_settings(config).items() if value != before[key]}
+    assert changed == {word.partition("=")[0] for word in words}  # none is demo's own value
+    assert refuse_another_run(saved, config) is None
 
 
 @pytest.mark.parametrize(
