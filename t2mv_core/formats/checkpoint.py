@@ -21,6 +21,8 @@ PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pt2", ".pkl")
 SAFE_TORCH = (2, 6)
 WRAPPERS = ("state_dict", "model")
 """Keys under which training programs put the weights."""
+DAMAGED_ZIP = (BadZipFile, NotImplementedError, UnicodeDecodeError)
+"""What zipfile raises of a damaged directory; that a version is too new, or a name no text, is one, too."""
 
 
 def read_json(path: Path, hint: str) -> dict[str, Any]:
@@ -92,10 +94,10 @@ def _kind_of_pickle(path: Path) -> str:
         ValueError: text, or a TorchScript archive.
     """
     refuse_no_weights(path)
-    with suppress(BadZipFile):
+    with suppress(*DAMAGED_ZIP):
         if not is_zipfile(path):  # of some damaged archives it raises
             return "stream"
-    with suppress(BadZipFile), ZipFile(path) as archive:
+    with suppress(*DAMAGED_ZIP), ZipFile(path) as archive:
         if any(name.endswith("/constants.pkl") for name in archive.namelist()):
             raise ValueError(
                 f"{path} is a TorchScript archive, a program with its weights, as OpenAI publishes CLIP; it "

@@ -107,8 +107,7 @@ class ClipScore:
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> RewardResult:
         """Score pictures [n, 3, H, W] in [0, 1] against n prompts."""
         check_request(images, prompts, self.kind)
-        scores = (self.encode_images(images) * self.encode_prompts(prompts)).sum(dim=-1)
-        return RewardResult(scores.clone())  # a clone of an inference tensor is an ordinary one again
+        return RewardResult((self.encode_images(images) * self.encode_prompts(prompts)).sum(dim=-1))
 
     @torch.inference_mode()
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
