@@ -44,15 +44,15 @@ class BaseLoraConfig:
     """A frozen LoRA below the trained one."""
 
     path: FilePath = ""
-    """Its file (.safetensors), in any layout that Load LoRA takes, from where the trainer is started."""
+    """Its file (.safetensors or .sft), in any layout of Load LoRA, from where the trainer is started."""
     strength: Finite = 1.0
     """Factor on its effect."""
 
     def __post_init__(self) -> None:
         check_record(self, "model.base_loras.")
         require(
-            self.path.endswith(".safetensors"),
-            f"model.base_loras: path={self.path!r} must be a LoRA file (.safetensors).",
+            self.path.lower().endswith((".safetensors", ".sft")),
+            f"model.base_loras: path={self.path!r} must be a LoRA file (.safetensors or .sft).",
         )
 
 
@@ -382,7 +382,7 @@ class TrainConfig:
             f"{', '.join(NEED_NO_JOINT_REWARD)}.",
         )
         source = sampling.references or sampling.prompts
-        has_held_out = sampling.held_out_share > 0 or source.endswith(".jsonl")
+        has_held_out = sampling.held_out_share > 0 or source.lower().endswith(".jsonl")
         require(
             sampling.references is None or evaluation.prompts is None,
             "evaluation.prompts cannot be measured on with sampling.references; hold pictures out with "

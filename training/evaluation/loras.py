@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from t2mv_core.bundle import ModelBundle
+from t2mv_core.formats.safetensors_io import is_safetensors
 from t2mv_core.formats.strict import WeightsFile
 from t2mv_core.lora.files import load_lora
 from t2mv_core.lora.words import count_left_out, describe_lora
@@ -115,4 +116,4 @@ def _number(facts: Mapping[str, str], name: str) -> float | None:
 def _stem(model: str) -> str:
     """Return a model's name without folders and ending: its files may lie elsewhere by now."""
     last = model.replace("\\", "/").rstrip("/").rpartition("/")[2].lower()
-    return last.removesuffix(".safetensors")
+    return last.rpartition(".")[0] if is_safetensors(last) else last

@@ -12,6 +12,7 @@ import yaml
 
 import training.config as config_module
 from t2mv_core.defaults import DEFAULTS, FEW_STEP, OF_PICTURE, TOYBOX_OF_PICTURE, find_named_defaults
+from t2mv_core.formats.safetensors_io import ENDINGS
 from training.config import (
     OBJECTIVE_NAMES,
     OptimConfig,
@@ -342,6 +343,12 @@ def test_every_setting_in_words_is_a_path_or_known_to_be_none():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["a" + ending for ending in (*ENDINGS, *map(str.upper, ENDINGS))])
+def test_a_base_lora_ends_as_the_nodes_take_it(name):
+    (lora,) = load_config("demo", [f"model.base_loras=[{{path: {name}}}]"]).model.base_loras
+    assert lora.path == name
+
+
 def test_rewards_are_names_with_weights_or_one_name():
     named = load_config("demo", ["reward.view={pickscore: 2, hpsv2: 0.5}", "reward.joint=hyperscore"]).reward
     assert named.view == {"pickscore": 2.0, "hpsv2": 0.5}
@@ -361,7 +368,13 @@ def test_objectives_that_need_a_joint_reward_say_so(objective):
 
 
 @pytest.mark.parametrize(
-    "word", ["evaluation.prompts=dev", "sampling.held_out_share=0.1", "sampling.prompts=own.jsonl"]
+    "word",
+    [
+        "evaluation.prompts=dev",
+        "sampling.held_out_share=0.1",
+        "sampling.prompts=own.jsonl",
+        "sampling.references=OWN.JSONL",
+    ],
 )
 def test_evaluation_gets_its_prompts_from_one_of_three_places(word):
     assert load_config("demo", ["evaluation.every=5", word]).evaluation.every == 5

@@ -73,7 +73,7 @@ def test_a_lora_without_effect_says_so(write_lora, tiny_bundle):
 @pytest.mark.parametrize("facts", [{}, FACTS, {**FACTS, "guidance_scale": "7", "num_steps": "None"}])
 def test_silent_and_agreeing_files_pass(tiny_bundle, facts):
     moved = f"C:\\models\\{tiny_bundle.name.rpartition('/')[2]}"
-    facts = {**facts, "base_model": moved, "ss_base_model_version": "sdxl_base_v1-0"}
+    facts = {**facts, "base_model": f"{moved}.SFT", "ss_base_model_version": "sdxl_base_v1-0"}
     settings = SamplingSettings(num_steps=2, guidance_scale=7.0)
     assert find_contradictions(facts, tiny_bundle, settings, [2, 4]) == []
 
