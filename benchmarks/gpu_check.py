@@ -31,7 +31,7 @@ from t2mv_core.loading import load_bundle
 from t2mv_core.samplers import SAMPLERS, SamplingSettings
 from t2mv_core.text import TextCondition, encode_text
 from training.algorithm.rollout import Policy, paired_noise
-from training.config import load_config
+from training.config import home_path, load_config
 from training.evaluation.report import markdown_rows
 from training.models.policy import undo_policy
 
@@ -254,7 +254,7 @@ def main() -> int:
         prog="python -m benchmarks.gpu_check", description=__doc__.splitlines()[0]
     )
     add = parser.add_argument
-    add("--out", type=Path, default=Path("docs/results/size/gpu_check"))
+    add("--out", type=home_path, default=Path("docs/results/size/gpu_check"))
     add("--device", choices=("cuda", "cpu"), default="cuda")
     add("--tiny", action="store_true", help="the bundled model in place of LCM-SDXL")
     add("--minutes", type=float, default=6.0, help="no item begins later")

@@ -36,6 +36,7 @@ from benchmarks.sdxl_files import (
     original_vae,
     save_folder,
 )
+from training.config import home_path
 
 ROOT = Path(__file__).parents[1]
 GUIDANCE_WIDTH = 256
@@ -193,10 +194,10 @@ def run_in_fresh_process(folder: Path, case: str) -> dict[str, Any]:
 def main() -> None:
     """Write files, load each layout, print, and write report.json."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loading", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("docs/results/loading"))
-    parser.add_argument("--temporary", type=Path, help="where to write the files (default: the system's)")
+    parser.add_argument("--out", type=home_path, default=Path("docs/results/loading"))
+    parser.add_argument("--temporary", type=home_path, help="where to write the files; none: the system's")
     parser.add_argument("--tiny", action="store_true", help="a tiny model: to try the script")
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=home_path, help=argparse.SUPPRESS)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case:

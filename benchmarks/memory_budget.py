@@ -29,6 +29,7 @@ from t2mv_core.loading import with_float8_storage
 from t2mv_core.lora.adapters import add_lora, trainable_parameters
 from t2mv_core.policy import denoise_step, log_prob
 from t2mv_core.text import encode_tokens
+from training.config import home_path
 from training.evaluation.report import markdown_rows
 
 from .full_size import NUM_TOKENS, camera_features, create_bundle, draw_condition
@@ -201,7 +202,7 @@ def table_row(name: str, stages: dict[str, float]) -> list[str]:
 def main() -> int:
     """Estimate or measure, print, and write report.json."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory_budget", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("docs/results/size/memory_budget"))
+    parser.add_argument("--out", type=home_path, default=Path("docs/results/size/memory_budget"))
     parser.add_argument("--device", choices=("meta", "cuda"), default="meta")
     parser.add_argument("--plans", default="", help="only plans whose name contains this")
     arguments = parser.parse_args()

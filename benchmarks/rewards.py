@@ -31,6 +31,7 @@ from t2mv_core.rewards.open_clip_score import _preprocessing
 from t2mv_core.rewards.pickscore import TransformersClip
 from t2mv_core.rewards.registry import load_reward
 from t2mv_core.text import clip_tokenizer
+from training.config import home_path
 from training.evaluation.report import markdown_rows
 
 from .measuring import report, timed
@@ -155,7 +156,7 @@ def table(found: dict[str, dict[str, float]]) -> str:
 def main() -> int:
     """Measure, print, and write report.json."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rewards", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("docs/results/rewards"))
+    parser.add_argument("--out", type=home_path, default=Path("docs/results/rewards"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--sets", type=int, default=4, help="sets of six views, each with a prompt")

@@ -31,6 +31,7 @@ from t2mv_core.lora.adapters import add_lora
 from t2mv_core.samplers import SamplingSettings, sample_standard
 from t2mv_core.text import encode_text
 from t2mv_core.trajectory import SeededNoise
+from training.config import home_path
 from training.evaluation.report import markdown_rows
 
 from .full_size import create_textless_bundle, draw_condition
@@ -83,7 +84,7 @@ def measure(bundle: ModelBundle, condition: Any, cameras: Any, repeats: int) -> 
 def main() -> int:
     """Measure, print, and write report.json."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sampler_overhead", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("docs/results/size/sampler_overhead"))
+    parser.add_argument("--out", type=home_path, default=Path("docs/results/size/sampler_overhead"))
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--image-px", type=int, default=128, help="of the SDXL-sized model")
     parser.add_argument("--full", action="store_true", help="all transformer layers of SDXL")

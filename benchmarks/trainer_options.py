@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from t2mv_core.loading import load_bundle
-from training.config import load_config
+from training.config import home_path, load_config
 from training.evaluation.report import markdown_rows
 from training.models.rewards import load_rewards
 from training.run.trainer import Trainer
@@ -108,7 +108,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.trainer_options", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--out", type=Path, default=Path("docs/results/levers"))
+    parser.add_argument("--out", type=home_path, default=Path("docs/results/levers"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -35,7 +35,7 @@ from training.algorithm.learner import Learner, LearnerSettings
 from training.algorithm.objectives import zigal_loss
 from training.algorithm.rollout import Batch, Policy, Rollout, RolloutSettings, collect
 from training.algorithm.scoring import Rewards
-from training.config import TrainConfig, load_config
+from training.config import TrainConfig, home_path, load_config
 from training.evaluation.report import markdown_rows
 from training.models.policy import LORA_NAME, iteration_updates, make_policy, sampling_settings
 
@@ -336,7 +336,7 @@ def main() -> int:
     add("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     add("--repeats", type=int, default=5)
     add("--threads", type=int, default=1)
-    add("--out", type=Path, default=Path("docs/results/training_iteration"))
+    add("--out", type=home_path, default=Path("docs/results/training_iteration"))
     add("--name", help="of the file written; default: the model's")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -38,6 +38,7 @@ from model_files import PATHS  # noqa: E402
 from PIL import Image, ImageOps  # noqa: E402
 
 from tests.comfyui.comfy_page import NEW, WORKFLOWS, ComfyPage, open_browser, write_base  # noqa: E402
+from training.config import home_path  # noqa: E402
 
 PICTURES = ROOT / "docs" / "images" / "workflows"
 SUBGRAPHS = ROOT / "subgraphs"
@@ -63,7 +64,7 @@ def main() -> None:
     """Renew the workflows that are asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", help="beginnings of names; none means all")
-    parser.add_argument("--base", type=Path, help="folder for ComfyUI's files; none means a temporary one")
+    parser.add_argument("--base", type=home_path, help="folder for ComfyUI's files; none: a temporary one")
     parser.add_argument("--no-run", action="store_true", help="write the JSON only")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

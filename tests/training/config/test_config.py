@@ -349,6 +349,13 @@ def test_a_base_lora_ends_as_the_nodes_take_it(name):
     assert lora.path == name
 
 
+def test_every_path_of_a_command_line_may_begin_with_the_home_folder():
+    root = TRAINING_DIR.parent
+    folders = ("training", "benchmarks", "docs")
+    sources = [path for folder in folders for path in (root / folder).rglob("*.py")]
+    assert [path.name for path in sources if "type=Path" in path.read_text("utf-8")] == []
+
+
 def test_rewards_are_names_with_weights_or_one_name():
     named = load_config("demo", ["reward.view={pickscore: 2, hpsv2: 0.5}", "reward.joint=hyperscore"]).reward
     assert named.view == {"pickscore": 2.0, "hpsv2": 0.5}
