@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -56,7 +57,7 @@ def make_trainer(tiny_model_dir, image_adapter_path, folder, plain_rewards, tiny
             model={"name": model, "adapter": adapter},
             sampling={"references": str(folder), "held_out_share": 0.4, **sections.pop("sampling", {})},
             reward={"view": "likeness"},
-            run={"out_dir": str(tmp_path / name)},
+            run={**sections.pop("run", {}), "out_dir": str(tmp_path / name)},
             **sections,
         )
         bundle = load_bundle(ModelSources(model, adapter))
@@ -97,6 +98,22 @@ def test_a_resumed_run_ends_as_one_that_nobody_stopped(make_trainer, tmp_path):
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)
     assert any("to_q_ref" in key for key in one)
+
+
+def test_a_run_measured_on_another_picture_of_that_name_is_not_compared(make_trainer, folder, tmp_path):
+    pictures = shutil.copytree(folder, tmp_path / "pictures")
+    sections = {
+        "sampling": {"references": str(pictures)},
+        "evaluation": {"every": 1, "num_prompts": 2, "stop_measure": "view_reward"},
+        "run": {"epochs": 1},
+    }
+    trainer = make_trainer("run", **sections)
+    trainer.run()
+    assert make_trainer("run", resume=True, **sections).iteration == trainer.iteration
+    held_out = trainer.subjects.split.held_out[0]
+    Image.open(pictures / held_out).rotate(90).save(pictures / held_out)
+    with pytest.raises(ValueError, match="was measured on other held-out prompts or pictures"):
+        make_trainer("run", resume=True, **sections)
 
 
 def test_a_zag_without_the_picture_is_another_zag(make_trainer):

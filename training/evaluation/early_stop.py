@@ -26,7 +26,7 @@ class EarlyStop:
         measure: name of the held-out value that is watched; None watches nothing and never stops.
         patience: evaluations in a row without a new best after which the run is due to stop, >= 0; 0 is
             never.
-        prompts: those that are measured on; none when nothing is measured.
+        prompts: those that are measured on, or what tells pictures apart; none when nothing is measured.
 
     Raises:
         ValueError: `patience` is negative.
@@ -96,9 +96,9 @@ class EarlyStop:
         before = state.get("fingerprint", "")  # of a run that evaluated, since it is saved
         if before and self.fingerprint and before != self.fingerprint:
             raise ValueError(
-                "The saved run was measured on other held-out prompts, so its best value cannot be compared; "
-                "resume with the same evaluation.prompts and evaluation.num_prompts, or train into another "
-                "run.out_dir."
+                "The saved run was measured on other held-out prompts or pictures, so its best value cannot "
+                "be compared; resume with the same ones (evaluation.prompts, evaluation.num_prompts), or "
+                "train into another run.out_dir."
             )
         self.fingerprint = self.fingerprint or before
         if self.measure is not None and state["measure"] is None:

@@ -90,7 +90,8 @@ class Monitor:
             learned = {*config.reward.view, *config.reward.joint}
             only_measuring = frozenset({*rewards.view, *rewards.joint} - learned)
             self.instruments = Instruments(rewards, self._judge(), only_measuring=only_measuring)
-        self.early_stop = EarlyStop(self.config.stop_measure, self.config.patience, asked)
+        identities = subjects.identities(asked)  # not names: a picture may be replaced under its name
+        self.early_stop = EarlyStop(self.config.stop_measure, self.config.patience, identities)
 
     def measure_when_due(
         self,

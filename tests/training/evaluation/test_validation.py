@@ -3,6 +3,7 @@
 import json
 import math
 from contextlib import nullcontext
+from hashlib import sha256
 
 import pytest
 import torch
@@ -167,13 +168,16 @@ def test_a_run_measured_on_other_prompts_is_not_compared(make_trainer):
     script(trainer, [0.5, 0.75])
     trainer.run()
     for changes in ({"prompts": "heldout"}, {"num_prompts": 2}):
-        with pytest.raises(ValueError, match="was measured on other held-out prompts, so its best value"):
+        with pytest.raises(ValueError, match="was measured on other held-out prompts or pictures, so its"):
             make_trainer(resume=True, evaluation=changes)
     without = make_trainer(resume=True, evaluation={"every": 0, "stop_measure": None}, run={"epochs": 2})
     without.run()
     with pytest.raises(ValueError, match="was measured on other held-out prompts"):
         make_trainer(resume=True, evaluation={"prompts": "heldout"})
     assert make_trainer(resume=True, run={"epochs": 9}).iteration == 2
+    # what is saved of prompts stays as it is, or the runs of today could not be resumed
+    asked = "\n".join(trainer.monitor.questions.prompts).encode()
+    assert load_checkpoint(trainer.folder.state_path).early_stop["fingerprint"] == sha256(asked).hexdigest()
 
 
 def test_prompts_that_are_trained_on_are_not_measured_on(make_trainer, tmp_path, caplog):
