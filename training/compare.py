@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from .config import home_path, load_config
 from .data.prompts import load_held_out, load_split
+from .evaluation.choice import refuse_watched
 from .evaluation.measure import spread
 from .experiments.comparison import Task, make_tasks, run_task
 from .experiments.comparison_report import write_comparison
@@ -68,7 +69,10 @@ def tasks_of(arguments: argparse.Namespace) -> list[Task]:
     check_base_loras(config.model.base_loras)
     split = load_split(config.sampling.prompts, config.sampling.held_out_share)
     prompts = spread(load_held_out(arguments.prompts, split.train), count)
-    return make_tasks(methods, seeds, config, prompts, out_dir(arguments) / "runs", arguments.work)
+    tasks = make_tasks(methods, seeds, config, prompts, out_dir(arguments) / "runs", arguments.work)
+    for task in tasks:
+        refuse_watched(prompts, task.own_config, split)
+    return tasks
 
 
 def out_dir(arguments: argparse.Namespace) -> Path:

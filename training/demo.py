@@ -28,6 +28,7 @@ from t2mv_core.objects.viewing import Views
 
 from .config import TrainConfig, home_path, load_config
 from .data.prompts import load_held_out, load_split
+from .evaluation.choice import refuse_watched
 from .evaluation.intervals import Interval
 from .evaluation.measure import (
     HULL_LEFT_OUT,
@@ -96,6 +97,7 @@ def run(out_dir: Path, config: TrainConfig, num_prompts: int) -> Path | None:
     started = time.monotonic()
     split = load_split(config.sampling.prompts, config.sampling.held_out_share)
     prompts = spread(load_held_out("heldout", split.train), num_prompts)
+    refuse_watched(prompts, config, split)
     questions = make_questions(config.sampling, prompts, SEEDS)
     bundle = load_base_model(config.model)
     instruments = load_both(config, bundle.device)

@@ -20,7 +20,8 @@ from t2mv_core.samplers import SAMPLERS, SamplingSettings
 from t2mv_core.text import describe_reading
 
 from .config import SamplingConfig, TrainConfig, home_path, load_config, preset_names
-from .data.prompts import PromptSplit, load_held_out, load_prompts, load_split, name_some, shared_prompts
+from .data.prompts import load_held_out, load_prompts, load_split, name_some, shared_prompts
+from .evaluation.choice import remark_on_choice, watched_prompts
 from .evaluation.loras import examine_loras
 from .evaluation.measure import (
     HULL_LEFT_OUT,
@@ -146,16 +147,6 @@ def find_prompts(arguments: argparse.Namespace, config: TrainConfig) -> Sequence
     return _without(held_out, watched_prompts(config, split))
 
 
-def watched_prompts(config: TrainConfig, split: PromptSplit) -> Sequence[str]:
-    """Return the prompts, or names of pictures, on which a run chooses its best LoRA; none if it does not."""
-    evaluation = config.evaluation
-    if not evaluation.every or evaluation.stop_measure is None:
-        return ()
-    source = evaluation.prompts
-    held_out = split.held_out if source is None else load_held_out(source, split.train)
-    return spread(held_out, evaluation.num_prompts)
-
-
 def _without(prompts: Sequence[str], watched: Sequence[str]) -> Sequence[str]:
     return tuple(prompt for prompt in prompts if prompt not in set(watched)) or prompts
 
@@ -250,7 +241,7 @@ def run(arguments: argparse.Namespace, config: TrainConfig) -> Path:
     learned = [*reward.view, *reward.joint]
     only_measuring = frozenset({*evaluation.view, *evaluation.joint}.difference(learned))
     instruments: Instruments = replace(loaded, only_measuring=only_measuring)
-    remarks = remark_on_prompts(names_asked, config, subjects)
+    remarks = remark_on_prompts(names_asked, config, subjects) + remark_on_choice(lora_names, config)
     if arguments.lora:
         remarks.append(
             f"With these settings a LoRA learns from {', '.join(learned)}: no proof by themselves."

@@ -17,6 +17,7 @@ from t2mv_core.formats.safetensors_io import open_safetensors
 
 from ..algorithm.rollout import Rollout
 from ..config import TrainConfig, config_to_dict, flat_settings
+from ..evaluation.choice import PREFIX, choice_facts
 from .curves import draw_curves
 from .environment import write_environment
 from .metrics import append_record, check_names, drop_records, read_metrics
@@ -164,7 +165,8 @@ class Recorder:
         self.accelerator.log({f"evaluation/{name}": value for name, value in means.items()}, step=iteration)
         if is_best:
             measure = self.config.evaluation.stop_measure or ""
-            facts = {**self._reward_means(), f"evaluation_{measure}": str(means[measure])}
+            facts = {**self._reward_means(), f"{PREFIX}{measure}": str(means[measure])}
+            facts |= choice_facts(self.config)
             self.save_lora(self.folder.best_lora_path, facts)
         path = self.folder.evaluations_path
         # A kill between this line and the next saved state makes the resumed run measure it once more.

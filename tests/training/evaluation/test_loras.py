@@ -41,7 +41,7 @@ def write_lora(tiny_bundle, tmp_path):
 def test_what_was_left_out_is_counted_in_report_and_log(
     write_lora, tiny_model_dir, plain_rewards, tmp_path, monkeypatch, caplog
 ):
-    path, count = write_lora({"num_steps": "8"}, is_half_dora=True)
+    path, count = write_lora({"num_steps": "8", "evaluation_view_reward": "1"}, is_half_dora=True)
     acting, left_out = count - count // 2, count // 2
     monkeypatch.setattr(evaluate, "load_instruments", lambda *_: Instruments(plain_rewards))
     words = [f"model.name={tiny_model_dir}", "--num-prompts", "1", "--seeds", "0", "--samplers", "standard"]
@@ -55,6 +55,7 @@ def test_what_was_left_out_is_counted_in_report_and_log(
     assert f"**half_dora**: {acting} modules act, {left_out} are left out." in text
     assert f"* {kind}." in text
     assert f"* {contradiction}." in text
+    assert "**Chosen on other settings' prompts**: half_dora was chosen" in text
     (record,) = json.loads(report.with_name("report.json").read_text())["loras"]
     assert (record["modules"], record["modules_left_out"]) == (acting, left_out)
     assert (record["name"], record["keys_left_out"]) == ("half_dora", 4 * left_out)

@@ -110,6 +110,7 @@ def test_the_best_lora_is_kept(make_trainer):
     with safe_open(best, framework="pt") as opened:
         facts = opened.metadata()
     assert (facts["step"], facts["evaluation_view_reward"]) == ("2", "0.75")  # the first of the equal ones
+    assert (facts["evaluation_prompts"], facts["evaluation_num_prompts"]) == ("dev", "3")
     ours, theirs = load_file(best), load_file(trainer.folder.lora_path(2))
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
     assert trainer.monitor.early_stop.best_iteration == 2
