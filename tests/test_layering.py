@@ -67,6 +67,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "t2mv_core.cameras",
         "t2mv_core.formats",
         "t2mv_core.objects",
+        "t2mv_core.prompts",
         "t2mv_core.text",
         "t2mv_core.toybox",
     ),

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from t2mv_core.bundle import ModelBundle
+from t2mv_core.rewards.inputs import describe_unread
 from t2mv_core.samplers import SAMPLERS, SamplingSettings
 from t2mv_core.text import describe_reading
 
@@ -248,6 +249,7 @@ def run(arguments: argparse.Namespace, config: TrainConfig) -> Path:
         )
     remarks += [HULL_LEFT_OUT] * instruments.learns_geometry
     remarks += describe_reading(bundle, [*questions.prompts, questions.negative_prompt or ""])
+    remarks += describe_unread(instruments.rewards.scorers, questions.prompts)
     for remark in remarks:
         logging.warning("%s", remark)
     remarks += [*bundle.notices, *bundle.schedule.notices]  # logged when they were loaded

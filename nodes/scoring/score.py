@@ -83,7 +83,7 @@ class T2MVScoreViews(io.ComfyNode):
         lines = read_prompts(prompts)
         check_compared(rewards, reference, len(lines))
         pictures = split_by_prompt(images, len(lines), rig)
-        notes = scoring_notes(lines, pictures.shape[1], rig)
+        notes = scoring_notes(rewards, lines, pictures.shape[1], rig)
         bar, sets = ProgressBar(len(lines) * len(rewards)), []
         for number, (views, line) in enumerate(zip(pictures, lines, strict=True)):
             picture = reference_of(reference, number)
@@ -157,12 +157,16 @@ def _in_range(images: Tensor) -> Tensor:
     return pictures.clamp(0, 1) if bool(pictures.isfinite().all()) else pictures
 
 
-def scoring_notes(prompts: list[str], num_views: int, rig: CameraRig | None) -> list[str]:
-    """Say where views may not be what the prompts say: syntax, and counts that divide by chance."""
+def scoring_notes(
+    rewards: tuple[RewardHandle, ...], prompts: list[str], num_views: int, rig: CameraRig | None
+) -> list[str]:
+    """Say where scores may not be of what the prompts say: syntax, unread words, chance in the counts."""
     from ...t2mv_core.cameras import DEFAULT_RIG
     from ...t2mv_core.prompts import describe_syntax
+    from ...t2mv_core.rewards.inputs import describe_unread
 
     notes, default = describe_syntax(prompts), DEFAULT_RIG.num_views
+    notes += describe_unread((handle.reward for handle in rewards), prompts)
     if rig is None and num_views != default and len(prompts) * num_views % default == 0:
         notes.append(
             f"{len(prompts) * num_views} pictures for {len(prompts)} prompt lines are scored as sets of "

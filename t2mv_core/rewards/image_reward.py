@@ -28,6 +28,7 @@ from .image_reward_network import (
 from .inputs import Preprocessing, PromptTokens, Tokenize
 
 if TYPE_CHECKING:
+    from tokenizers import BertWordPieceTokenizer
     from typing_extensions import Self
 
 CONTEXT_LENGTH = 35
@@ -104,7 +105,31 @@ def _read_text_sizes(path: Path) -> dict[str, Any]:
     return {key: sizes[key] for key in TEXT_SIZES}
 
 
-def load_bert_tokenizer(path: Path) -> Tokenize:
+class BertTokenizer:
+    """BERT's encoding of prompts by WordPiece; see `Tokenize`."""
+
+    def __init__(self, word_pieces: BertWordPieceTokenizer) -> None:
+        self._word_pieces = word_pieces
+
+    def __call__(self, texts: Sequence[str], max_length: int) -> Tensor:
+        """Return ids [n, max_length]; a longer text is cut."""
+        self._word_pieces.enable_truncation(max_length)
+        ids = torch.zeros(len(texts), max_length, dtype=torch.long)
+        for row, encoding in zip(ids, self._word_pieces.encode_batch(list(texts)), strict=True):
+            row[: len(encoding.ids)] = torch.tensor(encoding.ids)
+        return ids
+
+    def unread_words(self, text: str, max_length: int) -> str:
+        """Return the last words of a text, as they are written, that `max_length` ids do not hold."""
+        self._word_pieces.no_truncation()
+        encoding = self._word_pieces.encode(text)
+        if len(encoding.ids) <= max_length:
+            return ""
+        first = encoding.token_to_word(max_length - 1)  # where the end token stands in a cut text
+        return text[encoding.word_to_chars(first)[0] :].strip()
+
+
+def load_bert_tokenizer(path: Path) -> BertTokenizer:
     """Load BERT's uncased WordPiece encoding from a vocabulary file, one token a line.
 
     Raises:
@@ -123,13 +148,4 @@ def load_bert_tokenizer(path: Path) -> Tokenize:
         raise ValueError(
             f"{path} is not BERT's vocabulary: it must begin with [PAD] and hold [CLS], [SEP] and [UNK]."
         )
-    tokenizer = BertWordPieceTokenizer(str(path), lowercase=True)
-
-    def tokenize(prompts: list[str], max_length: int) -> Tensor:
-        tokenizer.enable_truncation(max_length)
-        ids = torch.zeros(len(prompts), max_length, dtype=torch.long)
-        for row, encoding in zip(ids, tokenizer.encode_batch(prompts), strict=True):
-            row[: len(encoding.ids)] = torch.tensor(encoding.ids)
-        return ids
-
-    return tokenize
+    return BertTokenizer(BertWordPieceTokenizer(str(path), lowercase=True))

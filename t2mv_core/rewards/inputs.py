@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ..prompts import count_of, quote_some
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +28,6 @@ CHUNK_BYTES = 256 * 2**20
 LIVE_COPIES = 24
 """Copies of a transformer's tokens that live at once without a graph: residual, q, k, v, attention, MLP
 (4 + 4 while it is activated), and attention's logits as far as they are kept; rounded up."""
-Tokenize = Callable[[list[str], int], Tensor]
-"""(prompts, max_length) -> ids [n, max_length]: start, words, end, zeros; a cut prompt keeps its end."""
 
 MAX_CACHED_PROMPTS = 2048
 TEXT_CHUNK = 64
@@ -115,22 +115,56 @@ class Preprocessing:
             yield pixels.to(weight.dtype)
 
 
+class Tokenize(Protocol):
+    """An encoding of prompts."""
+
+    def __call__(self, texts: Sequence[str], max_length: int) -> Tensor:
+        """Return ids [n, max_length]: start, words, end, zeros; a cut prompt keeps its end."""
+        ...
+
+    def unread_words(self, text: str, max_length: int) -> str:
+        """Return the last words of a text that `max_length` ids do not hold as a whole."""
+        ...
+
+
 class PromptTokens:
-    """The tokenizer of one scorer, which warns once when a prompt is longer than the context."""
+    """The tokenizer of one scorer, which warns once of each prompt that is longer than the context."""
 
     def __init__(self, tokenize: Tokenize, context_length: int, name: str) -> None:
         self.tokenize, self.context_length, self.name = tokenize, context_length, name
-        self._has_warned = False
+        self._described: set[str] = set()
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         """Return token ids [n, context_length]; the end token stays when a prompt is cut."""
-        # One place more than the context: a prompt that reaches it does not fit.
-        probe = self.tokenize(list(prompts), self.context_length + 1)
-        if not self._has_warned and bool((probe[:, -1] != 0).any()):
-            self._has_warned = True
-            words = "%s reads at most %d tokens; the rest of a longer prompt is ignored."
-            logger.warning(words, self.name, self.context_length)
-        return self.tokenize(list(prompts), self.context_length)
+        for prompt in prompts:
+            if prompt not in self._described:
+                for sentence in self.describe([prompt]):
+                    logger.warning("%s", sentence)
+        return self.tokenize(prompts, self.context_length)
+
+    def describe(self, prompts: Sequence[str]) -> list[str]:
+        """Say in a sentence which words are not read, none if all are; what was said is not logged again."""
+        pairs = ((prompt, self.tokenize.unread_words(prompt, self.context_length)) for prompt in prompts)
+        unread = {prompt: words for prompt, words in pairs if words}
+        self._described |= unread.keys()
+        if not unread:
+            return []
+        num_tokens = self.context_length - 2  # without start and end
+        return [
+            f"{self.name} reads {num_tokens} tokens of a prompt; it does not read "
+            f"{quote_some(list(unread.values()), characters=200)}{count_of(len(unread), len(prompts))}."
+        ]
+
+
+def describe_unread(rewards: Iterable[Any], prompts: Sequence[str]) -> list[str]:
+    """Say what scorers do not read of prompts, a sentence each; parts of one reward count as one."""
+    sentences: list[str] = []
+    for reward in rewards:
+        while hasattr(reward, "reward"):  # a part of it, or one over views
+            reward = reward.reward
+        if isinstance(tokens := getattr(reward, "tokens", None), PromptTokens):
+            sentences += tokens.describe(list(dict.fromkeys(prompts)))
+    return list(dict.fromkeys(sentences))
 
 
 class PromptCache:

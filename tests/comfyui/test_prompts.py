@@ -125,6 +125,9 @@ def test_scores_say_where_counts_divide_by_chance(server: ComfyServer) -> None:
     assert "12 pictures are not one set of the rig's 6 views for each of 3 prompt lines" in run.error
     assert "could be" not in succeed(server, score(12, "a\nb", rig=["rig", 0]) | rig).texts["2"][-1]
     assert READ_AS_WORDS in succeed(server, score(6, SYNTAX)).texts["2"][-1]
+    run = succeed(server, score(6, "a red mug" + " with a very very long handle" * 6 + " and a lid"))
+    assert "toybox_clip reads 22 tokens of a prompt; it does not read “" in run.outputs["2"]["text"][0]
+    assert "and a lid”." in run.texts["2"][-1]
 
 
 def test_views_say_where_counts_divide_by_chance(server: ComfyServer) -> None:

@@ -9,7 +9,9 @@ import pytest
 import torch
 import yaml
 
+from t2mv_core.rewards.inputs import PromptTokens
 from t2mv_core.samplers import SamplingSettings
+from t2mv_core.text import clip_tokenizer
 from t2mv_core.toybox.judge import Judge
 from t2mv_core.toybox.prompt_lists import PromptSpec, find_specs
 from training import demo, evaluate
@@ -194,13 +196,17 @@ def test_a_tilde_on_the_command_line_is_the_home_folder(tmp_path, monkeypatch):
 def test_a_report_says_what_is_not_read_as_it_may_be_meant(
     tiny_model_dir, tmp_path, monkeypatch, instruments
 ):
+    tokens = PromptTokens(clip_tokenizer(600), 4, "reader")
+    monkeypatch.setattr(instruments.rewards.view["redness"], "tokens", tokens, raising=False)
     monkeypatch.setattr(evaluate, "load_instruments", lambda *_: instruments)
     (tmp_path / "asked.txt").write_text("a (b:2)\na b\n")
     words = [f"model.name={tiny_model_dir}", "--prompts", str(tmp_path / "asked.txt"), "--seeds", "3"]
     assert evaluate.main([*words, "--steps", "1", "--out", str(tmp_path / "out")]) == 0
     sentence = "T2MV reads as plain words, unlike other programs: “(b:2)” (in 1 of 2 prompts)."
     assert sentence in (tmp_path / "out" / "report.md").read_text("utf-8")
-    assert json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))["remarks"][-1] == sentence
+    remarks = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))["remarks"]
+    assert remarks[-2] == sentence
+    assert remarks[-1].startswith("reader reads 2 tokens of a prompt; it does not read “")
 
 
 def test_a_report_says_what_of_the_models_files_has_no_effect(

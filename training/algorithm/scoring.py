@@ -44,6 +44,11 @@ class Rewards:
     view: Mapping[str, Scorer]
     joint: Mapping[str, Scorer]
 
+    @property
+    def scorers(self) -> tuple[Scorer, ...]:
+        """Return those of both roles."""
+        return *self.view.values(), *self.joint.values()
+
     def select(self, view: Iterable[str], joint: Iterable[str]) -> Rewards:
         """Return the reward models of these names."""
         return Rewards({name: self.view[name] for name in view}, {name: self.joint[name] for name in joint})

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
 from torch import Tensor
 
 from t2mv_core.bundle import ModelBundle
+from t2mv_core.rewards.inputs import describe_unread
 from t2mv_core.text import TextCondition, concat_conditions, describe_reading, encode_text
+
+from ..algorithm.scoring import Scorer
 
 log = logging.getLogger(__name__)
 
 MAX_PROMPTS = 4096  # 1.3 GB in half precision at SDXL's 77 x 2048
 
 
-def warn_of_unread(bundle: ModelBundle, sources: Mapping[str, Sequence[str]]) -> None:
-    """Log what a model does not read of prompts as it may be meant, by the name of their source."""
-    for source, prompts in sources.items():
-        for sentence in describe_reading(bundle, prompts):
-            log.warning("%s: %s", source, sentence)
+def warn_of_unread(
+    bundle: ModelBundle, source: str, prompts: Sequence[str], scorers: Iterable[Scorer] = ()
+) -> None:
+    """Log what a model and scorers do not read of a source's prompts as it may be meant."""
+    for sentence in describe_reading(bundle, prompts) + describe_unread(scorers, prompts):
+        log.warning("%s: %s", source, sentence)
 
 
 @contextmanager

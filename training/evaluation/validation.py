@@ -84,7 +84,7 @@ class Monitor:
                     "sampling.held_out_share."
                 )
             if source is not None:
-                warn_of_unread(policy.bundle, {source: prompts})
+                warn_of_unread(policy.bundle, source, prompts, rewards.scorers)
             asked = spread(prompts, self.config.num_prompts)
             self.questions = self._questions(asked)
             learned = {*config.reward.view, *config.reward.joint}

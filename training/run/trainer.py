@@ -99,13 +99,9 @@ class Trainer:
         self.sampling = sampling_settings(config.sampling)
         self.subjects = Subjects(bundle, config.sampling)
         split = self.subjects.split
-        warn_of_unread(
-            bundle,
-            {
-                self.subjects.source: self.subjects.prompts((*split.train, *split.held_out)),
-                "sampling.negative_prompt": [config.sampling.negative_prompt or ""],
-            },
-        )
+        prompts = self.subjects.prompts((*split.train, *split.held_out))
+        warn_of_unread(bundle, self.subjects.source, prompts, (measures or rewards).scorers)
+        warn_of_unread(bundle, "sampling.negative_prompt", [config.sampling.negative_prompt or ""])
         self.prompts = PromptSampler(split.train, config.run.seed, self.subjects.identities(split.train))
         self.dual = make_dual(config)
         self.policy = make_policy(config, bundle)

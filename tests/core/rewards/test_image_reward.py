@@ -222,12 +222,12 @@ def test_half_precision_scores_nearly_the_same(folder, pictures):
         assert 0 < (half - exact).abs().max() < 0.1
 
 
-def test_a_prompt_of_more_than_35_tokens_is_cut_with_one_warning(folder, pictures, caplog):
+def test_a_prompt_of_more_than_35_tokens_is_cut_with_a_warning(folder, pictures, caplog):
     scorer = load_image_reward(folder)
     with caplog.at_level(logging.WARNING):
         long, cut = scorer(pictures[:2], ["a " * 50, "a " * 33]).scores  # 33 words, start and end
-        scorer(pictures[:1], ["a " * 60])
-    assert "image_reward reads at most 35 tokens" in caplog.text
+        scorer(pictures[:1], ["a " * 50])
+    assert f"image_reward reads 33 tokens of a prompt; it does not read “{'a ' * 17}".rstrip() in caplog.text
     assert len(caplog.records) == 1
     assert float(scorer(pictures[:1], ["a " * 33]).scores) == pytest.approx(float(long), abs=1e-6)
     assert float(cut) != float(long)  # another picture
@@ -277,6 +277,16 @@ def test_damaged_side_files_are_refused_in_words(folder):
     (folder / "vocab.txt").write_text("hello\nworld\n")
     with pytest.raises(ValueError, match="is not BERT's vocabulary"):
         load_image_reward(folder)
+
+
+def test_unread_words_are_named_whole_and_as_they_are_written(folder):
+    tokenizer = load_bert_tokenizer(folder / "vocab.txt")  # pieces: a, red, mug, ##s, a, xyzw, !
+    text = "A réd mugs a  Xyzw! "
+    assert tokenizer.unread_words(text, 9) == ""
+    assert tokenizer.unread_words(text, 7) == "Xyzw!"
+    assert tokenizer.unread_words(text, 5) == "mugs a  Xyzw!"
+    assert tokenizer([text], 9).shape == (1, 9)  # cut again where it is asked for
+    assert tokenizer([text], 5)[0, -1] == WORDS.index("[SEP]")
 
 
 def test_tokens_are_berts(folder):

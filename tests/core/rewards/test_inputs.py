@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import open_clip
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
+from t2mv_core.rewards.composite import OverViews
 from t2mv_core.rewards.inputs import (
     CHUNK_BYTES,
     IMAGENET_MEAN,
@@ -23,6 +25,7 @@ from t2mv_core.rewards.inputs import (
     Preprocessing,
     PromptCache,
     PromptTokens,
+    describe_unread,
     images_per_chunk,
     prepare_images,
 )
@@ -173,25 +176,44 @@ def test_the_least_recently_used_prompt_leaves_first():
     assert seen == ["a", "b", "c"]
 
 
-def count_letters(prompts, max_length):
+class CountLetters:
     """Token ids: 8 starts, one per letter, 9 ends; cut so that the end stays."""
-    ids = torch.zeros(len(prompts), max_length, dtype=torch.long)
-    for row, prompt in zip(ids, prompts, strict=True):
-        body = [1] * min(len(prompt), max_length - 2)
-        row[: len(body) + 2] = torch.tensor([8, *body, 9])
-    return ids
+
+    def __call__(self, prompts, max_length):
+        ids = torch.zeros(len(prompts), max_length, dtype=torch.long)
+        for row, prompt in zip(ids, prompts, strict=True):
+            body = [1] * min(len(prompt), max_length - 2)
+            row[: len(body) + 2] = torch.tensor([8, *body, 9])
+        return ids
+
+    def unread_words(self, text, max_length):
+        return text[max_length - 2 :]
 
 
 def test_a_prompt_beyond_the_context_is_cut_with_one_warning(caplog):
-    tokens = PromptTokens(count_letters, 6, "scorer")
+    tokens = PromptTokens(CountLetters(), 6, "scorer")
     with caplog.at_level(logging.WARNING):
         assert tokens(["four"]).tolist() == [[8, 1, 1, 1, 1, 9]]
         assert not caplog.records
         assert tokens(["fives"]).tolist() == [[8, 1, 1, 1, 1, 9]]
-        tokens(["a" * 10_000])
+        tokens(["sevens", "fives", "four"])
     assert [record.getMessage() for record in caplog.records] == [
-        "scorer reads at most 6 tokens; the rest of a longer prompt is ignored."
+        "scorer reads 4 tokens of a prompt; it does not read “s”.",
+        "scorer reads 4 tokens of a prompt; it does not read “ns”.",
     ]
+
+
+def test_what_is_said_of_unread_words_is_not_logged_again(caplog):
+    scorer = SimpleNamespace(kind="view", name="scorer", model=None)
+    scorer.tokens = PromptTokens(CountLetters(), 6, "scorer")
+    others = (object(), SimpleNamespace(tokens=None))  # a function of the user's, which reads what it likes
+    rewards = (scorer, OverViews(scorer, "min"), OverViews(scorer, "mean"), *others)
+    sentence = "scorer reads 4 tokens of a prompt; it does not read “s” (in 1 of 2 prompts)."
+    assert describe_unread(rewards, ["fives", "four", "fives"]) == [sentence]
+    assert describe_unread(rewards, ["four"]) == []
+    with caplog.at_level(logging.WARNING):
+        scorer.tokens(["fives"])
+    assert not caplog.records
 
 
 def test_what_is_kept_of_one_prompt_does_not_keep_the_others():

@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from t2mv_core.loading import load_bundle
 from t2mv_core.lora.files import load_lora, lora_state_dict
 from t2mv_core.rewards.base import RewardResult
+from t2mv_core.rewards.inputs import PromptTokens
+from t2mv_core.text import clip_tokenizer
 from training.algorithm.advantages import iteration_advantages
 from training.algorithm.constraint import DualVariable
 from training.algorithm.objectives import OBJECTIVES
@@ -94,12 +96,15 @@ def test_the_log_says_once_a_file_what_is_not_read_as_it_may_be_meant(
         sampling={"prompts": str(tmp_path / "train.txt"), "negative_prompt": "(e:2)"},
         evaluation={"every": 1, "prompts": str(tmp_path / "asked.txt")},
     )
+    reader = SimpleNamespace(tokens=PromptTokens(clip_tokenizer(600), 13, "reader"))
     with caplog.at_level("WARNING", logger="training.data.text_cache"):
-        Trainer(config, tiny_bundle, plain_rewards)
+        Trainer(config, tiny_bundle, Rewards({"redness": reader}, plain_rewards.joint))
     words = "T2MV reads as plain words, unlike other programs:"
     assert [record.getMessage() for record in caplog.records if "text_cache" in record.name] == [
         f"{tmp_path / 'train.txt'}: {words} “(b:2)”, “AND” (in 2 of 4 prompts).",
         f"{tmp_path / 'train.txt'}: The text encoders read 10 tokens of a prompt; they do not read “lost” "
+        "(in 1 of 4 prompts).",
+        f"{tmp_path / 'train.txt'}: reader reads 11 tokens of a prompt; it does not read “lost” "
         "(in 1 of 4 prompts).",
         f"sampling.negative_prompt: {words} “(e:2)”.",
         f"{tmp_path / 'asked.txt'}: {words} “[d|e]” (in 1 of 2 prompts).",
