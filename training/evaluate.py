@@ -67,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         help="LoRA files; the model without is always measured too",
     )
+    add("--strengths", type=float, nargs="+", default=[1.0], help="of the LoRAs, a row for each")
     add("--samplers", nargs="+", choices=sorted(SAMPLERS), default=["standard", "zmv"])
     add("--steps", type=int, nargs="+", help="denoising steps, a row for each; default: sampling.num_steps")
     add(
@@ -107,13 +108,23 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, TrainConfig]:
 
 
 def make_variants(
-    settings: SamplingSettings, loras: Sequence[Path], samplers: Sequence[str], steps: Sequence[int]
+    settings: SamplingSettings,
+    loras: Sequence[Path],
+    samplers: Sequence[str],
+    steps: Sequence[int],
+    strengths: Sequence[float] = (1.0,),
 ) -> list[Variant]:
-    """Return base model and LoRAs with every sampler and number of steps; the first is the reference."""
+    """Return base model and LoRAs of every strength with every sampler and number of steps.
+
+    The first is the reference.
+    """
     names = name_variants(loras)
+    models: list[tuple[str, Path | None, float]] = [(names[None], None, 1.0)]
+    for lora in loras:
+        models += [(names[lora] + (f" at {x:g}" if x != 1 else ""), lora, x) for x in strengths]
     return [
-        Variant(f"{sampler}, {count} steps, {names[lora]}", sampler, replace(settings, num_steps=count), lora)
-        for lora in [None, *loras]
+        Variant(f"{sampler}, {count} steps, {name}", sampler, replace(settings, num_steps=count), lora, x)
+        for name, lora, x in models
         for count in steps
         for sampler in samplers
     ]
@@ -213,7 +224,8 @@ def run(arguments: argparse.Namespace, config: TrainConfig) -> Path:
     settings, is_of_text = sampling_settings(config.sampling), config.sampling.references is None
     prompts = find_prompts(arguments, config) if is_of_text else ()
     steps = arguments.steps or [settings.num_steps]
-    variants = make_variants(settings, arguments.lora, arguments.samplers, steps)
+    strengths = list(dict.fromkeys(arguments.strengths))
+    variants = make_variants(settings, arguments.lora, arguments.samplers, steps, strengths)
     names = (
         list(dict.fromkeys((*reward.view, *evaluation.view))),
         list(dict.fromkeys((*reward.joint, *evaluation.joint))),

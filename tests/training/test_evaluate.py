@@ -121,6 +121,21 @@ def test_variants_are_base_and_loras_with_every_sampler_and_step_count():
     assert variants[-1].settings == settings
 
 
+def test_a_lora_is_measured_at_every_strength(tiny_bundle, plain_rewards, tiny_config, questions):
+    trainer = Trainer(tiny_config(run={"epochs": 1, "sheet_prompts": 0}), tiny_bundle, plain_rewards)
+    trainer.run()
+    path, settings = trainer.folder.lora_path(1), SamplingSettings(num_steps=2)
+    variants = make_variants(settings, [path], ["standard"], [2], [0.0, 0.5, 1.0])
+    names = [variant.name.rpartition(", ")[2] for variant in variants]
+    assert names == ["base", "epoch_0001 at 0", "epoch_0001 at 0.5", "epoch_0001"]
+    asked = Questions(questions.prompts, (0,), azimuths_deg=(0.0, 90.0))
+    found = [measure(tiny_bundle, Instruments(plain_rewards), variant, asked) for variant in variants]
+    base, zero, half, whole = (one.values["view_reward"] for one in found)
+    assert torch.equal(zero, base)
+    assert not torch.equal(half, base)
+    assert not torch.equal(half, whole)
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -161,6 +176,7 @@ def test_the_reports_command_can_be_typed_again(
 ):
     monkeypatch.setattr(evaluate, "load_instruments", lambda *_: instruments)
     words = [f"model.name={tiny_model_dir}", "--num-prompts", "1", "--seeds", "3", "--steps", "1"]
+    assert evaluate.parse([*words, "--strengths", "0.5", "1", "--out", "x"])[0].strengths == [0.5, 1]
     monkeypatch.setattr("sys.argv", ["evaluate", *words, "--out", str(tmp_path / "my report")])
     assert evaluate.main() == 0
     report = json.loads((tmp_path / "my report" / "report.json").read_text("utf-8"))

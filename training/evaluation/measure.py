@@ -64,12 +64,14 @@ class Variant:
         sampler: name of the sampler.
         settings: steps, guidance, zigzag.
         lora: LoRA file, or none for the base model.
+        lora_strength: factor on the LoRA's effect.
     """
 
     name: str
     sampler: str
     settings: SamplingSettings
     lora: Path | None = None
+    lora_strength: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ def measure(
         questions: prompts, seeds and cameras.
     """
     if variant.lora is not None:
-        bundle = load_lora(bundle, variant.lora, 1.0)
+        bundle = load_lora(bundle, variant.lora, variant.lora_strength)
     with torch.no_grad():
         policy = Policy(bundle, encode_cameras(bundle, camera_rig(questions.azimuths_deg)))
     conditions = ConditionCache(bundle, questions.negative_prompt)

@@ -129,6 +129,7 @@ def _variant_record(measurement: Measurement, reference: Measurement) -> dict[st
         "sampler": variant.sampler,
         "settings": asdict(variant.settings),
         "lora": None if variant.lora is None else str(variant.lora),
+        "lora_strength": variant.lora_strength,
         "seconds_per_set": measurement.seconds_per_set,
         "evaluations_per_set": measurement.evaluations_per_set,
         "measures": {name: asdict(bootstrap(v)) for name, v in applicable(measurement.values).items()},
