@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from .autocast import in_autocast_dtype
 from .bundle import ModelBundle
 from .denoiser import call_unet, check_reference
 from .lora.adapters import activate_loras
 from .text import TextCondition
-from .unet.autocast import in_autocast_dtype
 from .unet.reference_attention import NO_PICTURE, ReferenceFeatures
 
 if TYPE_CHECKING:

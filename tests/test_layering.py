@@ -34,7 +34,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "t2mv_core.objects": ("t2mv_core.cameras",),
     "t2mv_core.toybox": ("t2mv_core.formats", "t2mv_core.objects"),
     "t2mv_core.formats": ("t2mv_core.toybox",),
-    "t2mv_core.unet": ("t2mv_core.formats",),
+    "t2mv_core.autocast": (),
+    "t2mv_core.unet": ("t2mv_core.autocast", "t2mv_core.formats"),
     "t2mv_core.bundle": ("t2mv_core.defaults", "t2mv_core.schedule", "t2mv_core.formats"),
     "t2mv_core.loading": (
         "t2mv_core.bundle",
@@ -46,7 +47,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "t2mv_core.prompts": (),
     "t2mv_core.text": ("t2mv_core.bundle", "t2mv_core.formats", "t2mv_core.prompts"),
     "t2mv_core.images": ("t2mv_core.bundle", "t2mv_core.toybox"),
-    "t2mv_core.lora": ("t2mv_core.bundle", "t2mv_core.formats"),
+    "t2mv_core.lora": ("t2mv_core.autocast", "t2mv_core.bundle", "t2mv_core.formats"),
     "t2mv_core.denoiser": (
         "t2mv_core.bundle",
         "t2mv_core.cameras",
@@ -56,6 +57,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "t2mv_core.unet",
     ),
     "t2mv_core.reference": (
+        "t2mv_core.autocast",
         "t2mv_core.bundle",
         "t2mv_core.denoiser",
         "t2mv_core.lora",

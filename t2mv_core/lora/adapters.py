@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..autocast import has_autocast
 from ..bundle import ModelBundle
-from ..unet.autocast import has_autocast
 from .differences import detach_differences, find_differences
 
 TARGET_MODULES = (

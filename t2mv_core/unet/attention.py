@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .autocast import in_autocast_dtype
+from ..autocast import in_autocast_dtype
 from .reference_attention import ReferenceFeatures, reference_attention
 from .text_attention import TextCrossAttention, attend
 

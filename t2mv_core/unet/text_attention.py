@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from .autocast import in_autocast_dtype
+from ..autocast import in_autocast_dtype
 
 if TYPE_CHECKING:
     from diffusers.models.attention_processor import Attention

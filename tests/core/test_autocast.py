@@ -2,7 +2,7 @@
 
 import torch
 
-from t2mv_core.unet.autocast import in_autocast_dtype
+from t2mv_core.autocast import in_autocast_dtype
 
 
 def test_tokens_take_autocasts_precision_where_it_is_on():
