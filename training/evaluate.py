@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import re
 import shlex
@@ -104,6 +105,8 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, TrainConfig]:
     preset = str(arguments.run / "config.yaml") if arguments.run is not None else arguments.preset
     if arguments.num_prompts < 1:
         raise ValueError(f"--num-prompts={arguments.num_prompts} must be at least 1.")
+    if not all(map(math.isfinite, arguments.strengths)):
+        raise ValueError(f"--strengths={arguments.strengths} must be finite numbers.")
     return arguments, load_config(preset, [*arguments.overrides, *settings])
 
 
@@ -160,7 +163,8 @@ def find_prompts(arguments: argparse.Namespace, config: TrainConfig) -> Sequence
 
 
 def _without(prompts: Sequence[str], watched: Sequence[str]) -> Sequence[str]:
-    return tuple(prompt for prompt in prompts if prompt not in set(watched)) or prompts
+    left_out = set(shared_prompts(prompts, watched))
+    return tuple(prompt for prompt in prompts if prompt not in left_out) or prompts
 
 
 def find_pictures(

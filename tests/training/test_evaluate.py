@@ -140,6 +140,7 @@ def test_a_lora_is_measured_at_every_strength(tiny_bundle, plain_rewards, tiny_c
     ("words", "sentence"),
     [
         (["--num-prompts", "0"], "--num-prompts=0 must be at least 1"),
+        (["--strengths", "nan"], "must be finite numbers"),
         (["--prompts", "nowhere.txt"], "no prompt set or file 'nowhere.txt'"),
         (["model.name=nowhere"], "no model folder 'nowhere'"),
         (["--steps", "0"], "num_steps=0 must be at least 1"),
