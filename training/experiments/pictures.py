@@ -56,6 +56,7 @@ def draw_points(
             best = pareto_front({name: (_place(p.x)[0], p.y.mean) for name, p in points.items()})
             axes.plot(*zip(*best.values(), strict=True), color="grey", linewidth=0.8, zorder=0)
         axes.set(xlabel=x_title, ylabel=title)
+        axes.locator_params(axis="x", nbins=4)
         axes.grid(alpha=0.3)
         if far := far_away(points):
             axes.set_xlim(*_limits([point.x for name, point in points.items() if name not in far]))
