@@ -96,13 +96,20 @@ def load_preset_model(config: ModelConfig) -> ModelHandle:
     return load_handle(choice, PRECISIONS[config.dtype], config.solver or AUTO)
 
 
-def load_preset_rewards(config: TrainConfig) -> tuple[RewardHandle, ...]:
-    """Load the rewards that a preset learns from and those that it only measures, as Load Reward does.
+def load_run_rewards(config: TrainConfig, connected: Sequence[RewardHandle] | None) -> Sequence[RewardHandle]:
+    """Return the rewards that a run learns from and those that it only measures.
+
+    They are the connected ones, or else loaded as Load Reward does. Rewards that stay on the processor are
+    loaded in its precision, even where half-precision ones are connected.
 
     Raises:
         ValueError: weights are missing, with what to fetch.
     """
-    return tuple(load_reward_handle(name, config.reward.allow_download) for name in _preset_rewards(config))
+    device = "cpu" if config.reward.device == "cpu" else None
+    if connected and device is None:
+        return connected
+    names, download = _preset_rewards(config), config.reward.allow_download
+    return tuple(load_reward_handle(name, download, device) for name in names)
 
 
 def _preset_choice(name: str, download: bool) -> ModelChoice:
