@@ -192,7 +192,9 @@ def intermediate_device() -> torch.device:
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether a device has run out of memory, on any of ComfyUI's backends."""
     kind = getattr(model_management, "OOM_EXCEPTION", Exception)
-    if kind is not Exception and isinstance(error, kind):  # Exception stands for a torch without such a class
+    # Newer than 0.3.64. It also discards the second report of the error, which waits for the next CUDA call.
+    is_oom = getattr(model_management, "is_oom", lambda error: isinstance(error, kind))
+    if kind is not Exception and is_oom(error):  # Exception stands for a torch without such a class
         return True
     return isinstance(error, RuntimeError) and "out of memory" in str(error).lower()  # Apple's, for one
 
