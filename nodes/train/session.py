@@ -146,24 +146,29 @@ def train(
     """
     share_core()
     from ...training.models.policy import undo_policy
+    from ...training.run.folder import RunFolder
+    from ...training.run.metrics import read_metrics
     from ...training.run.trainer import Trainer
 
     unload_everything()
     on_device = [] if config.reward.device == "cpu" else rewards
-    load_together([model.residency, *(handle.residency for handle in on_device)])
     measures = _select(config, rewards)
     learned = measures.select(config.reward.view, config.reward.joint)
     try:
+        load_together([model.residency, *(handle.residency for handle in on_device)])
         # ComfyUI runs nodes in inference mode, in which nothing can be trained.
         with torch.inference_mode(False), torch.enable_grad():
             Trainer(config, model.bundle, learned, resume=resume, measures=measures, display=display).run()
     except Exception as error:
         if not is_out_of_memory(error):
             raise
+        reason = str(error).split("\n")[0]
+        iterations = read_metrics(RunFolder(Path(config.run.out_dir)).metrics_path)
+        saved = "The state of the last iteration is saved. " if iterations else ""
         raise MemoryError(
-            f"The device ran out of memory while training ({str(error).splitlines()[0]}). The state of the "
-            "last iteration is saved. Use the preset lcm-sdxl-12gb under another name, or train from the "
-            "command line with fewer views (sampling.azimuths_deg=[0,90,180,270])."
+            f"The device ran out of memory while training ({reason}). {saved}Use the preset lcm-sdxl-12gb "
+            "under another name, or train from the command line with fewer views "
+            "(sampling.azimuths_deg=[0,90,180,270])."
         ) from error
     finally:
         undo_policy(model.bundle)

@@ -1,4 +1,4 @@
-"""What a training run asks of memory, and what it gives back, in a process like ComfyUI's."""
+"""Training runs and memory, in a process like ComfyUI's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from conftest import ComfyInstall
 
 LOAD_PACK = """
-import gc, importlib.util, json, torch
+import importlib.util, json, torch
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,3 +77,61 @@ def test_rewards_that_stay_on_the_processor_have_its_precision(facts_of: Any) ->
         "connected, on the processor": [single, single],
         "connected stay": True,
     }
+
+
+RUN = """
+from contextlib import nullcontext
+
+import comfy.model_management as model_management
+from pack.nodes.train.settings import Places, build_config
+
+INPUTS = {"preset": "demo", "learning_rate": 0.0, "rank": 2, "seed": 1, "objective": "preset's",
+          "prompts_per_iteration": 1, "download": False}
+
+class Display:
+    # Shows nothing; raises in a phase of the run.
+    def __init__(self, phase, error): self.phase_to_fail, self.error = phase, error
+    def shown(self): return nullcontext()
+    def report(self, record): pass
+    def phase(self, name, total): self.name = name
+
+    def advance(self):
+        if self.name == self.phase_to_fail:
+            raise self.error
+
+def train(name, iterations, phase="", error=None):
+    # How a run ends.
+    inputs, places = INPUTS | {"iterations": iterations}, Places(folder / name, folder, None, True)
+    config, raised = build_config(inputs, places), None
+    config = replace(config, constraint=replace(config.constraint, threshold_prompts=1))  # fast
+    try:
+        session.train(config, True, model, rewards, Display(phase, error))
+    except BaseException as reported:  # an interrupt is no Exception since 2026
+        raised = reported
+    return [type(raised).__name__, str(raised)]
+
+full = model_management.OOM_EXCEPTION
+with torch.inference_mode():
+    model = session.load_preset_model(load_config("demo").model)
+    rewards = session.load_run_rewards(load_config("demo"), None)
+    facts["full at first"] = train("a", 1, "rollout", full("CUDA out of memory."))
+    facts["done"] = train("b", 1)
+    facts["full later"] = train("b", 2, "rollout", full("CUDA out of memory."))
+
+    def fail(residencies):
+        raise full("CUDA out of memory.\\nTried to allocate.")
+
+    session.load_together = fail
+    facts["full while loading"] = train("c", 1)
+"""
+
+
+@pytest.mark.usefixtures("toybox")
+def test_a_run_that_fills_the_memory_says_what_is_saved(facts_of: Any) -> None:
+    facts = facts_of(RUN)
+    assert facts["done"][0] == "NoneType"
+    for name, is_saved in (("full at first", False), ("full later", True), ("full while loading", False)):
+        kind, sentence = facts[name]
+        assert kind == "MemoryError"
+        assert sentence.startswith("The device ran out of memory while training (CUDA out of memory.). ")
+        assert ("is saved" in sentence) == is_saved
