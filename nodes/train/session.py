@@ -6,6 +6,7 @@ ends the run at the next UNet evaluation, and the state on the disk is that of t
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 from collections.abc import Callable, Sequence
@@ -172,6 +173,9 @@ def train(
         ) from error
     finally:
         undo_policy(model.bundle)
+        # Trainer and recorder refer to each other, and hold the LoRA, its average and AdamW's moments;
+        # after an error ComfyUI collects them once it has reported the error.
+        gc.collect()
         free_cached_memory()
 
 
