@@ -171,6 +171,7 @@ def sample_views(
     sample_set = SetSampler(model, sampler, settings, progress, prompts, rig, negative_prompt, reference)
     seeds = [(seed + index) % (MAX_SEED + 1) for index in range(len(prompts))]
     latents = [sample_set(line, seeds[line]) for line in range(len(prompts))]
+    del sample_set  # its features lie in the card's memory
     images = [decode_set(model, views) for views in latents]
     used = "\n".join(describe_set(each, settings, numbers) for each in seeds)
     return torch.cat(images), comfy_latent(model, latents), used
