@@ -61,13 +61,12 @@ class Residency:
     def __init__(self, owner: Any, modules: Mapping[str, nn.Module]) -> None:
         """Register modules by name; they stay where they are until `load`."""
         self.owner = owner
-        devices = compute_device(), model_management.unet_offload_device()
         self._patchers = {
-            name: _WholePatcher(_Resident(module), *devices) for name, module in modules.items()
+            name: _WholePatcher(_Resident(module), *_devices(name)) for name, module in modules.items()
         }
 
     def load(self, *names: str, work_bytes: float = 0) -> torch.device:
-        """Bring modules to the compute device, and return it; others may leave.
+        """Bring modules to the device that computes them, and return that of the first; others may leave.
 
         Args:
             names: of the modules; all of them when no name is given.
@@ -81,7 +80,7 @@ class Residency:
         """Load modules and work with them; out of memory, once more with nothing else on the device.
 
         Args:
-            work: called with the compute device, possibly twice.
+            work: called with the first module's device, possibly twice.
             names: as in `load`.
             work_bytes: as in `load`.
         """
@@ -105,8 +104,15 @@ class Residency:
         return int(self._patchers[name].model_size())
 
 
+def _devices(name: str) -> tuple[torch.device, torch.device]:
+    """Return where ComfyUI computes a module, and where it waits; --cpu-vae keeps VAEs on the processor."""
+    if name == "vae":
+        return model_management.vae_device(), model_management.vae_offload_device()
+    return compute_device(), model_management.unet_offload_device()
+
+
 def load_together(residencies: Iterable[Residency]) -> None:
-    """Bring several models to the compute device at once, so that none of them sends another one away."""
+    """Bring several models to their devices at once, so that none of them sends another one away."""
     _load([patcher for each in residencies for patcher in each._patchers.values()])
 
 
@@ -177,6 +183,11 @@ def encoding_bytes(pictures: torch.Tensor, dtype: torch.dtype) -> float:
 def preferred_dtype() -> torch.dtype:
     """Return the floating-point type that ComfyUI's settings and this device ask for."""
     return model_management.unet_dtype(compute_device())
+
+
+def preferred_vae_dtype() -> torch.dtype:
+    """Return the type that ComfyUI's settings and the VAE's device ask for; float16 only if they say so."""
+    return model_management.vae_dtype(model_management.vae_device(), [torch.bfloat16, torch.float32])
 
 
 def compute_device() -> torch.device:
