@@ -90,8 +90,8 @@ def decode_latents(
 
 
 def _decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    unscaled = latents.to(vae.dtype) / vae.config["scaling_factor"]
-    return vae.decode(unscaled, return_dict=False)[0].float()
+    unscaled = latents.to(vae.device, vae.dtype) / vae.config["scaling_factor"]
+    return vae.decode(unscaled, return_dict=False)[0].to(latents.device, torch.float32)
 
 
 def to_comfy(images: Tensor) -> Tensor:

@@ -28,7 +28,10 @@ _KEPT_PRECISE = ("norm", "time_embedding", "add_embedding", "conv_in", "conv_out
 
 
 def load_bundle(
-    sources: ModelSources | str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    sources: ModelSources | str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    vae_dtype: torch.dtype | None = None,
 ) -> ModelBundle:
     """Load a model; every weight of every file must fit. The MV-Adapter's weights say which task it does.
 
@@ -36,6 +39,7 @@ def load_bundle(
         sources: where from; a string is `ModelSources(model=...)`.
         device: where to.
         dtype: precision of all parts.
+        vae_dtype: that of the VAE; None is the same.
 
     Raises:
         FileNotFoundError: a folder or file is missing, or a Hub id is not cached and may not be downloaded.
@@ -47,7 +51,7 @@ def load_bundle(
     files, notices = resolve_sources(sources), list[str]()
     has_zeros = files.text_encoder.is_file() or read_index(files.text_encoder.parent, notices)
     schedule = _load_schedule(sources, files)
-    parts = load_parts(files, dtype, notices)
+    parts = load_parts(files, dtype, notices, vae_dtype)
     unet = parts["unet"]
     _check_parts(files, **parts)
     has_reference = has_reference_weights(files.adapter)
@@ -70,9 +74,10 @@ def load_bundle(
     )
     for notice in (*bundle.notices, *schedule.notices):
         logger.warning("%s", notice)
-    for module in bundle.modules().values():
+    for name, module in bundle.modules().items():
+        precision = (vae_dtype or dtype) if name == "vae" else dtype
         # Not the module's own `to`: diffusers' warns of modules to keep in float32, though there are none.
-        nn.Module.to(module, device=device, dtype=dtype).eval().requires_grad_(False)
+        nn.Module.to(module, device=device, dtype=precision).eval().requires_grad_(False)
     return bundle
 
 

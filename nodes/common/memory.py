@@ -61,33 +61,38 @@ class Residency:
     def __init__(self, owner: Any, modules: Mapping[str, nn.Module]) -> None:
         """Register modules by name; they stay where they are until `load`."""
         self.owner = owner
-        devices = compute_device(), model_management.unet_offload_device()
         self._patchers = {
-            name: _WholePatcher(_Resident(module), *devices) for name, module in modules.items()
+            name: _WholePatcher(_Resident(module), *_devices(name)) for name, module in modules.items()
         }
 
-    def load(self, *names: str) -> torch.device:
-        """Bring modules (all, if none is named) to the compute device, and return it; others may leave."""
+    def load(self, *names: str, work_bytes: float = 0) -> torch.device:
+        """Bring modules to the device that computes them, and return that of the first; others may leave.
+
+        Args:
+            names: of the modules; all of them when no name is given.
+            work_bytes: room to make for their work, besides their weights.
+        """
         patchers = [self._patchers[name] for name in names or self._patchers]
-        _load(patchers)
+        _load(patchers, work_bytes)
         return patchers[0].load_device
 
-    def run(self, work: Callable[[torch.device], T], *names: str) -> T:
+    def run(self, work: Callable[[torch.device], T], *names: str, work_bytes: float = 0) -> T:
         """Load modules and work with them; out of memory, once more with nothing else on the device.
 
         Args:
-            work: called with the compute device, possibly twice.
-            names: of the modules; all of them when no name is given.
+            work: called with the first module's device, possibly twice.
+            names: as in `load`.
+            work_bytes: as in `load`.
         """
         try:
-            return work(self.load(*names))
+            return work(self.load(*names, work_bytes=work_bytes))
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             logger.warning("%s Unloading all other models and trying once more.", str(error).split("\n")[0])
         # Outside the `except`: there the failed try's tensors would still be held by its traceback.
         unload_everything()
-        return work(self.load(*names))
+        return work(self.load(*names, work_bytes=work_bytes))
 
     @property
     def patcher(self) -> ModelPatcher:
@@ -99,13 +104,20 @@ class Residency:
         return int(self._patchers[name].model_size())
 
 
+def _devices(name: str) -> tuple[torch.device, torch.device]:
+    """Return where ComfyUI computes a module, and where it waits; --cpu-vae keeps VAEs on the processor."""
+    if name == "vae":
+        return model_management.vae_device(), model_management.vae_offload_device()
+    return compute_device(), model_management.unet_offload_device()
+
+
 def load_together(residencies: Iterable[Residency]) -> None:
-    """Bring several models to the compute device at once, so that none of them sends another one away."""
+    """Bring several models to their devices at once, so that none of them sends another one away."""
     _load([patcher for each in residencies for patcher in each._patchers.values()])
 
 
-def _load(patchers: list[_WholePatcher]) -> None:
-    model_management.load_models_gpu(patchers, force_full_load=True)
+def _load(patchers: list[_WholePatcher], work_bytes: float = 0) -> None:
+    model_management.load_models_gpu(patchers, memory_required=work_bytes, force_full_load=True)
     with usable_for_training():
         for patcher in patchers:
             # A LoRA that was added after the first load lies where it was read: bring it along.
@@ -138,9 +150,44 @@ def load_once(identity: Hashable, load: Callable[[], tuple[Any, Mapping[str, nn.
     return residency
 
 
+def denoising_bytes(num_pixels: int, dtype: torch.dtype) -> float:
+    """Estimate what one call of SDXL's UNet takes besides its weights.
+
+    Source: ComfyUI's comfy/model_base.py, `memory_required`, with SDXL's `memory_usage_factor` of 0.8.
+
+    Args:
+        num_pixels: of all latents in the call.
+        dtype: the UNet's.
+    """
+    return num_pixels * dtype.itemsize * 0.01 * 0.8 * 2**20
+
+
+def decoding_bytes(latents: torch.Tensor, dtype: torch.dtype) -> float:
+    """Estimate what a VAE takes besides its weights to decode one of these latents, [n, C, h, w].
+
+    Source: ComfyUI's comfy/sd.py, `memory_used_decode`.
+    """
+    height, width = latents.shape[-2:]
+    return 2178 * height * width * 64 * dtype.itemsize
+
+
+def encoding_bytes(pictures: torch.Tensor, dtype: torch.dtype) -> float:
+    """Estimate what a VAE takes besides its weights to encode one of these pictures, [n, 3, H, W].
+
+    Source: ComfyUI's comfy/sd.py, `memory_used_encode`.
+    """
+    height, width = pictures.shape[-2:]
+    return 1767 * height * width * dtype.itemsize
+
+
 def preferred_dtype() -> torch.dtype:
     """Return the floating-point type that ComfyUI's settings and this device ask for."""
     return model_management.unet_dtype(compute_device())
+
+
+def preferred_vae_dtype() -> torch.dtype:
+    """Return the type that ComfyUI's settings and the VAE's device ask for; float16 only if they say so."""
+    return model_management.vae_dtype(model_management.vae_device(), [torch.bfloat16, torch.float32])
 
 
 def compute_device() -> torch.device:
@@ -156,7 +203,9 @@ def intermediate_device() -> torch.device:
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether a device has run out of memory, on any of ComfyUI's backends."""
     kind = getattr(model_management, "OOM_EXCEPTION", Exception)
-    if kind is not Exception and isinstance(error, kind):  # Exception stands for a torch without such a class
+    # Newer than 0.3.64. It also discards the second report of the error, which waits for the next CUDA call.
+    is_oom = getattr(model_management, "is_oom", lambda error: isinstance(error, kind))
+    if kind is not Exception and is_oom(error):  # Exception stands for a torch without such a class
         return True
     return isinstance(error, RuntimeError) and "out of memory" in str(error).lower()  # Apple's, for one
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from ..common.checks import Field, first_problem, widgets
-from ..common.memory import load_once, preferred_dtype, usable_for_training
+from ..common.memory import load_once, preferred_dtype, preferred_vae_dtype, usable_for_training
 from ..common.progress import show_notes
 from ..sockets import ESSENTIALS, Model, ModelHandle, make_schema, output
 from .model_files import BUNDLED, FILES, OWN, ModelChoice, check_model_choice, find_sources, identify
@@ -135,18 +135,18 @@ def load_handle(
     from ...t2mv_core.loading import load_bundle, with_float8_storage, with_schedule_of
 
     check_model_choice(choice)
-    sources, dtype = find_sources(choice), _dtype(choice.model, precision)
+    sources, (dtype, vae_dtype) = find_sources(choice), _dtypes(choice.model, precision)
     named = None if solver == AUTO else solver
     resolve_sources(sources)  # fetches what is missing, if allowed: the identity is that of the files
 
     def load() -> tuple[Any, dict[str, Any]]:
-        bundle = load_bundle(replace(sources, solver=named), dtype=dtype)
+        bundle = load_bundle(replace(sources, solver=named), dtype=dtype, vae_dtype=vae_dtype)
         if precision == FLOAT8:
             bundle = with_float8_storage(bundle)
         return bundle, bundle.modules()
 
     local = replace(sources, allow_download=False)
-    identity = ("model", local, str(dtype), precision == FLOAT8, identify(sources))
+    identity = ("model", local, str(dtype), str(vae_dtype), precision == FLOAT8, identify(sources))
     residency = load_once(identity, load)
     # Not part of the identity: these are light copies over the same weights.
     with usable_for_training():
@@ -155,12 +155,14 @@ def load_handle(
     return ModelHandle(bundle, residency)
 
 
-def _dtype(model: str | None, precision: str) -> torch.dtype:
+def _dtypes(model: str | None, precision: str) -> tuple[torch.dtype, torch.dtype]:
+    """Return the number formats of the model and of its VAE."""
     import torch
 
     if precision not in (AUTO, FLOAT8):
-        return getattr(torch, precision)
+        return (getattr(torch, precision),) * 2
     if model in BUNDLED:
-        return torch.float32
+        return torch.float32, torch.float32
     preferred = preferred_dtype()
-    return preferred if preferred.itemsize > 1 else torch.bfloat16  # fp8 is for ComfyUI's own layers
+    # fp8 is for ComfyUI's own layers.
+    return preferred if preferred.itemsize > 1 else torch.bfloat16, preferred_vae_dtype()

@@ -14,6 +14,8 @@ from ..common.progress import show_notes
 from ..sockets import RewardHandle, Rewards, make_schema, output
 
 if TYPE_CHECKING:
+    import torch
+
     from ...t2mv_core.rewards.sources import RewardPlaces
 
 
@@ -87,8 +89,13 @@ class T2MVLoadReward(io.ComfyNode):
         return io.NodeOutput(handles)
 
 
-def load_reward_handle(reward: str, download: bool) -> RewardHandle:
+def load_reward_handle(reward: str, download: bool, device: torch.device | str | None = None) -> RewardHandle:
     """Load a reward, or take the one in use; parts of one reward share its weights.
+
+    Args:
+        reward: its name, or that of a part.
+        download: whether files may be fetched.
+        device: what will compute it, which decides the precision; None is ComfyUI's compute device.
 
     Raises:
         ValueError: there is no such reward, or its weights are missing, with what to fetch.
@@ -97,7 +104,7 @@ def load_reward_handle(reward: str, download: bool) -> RewardHandle:
 
     check_reward(reward, download)
     places, (model, _, part) = _places(download), reward.partition(".")
-    dtype = reward_dtype(model, compute_device())
+    dtype = reward_dtype(model, device or compute_device())
 
     def load() -> tuple[Any, dict[str, Any]]:
         scorer = load_reward(model, dtype=dtype, places=places)

@@ -176,6 +176,13 @@ def _patch_residuals(model: ModelPatcher, module_of: ModuleOf, rig: CameraRig, v
             _check_size(*size)
             cache[key] = module_of(options).adapter(rig.embedding().to(h.device, h.dtype), *size)
         residual = cache[key][level].to(h.device, h.dtype)
+        if h.shape[-2:] != residual.shape[-2:]:
+            (rows, columns), (expected_rows, expected_columns) = h.shape[-2:], residual.shape[-2:]
+            raise ValueError(
+                "Another patch (PatchModelAddDownscale, which is Kohya's Deep Shrink, for example) resized a "
+                f"level of {expected_columns}x{expected_rows} to {columns}x{rows}. The MV-Adapter's cameras "
+                "need every level in its own size; remove that node."
+            )
         scale = float(options.get(VIEW_SCALE_OPTION, view_scale))
         return h + (scale * residual).repeat(len(h) // len(residual), 1, 1, 1)
 

@@ -71,6 +71,7 @@ def sample_candidates(
     progress = SamplingProgress(model, total)
     sample_set = SetSampler(model, sampler, settings, progress, prompts, rig, negative_prompt, reference)
     latents = [sample_set(line, seed) for line, seed in plan]
+    del sample_set  # its features lie in the card's memory
     competing = []
     for (line, seed), views in zip(plan, latents, strict=True):
         pictures = from_comfy(decode_set(model, views))

@@ -109,6 +109,7 @@ class SetReferences:
 
         from ...t2mv_core.images import from_comfy
         from ...t2mv_core.reference import encode_pictures
+        from ..common.memory import encoding_bytes
 
         size = (model.bundle.image_px,) * 2
         pictures = interpolate(from_comfy(reference).float(), size, mode="bicubic", antialias=True)
@@ -117,7 +118,8 @@ class SetReferences:
             singles = pictures.clamp(0, 1).to(device).split(1)  # in the memory of one
             return torch.cat([encode_pictures(model.bundle.vae, each) for each in singles])
 
-        return cls(model.residency.run(encode, "vae"))
+        work_bytes = encoding_bytes(pictures, model.bundle.vae.dtype)
+        return cls(model.residency.run(encode, "vae", work_bytes=work_bytes))
 
     def features(
         self, model: ModelHandle, condition: TextCondition, prompt: str, line: int

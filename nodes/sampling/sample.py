@@ -9,7 +9,7 @@ import torch
 from comfy_api.latest import io
 
 from ..common.checks import MAX_SEED, Field, first_problem, read_prompts, widgets
-from ..common.memory import check_cancelled, intermediate_device
+from ..common.memory import check_cancelled, decoding_bytes, denoising_bytes, intermediate_device
 from ..common.progress import SamplingProgress, has_decoded_previews, show_notes
 from ..sockets import ESSENTIALS, make_schema, output
 from .inputs import (
@@ -36,6 +36,7 @@ from .reference import SetReferences, check_pictures, check_task, framing_notes
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ...t2mv_core.bundle import ModelBundle
     from ...t2mv_core.cameras import CameraRig
     from ...t2mv_core.samplers import SamplingSettings
     from ..sockets import ModelHandle
@@ -170,6 +171,7 @@ def sample_views(
     sample_set = SetSampler(model, sampler, settings, progress, prompts, rig, negative_prompt, reference)
     seeds = [(seed + index) % (MAX_SEED + 1) for index in range(len(prompts))]
     latents = [sample_set(line, seeds[line]) for line in range(len(prompts))]
+    del sample_set  # its features lie in the card's memory
     images = [decode_set(model, views) for views in latents]
     used = "\n".join(describe_set(each, settings, numbers) for each in seeds)
     return torch.cat(images), comfy_latent(model, latents), used
@@ -217,7 +219,8 @@ class SetSampler:
         self._cameras = encode_cameras(model.bundle, rig or DEFAULT_RIG)
         self._references = None if reference is None else SetReferences.encode(model, reference)
         self._parts = ("unet", *(["vae"] if has_decoded_previews(model) else []))
-        device = model.residency.load(*self._parts)
+        self._work_bytes = _work_bytes(model.bundle, settings, self._cameras.num_views)
+        device = model.residency.load(*self._parts, work_bytes=self._work_bytes)
         # ComfyUI may keep text encoders of its own on another device than the UNet.
         self._conditions = {prompt: condition.to(device) for prompt, condition in self._conditions.items()}
 
@@ -246,7 +249,14 @@ class SetSampler:
             )
             return trajectory.denoised[0].float().cpu()
 
-        return self._model.residency.run(sample, *self._parts)
+        return self._model.residency.run(sample, *self._parts, work_bytes=self._work_bytes)
+
+
+def _work_bytes(bundle: ModelBundle, settings: SamplingSettings, num_views: int) -> float:
+    """Estimate what an evaluation takes besides the weights; guidance in two passes evaluates all twice."""
+    is_one_pass = bundle.has_guidance_embedding or bundle.memory.sequential_guidance
+    num_passes = 1 if is_one_pass or settings.guidance_scale == 1.0 else 2
+    return denoising_bytes(num_views * num_passes * bundle.latent_px**2, bundle.dtype)
 
 
 def decode_set(model: ModelHandle, latents: Tensor) -> Tensor:
@@ -257,7 +267,8 @@ def decode_set(model: ModelHandle, latents: Tensor) -> Tensor:
         views = latents.to(device)[None]
         return decode_latents(model.bundle.vae, views, chunk_size=1, before_chunk=check_cancelled)[0]
 
-    return to_comfy(model.residency.run(decode, "vae")).to(intermediate_device())
+    work_bytes = decoding_bytes(latents, model.bundle.vae.dtype)
+    return to_comfy(model.residency.run(decode, "vae", work_bytes=work_bytes)).to(intermediate_device())
 
 
 def comfy_latent(model: ModelHandle, latents: list[Tensor]) -> dict[str, Tensor]:

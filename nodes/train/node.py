@@ -182,12 +182,12 @@ def _train(
     """Train on what is connected, and for the rest on what the preset names; say what nobody reads."""
     from ...t2mv_core.text import describe_reading
     from .progress import TrainingDisplay
-    from .session import load_preset_model, load_preset_rewards, train
+    from .session import load_preset_model, load_run_rewards, train
 
     run_dir, total = Path(config.run.out_dir), config.run.epochs * config.run.iterations_per_epoch
     display = TrainingDisplay(run_dir, total, node_id)
     model = model or load_preset_model(config.model)
-    train(config, inputs["resume"], model, rewards or load_preset_rewards(config), display)
+    train(config, inputs["resume"], model, load_run_rewards(config, rewards), display)
     display.finish(_read_records(run_dir))
     return describe_reading(model.bundle, read_training_prompts(inputs["prompts"]))
 

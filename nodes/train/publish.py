@@ -80,7 +80,8 @@ def publish(run_dir: Path, place: Path) -> Path:
         shutil.copyfile(source, temporary)
         # The record comes first: a file without its record would count as somebody else's.
         record = json.dumps(sorted({*earlier, _digest(temporary)}))
-        (run_dir / RECORD_NAME).write_text(record, encoding="utf-8")
+        with replaced(run_dir / RECORD_NAME) as temporary_record:
+            temporary_record.write_text(record, encoding="utf-8")
     _publications[run_dir] += 1
     return source
 

@@ -6,6 +6,7 @@ ends the run at the next UNet evaluation, and the state on the disk is that of t
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 from collections.abc import Callable, Sequence
@@ -96,13 +97,20 @@ def load_preset_model(config: ModelConfig) -> ModelHandle:
     return load_handle(choice, PRECISIONS[config.dtype], config.solver or AUTO)
 
 
-def load_preset_rewards(config: TrainConfig) -> tuple[RewardHandle, ...]:
-    """Load the rewards that a preset learns from and those that it only measures, as Load Reward does.
+def load_run_rewards(config: TrainConfig, connected: Sequence[RewardHandle] | None) -> Sequence[RewardHandle]:
+    """Return the rewards that a run learns from and those that it only measures.
+
+    They are the connected ones, or else loaded as Load Reward does. Rewards that stay on the processor are
+    loaded in its precision, even where half-precision ones are connected.
 
     Raises:
         ValueError: weights are missing, with what to fetch.
     """
-    return tuple(load_reward_handle(name, config.reward.allow_download) for name in _preset_rewards(config))
+    device = "cpu" if config.reward.device == "cpu" else None
+    if connected and device is None:
+        return connected
+    names, download = _preset_rewards(config), config.reward.allow_download
+    return tuple(load_reward_handle(name, download, device) for name in names)
 
 
 def _preset_choice(name: str, download: bool) -> ModelChoice:
@@ -139,27 +147,35 @@ def train(
     """
     share_core()
     from ...training.models.policy import undo_policy
+    from ...training.run.folder import RunFolder
+    from ...training.run.metrics import read_metrics
     from ...training.run.trainer import Trainer
 
     unload_everything()
     on_device = [] if config.reward.device == "cpu" else rewards
-    load_together([model.residency, *(handle.residency for handle in on_device)])
     measures = _select(config, rewards)
     learned = measures.select(config.reward.view, config.reward.joint)
     try:
+        load_together([model.residency, *(handle.residency for handle in on_device)])
         # ComfyUI runs nodes in inference mode, in which nothing can be trained.
         with torch.inference_mode(False), torch.enable_grad():
             Trainer(config, model.bundle, learned, resume=resume, measures=measures, display=display).run()
     except Exception as error:
         if not is_out_of_memory(error):
             raise
+        reason = str(error).split("\n")[0]
+        iterations = read_metrics(RunFolder(Path(config.run.out_dir)).metrics_path)
+        saved = "The state of the last iteration is saved. " if iterations else ""
         raise MemoryError(
-            f"The device ran out of memory while training ({str(error).splitlines()[0]}). The state of the "
-            "last iteration is saved. Use the preset lcm-sdxl-12gb under another name, or train from the "
-            "command line with fewer views (sampling.azimuths_deg=[0,90,180,270])."
+            f"The device ran out of memory while training ({reason}). {saved}Use the preset lcm-sdxl-12gb "
+            "under another name, or train from the command line with fewer views "
+            "(sampling.azimuths_deg=[0,90,180,270])."
         ) from error
     finally:
         undo_policy(model.bundle)
+        # Trainer and recorder refer to each other, and hold the LoRA, its average and AdamW's moments;
+        # after an error ComfyUI collects them once it has reported the error.
+        gc.collect()
         free_cached_memory()
 
 

@@ -33,13 +33,16 @@ _INFER_CONFIG: dict[str, Callable[..., dict[str, Any]]] = {
 }
 
 
-def load_parts(files: ModelFiles, dtype: torch.dtype, notices: list[str]) -> dict[str, Any]:
-    """Load "unet", "vae", "text_encoder" and "text_encoder_2" in one precision.
+def load_parts(
+    files: ModelFiles, dtype: torch.dtype, notices: list[str], vae_dtype: torch.dtype | None = None
+) -> dict[str, Any]:
+    """Load "unet", "vae", "text_encoder" and "text_encoder_2".
 
     Args:
         files: where they are.
         dtype: wanted precision.
         notices: takes sentences about what the files say or hold that has no effect.
+        vae_dtype: that of the VAE; None is the same.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing, damaged, of another kind, or does not fit.
@@ -66,7 +69,8 @@ def load_parts(files: ModelFiles, dtype: torch.dtype, notices: list[str]) -> dic
         if part == "unet" and SHARED_KEY in file.metadata and files.own_unet is not None:
             rest = open_place(files.own_unet).weights()
             weights = {**{key: rest[key] for key in module.state_dict().keys() & rest.keys()}, **weights}
-        fill_module(module, _prefixed(module, weights), dtype, target)
+        precision = vae_dtype if part == "vae" and vae_dtype is not None else dtype
+        fill_module(module, _prefixed(module, weights), precision, target)
         parts[part] = module
     if files.text_encoder.is_file() and (strays := strays_of_file(WeightsFile(files.text_encoder))):
         notices.append(

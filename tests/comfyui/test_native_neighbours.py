@@ -47,6 +47,22 @@ def test_hypertile_is_refused_where_it_tiles(server: ComfyServer, behind: bool) 
     assert torch.equal(latents(server, run, "untiled"), latents(server, run, "without"))
 
 
+@pytest.mark.parametrize("behind", [False, True], ids=["before the adapter", "behind it"])
+def test_deep_shrink_is_refused(server: ComfyServer, behind: bool) -> None:
+    model = ["adapter", 0] if behind else ["small", 0]
+    shrunk = {
+        "shrunk": node(
+            "PatchModelAddDownscale", model=model, block_number=3, downscale_factor=2.0, start_percent=0.0,
+            end_percent=0.35, downscale_after_skip=True, downscale_method="bicubic", upscale_method="bicubic",
+        )
+    }  # fmt: skip
+    shrunk |= {} if behind else again_with("shrunk")
+    run = server.run(graph(shrunk, sampled("views", ["shrunk" if behind else "adapter shrunk", 0])))
+    assert run.status == "error"
+    assert "resized a level of 8x8 to 4x4" in run.error
+    assert "remove that node" in run.error
+
+
 def test_comfyuis_token_merging_does_nothing_to_sdxl(server: ComfyServer) -> None:
     """It merges tokens of the first level only; an SDXL has its attention further down."""
     merged = {

@@ -41,6 +41,18 @@ def test_half_precision_latents_are_decoded_in_the_vaes_precision(lcm_bundle, la
     torch.testing.assert_close(images, decode_latents(lcm_bundle.vae, latents.half().float()))
 
 
+def test_latents_go_to_the_vae_where_it_is_and_pictures_come_back(latents):
+    class Elsewhere:
+        device, dtype, config = torch.device("meta"), torch.bfloat16, {"scaling_factor": 0.5}
+
+        def decode(self, unscaled, return_dict):
+            assert (unscaled.device, unscaled.dtype) == (self.device, self.dtype)
+            return (torch.zeros(len(unscaled), 3, 16, 16, dtype=self.dtype),)
+
+    images = decode_latents(Elsewhere(), latents)
+    assert (images.device, images.dtype) == (latents.device, torch.float32)
+
+
 def test_an_overflow_in_half_precision_is_decoded_again_in_float32(make_lcm_bundle, latents, caplog):
     vae = make_lcm_bundle().vae.half()
     vae.decoder.conv_in.weight.mul_(1e4)  # activations of some 1e5: beyond float16, fine in float32

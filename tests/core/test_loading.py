@@ -42,6 +42,16 @@ def test_loaded_model_computes_what_the_saved_one_did(kind, request, rig, prompt
     assert torch.equal(decode_latents(loaded.vae, latents), decode_latents(saved.vae, latents))
 
 
+def test_the_vae_may_have_another_precision(lcm_folder):
+    bundle = load_bundle(str(lcm_folder), dtype=torch.bfloat16, vae_dtype=torch.float32)
+    dtypes = {name: {x.dtype for x in module.parameters()} for name, module in bundle.modules().items()}
+    assert dtypes.pop("vae") == {torch.float32}
+    assert set.union(*dtypes.values()) == {torch.bfloat16}
+    assert torch.equal(
+        bundle.vae.decoder.conv_in.weight, load_bundle(str(lcm_folder)).vae.decoder.conv_in.weight
+    )  # never rounded
+
+
 def test_the_adapters_weights_say_what_a_model_draws_views_from(
     own_folder, lcm_bundle, make_image_bundle, rig, prompts, pictures, x
 ):

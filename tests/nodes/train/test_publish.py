@@ -45,6 +45,24 @@ def test_a_run_replaces_its_own_file(publishing: ModuleType, run_dir: Path, lora
     assert [path.name for path in place.parent.iterdir()] == ["mine.safetensors"]  # nothing left over
 
 
+def test_a_record_that_cannot_be_written_whole_stays_as_it_was(
+    publishing: ModuleType, run_dir: Path, loras: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = publishing.find_place("mine", run_dir, [loras])
+    publishing.publish(run_dir, place)
+    (run_dir / "lora" / "epoch_10000.safetensors").write_bytes(b"later")
+
+    def write_half(path: Path, text: str, encoding: str) -> None:
+        path.write_bytes(text.encode(encoding)[:10])
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", write_half)
+    with pytest.raises(OSError, match="No space"):
+        publishing.publish(run_dir, place)
+    assert place.read_bytes() == b"tenth"
+    assert publishing.find_place("mine", run_dir, [loras]) == place  # its own file still
+
+
 def test_the_best_comes_before_the_last(publishing: ModuleType, run_dir: Path) -> None:
     (run_dir / "lora" / "best.safetensors").write_bytes(b"best")
     assert publishing.newest_lora(run_dir).name == "best.safetensors"
