@@ -190,6 +190,11 @@ def preferred_vae_dtype() -> torch.dtype:
     return model_management.vae_dtype(model_management.vae_device(), [torch.bfloat16, torch.float32])
 
 
+def is_vae_apart() -> bool:
+    """Return whether VAEs compute on the processor and all else on a card: --cpu-vae."""
+    return bool(model_management.vae_device() != compute_device())
+
+
 def compute_device() -> torch.device:
     """Return the device that ComfyUI computes on."""
     return model_management.get_torch_device()

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from ..common.checks import Field, first_problem, widgets
-from ..common.memory import load_once, preferred_dtype, preferred_vae_dtype, usable_for_training
+from ..common.memory import (
+    is_vae_apart,
+    load_once,
+    preferred_dtype,
+    preferred_vae_dtype,
+    usable_for_training,
+)
 from ..common.progress import show_notes
 from ..sockets import ESSENTIALS, Model, ModelHandle, make_schema, output
 from .model_files import BUNDLED, FILES, OWN, ModelChoice, check_model_choice, find_sources, identify
@@ -160,7 +166,8 @@ def _dtypes(model: str | None, precision: str) -> tuple[torch.dtype, torch.dtype
     import torch
 
     if precision not in (AUTO, FLOAT8):
-        return (getattr(torch, precision),) * 2
+        dtype = getattr(torch, precision)
+        return dtype, torch.float32 if is_vae_apart() else dtype  # half takes minutes there
     if model in BUNDLED:
         return torch.float32, torch.float32
     preferred = preferred_dtype()

@@ -45,6 +45,8 @@ with torch.inference_mode():
     facts["toybox, --bf16-vae"] = dtypes("auto", "toybox")
     args.bf16_vae, args.cpu_vae = False, True
     handles.clear()  # the next one is loaded anew
+    facts["bfloat16, --cpu-vae"] = dtypes("bfloat16")
+    handles.clear()
     facts["toybox, --cpu-vae"] = dtypes("auto", "toybox")
     numbers = {"steps": 1, "guidance": 2.0, "view_scale": 1.0}
     images, *_ = sample_views("standard", handles[0], "a red mug", 3, **numbers)
@@ -67,6 +69,7 @@ def test_the_vae_follows_comfyuis_options(comfy_install: ComfyInstall, comfy_bas
         "float8, --bf16-vae": ["float32", "bfloat16"],
         "float32, --bf16-vae": ["float32", "float32"],
         "toybox, --bf16-vae": ["float32", "float32"],
+        "bfloat16, --cpu-vae": ["bfloat16", "float32"],
         "toybox, --cpu-vae": ["float32", "float32"],
         "drawn": [6, 64, 64, 3],
         "on the processor": ["vae"],
