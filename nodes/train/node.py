@@ -180,6 +180,7 @@ def _train(
     node_id: str | None,
 ) -> list[str]:
     """Train on what is connected, and for the rest on what the preset names; say what nobody reads."""
+    from ...t2mv_core.rewards.inputs import describe_unread
     from ...t2mv_core.text import describe_reading
     from .progress import TrainingDisplay
     from .session import load_preset_model, load_run_rewards, train
@@ -187,9 +188,12 @@ def _train(
     run_dir, total = Path(config.run.out_dir), config.run.epochs * config.run.iterations_per_epoch
     display = TrainingDisplay(run_dir, total, node_id)
     model = model or load_preset_model(config.model)
-    train(config, inputs["resume"], model, load_run_rewards(config, rewards), display)
+    scorers = load_run_rewards(config, rewards)
+    train(config, inputs["resume"], model, scorers, display)
     display.finish(_read_records(run_dir))
-    return describe_reading(model.bundle, read_training_prompts(inputs["prompts"]))
+    prompts = read_training_prompts(inputs["prompts"])
+    unread = describe_unread((handle.reward for handle in scorers), prompts)
+    return [*describe_reading(model.bundle, prompts), *unread]
 
 
 def _report(inputs: dict[str, Any], run_dir: Path, source: Path, notes: Sequence[str]) -> str:

@@ -17,7 +17,6 @@ import torch
 
 from ..common.memory import (
     check_cancelled,
-    free_cached_memory,
     is_out_of_memory,
     load_together,
     unload_everything,
@@ -176,7 +175,8 @@ def train(
         # Trainer and recorder refer to each other, and hold the LoRA, its average and AdamW's moments;
         # after an error ComfyUI collects them once it has reported the error.
         gc.collect()
-        free_cached_memory()
+        # The trainer moved text encoders without ComfyUI: with nothing loaded its books are right again.
+        unload_everything()
 
 
 def share_core() -> None:
@@ -217,4 +217,5 @@ def _cancellable(scorer: Callable[..., Any]) -> Scorer:
         return scorer(*given)
 
     score.takes_pictures = getattr(scorer, "takes_pictures", False)  # type: ignore[attr-defined]
+    score.reward = scorer  # type: ignore[attr-defined]  # `describe_unread` looks through it
     return score

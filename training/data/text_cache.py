@@ -32,9 +32,9 @@ def warn_of_unread(
 def _on_card(bundle: ModelBundle) -> Iterator[None]:
     """Keep text encoders on a graphics card within the block only: SDXL's take 1.5 GiB that updates need."""
     encoders = (bundle.text_encoder, bundle.text_encoder_2) if bundle.device.type == "cuda" else ()
-    for encoder in encoders:
-        encoder.to(bundle.device)
     try:
+        for encoder in encoders:
+            encoder.to(bundle.device)
         yield
     finally:
         for encoder in encoders:
