@@ -14,6 +14,9 @@ from .measure import spread
 PREFIX = "evaluation_"
 """In the metadata of best.safetensors, before the measure that chose it and before the settings below."""
 
+SHARE = "sampling_held_out_share"
+"""There, too, where the prompts are the held-out ones of the training's."""
+
 
 def watched_prompts(config: TrainConfig, split: PromptSplit) -> Sequence[str]:
     """Return the prompts, or names of pictures, on which a run chooses its best LoRA; none if it does not."""
@@ -41,7 +44,10 @@ def choice_facts(config: TrainConfig) -> dict[str, str]:
     if evaluation.stop_measure is None:
         return {}
     source = evaluation.prompts or sampling.references or sampling.prompts
-    return {f"{PREFIX}prompts": Path(source).name, f"{PREFIX}num_prompts": str(evaluation.num_prompts)}
+    facts = {f"{PREFIX}prompts": Path(source).name, f"{PREFIX}num_prompts": str(evaluation.num_prompts)}
+    if evaluation.prompts is None:
+        facts[SHARE] = str(sampling.held_out_share)
+    return facts
 
 
 def remark_on_choice(loras: Mapping[Path, str], config: TrainConfig) -> list[str]:
@@ -54,7 +60,8 @@ def remark_on_choice(loras: Mapping[Path, str], config: TrainConfig) -> list[str
     now, remarks = choice_facts(config), []
     for path, name in loras.items():
         facts = open_safetensors(path).metadata() or {}
-        before = {key: facts[key] for key in (f"{PREFIX}prompts", f"{PREFIX}num_prompts") if key in facts}
+        keys = f"{PREFIX}prompts", f"{PREFIX}num_prompts", SHARE
+        before = {key: facts[key] for key in keys if key in facts}
         was_chosen = any(key.startswith(PREFIX) for key in facts)
         if was_chosen and (before != now if before else not now):
             words = " ".join(f"{key.replace('_', '.', 1)}={value}" for key, value in before.items())

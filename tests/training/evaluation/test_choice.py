@@ -10,6 +10,7 @@ from training.evaluation.choice import choice_facts, remark_on_choice
 
 STOPPED = ["evaluation.every=5", "evaluation.stop_measure=view_reward", "evaluation.num_prompts=16"]
 ON_DEV = [*STOPPED, "evaluation.prompts=dev"]
+ON_SHARE = [*STOPPED, "sampling.held_out_share=0.2"]
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,8 @@ ON_DEV = [*STOPPED, "evaluation.prompts=dev"]
         (ON_DEV, [], "on prompts (evaluation.prompts=dev evaluation.num_prompts=16) that"),
         (ON_DEV, [*STOPPED, "evaluation.prompts=heldout"], "on prompts (evaluation.prompts=dev "),
         ([*STOPPED, "evaluation.prompts=/home/me/own.txt"], [], "(evaluation.prompts=own.txt "),
+        (ON_SHARE, ON_SHARE, None),
+        (ON_SHARE, [*STOPPED, "sampling.held_out_share=0.5"], " sampling.held_out_share=0.2) that"),
         ([], ON_DEV, None),  # an older file names the measure only
         ([], [], "on prompts (its file does not say which) that"),
     ],
