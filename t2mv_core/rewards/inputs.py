@@ -143,10 +143,10 @@ class PromptTokens:
         return self.tokenize(prompts, self.context_length)
 
     def describe(self, prompts: Sequence[str]) -> list[str]:
-        """Say in a sentence which words are not read, none if all are; what was said is not logged again."""
+        """Say in a sentence which words are not read, none if all are; none of these is logged again."""
         pairs = ((prompt, self.tokenize.unread_words(prompt, self.context_length)) for prompt in prompts)
         unread = {prompt: words for prompt, words in pairs if words}
-        self._described |= unread.keys()
+        self._described.update(prompts)
         if not unread:
             return []
         num_tokens = self.context_length - 2  # without start and end

@@ -208,14 +208,14 @@ class Trainer:
             )
         self._save()
 
-    def _begin_sampling(self, name: str, num_evaluations: int, is_everybodys: bool = True) -> OnStep:
+    def _begin_sampling(self, name: str, num_evaluations: int, is_shared: bool = True) -> OnStep:
         """Show a part of the run; return what counts its UNet evaluations and ends it when a stop is due.
 
-        `is_everybodys` says that all processes sample, equally often: only then can they ask each other
-        whether to stop. None leaves alone, for the others would wait for its rewards.
+        `is_shared` says that all processes sample, equally often: only then can they ask each other whether
+        to stop. No process stops alone, for the others would wait for its rewards.
         """
         self.display.phase(name, num_evaluations)
-        can_stop = is_everybodys or self.accelerator.num_processes == 1
+        can_stop = is_shared or self.accelerator.num_processes == 1
 
         def on_step(_: StepEvent) -> None:
             self.display.advance()
@@ -276,7 +276,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """Measure on held-out prompts when it is due, before the first iteration too: the baseline."""
-        begin = partial(self._begin_sampling, "evaluation", is_everybodys=False)
+        begin = partial(self._begin_sampling, "evaluation", is_shared=False)
         means = self.monitor.measure_when_due(self.iteration, self._averaged(), self.accelerator, begin)
         if means is None:
             return
