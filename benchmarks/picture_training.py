@@ -30,7 +30,7 @@ from torch import Tensor
 from t2mv_core.cameras import DEFAULT_RIG
 from t2mv_core.images import contact_sheet
 from t2mv_core.loading import load_bundle
-from training.config import TrainConfig, home_path, load_config
+from training.config import TrainConfig, home_path, load_config, settings_first
 from training.evaluation.intervals import bootstrap_two_way, student_interval
 from training.evaluation.measure import (
     Instruments,
@@ -203,7 +203,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--objects", type=int, nargs=2, default=[NUM_TRAIN, NUM_HELD_OUT], help="two numbers")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    arguments = parser.parse_intermixed_args()
+    arguments = parser.parse_intermixed_args(settings_first(sys.argv[1:]))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     sizes = (arguments.objects[0], arguments.objects[1])
     run(arguments.out, arguments.work, arguments.seeds, sizes, arguments.overrides)

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from .config import home_path, load_config
+from .config import home_path, load_config, settings_first
 from .data.prompts import load_held_out, load_split
 from .evaluation.choice import refuse_watched
 from .evaluation.measure import spread
@@ -129,7 +129,7 @@ def _prepare_process(folder: Path) -> None:
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command: 0 when done, 130 when interrupted, 1 with a sentence on stderr otherwise."""
     words = list(sys.argv[1:] if words is None else words)
-    arguments = build_parser().parse_intermixed_args(words)
+    arguments = build_parser().parse_intermixed_args(settings_first(words))
     try:
         tasks = tasks_of(arguments)
         if not arguments.report_only:

@@ -9,7 +9,6 @@ import argparse
 import logging
 import math
 import os
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from t2mv_core.rewards.inputs import describe_unread
 from t2mv_core.samplers import SAMPLERS, SamplingSettings
 from t2mv_core.text import describe_reading
 
-from .config import SamplingConfig, TrainConfig, home_path, load_config, preset_names
+from .config import SamplingConfig, TrainConfig, home_path, load_config, preset_names, settings_first
 from .data.prompts import load_held_out, load_prompts, load_split, name_some, shared_prompts
 from .evaluation.choice import remark_on_choice, watched_prompts
 from .evaluation.loras import examine_loras
@@ -42,9 +41,6 @@ from .models.policy import sampling_settings
 from .models.rewards import check_reward_models
 from .models.subjects import Subjects, check_task
 from .run.out_of_memory import explained_out_of_memory
-
-SETTING = re.compile(r"(objective|[a-z_]+(\.\w+)+)=")
-"""How a word of the form section.key=value begins; it may follow an option that takes several values."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -98,8 +94,8 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, TrainConfig]:
     Raises:
         FileNotFoundError, ValueError: there is no such run or preset, or a setting is wrong.
     """
-    settings = [word for word in words if SETTING.match(word)]
-    arguments = build_parser().parse_intermixed_args([word for word in words if word not in settings])
+    arguments = build_parser().parse_intermixed_args(settings_first(words))
+    settings = list(arguments.overrides)
     if arguments.device is not None:
         settings.append(f"model.device={arguments.device}")
     preset = str(arguments.run / "config.yaml") if arguments.run is not None else arguments.preset
@@ -107,7 +103,7 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, TrainConfig]:
         raise ValueError(f"--num-prompts={arguments.num_prompts} must be at least 1.")
     if not all(map(math.isfinite, arguments.strengths)):
         raise ValueError(f"--strengths={arguments.strengths} must be finite numbers.")
-    return arguments, load_config(preset, [*arguments.overrides, *settings])
+    return arguments, load_config(preset, settings)
 
 
 def make_variants(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .parsing import Typed, apply_override, build_record, home_path, plain_values
+from .parsing import Typed, apply_override, build_record, home_path, plain_values, settings_first
 from .sections import (
     OBJECTIVE_NAMES,
     BaseLoraConfig,
@@ -27,6 +27,7 @@ __all__ = [
     "ModelConfig", "OptimConfig", "OwnRewardConfig", "RewardConfig", "RunConfig", "SamplingConfig",
     "TrainConfig", "change_settings", "changed_values", "config_from_dict", "config_to_dict",
     "flat_settings", "home_path", "load_config", "preset_names", "read_preset",
+    "settings_first",
 ]  # fmt: skip
 
 PRESET_DIR = Path(__file__).parent / "presets"

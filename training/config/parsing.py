@@ -12,7 +12,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -21,6 +21,7 @@ Record = TypeVar("Record")
 TYPE_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 FilePath = Annotated[str, "path"]
 """A path, or a name that stands in for one; `~` at its start is the home folder."""
+_SETTING = re.compile(r"(objective|[a-z_]+(\.\w+)+)=")
 _BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -105,6 +106,11 @@ def apply_override(values: dict[str, Any], word: str, parse: Callable[[str, str]
         if not isinstance(values, dict):
             raise ValueError(f"{key}: {section!r} is a value, not a section.")
     values[name] = parse(text, key)
+
+
+def settings_first(words: Sequence[str]) -> list[str]:
+    """Return a command line's words, settings first: after `--seeds` argparse would take one for a seed."""
+    return sorted(words, key=lambda word: _SETTING.match(word) is None)
 
 
 def range_words(interval: str) -> str:

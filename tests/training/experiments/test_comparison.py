@@ -344,6 +344,8 @@ def test_a_method_is_measured_and_reported(task):
 
 
 def test_the_command_refuses_what_it_does_not_know(capsys, tmp_path):
+    assert compare.main(["--methods", "none", "run.epochs=0", "--out", str(tmp_path)]) == 1
+    assert "run.epochs=0 must be at least 1" in capsys.readouterr().err
     assert compare.main(["--methods", "dpo", "--out", str(tmp_path)]) == 1
     assert "There is no method 'dpo'" in capsys.readouterr().err
     assert compare.main(["--report-only", "--out", str(tmp_path), "--work", str(tmp_path)]) == 1
