@@ -23,7 +23,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from t2mv_core.bundle import LoraHandle, MemorySettings, ModelBundle
+from t2mv_core.bundle import LoraHandle, ModelBundle
 from t2mv_core.denoiser import predict_noise
 from t2mv_core.loading import with_float8_storage
 from t2mv_core.lora.adapters import add_lora, trainable_parameters
@@ -39,7 +39,6 @@ IMAGE_PX, LATENT_PX, NUM_VIEWS = 768, 96, 6
 CARDS_GB = (8, 12, 16, 24, 48)
 ALLOWANCE_GIB = 1.0
 DTYPE = torch.bfloat16
-TWO_PASSES = MemorySettings(sequential_guidance=True)
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Plan:
         is_lcm: one pass with a guidance embedding, else two-pass guidance.
         is_staged: each part is on the device only while it works.
         decode_views: views decoded at once.
-        memory: settings of the bundle.
+        has_sequential_guidance: of the bundle.
         float8: whether the UNet's weights are stored in 8 bits.
         trained_sets: sets of six views per micro-step of training; 0 is sampling.
         checkpoints: gradient checkpointing.
@@ -59,7 +58,7 @@ class Plan:
     is_lcm: bool = True
     is_staged: bool = False
     decode_views: int = 1
-    memory: MemorySettings = MemorySettings()
+    has_sequential_guidance: bool = False
     float8: bool = False
     trained_sets: int = 0
     checkpoints: bool = True
@@ -73,7 +72,9 @@ PLANS = {
     "SDXL with guidance, all on the device, six views decoded at once": Plan(is_lcm=False, decode_views=6),
     "SDXL with guidance, all on the device": Plan(is_lcm=False),
     "SDXL with guidance, staged": Plan(is_lcm=False, is_staged=True),
-    "SDXL with guidance, staged, two passes": Plan(is_lcm=False, is_staged=True, memory=TWO_PASSES),
+    "SDXL with guidance, staged, two passes": Plan(
+        is_lcm=False, is_staged=True, has_sequential_guidance=True
+    ),
     "training, pair of sets per micro-step, no checkpointing": Plan(trained_sets=2, checkpoints=False),
     "training, one set (splits_pairs), no checkpointing": Plan(trained_sets=1, checkpoints=False),
     "training, pair of sets per micro-step, checkpointing": Plan(trained_sets=2),
@@ -138,7 +139,8 @@ def training_modules(bundle: ModelBundle) -> list[nn.Module]:
 
 def prepare(plan: Plan, device: str) -> ModelBundle:
     """Return the model of a plan; on the CPU when it is to be measured on a GPU."""
-    bundle = replace(create_bundle(plan.is_lcm, device, DTYPE), memory=plan.memory)
+    bundle = create_bundle(plan.is_lcm, device, DTYPE)
+    bundle = replace(bundle, has_sequential_guidance=plan.has_sequential_guidance)
     if plan.trained_sets:
         add_lora(bundle.unet, 16, 16.0)
         for parameter in trainable_parameters(bundle.unet):

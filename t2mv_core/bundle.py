@@ -48,18 +48,6 @@ class LoraHandle:
 
 
 @dataclass(frozen=True)
-class MemorySettings:
-    """How the denoiser calls a bundle's UNet; results differ by rounding only.
-
-    Attributes:
-        sequential_guidance: classifier-free guidance in two passes of half the batch. Models with a guidance
-            embedding have one pass anyway.
-    """
-
-    sequential_guidance: bool = False
-
-
-@dataclass(frozen=True)
 class ModelBundle:
     """A loaded multiview model; never changed, only replaced by a light copy over the same weights.
 
@@ -72,7 +60,8 @@ class ModelBundle:
         schedule: noise schedule and solver.
         sources: what the parts were loaded from.
         loras: LoRAs acting on the UNet, see `lora.adapters`.
-        memory: how much memory the UNet's calls may take.
+        has_sequential_guidance: classifier-free guidance in two passes of half the batch, which takes less
+            memory; models with a guidance embedding have one pass anyway.
         has_zeros_for_no_prompt: guidance without a negative prompt starts from zeros, as SDXL's does;
             else from the empty text.
         notices: what its files say or hold that has no effect here, in sentences.
@@ -87,7 +76,7 @@ class ModelBundle:
     schedule: NoiseSchedule = field(repr=False)
     sources: ModelSources = field(default_factory=ModelSources)
     loras: tuple[LoraHandle, ...] = ()
-    memory: MemorySettings = MemorySettings()
+    has_sequential_guidance: bool = False
     has_zeros_for_no_prompt: bool = True
     notices: tuple[str, ...] = ()
     tasks: tuple[Task, ...] = ("text-to-multiview",)

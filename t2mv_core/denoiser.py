@@ -36,10 +36,6 @@ class CameraFeatures:
         """Number of views V."""
         return len(self.residuals[0])
 
-    def to(self, device: torch.device | str) -> CameraFeatures:
-        """A copy on a device."""
-        return CameraFeatures(tuple(residual.to(device) for residual in self.residuals))
-
 
 def compute_camera_features(
     camera_encoder: T2IAdapter, rig: CameraRig, height_px: int, width_px: int
@@ -217,7 +213,7 @@ def predict_noise(
         return ask(x, steps, condition, reference, guidance)
     if guidance_scale == 1.0:
         return ask(x, steps, condition, reference)
-    if bundle.memory.sequential_guidance:
+    if bundle.has_sequential_guidance:
         without = None if reference is None else reference.without_pictures()
         negative_noise = ask(x, steps, condition.negative(), without)
         prompt_noise = ask(x, steps, condition, reference)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import io
 import logging
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -27,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 _MAX_LABEL_CHARACTERS = 500
 _LABEL_SIZES = (0.65, 0.5)  # of a label's line
-_MAX_WEBP_PX = 16383
 _FONT_FILES = (
     # Accents, Greek, Cyrillic: Linux, Windows, macOS.
     "DejaVuSans.ttf", "NotoSans-Regular.ttf", "arial.ttf", "Arial.ttf",
@@ -197,33 +195,6 @@ def _system_fonts(names: tuple[str, ...]) -> list[ImageFont.FreeTypeFont]:
         except OSError:
             continue
     return fonts
-
-
-def encode_webp(images: Tensor, frames_per_second: float, exif: bytes = b"") -> bytes:
-    """Return the content of an endless animated WEBP file.
-
-    Args:
-        images: the frames, [n, 3, H, W] in [0, 1].
-        frames_per_second: greater than 0; a frame lasts whole milliseconds, at least one.
-        exif: the file's metadata.
-
-    Raises:
-        ValueError: a picture is larger than WEBP's 16383 px.
-    """
-    from PIL import Image
-
-    height, width = images.shape[2:]
-    if max(height, width) > _MAX_WEBP_PX:
-        raise ValueError(
-            f"{width} x {height} px is too large for WEBP ({_MAX_WEBP_PX} px); scale down first."
-        )
-    frames = [Image.fromarray(pixels) for pixels in _to_bytes(images).numpy()]
-    content = io.BytesIO()
-    frames[0].save(
-        content, "WEBP", save_all=True, append_images=frames[1:], loop=0, quality=90, exif=exif,
-        duration=max(1, round(1000 / frames_per_second)),
-    )  # fmt: skip
-    return content.getvalue()
 
 
 def _to_bytes(images: Tensor) -> Tensor:

@@ -39,18 +39,11 @@ def read_picture(path: Path) -> Tensor:
         ValueError: the file is damaged, too large, animated, of another format, has more than 8 bits per
             channel, which Pillow would cut off, or no transparency.
     """
-    import numpy as np
-    from PIL import ImageOps
-
     with _open(path) as picture:
         _check_header(path, picture)
         if not picture.has_transparency_data:
             raise ValueError(f"{path} has no transparency: object and background are one. {_CUT_OUT}")
-        try:
-            upright = ImageOps.exif_transpose(picture).convert("RGBA")
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f"{path} is damaged ({error}); save it again.") from error
-    return torch.from_numpy(np.array(upright)).movedim(-1, 0).float() / 255
+        return _pixels(path, picture, "RGBA")
 
 
 def read_framed(path: Path, image_px: int) -> Tensor:
@@ -64,9 +57,6 @@ def read_framed(path: Path, image_px: int) -> Tensor:
         ValueError: the file is damaged, too large, animated, of another format or has more than 8 bits per
             channel; or the picture is not square, or has transparency, so that it is not framed yet.
     """
-    import numpy as np
-    from PIL import ImageOps
-
     with _open(path) as picture:
         _check_header(path, picture)
         width, height = picture.size
@@ -77,14 +67,22 @@ def read_framed(path: Path, image_px: int) -> Tensor:
                 f"{path} has transparency, so it is not framed yet; leave out "
                 '"framed", or lay it on grey and save it without transparency.'
             )
-        try:
-            pixels = torch.from_numpy(np.array(ImageOps.exif_transpose(picture).convert("RGB")))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f"{path} is damaged ({error}); save it again.") from error
-    framed = pixels.movedim(-1, 0)[None].float() / 255
+        framed = _pixels(path, picture, "RGB")[None]
     if width != image_px:
         framed = F.interpolate(framed, (image_px, image_px), mode="bicubic", antialias=True).clamp(0, 1)
     return framed[0]
+
+
+def _pixels(path: Path, picture: Image.Image, mode: str) -> Tensor:
+    """Return an opened picture upright, [channels, H, W] in [0, 1]."""
+    import numpy as np
+    from PIL import ImageOps
+
+    try:
+        upright = np.array(ImageOps.exif_transpose(picture).convert(mode))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); save it again.") from error
+    return torch.from_numpy(upright).movedim(-1, 0).float() / 255
 
 
 def frame_picture(picture: Tensor, image_px: int) -> Tensor:

@@ -69,7 +69,8 @@ def schedule_from_config(config: Mapping[str, Any], solver: str | None = None) -
 
     Args:
         config: of the scheduler's file.
-        solver: a word of SOLVERS in place of the file's; what the file says of sampling then does not matter.
+        solver: a word of SOLVERS in place of the file's; spacing and sigmas of the file then do not matter,
+            its clipping, offset and last ᾱ do.
 
     Raises:
         ValueError: a key whose value this project has no equations for, or an unknown solver.

@@ -136,7 +136,6 @@ def load_handle(
     Raises:
         ValueError: a name is unknown, or files are missing, with what to fetch.
     """
-    from ...t2mv_core.bundle import MemorySettings
     from ...t2mv_core.formats.sources import resolve_sources
     from ...t2mv_core.loading import load_bundle, with_float8_storage, with_schedule_of
 
@@ -157,8 +156,7 @@ def load_handle(
     # Not part of the identity: these are light copies over the same weights.
     with usable_for_training():
         bundle = with_schedule_of(residency.owner, named)
-    bundle = replace(bundle, memory=MemorySettings(has_sequential_guidance))
-    return ModelHandle(bundle, residency)
+    return ModelHandle(replace(bundle, has_sequential_guidance=has_sequential_guidance), residency)
 
 
 def _dtypes(model: str | None, precision: str) -> tuple[torch.dtype, torch.dtype]:
@@ -170,6 +168,4 @@ def _dtypes(model: str | None, precision: str) -> tuple[torch.dtype, torch.dtype
         return dtype, torch.float32 if is_vae_apart() else dtype  # half takes minutes there
     if model in BUNDLED:
         return torch.float32, torch.float32
-    preferred = preferred_dtype()
-    # fp8 is for ComfyUI's own layers.
-    return preferred if preferred.itemsize > 1 else torch.bfloat16, preferred_vae_dtype()
+    return preferred_dtype(), preferred_vae_dtype()

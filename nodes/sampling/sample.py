@@ -15,9 +15,7 @@ from ..sockets import ESSENTIALS, make_schema, output
 from .inputs import (
     GUIDANCE,
     INVERSE_REF_SCALE,
-    NEGATIVE_PROMPT,
     REF_SCALE,
-    SEED,
     STEPS,
     VIEW_SCALE,
     ZIGZAG,
@@ -161,9 +159,6 @@ def sample_views(
     from ...t2mv_core.samplers import count_evaluations
 
     prompts = read_prompts(prompt)
-    SEED.check(seed)
-    NEGATIVE_PROMPT.check(negative_prompt)
-    check_pictures(reference, len(prompts))
     check_task(model, reference)
     numbers = numbers_read(sampler, numbers, reference is not None)
     settings = read_settings(numbers, model)
@@ -220,9 +215,7 @@ class SetSampler:
         self._references = None if reference is None else SetReferences.encode(model, reference)
         self._parts = ("unet", *(["vae"] if has_decoded_previews(model) else []))
         self._work_bytes = _work_bytes(model.bundle, settings, self._cameras.num_views)
-        device = model.residency.load(*self._parts, work_bytes=self._work_bytes)
-        # ComfyUI may keep text encoders of its own on another device than the UNet.
-        self._conditions = {prompt: condition.to(device) for prompt, condition in self._conditions.items()}
+        model.residency.load(*self._parts, work_bytes=self._work_bytes)
 
     def __call__(self, line: int, seed: int) -> Tensor:
         """Sample the views of one of the prompts: scaled latents [V, C, h, w], float32, on the CPU.
@@ -254,7 +247,7 @@ class SetSampler:
 
 def _work_bytes(bundle: ModelBundle, settings: SamplingSettings, num_views: int) -> float:
     """Estimate what an evaluation takes besides the weights; guidance in two passes evaluates all twice."""
-    is_one_pass = bundle.has_guidance_embedding or bundle.memory.sequential_guidance
+    is_one_pass = bundle.has_guidance_embedding or bundle.has_sequential_guidance
     num_passes = 1 if is_one_pass or settings.guidance_scale == 1.0 else 2
     return denoising_bytes(num_views * num_passes * bundle.latent_px**2, bundle.dtype)
 

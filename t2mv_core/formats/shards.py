@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from .checkpoint import PICKLED, read_json
@@ -93,8 +94,14 @@ def open_weights(place: Path, notices: list[str]) -> WeightsFile | ShardedWeight
 
 
 def has_weights(folder: Path) -> bool:
-    """Return whether a folder holds weights that `open_weights` would read."""
-    return any((folder / name).is_file() for name in (*WEIGHT_NAMES, *INDEX_NAMES))
+    """Return whether a folder holds weights that `open_weights` would read, of shards all."""
+    if any((folder / name).is_file() for name in WEIGHT_NAMES):
+        return True
+    for index in (folder / name for name in INDEX_NAMES):
+        with suppress(FileNotFoundError, ValueError):
+            if all((folder / shard).is_file() for shard in set(places_of(index).values())):
+                return True
+    return False
 
 
 def weights_file(folder: Path, names: Sequence[str]) -> Path:

@@ -124,8 +124,9 @@ def _finders(sources: ModelSources) -> dict[str, Callable[[], Path | None]]:
     if sources.model in TOYBOX_PRESETS:
         model = str(toybox_path("model"))
         unet_model = str(toybox_path("teacher")) if sources.model.endswith("-teacher") else model
-        is_of_picture = sources.model.startswith("toybox-image")
-        find_adapter = partial(toybox_path, f"{'image_' * is_of_picture}mvadapter.safetensors")
+        if sources.adapter is None:
+            is_of_picture = sources.model.startswith("toybox-image")
+            find_adapter = partial(toybox_path, f"{'image_' * is_of_picture}mvadapter.safetensors")
     is_replaced = bool(sources.unet) or unet_model != model
 
     def part(name: str, other: str | None = None, of: str = model) -> Callable[[], Path]:

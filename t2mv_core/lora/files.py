@@ -165,7 +165,7 @@ def _attach_file(
                 matrix.weight = nn.Parameter(fitted.to(device, matrix.weight.dtype), requires_grad=False)
         if content.differences:
             attach_differences(unet, name, layers, _fit_differences(unet, content.differences, layers, path))
-    except ValueError:
+    except BaseException:  # out of memory, too: layers without weights would stay, which no device can take
         remove_lora(unet, name)
         raise
 

@@ -59,18 +59,15 @@ def view_agreement(projection: Projection, masks: Tensor) -> Tensor:
     return common / torch.maximum(shown, projection.coverage).sum(dim=(1, 2)).clamp(min=1e-6)
 
 
-def find_disagreement(
-    masks: Tensor, rig: CameraRig, min_iou: float = MIN_IOU, on_look: Callable[[], None] = lambda: None
-) -> Agreement:
+def find_disagreement(masks: Tensor, rig: CameraRig, on_look: Callable[[], None] = lambda: None) -> Agreement:
     """Find views that are empty or that contradict the others.
 
-    While the worst view agrees less than `min_iou`, the view without which the rest agree best is left out;
+    While the worst view agrees less than MIN_IOU, the view without which the rest agree best is left out;
     views between which silhouettes cannot decide are left out together. Those left out are named.
 
     Args:
         masks: covered share of each pixel, [V, H, H] in [0, 1].
         rig: the V cameras.
-        min_iou: views that agree less with the common solid contradict it, in [0, 1].
         on_look: called before each search for a view to leave out, which carves up to as many solids as there
             are pairs of views; may raise to cancel.
 
@@ -88,7 +85,7 @@ def find_disagreement(
     for v, share in zip(kept, shares, strict=True):
         iou[v] = share
     fitting, better = kept, shares
-    while len(fitting) > 1 and min(better) < min_iou:
+    while len(fitting) > 1 and min(better) < MIN_IOU:
         on_look()
         suspects = _find_suspects(fitting, better, masks, rig)
         fitting = [v for v in fitting if v not in suspects]

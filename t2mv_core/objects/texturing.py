@@ -107,8 +107,10 @@ def cover_texels(uvs: Tensor, faces: Tensor, texture_px: int) -> tuple[Tensor, T
             weights = _barycentric(places[numbers], texels.double())
             inside = (weights >= -_EDGE).all(dim=-1) & (texels < texture_px).all(dim=-1)
             texel = (texels[..., 1] * texture_px + texels[..., 0])[inside]
-            face[texel] = numbers[:, None].expand_as(inside)[inside]
-            shares[texel] = weights[inside].float()
+            number = numbers[:, None].expand_as(inside)[inside]
+            face.scatter_reduce_(0, texel, number, "amax")  # of two triangles on an edge, the later one
+            is_shown = face[texel] == number
+            shares[texel[is_shown]] = weights[inside][is_shown].float()
     return face, shares
 
 

@@ -112,7 +112,7 @@ class ClipScore:
     @torch.inference_mode()
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Return unit text features [n, d]; prompts in the cache are not encoded again."""
-        # Whoever moved the model without `to` (ComfyUI's memory management does) left the cache where it was.
+        # The cache lies on the CPU: the model moves while it is kept.
         return self.cache.lookup(prompts, self._encode_new_prompts)[0].to(self.model.logit_scale.device)
 
     @torch.inference_mode()
@@ -123,7 +123,7 @@ class ClipScore:
 
     def _encode_new_prompts(self, prompts: list[str]) -> tuple[Tensor]:
         tokens = self.tokens(prompts).to(self.model.logit_scale.device)
-        return (F.normalize(self.model.encode_text(tokens).float(), dim=-1),)
+        return (F.normalize(self.model.encode_text(tokens).float(), dim=-1).cpu(),)
 
 
 def load_clip_score(path: Path, name: str = "toybox_clip") -> ClipScore:

@@ -65,18 +65,12 @@ class ImageReward:
         """Score pictures [n, 3, H, W] in [0, 1] against n prompts."""
         check_request(images, prompts, self.kind)
         weight = next(self.model.image_encoder.parameters())
-        tokens, scores = self._tokenize(prompts).to(weight.device), []
+        tokens, scores = self.tokens(prompts).to(weight.device), []
         with torch.inference_mode():
             for pixels in self.preprocessing.chunks(images, weight):
                 chunk, tokens = tokens.split([len(pixels), len(tokens) - len(pixels)])
                 scores.append(self.model(pixels, chunk, (chunk != 0).long()))
         return RewardResult(torch.cat(scores).clone())  # a clone made outside is an ordinary tensor again
-
-    def _tokenize(self, prompts: Sequence[str]) -> Tensor:
-        """Return token ids [n, L]; a prompt that stands there several times is read once."""
-        distinct = list(dict.fromkeys(prompts))
-        places = {prompt: place for place, prompt in enumerate(distinct)}
-        return self.tokens(distinct)[[places[prompt] for prompt in prompts]]
 
 
 def load_image_reward(path: Path, name: str = "image_reward") -> ImageReward:

@@ -47,8 +47,6 @@ class JudgeResult:
             names one.
         azimuth: the view shows the object from its camera's azimuth, [B, V] bool. Only meaningful for
             `asymmetric_families`.
-        family_probability: of each family for the set, [B, families]; likewise the three colours'.
-        azimuth_probability: of each default azimuth for the view, [B, V, 6].
     """
 
     family: Tensor
@@ -56,11 +54,6 @@ class JudgeResult:
     part: Tensor
     companion: Tensor
     azimuth: Tensor
-    family_probability: Tensor
-    colour_probability: Tensor
-    part_probability: Tensor
-    companion_probability: Tensor
-    azimuth_probability: Tensor
 
 
 class JudgeLogits(NamedTuple):
@@ -180,8 +173,8 @@ class Judge(nn.Module):
         logits = JudgeLogits(
             *(torch.cat(x).unflatten(0, images.shape[:2]).cpu() for x in zip(*answers, strict=True))
         )
-        family, colour, part, companion = (_set_probability(x) for x in logits[:4])
-        azimuth = logits.azimuth.softmax(dim=-1)
+        # The views' normalising constants are the same for all classes, so the mean of the logits serves.
+        family, colour, part, companion = (x.mean(dim=1) for x in logits[:4])
         return JudgeResult(
             family=_is_wanted(family, [spec.family for spec in specs], self.families, "family"),
             colour=_is_wanted(colour, [spec.colour for spec in specs], self.colours, "colour"),
@@ -189,21 +182,8 @@ class Judge(nn.Module):
             companion=_is_wanted(
                 companion, [s.companion_colour for s in specs], self.colours, "companion colour"
             ),
-            azimuth=azimuth.argmax(dim=-1) == torch.arange(self.num_azimuths),
-            family_probability=family,
-            colour_probability=colour,
-            part_probability=part,
-            companion_probability=companion,
-            azimuth_probability=azimuth,
+            azimuth=logits.azimuth.argmax(dim=-1) == torch.arange(self.num_azimuths),
         )
-
-
-def _set_probability(logits: Tensor) -> Tensor:
-    """Probabilities [B, classes] of sets: softmax of the mean log-probability over the views [B, V, classes].
-
-    The views' normalizing constants are the same for all classes, so the mean of the logits serves.
-    """
-    return logits.mean(dim=1).softmax(dim=-1)
 
 
 def _residual_blocks(width: int, blocks: Sequence[tuple[int, int]]) -> Iterator[ResidualBlock]:
@@ -212,12 +192,10 @@ def _residual_blocks(width: int, blocks: Sequence[tuple[int, int]]) -> Iterator[
         width = outputs
 
 
-def _is_wanted(
-    probability: Tensor, wanted: Sequence[str | None], names: tuple[str, ...], what: str
-) -> Tensor:
+def _is_wanted(logits: Tensor, wanted: Sequence[str | None], names: tuple[str, ...], what: str) -> Tensor:
     """Whether the likeliest class of each set is the wanted one, [B]; false where nothing is wanted."""
     places = torch.tensor([-1 if name is None else _place(name, names, what) for name in wanted])
-    return probability.argmax(dim=-1) == places
+    return logits.argmax(dim=-1) == places
 
 
 def _place(name: str, names: tuple[str, ...], what: str) -> int:

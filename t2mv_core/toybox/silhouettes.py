@@ -36,12 +36,11 @@ def view_consistency(images: Tensor, azimuths_deg: Sequence[float]) -> Tensor:
     return silhouette_coherence(silhouettes(images), azimuths_deg)
 
 
-def silhouettes(images: Tensor, min_contrast: float = MIN_CONTRAST) -> Tensor:
+def silhouettes(images: Tensor) -> Tensor:
     """Where the object is: where any channel differs from the toybox's constant grey background.
 
     Args:
         images: [B, V, 3, H, W] in [0, 1].
-        min_contrast: the difference that counts as object, in the pictures' units.
 
     Returns:
         bool [B, V, H, W]; holes stay holes.
@@ -54,7 +53,7 @@ def silhouettes(images: Tensor, min_contrast: float = MIN_CONTRAST) -> Tensor:
             f"images have shape {list(images.shape)} and type {images.dtype}; silhouettes are found in "
             "[B, V, 3, H, W] of floating point in [0, 1] (divide uint8 by 255)."
         )
-    return contrast(images, images.new_full((3,), BACKGROUND)) > min_contrast
+    return contrast(images, images.new_full((3,), BACKGROUND)) > MIN_CONTRAST
 
 
 def silhouette_coherence(masks: Tensor, azimuths_deg: Sequence[float]) -> Tensor:

@@ -4,7 +4,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from t2mv_core.bundle import MemorySettings
 from t2mv_core.cameras import CameraRig
 from t2mv_core.denoiser import CameraFeatures, call_unet, encode_cameras, guidance_embedding, predict_noise
 from t2mv_core.text import TextCondition, encode_text
@@ -170,7 +169,7 @@ def test_guidance_in_two_passes_is_guidance_in_one(ddim_bundle, x, rig, prompts)
     sizes = []
     hook = ddim_bundle.unet.register_forward_pre_hook(lambda _module, args: sizes.append(len(args[0])))
     together = predict_noise(ddim_bundle, x, 500, condition, cameras, 4.0)
-    sequential = replace(ddim_bundle, memory=MemorySettings(sequential_guidance=True))
+    sequential = replace(ddim_bundle, has_sequential_guidance=True)
     apart = predict_noise(sequential, x, 500, condition, cameras, 4.0)
     hook.remove()
     assert sizes == [12, 6, 6]
@@ -180,5 +179,5 @@ def test_guidance_in_two_passes_is_guidance_in_one(ddim_bundle, x, rig, prompts)
 def test_a_model_with_a_guidance_embedding_keeps_its_one_pass(lcm_bundle, x, rig, prompts):
     condition, cameras = encode_text(lcm_bundle, prompts), encode_cameras(lcm_bundle, rig)
     together = predict_noise(lcm_bundle, x, 500, condition, cameras, 4.0)
-    sequential = replace(lcm_bundle, memory=MemorySettings(sequential_guidance=True))
+    sequential = replace(lcm_bundle, has_sequential_guidance=True)
     assert torch.equal(predict_noise(sequential, x, 500, condition, cameras, 4.0), together)

@@ -1,12 +1,11 @@
 import copy
-import io
 
 import pytest
 import torch
-from PIL import Image, ImageChops
+from PIL import ImageChops
 
 from t2mv_core import images
-from t2mv_core.images import contact_sheet, decode_latents, encode_webp, from_comfy, to_comfy
+from t2mv_core.images import contact_sheet, decode_latents, from_comfy, to_comfy
 
 
 @pytest.fixture
@@ -229,27 +228,3 @@ def test_an_empty_column_label_leaves_its_room_to_the_one_before():
     wide = contact_sheet(torch.zeros(1, 3, 3, 8, 8), (), ["front-right 45°", "", ""], cell_px=32)
     ink = ImageChops.invert(wide.crop((0, 0, 96, 16)).convert("L")).getbbox()
     assert ink[2] > 40
-
-
-def test_animations_hold_the_frames_in_order_with_speed_and_metadata():
-    grey = torch.tensor([0.0, 0.5, 1.0, 0.5]).view(4, 1, 1, 1).expand(4, 3, 16, 24)
-    exif = Image.Exif()
-    exif[0x0110] = "prompt:{}"
-    opened = Image.open(io.BytesIO(encode_webp(grey, 8.0, exif.tobytes())))
-    assert (opened.format, opened.size, opened.n_frames, opened.info["loop"]) == ("WEBP", (24, 16), 4, 0)
-    assert opened.getexif()[0x0110] == "prompt:{}"
-    for frame, level in enumerate([0, 128, 255, 128]):
-        opened.seek(frame)
-        opened.load()
-        assert opened.info["duration"] == 125  # 1000 / 8 ms
-        assert abs(opened.convert("RGB").getpixel((12, 8))[0] - level) <= 3
-
-
-def test_a_single_frame_and_a_tiny_speed_are_animations_too():
-    opened = Image.open(io.BytesIO(encode_webp(torch.zeros(1, 3, 8, 8), 10_000.0)))
-    assert (opened.format, opened.size) == ("WEBP", (8, 8))
-
-
-def test_pictures_too_large_for_webp_are_refused_in_words():
-    with pytest.raises(ValueError, match="16400 x 1 px is too large for WEBP"):
-        encode_webp(torch.zeros(1, 3, 1, 16400), 4.0)

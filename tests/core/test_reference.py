@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from t2mv_core.bundle import LoraHandle, MemorySettings
+from t2mv_core.bundle import LoraHandle
 from t2mv_core.denoiser import encode_cameras, predict_noise
 from t2mv_core.lora.adapters import add_lora, trainable_parameters
 from t2mv_core.reference import NO_PICTURE, ReferenceFeatures, encode_pictures, encode_reference
@@ -193,7 +193,7 @@ def test_prediction_is_the_plain_computation(image_bundle, x, condition, cameras
 
 def test_guidance_in_two_passes_is_guidance_in_one(image_bundle, x, condition, cameras, reference):
     together = predict_noise(image_bundle, x, 500, condition, cameras, 4.0, 1.0, reference.scaled(0.7))
-    sequential = replace(image_bundle, memory=MemorySettings(sequential_guidance=True))
+    sequential = replace(image_bundle, has_sequential_guidance=True)
     apart = predict_noise(sequential, x, 500, condition, cameras, 4.0, 1.0, reference.scaled(0.7))
     torch.testing.assert_close(apart, together, atol=1e-5, rtol=1e-5)
 

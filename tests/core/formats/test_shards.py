@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from t2mv_core.formats.shards import open_weights
+from t2mv_core.formats.shards import has_weights, open_weights
 from t2mv_core.formats.sources import ModelSources, resolve_sources
 from t2mv_core.loading import load_bundle
 
@@ -40,6 +40,17 @@ def test_shards_load_what_the_whole_file_held(own_folder, lcm_bundle, variant, i
         loaded = bundle.modules()[part].state_dict()
         assert all(torch.equal(loaded[name], tensor) for name, tensor in module.state_dict().items()), part
     assert bundle.notices == ()
+
+
+def test_a_folder_has_its_weights_when_all_shards_are_there(own_folder):
+    folder = own_folder / "unet"
+    assert has_weights(folder)
+    shards = cut(folder)
+    assert has_weights(folder)
+    shards[1].unlink()
+    assert not has_weights(folder)
+    (folder / f"{STEM}.safetensors.index.json").write_text("{")
+    assert not has_weights(folder)
 
 
 def test_the_whole_file_beside_shards_is_read_and_the_shards_are_named(own_folder, lcm_bundle):

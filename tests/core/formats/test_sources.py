@@ -106,6 +106,18 @@ def test_a_repository_in_shards_is_fetched_whole(hub, tmp_path, monkeypatch):
     }
     resolve_sources(ModelSources("sdxl", allow_download=True))
     assert {(repository, shard) for shard in shards} <= set(hub.fetched)
+    cached = tmp_path / "cache" / repository.replace("/", "--") / shards[1]
+    cached.unlink()  # the download was interrupted before it
+    hub.fetched.clear()
+    resolve_sources(ModelSources("sdxl", allow_download=True))
+    assert hub.fetched == [(repository, shards[1])]
+
+
+def test_a_bundled_model_takes_another_adapter(tmp_path):
+    adapter = tmp_path / "mine.safetensors"
+    adapter.touch()
+    assert resolve_sources(ModelSources("toybox", str(adapter))).adapter == adapter
+    assert resolve_sources(ModelSources("toybox")).adapter.name == "mvadapter.safetensors"
 
 
 def test_what_is_named_takes_the_place_of_the_presets(hub, lcm_folder):

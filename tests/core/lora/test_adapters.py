@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from t2mv_core.bundle import LoraHandle, MemorySettings
+from t2mv_core.bundle import LoraHandle
 from t2mv_core.denoiser import encode_cameras, predict_noise
 from t2mv_core.formats.safetensors_io import read_safetensors, write_safetensors
+from t2mv_core.lora import files
 from t2mv_core.lora.adapters import (
     activate_loras,
     add_lora,
@@ -325,7 +326,7 @@ def test_one_backward_pass_through_calls_of_two_bundles_adds_their_gradients(lea
 
 def test_a_lora_goes_with_the_last_bundle_that_lists_it(base, predict, lora_file):
     add_lora(base.unet, 2, 2.0, "policy")
-    kept = replace(load_lora(base, lora_file("kept"), 0.5), memory=MemorySettings())
+    kept = replace(load_lora(base, lora_file("kept"), 0.5), notices=())
     before, weights = predict(kept), []
     for seed in range(5):
         tried = load_lora(base, lora_file(f"tried {seed}", seed=seed))
@@ -510,6 +511,22 @@ def test_files_that_do_not_fit_are_refused_and_leave_no_trace(
     before, path = predict(base), lora_file()
     edit_weights(path, change)
     with pytest.raises(ValueError, match=words):
+        load_lora(base, path)
+    assert attached_loras(base.unet) == []
+    assert torch.equal(predict(base), before)
+
+
+def test_a_lora_that_finds_no_memory_half_way_leaves_no_trace(base, predict, lora_file, monkeypatch):
+    before, path, fit, fitted = predict(base), lora_file(), files._fit, []
+
+    def fit_until_full(*arguments):
+        if len(fitted) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        fitted.append(arguments)
+        return fit(*arguments)
+
+    monkeypatch.setattr(files, "_fit", fit_until_full)
+    with pytest.raises(torch.OutOfMemoryError):
         load_lora(base, path)
     assert attached_loras(base.unet) == []
     assert torch.equal(predict(base), before)

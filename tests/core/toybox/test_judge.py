@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
@@ -37,9 +35,6 @@ def test_sets_are_judged_by_mean_log_probability_and_views_one_by_one(judge, mon
     assert verdict.family.tolist() == [True]
     assert verdict.colour.tolist() == [False]
     assert verdict.azimuth.tolist() == [[True, True, True, False, True, True]]
-    expected = family.log_softmax(dim=1).mean(dim=0).softmax(dim=0)
-    assert torch.allclose(verdict.family_probability[0], expected)
-    assert torch.allclose(verdict.azimuth_probability[0], azimuth.softmax(dim=1))
 
 
 @pytest.mark.parametrize(
@@ -60,16 +55,15 @@ def test_the_views_that_show_a_part_decide_on_it(
     spec = PromptSpec("", "mug", "red", part_colour, companion_colour)
     verdict = judge.judge_views(torch.rand(1, 6, 3, 64, 64), [spec])
     assert (verdict.part.item(), verdict.companion.item()) == (part, companion)
-    # The mean of the logits of "wooden" is 3 / 6.
-    assert verdict.part_probability[0, 3] == pytest.approx(math.exp(0.5) / (3 + math.exp(0.5)))
 
 
 def test_sets_do_not_influence_each_other(judge):
     images = torch.rand(3, 6, 3, 64, 64)
-    specs = [PromptSpec("", "mug", "red")] * 3
-    together = judge.judge_views(images, specs)
-    alone = judge.judge_views(images[1:2], specs[:1])
-    assert torch.allclose(together.colour_probability[1], alone.colour_probability[0], atol=1e-5)
+    for colour in COLOURS:
+        specs = [PromptSpec("", "mug", colour)] * 3
+        together, alone = judge.judge_views(images, specs), judge.judge_views(images[1:2], specs[:1])
+        assert together.colour[1] == alone.colour[0]
+        assert together.azimuth[1].tolist() == alone.azimuth[0].tolist()
 
 
 def test_judging_does_not_change_the_judge(judge):
@@ -97,12 +91,9 @@ def test_what_it_cannot_judge_is_refused_in_words(judge, shape, spec, words):
 def test_a_saved_judge_gives_the_same_verdicts(judge, tmp_path):
     save_judge(judge, tmp_path / "judge.safetensors")
     loaded = load_judge(tmp_path / "judge.safetensors")
-    images = torch.rand(2, 6, 3, 64, 64)
-    specs = [PromptSpec("", "mug", "red")] * 2
-    first, second = judge.judge_views(images, specs), loaded.judge_views(images, specs)
-    assert torch.allclose(
-        first.azimuth_probability, second.azimuth_probability, atol=5e-3
-    )  # stored in half precision
+    images = torch.rand(6, 3, 64, 64)
+    for answer, again in zip(judge(images), loaded(images), strict=True):
+        torch.testing.assert_close(again, answer, atol=2e-2, rtol=0)  # stored in half precision
     assert (loaded.families, loaded.colours, loaded.materials) == (FAMILIES, COLOURS, MATERIALS)
     assert not loaded.training
 

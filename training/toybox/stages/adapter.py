@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,7 +13,7 @@ from ..data.captions import caption
 from ..data.dataset import load_dataset
 from .base import DROP_CAPTION, add_noise, denoising_loss, load_base
 from .fitting import fit
-from .networks import TEACHER_SCHEDULER, MultiviewNetworks, create_average, fast_autocast
+from .networks import TEACHER_SCHEDULER, MultiviewNetworks, fast_autocast, load_average
 from .stage import StageConfig, seed_everything
 
 NUM_UPDATES = 3000
@@ -77,12 +75,7 @@ def load_adapter_into(networks: MultiviewNetworks, config: StageConfig) -> None:
     Raises:
         FileNotFoundError: the `adapter` stage has not run.
     """
-    path = config.out_dir / "adapter" / "state.pt"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; run `python -m training.toybox adapter` first.")
-    average = create_average(nn.ParameterList(networks.adapter_parameters()))
-    average.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["parts"]["average"])
-    trained = cast(nn.ParameterList, average.module)
+    trained = load_average(nn.ParameterList(networks.adapter_parameters()), config.out_dir / "adapter")
     for parameter, value in zip(networks.adapter_parameters(), trained, strict=True):
         parameter.data.copy_(value.data)
 

@@ -7,7 +7,6 @@ Nothing of it is shipped. It shows how much of the headroom comes from how the s
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -16,8 +15,8 @@ from ..data.captions import caption
 from ..data.dataset import load_dataset
 from .adapter import load_teacher
 from .evaluate import measure_aware
-from .lcm import EMA_DECAY, Amounts, solve_chunk, train_student, write_shards
-from .networks import MultiviewNetworks, create_average
+from .lcm import Amounts, solve_chunk, train_student, write_shards
+from .networks import MultiviewNetworks, load_average
 from .stage import StageConfig, seed_everything
 
 AMOUNTS = Amounts(num_chunks=24, chunk_size=12, num_updates=600, batch_pairs=10)
@@ -36,7 +35,7 @@ def run(config: StageConfig) -> None:
     teacher, folder = load_teacher(config), config.out_dir / "aware"
     shards = solve_trajectories(config, teacher, amounts, folder)
     train_student(config, teacher, shards, amounts, folder)
-    measure_aware(config, load_aware_student(folder / "state.pt"))
+    measure_aware(config, load_aware_student(folder))
 
 
 def solve_trajectories(
@@ -55,8 +54,7 @@ def solve_trajectories(
     return write_shards(folder, amounts.num_chunks, config.seed + SEED_OFFSET, solve)
 
 
-def load_aware_student(path: Path) -> MultiviewNetworks:
-    """The running average of the student, frozen."""
-    average = create_average(MultiviewNetworks(has_guidance_embedding=True), EMA_DECAY)
-    average.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["parts"]["average"])
-    return cast(MultiviewNetworks, average.module).eval().requires_grad_(False)
+def load_aware_student(stage_dir: Path) -> MultiviewNetworks:
+    """The running average of the student, frozen; see `load_average` for what raises."""
+    student = load_average(MultiviewNetworks(has_guidance_embedding=True), stage_dir)
+    return student.eval().requires_grad_(False)

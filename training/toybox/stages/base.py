@@ -7,7 +7,6 @@ as captions on the web do: what a model knows of sides before its adapter comes 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import cast
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from ..data.captions import caption, view_caption
 from ..data.dataset import load_dataset
 from ..data.scenes import Scene
 from .fitting import fit
-from .networks import TEACHER_SCHEDULER, SingleViewNetworks, create_average, fast_autocast
+from .networks import TEACHER_SCHEDULER, SingleViewNetworks, fast_autocast, load_average
 from .stage import StageConfig, seed_everything
 
 NUM_UPDATES = 4000
@@ -66,12 +65,7 @@ def load_base(config: StageConfig) -> SingleViewNetworks:
     Raises:
         FileNotFoundError: the `base` stage has not run.
     """
-    path = config.out_dir / "base" / "state.pt"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; run `python -m training.toybox base` first.")
-    average = create_average(SingleViewNetworks())
-    average.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["parts"]["average"])
-    networks = cast(SingleViewNetworks, average.module)
+    networks = load_average(SingleViewNetworks(), config.out_dir / "base")
     return networks.to(config.device).eval().requires_grad_(False)
 
 

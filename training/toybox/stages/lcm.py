@@ -20,7 +20,6 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -42,6 +41,7 @@ from .networks import (
     SingleViewNetworks,
     create_average,
     fast_autocast,
+    load_average,
 )
 from .stage import Checkpointer, StageConfig, Stateful, cosine_lr, descend, seed_everything, update_rng
 
@@ -233,13 +233,8 @@ def load_student(config: StageConfig) -> MultiviewNetworks:
     Raises:
         FileNotFoundError: the `lcm` or the `adapter` stage has not run.
     """
-    path = config.out_dir / "lcm" / "state.pt"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; run `python -m training.toybox lcm` first.")
-    average = create_average(SingleViewNetworks(has_guidance_embedding=True))
-    average.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["parts"]["average"])
     student = MultiviewNetworks(has_guidance_embedding=True)
-    student.put_in(cast(SingleViewNetworks, average.module))
+    student.put_in(load_average(SingleViewNetworks(has_guidance_embedding=True), config.out_dir / "lcm"))
     load_adapter_into(student, config)
     return student.to(config.device).eval().requires_grad_(False)
 

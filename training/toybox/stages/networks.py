@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from diffusers import T2IAdapter, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+M = TypeVar("M", bound=nn.Module)
 EMA_DECAY = 0.998
 CENTRE = 0.5
 """Of a camera's six numbers, which lie in [0, 1]."""
@@ -165,6 +167,20 @@ def create_average(networks: nn.Module, decay: float = EMA_DECAY) -> torch.optim
     """Exponential moving average of all weights."""
     average = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
     return torch.optim.swa_utils.AveragedModel(networks, multi_avg_fn=average)
+
+
+def load_average(networks: M, stage_dir: Path) -> M:
+    """Return a stage's running average of such networks.
+
+    Raises:
+        FileNotFoundError: the stage has not run.
+    """
+    path = stage_dir / "state.pt"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; run `python -m training.toybox {stage_dir.name}` first.")
+    average = create_average(networks)
+    average.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["parts"]["average"])
+    return cast(M, average.module)
 
 
 @contextmanager
