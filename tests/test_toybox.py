@@ -71,6 +71,7 @@ def test_a_sentence_becomes_views_rewards_become_a_lora_and_the_lora_changes_the
         "optim.prompts_per_update=2",
         "run.epochs=1",
         "optim.lr=1e-2",
+        "constraint.threshold_prompts=2",
     ]
     status = main(
         ["--preset", "demo", *words, "run.iterations_per_epoch=2", f"run.out_dir={tmp_path / 'run'}"]

@@ -95,6 +95,7 @@ def run(out_dir: Path, config: TrainConfig, num_prompts: int) -> Path | None:
         Path of report.md; None when training was interrupted (the same command continues it).
     """
     started = time.monotonic()
+    out_dir.mkdir(parents=True, exist_ok=True)
     split = load_split(config.sampling.prompts, config.sampling.held_out_share)
     prompts = spread(load_held_out("heldout", split.train), num_prompts)
     refuse_watched(prompts, config, split)
@@ -169,7 +170,13 @@ def train_lora(config: TrainConfig, bundle: ModelBundle, instruments: Instrument
     if not is_done:
         return None
     best = trainer.folder.best_lora_path
-    return best if best.is_file() else trainer.folder.newest_lora()
+    lora = best if best.is_file() else trainer.folder.newest_lora()
+    if lora is None:
+        raise ValueError(
+            "The training stopped before its first epoch ended and no LoRA was better than the base model; "
+            "raise evaluation.patience."
+        )
+    return lora
 
 
 def verdicts(changes: Mapping[str, Interval]) -> list[str]:

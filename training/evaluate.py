@@ -278,7 +278,7 @@ def main(words: Sequence[str] | None = None) -> int:
             "Measure with sampling.batch_size=1, model.dtype=bf16 or reward.device=cpu."
         ):
             path = run(*parse(sys.argv[1:] if words is None else words))
-    except (ValueError, OSError, MemoryError) as error:
+    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         print(f"evaluate: {error}", file=sys.stderr)  # noqa: T201 - a command line
         return 1
     print(path.read_text(encoding="utf-8"))  # noqa: T201

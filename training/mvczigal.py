@@ -98,6 +98,11 @@ def make_trainer(config: TrainConfig, resume: bool) -> Trainer:
     folder = RunFolder(Path(config.run.out_dir))
     if resume and folder.state_path.is_file():
         refuse_another_run(folder.config_path, config)
+    if model.device.startswith("cuda:"):
+        import torch
+
+        if int(model.device.removeprefix("cuda:")) < torch.cuda.device_count():
+            torch.cuda.set_device(model.device)  # the accelerator's device is then this one, not the first
     accelerator = Accelerator(
         cpu=model.device == "cpu",
         log_with=trackers or None,

@@ -31,12 +31,12 @@ def tiny_model_dir(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
         sample_size=8,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(8, 8, 16),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(8, 16),
         layers_per_block=1,
         transformer_layers_per_block=1,
-        attention_head_dim=(1, 1, 2),
+        attention_head_dim=(1, 2),
         cross_attention_dim=16,
         use_linear_projection=True,
         norm_num_groups=4,
@@ -79,6 +79,12 @@ def tiny_model_dir(tmp_path_factory) -> Path:
             torch.nn.init.normal_(parameter, std=0.2)
     save_adapter(unet, create_camera_encoder(unet, 2), folder / "mvadapter.safetensors")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def unflushed(monkeypatch) -> None:
+    """Do not wait for the disk: hundreds of small files are written, and no test cuts the power."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture(scope="session")
@@ -142,9 +148,9 @@ def tiny_config(tmp_path) -> Callable:
     from training.config import config_from_dict
 
     values = {
-        "sampling": {"prompts": "animals", "prompts_per_iteration": 4, "batch_size": 2, "num_steps": 2},
+        "sampling": {"prompts": "animals", "prompts_per_iteration": 4, "batch_size": 4, "num_steps": 2},
         "model": {"name": "tiny", "lora_rank": 2, "lora_alpha": 2, "device": "cpu"},
-        "optim": {"lr": 1e-2, "prompts_per_update": 2},
+        "optim": {"lr": 1e-2, "prompts_per_update": 2, "micro_batch": 2},
         "reward": {"view": "redness", "joint": "agreement"},
         "constraint": {"threshold_prompts": 3},
         "run": {

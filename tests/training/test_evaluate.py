@@ -307,6 +307,7 @@ def test_a_graphics_card_is_used_unless_the_configuration_says_otherwise(
 
     monkeypatch.setattr("training.models.base_loras.load_bundle", load_bundle)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: int(has_gpu))
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     config = load_config("demo", [f"model.device={setting}", "sampling.batch_size=3"])
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config_to_dict(config)))

@@ -118,8 +118,8 @@ def test_rewards_go_to_their_own_device(words, monkeypatch):
         "training.models.rewards.load_rewards",
         lambda v, j, device, *more: devices.append(str(device)) or load(v, j, "cpu", *more),
     )
-    assert main([*words, "reward.device=meta", "run.iterations_per_epoch=1"]) == 0
-    assert devices == ["meta"]
+    assert main([*words, "reward.device=mps", "run.iterations_per_epoch=1"]) == 0
+    assert devices == ["mps"]
 
 
 @pytest.mark.parametrize(
@@ -128,6 +128,9 @@ def test_rewards_go_to_their_own_device(words, monkeypatch):
         (["optim.lrr=1"], "did you mean optim.lr?"),
         (["--preset", "nothing"], "There is no preset 'nothing'"),
         (["reward.view=beauty"], "There is no reward named 'beauty'"),
+        (["reward.device=gpu"], "reward.device='gpu' is not known; use auto"),
+        (["reward.device=cuda:99"], "reward.device=cuda:99: PyTorch sees"),
+        (["model.device=cuda:99"], "model.device=cuda:99: PyTorch sees"),
         (["model.name=/nowhere"], "There is no model folder '/nowhere'"),
         (["reward.view=agreement"], "agreement is a joint reward; it cannot be used as view reward"),
         (["sampling.prompts=nowhere.txt"], "There is no prompt set or file 'nowhere.txt'"),

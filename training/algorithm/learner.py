@@ -245,7 +245,8 @@ class Learner:
             self.optimizer.zero_grad(set_to_none=True)
             raise NonFiniteError(
                 f"The loss ({loss_sum}) or its gradient (norm {norm}) is not finite; the step was not taken. "
-                "Resume from the last saved state with a lower optim.lr, or without mixed precision."
+                "Resume from the last saved state with a lower optim.lr, without mixed precision, or with "
+                "model.dtype=bf16 where it is fp16."
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

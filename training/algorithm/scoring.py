@@ -92,7 +92,7 @@ def _check_finite(name: str, scores: Tensor, prompts: Sequence[str]) -> None:
     if not all(is_finite):
         prompt = prompts[is_finite.index(False)]
         raise NonFiniteError(
-            f"The reward {name} of {prompt!r} is not a finite number. Resume with reward.dtype=fp32, or with "
+            f"The reward {name} of {prompt!r} is not a finite number. Set reward.dtype=fp32, or "
             "model.dtype=bf16 where it is fp16."
         )
 

@@ -70,7 +70,9 @@ def _begin_with_defaults(values: dict[str, Any], word: str) -> None:
         return
     rewards = values.setdefault("reward", {})
     if isinstance(rewards, dict):
-        rewards.setdefault(keys[1], dict(getattr(RewardConfig(), keys[1])))
+        stated = rewards.setdefault(keys[1], dict(getattr(RewardConfig(), keys[1])))
+        if isinstance(stated, Typed) and not stated.is_null:  # a word is that name with weight 1
+            rewards[keys[1]] = {str(stated): 1.0}
 
 
 def read_preset(preset: str) -> dict[str, Any]:

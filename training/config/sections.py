@@ -30,6 +30,7 @@ Objective = Literal[
     "mv_dpo",
 ]
 OBJECTIVE_NAMES: tuple[str, ...] = get_args(Objective)
+DEVICES = r"auto|cpu|mps|cuda(:\d+)?"
 NEED_NO_JOINT_REWARD = ("zigal_view", "reward_difference", "reward_difference_own_noise", "ppo")
 
 
@@ -93,7 +94,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_record(self, "model.")
         require(
-            re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device) is not None,
+            re.fullmatch(DEVICES, self.device) is not None,
             f"model.device={self.device!r} is not known; use auto, cpu, mps, cuda or cuda:1.",
         )
 
@@ -204,6 +205,10 @@ class RewardConfig:
 
     def __post_init__(self) -> None:
         check_record(self, "reward.")
+        require(
+            re.fullmatch(DEVICES, self.device) is not None,
+            f"reward.device={self.device!r} is not known; use auto, cpu, mps, cuda or cuda:1.",
+        )
         require(len(self.view) > 0, "reward.view names no reward; give at least one, such as toybox_clip.")
         for name in self.own:
             require(

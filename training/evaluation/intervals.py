@@ -78,7 +78,7 @@ def bootstrap_two_way(values: Tensor, seed: int = 0) -> Interval:
     rows = torch.randint(num_prompts, (NUM_RESAMPLES, num_prompts), generator=generator)
     columns = torch.randint(num_seeds, (NUM_RESAMPLES, num_seeds), generator=generator)
     # mean over the picked rows for every column first: [resamples, S], then over the picked columns
-    means = torch.stack([table[picks].mean(dim=0) for picks in rows])
+    means = table[rows].mean(dim=1)
     return _interval(table, means.gather(1, columns).mean(dim=1))
 
 

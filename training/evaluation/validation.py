@@ -20,7 +20,7 @@ from ..models.policy import sampling_settings
 from ..models.rewards import measure_names
 from ..models.subjects import Subjects
 from .early_stop import EarlyStop
-from .measure import Instruments, Questions, Variant, is_judged, judged_specs, measure_policy, spread
+from .measure import Instruments, Variant, is_judged, make_questions, measure_policy, spread
 from .report import applicable
 
 SEED = 7_000_000
@@ -70,8 +70,6 @@ class Monitor:
     ) -> None:
         self.config = config.evaluation
         self.policy, self.subjects = policy, subjects
-        self.azimuths_deg = config.sampling.used_azimuths_deg
-        self.batch_size = config.sampling.batch_size
         self.variant = Variant("training", "standard", sampling_settings(config.sampling))
         asked: tuple[str, ...] = ()
         if self.config.every:
@@ -86,7 +84,8 @@ class Monitor:
             if source is not None:
                 warn_of_unread(policy.bundle, source, prompts, rewards.scorers)
             asked = spread(prompts, self.config.num_prompts)
-            self.questions = self._questions(asked)
+            asked_prompts, pictures = subjects.prompts(asked), subjects.pictures(asked)
+            self.questions = make_questions(config.sampling, asked_prompts, (SEED,), pictures)
             learned = {*config.reward.view, *config.reward.joint}
             only_measuring = frozenset({*rewards.view, *rewards.joint} - learned)
             self.instruments = Instruments(rewards, self._judge(), only_measuring=only_measuring)
@@ -142,13 +141,6 @@ class Monitor:
             on_step,
         )
         return {name: float(values.nanmean()) for name, values in applicable(measurement.values).items()}
-
-    def _questions(self, names: tuple[str, ...]) -> Questions:
-        prompts, pictures = self.subjects.prompts(names), self.subjects.pictures(names)
-        specs = judged_specs(prompts, self.azimuths_deg)
-        return Questions(
-            prompts, (SEED,), self.batch_size, specs, azimuths_deg=self.azimuths_deg, pictures=pictures
-        )
 
     def _judge(self) -> Judge | None:
         if self.questions.specs is None or not is_judged(self.policy.bundle):

@@ -145,8 +145,9 @@ def _cost_text(methods: Mapping[str, Any]) -> str:
 def _lambda_by_chance(tasks: Sequence[Task], results: Results) -> tuple[float, float] | None:
     """Return what `largest_lambdas_by_chance` gives of the untrained model, if that was measured."""
     joint = results["none"].values.get("joint_overall") if "none" in results else None
-    config = replace(tasks[0].config, objective="mvc_zigal")
-    return None if joint is None else largest_lambdas_by_chance(joint, config)
+    if joint is None:
+        return None
+    return largest_lambdas_by_chance(joint, replace(tasks[0].config, objective="mvc_zigal"))
 
 
 def _chance_text(by_chance: tuple[float, float] | None) -> list[str]:
@@ -168,7 +169,9 @@ def _draw_curves(results: Results, path: Path) -> None:
         for method, found in results.items():
             name = f"{kind}_reward_{OBJECTIVES[METHODS[method].objective or 'mvc_zigal'].samplers[0]}"
             if series := [t["curves"][name] for t in found.trainings if name in t["curves"]]:
-                typical = torch.tensor(series, dtype=torch.float64).quantile(0.5, dim=0)
+                shortest = min(map(len, series))  # early stopping ends trainings at different iterations
+                values = torch.tensor([one[:shortest] for one in series], dtype=torch.float64)
+                typical = values.quantile(0.5, dim=0)
                 curves[method] = typical.unfold(0, min(SMOOTHING, len(typical)), 1).mean(dim=1).tolist()
         panels[f"{'single' if kind == 'view' else kind}-view reward in training"] = curves
     if any(panels.values()):

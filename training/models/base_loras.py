@@ -18,7 +18,7 @@ from t2mv_core.lora.layouts import is_lora
 from t2mv_core.lora.words import describe_lora
 
 from ..config import BaseLoraConfig, ModelConfig
-from .policy import TORCH_DTYPES, model_sources
+from .policy import TORCH_DTYPES, check_device, model_sources
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ def load_base_model(config: ModelConfig, device: torch.device | str | None = Non
         device = (
             "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         )
+    check_device("model.device", device)
     bundle = load_bundle(model_sources(config), device, TORCH_DTYPES[config.dtype])
     return add_base_loras(bundle, config.base_loras)
 

@@ -40,6 +40,24 @@ TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.flo
 """Words of `model.dtype`."""
 
 
+def check_device(setting: str, device: torch.device | str) -> None:
+    """Raise where there is no such device, before a model is read, not when it is moved.
+
+    Args:
+        setting: the name of the setting, for the message.
+        device: its value; "auto" passes.
+
+    Raises:
+        ValueError: says how many there are.
+    """
+    kind, _, index = str(device).partition(":")
+    if kind == "cuda" and int(index or 0) >= (count := torch.cuda.device_count()):
+        raise ValueError(
+            f"{setting}={device}: PyTorch sees {count} CUDA devices; use auto, cpu or another number, or "
+            "install PyTorch for your card."
+        )
+
+
 def model_sources(config: ModelConfig) -> ModelSources:
     """Where the parts of a run's model come from."""
     return ModelSources(

@@ -29,7 +29,7 @@ from t2mv_core.rewards.sources import FOLDER_NAME, RewardPlaces
 
 from ..algorithm.scoring import Rewards, Scorer
 from ..config import OwnRewardConfig, RewardConfig
-from .policy import camera_rig
+from .policy import camera_rig, check_device
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -67,9 +67,10 @@ def check_reward_models(
 
     Raises:
         ValueError: an unknown name, a reward in the wrong role or one that compares with pictures where there
-            are none, or an unusable function of the user's.
+            are none, an unusable function of the user's, or a device that is not there.
         FileNotFoundError: weights or files are missing, with where to get them and where to put them.
     """
+    check_device("reward.device", config.device)
     for name in config.own:
         if name in REWARDS:
             raise ValueError(f"reward.own.{name}: there is a reward of that name already; choose another.")

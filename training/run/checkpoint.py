@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from diffusers.training_utils import EMAModel
 
 FREE = {
-    "model.device", "model.allow_download", "model.gradient_checkpointing", "sampling.batch_size",
-    "reward.device", "reward.folder", "reward.paths", "reward.allow_download", "constraint.unit", "optim.lr",
-    "optim.weight_decay", "optim.max_grad_norm", "optim.kl_weight", "optim.micro_batch",
-    "optim.splits_pairs", "optim.mixed_precision",
+    "model.device", "model.dtype", "model.allow_download", "model.gradient_checkpointing",
+    "sampling.batch_size", "reward.device", "reward.dtype", "reward.folder", "reward.paths",
+    "reward.allow_download", "constraint.unit", "optim.lr", "optim.weight_decay",
+    "optim.max_grad_norm", "optim.kl_weight", "optim.micro_batch", "optim.splits_pairs",
+    "optim.mixed_precision",
     # The files may have moved; base_loras.py and PromptSampler compare what is in them.
     "model.base_loras", "sampling.prompts", "sampling.references",
 }  # fmt: skip

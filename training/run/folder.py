@@ -49,7 +49,12 @@ class RunFolder:
 
     def newest_lora(self) -> Path | None:
         """Return the LoRA of the last epoch that wrote one."""
-        return max((self.root / "lora").glob("epoch_*.safetensors"), default=None, key=_epoch)
+        return next(reversed(self.epoch_loras()), None)
+
+    def epoch_loras(self) -> list[Path]:
+        """Return the epochs' LoRAs, oldest first; a copy under another name is the user's."""
+        paths = (self.root / "lora").glob("epoch_*.safetensors")
+        return sorted((path for path in paths if path.stem.removeprefix("epoch_").isdecimal()), key=_epoch)
 
     def sheet_path(self, epoch: int) -> Path:
         """Return where samples of the last iteration of an epoch lie."""
@@ -85,8 +90,8 @@ class RunFolder:
 
     def drop_loras_after(self, iteration: int, iterations_per_epoch: int) -> None:
         """Delete LoRAs of later iterations, which a run killed before it saved its state does again."""
-        for path in (self.root / "lora").glob("epoch_*.safetensors"):
-            if int(path.stem.partition("_")[2]) * iterations_per_epoch > iteration:
+        for path in self.epoch_loras():
+            if _epoch(path) * iterations_per_epoch > iteration:
                 path.unlink()
         best = self.best_lora_path
         if best.is_file() and int((open_safetensors(best).metadata() or {}).get("step", 0)) > iteration:
@@ -96,7 +101,7 @@ class RunFolder:
     def prune_loras(self, count: int | None) -> None:
         """Delete all but the newest `count` epoch files; None keeps all."""
         if count is not None:
-            for path in sorted((self.root / "lora").glob("epoch_*.safetensors"), key=_epoch)[:-count]:
+            for path in self.epoch_loras()[:-count]:
                 path.unlink()
 
 
@@ -203,6 +208,5 @@ def write_sheet(rollout: Rollout, num_prompts: int, path: Path) -> None:
         contact_sheet(images / 255, row_labels=labels).save(temporary, format="PNG")
 
 
-def _epoch(path: Path) -> tuple[int, str]:
-    """Order files by the number in their names, which has four digits or more."""
-    return len(path.name), path.name
+def _epoch(path: Path) -> int:
+    return int(path.stem.removeprefix("epoch_"))

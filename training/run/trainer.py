@@ -49,6 +49,7 @@ from ..models.subjects import Subjects
 from .checkpoint import RunState, load_checkpoint, refuse_another_run, save_checkpoint
 from .console import Display, RunDisplay
 from .folder import Recorder, RunFolder
+from .metrics import read_metrics
 from .processes import process_slots
 from .records import iteration_record
 from .untrained import measure_untrained
@@ -281,9 +282,11 @@ class Trainer:
         if means is None:
             return
         self.is_saved = False
+        is_best = self.iteration > 0 and self.monitor.early_stop.best_iteration == self.iteration
         if self.recorder is not None:
-            is_best = self.iteration > 0 and self.monitor.early_stop.best_iteration == self.iteration
             self.recorder.record_evaluation(self.iteration, means, is_best)
+        if is_best:
+            self._save()  # its file has replaced the best one before; a kill must not cost both
 
     def _save(self) -> None:
         self.is_saved = True
@@ -316,6 +319,12 @@ class Trainer:
         """Resume or refuse a folder with a run in it; begin the record otherwise."""
         folder = self.folder
         checkpoint = load_checkpoint(folder.state_path)
+        # A kill before the first save leaves so many records at most; a run with more had a state.
+        if checkpoint is None and len(read_metrics(folder.metrics_path)) > self.config.run.save_every:
+            raise FileExistsError(
+                f"{folder.root} holds a run whose saved state {folder.state_path.name} is gone; put it back, "
+                "or choose another run.out_dir."
+            )
         if not resume and (checkpoint is not None or folder.metrics_path.is_file()):
             raise FileExistsError(
                 f"{folder.root} holds a run at iteration {checkpoint.iteration if checkpoint else 0}; "

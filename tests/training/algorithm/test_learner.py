@@ -259,7 +259,8 @@ def test_the_first_update_of_split_pairs_takes_no_pass_more(make_trainer, advant
     """On policy the log ratios are 0: known without the pass that later updates need."""
     found, calls = [], []
     for splits_pairs in (False, True):
-        trainer = make_trainer(objective, optim={"splits_pairs": splits_pairs, "prompts_per_update": 2})
+        optim = {"splits_pairs": splits_pairs, "prompts_per_update": 2, "micro_batch": 1}
+        trainer = make_trainer(objective, optim=optim)
         rollout = collect(trainer)
         gradients, evaluations = [], []
         step = trainer.optimizer.step

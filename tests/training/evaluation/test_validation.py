@@ -16,7 +16,7 @@ from t2mv_core.toybox.judge import Judge
 from training.config import config_from_dict
 from training.data.prompts import load_prompts, load_split
 from training.evaluation import validation
-from training.evaluation.measure import Instruments, Questions, Variant, measure
+from training.evaluation.measure import Instruments, Questions, Variant, make_questions, measure
 from training.evaluation.validation import SEED, check_stop_measure
 from training.models.policy import LORA_NAME
 from training.run.checkpoint import load_checkpoint
@@ -164,6 +164,19 @@ def test_a_resumed_run_remembers_the_best_before(make_trainer):
         assert opened.metadata()["step"] == "1"
 
 
+def test_a_kill_after_a_new_best_between_two_saves_costs_no_lora(make_trainer):
+    run = {"save_every": 9, "epochs": 3}
+    trainer = make_trainer(run=run)
+    script(trainer, [0.5, 0.75, 0.875])  # then it is killed in the last evaluation
+    with pytest.raises(StopIteration):
+        trainer.run()
+    resumed = make_trainer(resume=True, run=run)
+    script(resumed, [0.25])
+    resumed.run()
+    with safe_open(trainer.folder.best_lora_path, framework="pt") as opened:
+        assert opened.metadata()["step"] == "2"
+
+
 def test_a_run_measured_on_other_prompts_is_not_compared(make_trainer):
     trainer = make_trainer(run={"epochs": 1})
     script(trainer, [0.5, 0.75])
@@ -290,7 +303,7 @@ def test_a_measure_that_no_prompt_has_is_left_out(make_trainer, monkeypatch):
     rig = {"azimuths_deg": [0, 45, 90, 180, 270, 315]}
     trainer = make_trainer(sampling=rig, evaluation={"num_prompts": 2, "stop_measure": "judge_part"})
     prompts = load_prompts("toybox")[:2]  # plain: family and colour
-    trainer.monitor.questions = trainer.monitor._questions(tuple(prompts))
+    trainer.monitor.questions = make_questions(trainer.config.sampling, prompts, (SEED,))
     with pytest.raises(ValueError, match="'judge_part' is not among the evaluation's values"):
         trainer.monitor.measure_when_due(0, nullcontext(), trainer.accelerator, count_nothing)
 

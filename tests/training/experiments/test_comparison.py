@@ -382,7 +382,7 @@ def test_a_comparison_that_is_told_to_end_leaves_no_training_behind(tmp_path):
         tmp_path,
     ]
     methods = ["--methods", "zigal_view", "zigal_joint", "mvc_zigal", "--seeds", "0"]
-    sizes = ["sampling.prompts_per_iteration=4", "sampling.batch_size=4"]
+    sizes = ["sampling.prompts_per_iteration=1", "optim.prompts_per_update=1", "sampling.num_steps=1"]
     process = subprocess.Popen(
         [sys.executable, "-m", "training.compare", *methods, *options, *sizes],
         start_new_session=True,

@@ -57,11 +57,13 @@ def test_loras_of_a_time_that_was_lost_are_removed(tmp_path):
     folder = RunFolder(tmp_path)
     for epoch in (1, 2, 3):
         write_safetensors({"x": torch.zeros(1)}, folder.lora_path(epoch), {})
+    copy = tmp_path / "lora" / "epoch_0001_2.safetensors"  # not epoch 12
+    copy.write_text("x")
     for step, stays in (("5", False), ("3", True)):
         write_safetensors({"x": torch.zeros(1)}, folder.best_lora_path, {"step": step})
         folder.drop_loras_after(3, 2)
         assert folder.best_lora_path.is_file() is stays
-    assert sorted(path.name for path in (tmp_path / "lora").glob("epoch*")) == ["epoch_0001.safetensors"]
+    assert sorted((tmp_path / "lora").glob("epoch*")) == [folder.lora_path(1), copy]
 
 
 @pytest.mark.parametrize(("count", "left"), [(None, [1, 2, 3, 10]), (2, [3, 10]), (9, [1, 2, 3, 10])])
@@ -70,7 +72,10 @@ def test_the_newest_loras_stay(tmp_path, count, left):
     (tmp_path / "lora").mkdir()
     for epoch in (1, 2, 3, 10):
         folder.lora_path(epoch).write_text("x")
-    (tmp_path / "lora" / "best.safetensors").write_text("x")
+    others = ["best.safetensors", "epoch_0002 (good).safetensors", "epoch_0002_7.safetensors"]  # the user's
+    for name in others:
+        (tmp_path / "lora" / name).write_text("x")
     folder.prune_loras(count)
+    assert folder.newest_lora() == folder.lora_path(10)
     names = sorted(path.name for path in (tmp_path / "lora").iterdir())
-    assert names == sorted(["best.safetensors", *(folder.lora_path(epoch).name for epoch in left)])
+    assert names == sorted([*others, *(folder.lora_path(epoch).name for epoch in left)])

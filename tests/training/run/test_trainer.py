@@ -223,6 +223,18 @@ def test_a_folder_with_a_run_is_refused_without_resume(tiny_model_dir, plain_rew
         Trainer(other, load_bundle(str(tiny_model_dir)), plain_rewards, resume=True)
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_without_its_saved_state_keeps_what_it_has(tiny_model_dir, plain_rewards, tiny_config, resume):
+    """It would begin at iteration 1 and delete every LoRA and record of the run before."""
+    config = tiny_config(run={"epochs": 2, "iterations_per_epoch": 1, "sheet_prompts": 0, "save_every": 1})
+    folder = Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards).folder
+    Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards).run()
+    folder.state_path.unlink()
+    with pytest.raises(FileExistsError, match=r"holds a run whose saved state last.pt is gone"):
+        Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards, resume=resume)
+    assert len(folder.epoch_loras()) == 2
+
+
 def test_a_folder_in_use_is_refused_before_anything_in_it_changes(tiny_model_dir, plain_rewards, tiny_config):
     config = tiny_config(run={"epochs": 1, "iterations_per_epoch": 1, "sheet_prompts": 0})
     trainer = Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards)

@@ -69,7 +69,7 @@ def test_a_short_list_repeats_with_other_noise_and_the_log_says_so(runs, watched
 
 
 def test_the_display_counts_every_evaluation(runs):
-    trainer = runs.trainer("run", constraint={"threshold_prompts": 5})
+    trainer = runs.trainer("run", constraint={"threshold_prompts": 5}, sampling={"batch_size": 2})
     phases, steps = [], []
     trainer.display.phase = lambda *phase: phases.append(phase)
     trainer.display.advance = lambda: steps.append(1)
