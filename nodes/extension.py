@@ -10,7 +10,6 @@ from comfy_api.latest import ComfyExtension, io
 
 from .cameras.create_rig import T2MVCreateCameraData, T2MVCreateCameraRig
 from .common.folders import register_folders
-from .common.replacements import register_replacements
 from .loaders.load_lora import T2MVLoadLoRA
 from .loaders.load_model import T2MVLoadModel
 from .loaders.load_reward import T2MVLoadReward
@@ -59,10 +58,6 @@ NODE_CLASSES: tuple[type[io.ComfyNode], ...] = (
 
 class T2MVExtension(ComfyExtension):
     """What ComfyUI asks for its nodes."""
-
-    async def on_load(self) -> None:
-        """Name the successors of removed nodes; ComfyUI 0.3.64 does not call this."""
-        await register_replacements()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return every node class, in menu order; the folders that their inputs list are registered first."""

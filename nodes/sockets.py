@@ -66,7 +66,6 @@ def make_schema(
     search_aliases: list[str],
     shows_result: bool = False,
     essentials_category: str | None = None,
-    is_experimental: bool = False,
     **fields: Any,
 ) -> io.Schema:
     """Return a node schema, with those extras that the running ComfyUI knows.
@@ -75,14 +74,12 @@ def make_schema(
         search_aliases: other words that people search for.
         shows_result: the node shows a picture or a text on itself, which the page then keeps when it reloads.
         essentials_category: folder among the page's essentials.
-        is_experimental: the page marks the node as one that may change.
         fields: of io.Schema, in every version.
     """
     extras = {
         "search_aliases": search_aliases,
         "has_intermediate_output": shows_result,
         "essentials_category": essentials_category,
-        "is_experimental": is_experimental,
     }
     known = {field.name for field in dataclasses.fields(io.Schema)}
     return io.Schema(**fields, **{name: extra for name, extra in extras.items() if name in known})

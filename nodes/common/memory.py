@@ -181,8 +181,12 @@ def encoding_bytes(pictures: torch.Tensor, dtype: torch.dtype) -> float:
 
 
 def preferred_dtype() -> torch.dtype:
-    """Return the floating-point type that ComfyUI's settings and this device ask for."""
-    return model_management.unet_dtype(compute_device())
+    """Return the floating-point type that ComfyUI's settings and this device compute in."""
+    dtype = model_management.unet_dtype(compute_device())
+    if dtype.itemsize > 1:
+        return dtype
+    # ComfyUI stores its own layers in fp8, and computes in another type.
+    return model_management.unet_manual_cast(dtype, compute_device())
 
 
 def preferred_vae_dtype() -> torch.dtype:
@@ -218,11 +222,6 @@ def is_out_of_memory(error: Exception) -> bool:
 def unload_everything() -> None:
     """Send all models away, those of other nodes too, and give the cached memory back to the device."""
     model_management.unload_all_models()
-    free_cached_memory()
-
-
-def free_cached_memory() -> None:
-    """Give memory that torch keeps for later back to the device."""
     model_management.soft_empty_cache()
 
 

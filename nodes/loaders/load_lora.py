@@ -38,8 +38,12 @@ class LoRANode(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora: str | None = None, **others: Any) -> str:
-        """Return the file's identity, so that the node runs again exactly when the file changes."""
-        return "" if lora is None else fingerprint(find_file("loras", lora))
+        """Return the file's identity, so that the node runs again exactly when it changes."""
+        if lora is None:
+            return ""
+        path = find_file("loras", lora)
+        # PEFT's configuration beside it may state the alphas.
+        return fingerprint(path) + fingerprint(path.with_name("adapter_config.json"))
 
 
 class T2MVLoadLoRA(LoRANode):

@@ -15,7 +15,6 @@ from typing import Any
 
 import comfy.k_diffusion.sampling as k_diffusion
 import comfy.lora as comfy_lora
-import comfy.model_management as model_management
 import comfy.model_patcher
 import comfy.model_sampling as model_sampling
 import torch
@@ -33,7 +32,7 @@ from ..common.memory import preferred_dtype
 
 __all__ = [
     "CLONES_KEY", "CLONES_MATCHED", "DEVICE_OPTION", "KSAMPLER", "ModelPatcher", "WrappersMP", "comfy_lora",
-    "k_diffusion", "model_management", "model_sampling", "optimized_attention", "timestep_embedding",
+    "k_diffusion", "model_sampling", "optimized_attention", "timestep_embedding",
 ]  # fmt: skip
 
 # Several GPUs (MultiGPU CFG Split): copies of a model with its hooks, each on a device of its own.
@@ -91,8 +90,8 @@ def compute_dtype(model: ModelPatcher) -> torch.dtype:
     """Return the type a model computes in; its weights may be stored in a smaller one (fp8, GGUF)."""
     dtype = model.get_model_object("manual_cast_dtype") or model.model_dtype()
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize == 1:
-        dtype = preferred_dtype()
-    return dtype if dtype.itemsize > 1 else torch.bfloat16
+        return preferred_dtype()
+    return dtype
 
 
 def find_attentions(unet: Any) -> Iterator[AttentionPlace]:

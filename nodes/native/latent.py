@@ -9,8 +9,8 @@ import torch
 from comfy_api.latest import io
 
 from ..common.checks import Field, first_problem, widgets
+from ..common.memory import intermediate_device
 from ..sockets import Rig, make_schema, output
-from .comfyui import model_management
 
 if TYPE_CHECKING:
     from ...t2mv_core.cameras import CameraRig
@@ -61,7 +61,7 @@ class T2MVEmptyLatent(io.ComfyNode):
         _check_side(HEIGHT, height)
         SETS.check(sets)
         size = (sets * rig.num_views, LATENT_CHANNELS, height // PX_PER_LATENT, width // PX_PER_LATENT)
-        return io.NodeOutput({"samples": torch.zeros(size, device=model_management.intermediate_device())})
+        return io.NodeOutput({"samples": torch.zeros(size, device=intermediate_device())})
 
 
 def _check_side(field: Field, value: int | None) -> None:

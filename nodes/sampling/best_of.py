@@ -16,7 +16,6 @@ from .inputs import (
     GUIDANCE,
     INVERSE_REF_SCALE,
     REF_SCALE,
-    SEED,
     STEPS,
     VIEW_SCALE,
     ZIGZAG,
@@ -99,8 +98,10 @@ class T2MVSampleBest(io.ComfyNode):
         sampler = others.get("sampler")
         _check_plan(prompts, others.get("candidates"), others.get("keep"), rank_by, sampler)
         check_sampling(**numbers_read(sampler, others))
-        check_pictures(others.get("reference"), len(read_prompts(prompts)))
+        lines, reference = read_prompts(prompts), others.get("reference")
+        check_pictures(reference, len(lines))
         check_ranking(rank_by, [handle.reward.kind for handle in rewards])
+        check_compared(rewards, reference, len(lines))
         return ["model"]
 
     @classmethod
@@ -116,12 +117,7 @@ class T2MVSampleBest(io.ComfyNode):
         **others: Any,
     ) -> io.NodeOutput:
         """Sample all sets, score them, decode the best again."""
-        _check_plan(prompts, candidates, keep, rank_by, others.get("sampler"))
-        SEED.check(seed)
-        check_ranking(rank_by, [handle.reward.kind for handle in rewards])
         lines, reference = read_prompts(prompts), others.get("reference")
-        check_pictures(reference, len(lines))
-        check_compared(rewards, reference, len(lines))
         check_task(model, reference)
         plan = _plan(len(lines), seed, candidates)
         notes = [*reading_notes(model, lines, **others), *framing_notes(reference)]

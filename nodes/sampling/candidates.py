@@ -61,10 +61,9 @@ def sample_candidates(
     from ...t2mv_core.samplers import count_evaluations
     from ..common.progress import SamplingProgress
     from ..scoring.score import reference_of, score_set
-    from .inputs import NEGATIVE_PROMPT, describe_set, numbers_read, read_settings
+    from .inputs import describe_set, numbers_read, read_settings
     from .sample import SetSampler, decode_set
 
-    NEGATIVE_PROMPT.check(negative_prompt)
     numbers = numbers_read(sampler, numbers, reference is not None)
     settings = read_settings(numbers, model)
     total = len(plan) * (count_evaluations(sampler, settings) + len(rewards))

@@ -94,10 +94,8 @@ def with_alpha(image: Tensor, mask: Tensor | None) -> Tensor:
             f"The picture has {width}x{height} px; at most {MAX_PX} px a side are read. Scale the file down, "
             "to 2000 px, say."
         )
-    if mask is None:
+    if mask is None or not bool(mask.any()):  # Load Image's is small and black for a file without alpha
         alpha = image[..., 3] if channels == 4 else torch.ones(count, height, width)
-    elif not bool(mask.any()):  # Load Image gives a small black mask for a picture without alpha
-        alpha = torch.ones(count, height, width)
     elif mask.shape != image.shape[:3]:
         raise ValueError(
             f"{len(mask)} masks of {mask.shape[-1]}x{mask.shape[-2]} px were given for {count} pictures of "

@@ -16,7 +16,7 @@ from ..common.outputs import picture_tensor
 from ..sampling.reference import framing_notes
 from ..sockets import Model, Rewards, make_schema, output
 from .pictures import check_references, write_references
-from .publish import count_publications, find_place, is_lost, listed_name, publish
+from .publish import find_place, listed_name, name_loss, publish
 from .settings import (
     FIELDS,
     Places,
@@ -119,9 +119,7 @@ class T2MVTrainLoRA(io.ComfyNode):
             check_name(name)
         except ValueError:
             return "unusable"  # refused elsewhere, in words
-        if name is None or not is_lost(name, _run_dir(name), lora_folders()):
-            return ""
-        return f"lost after {count_publications(_run_dir(name))}"
+        return "" if name is None else name_loss(name, _run_dir(name), lora_folders())
 
     @classmethod
     def execute(

@@ -17,6 +17,8 @@ SUBFOLDER = "t2mv"
 RECORD_NAME = "published.json"
 _publications = Counter[Path]()
 """How often this process published the LoRA of a run folder."""
+_losses: dict[Path, str] = {}
+"""The word of its last loss."""
 
 
 def listed_name(name: str) -> str:
@@ -95,16 +97,22 @@ def newest_lora(run_dir: Path) -> Path:
     best = run_dir / "lora" / "best.safetensors"
     if best.is_file():
         return best
-    epochs = (run_dir / "lora").glob("epoch_*.safetensors")
-    newest = max(epochs, default=None, key=lambda path: (len(path.name), path.name))
+    paths = (run_dir / "lora").glob("epoch_*.safetensors")
+    epochs = {int(number): path for path in paths if (number := path.stem.removeprefix("epoch_")).isdecimal()}
+    newest = epochs[max(epochs)] if epochs else None
     if newest is None:
         raise FileNotFoundError(f"The run in {run_dir} left no LoRA; look into its log.")
     return newest
 
 
-def count_publications(run_dir: Path) -> int:
-    """Return how often this process published the run's LoRA."""
-    return _publications[run_dir]
+def name_loss(name: str, run_dir: Path, lora_dirs: Sequence[Path]) -> str:
+    """Return a word that is another after each loss of the run's LoRA, "" before the first.
+
+    What replaces a lost LoRA keeps the word of its loss; else its run would be repeated.
+    """
+    if is_lost(name, run_dir, lora_dirs):
+        _losses[run_dir] = f"lost after {_publications[run_dir]}"
+    return _losses.get(run_dir, "")
 
 
 def is_lost(name: str, run_dir: Path, lora_dirs: Sequence[Path]) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io, ui
 
 from ..common.checks import Field, first_problem, widgets
-from ..common.outputs import FOLDERS, check_prefix, save_output, workflow_exif
+from ..common.outputs import FOLDERS, check_prefix
 from ..common.progress import show_notes
 from ..sockets import make_schema, output
 from .contact_sheet import SET, choose_set, grouping_notes, view_inputs
@@ -78,7 +78,6 @@ class T2MVCreateTurntable(io.ComfyNode):
     ) -> io.NodeOutput:
         """Write the animation and show it on the node."""
         from ...t2mv_core.cameras import DEFAULT_RIG
-        from ...t2mv_core.images import encode_webp, from_comfy
 
         FRAMES_PER_SECOND.check(frames_per_second)
         check_prefix("filename_prefix", filename_prefix)
@@ -88,7 +87,14 @@ class T2MVCreateTurntable(io.ComfyNode):
         show_notes(cls, notes)
         there_and_back = [*range(len(frames)), *range(len(frames) - 2, 0, -1)]
         shown = frames[there_and_back] if ping_pong else frames
-        content = encode_webp(from_comfy(shown), frames_per_second, workflow_exif(cls.hidden))
-        height, width = frames.shape[1:3]
-        saved = save_output(content, filename_prefix, ".webp", folder, (width, height))
+        saved = ui.ImageSaveHelper.save_animated_webp(
+            shown,
+            filename_prefix.replace("\\", "/"),  # a workflow from Windows means a folder
+            io.FolderType(folder),
+            cls=cls,
+            fps=frames_per_second,
+            lossless=False,
+            quality=90,
+            method=4,
+        )
         return io.NodeOutput(frames, ui=ui.SavedImages([saved], is_animated=len(shown) > 1))

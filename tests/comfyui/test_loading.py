@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 if TYPE_CHECKING:
     from conftest import ComfyServer, Draw, Loader
@@ -45,6 +46,25 @@ def test_a_kohya_lora_acts_and_its_report_says_what_was_left_out(
     assert "layout: kohya" in report
     assert "1 modules act, 1 are left out" in report
     assert "1 modules (1 keys) are for the text encoders" in report
+
+
+def test_alphas_that_a_configuration_states_later_act_at_once(server: ComfyServer, load: Loader) -> None:
+    folder = server.base_dir / "models" / "loras" / "peft"
+    folder.mkdir()
+    tensors = load_file(folder.parent / "kohya.safetensors")
+    silent = {name: tensor for name, tensor in tensors.items() if not name.endswith(".alpha")}
+    save_file(silent, folder / "style.safetensors")
+    lora = {"model": ["1", 0], "lora": "peft/style.safetensors", "strength": 1.0}
+    workflow = {
+        "1": load("LCM-SDXL"),
+        "2": {"class_type": "T2MVLoadLoRA", "inputs": lora},
+        "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 1]}},
+    }
+    (report,) = server.run(workflow).outputs["3"]["text"]
+    assert "alpha is not stated" in report
+    (folder / "adapter_config.json").write_text('{"lora_alpha": 16}')
+    (report,) = server.run(workflow).outputs["3"]["text"]
+    assert "alpha is not stated" not in report
 
 
 def test_a_workflow_from_windows_finds_its_files(server: ComfyServer, load: Loader, drawn: Draw) -> None:

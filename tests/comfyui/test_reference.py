@@ -254,6 +254,22 @@ def test_a_picture_of_another_size_is_resized(server: ComfyServer, names: list[s
     assert 0 < np.abs(own.astype(int) - large).max() < 40
 
 
+def test_the_black_mask_of_an_opaque_file_leaves_the_pictures_own_alpha(
+    server: ComfyServer, names: list[str]
+) -> None:
+    """As behind a background remover: the picture has alpha, and Load Image's mask is still connected."""
+    opaque = save(server, "opaque.png", Image.fromarray(rgba()[..., :3]))
+    alone = read(names[0], SIZE)
+    behind = alone | {
+        "7": {"class_type": "JoinImageWithAlpha", "inputs": {"image": ["8", 0], "alpha": ["8", 1]}},
+        "18": {"class_type": "LoadImage", "inputs": {"image": opaque}},
+        "9": {"class_type": "T2MVReadImage", "inputs": {"image": ["7", 0], "mask": ["18", 1], "size": SIZE}},
+    }
+    shown = {"10": {"class_type": "PreviewImage", "inputs": {"images": ["9", 0]}}}
+    expected, framed = (pictures(server, server.run(nodes | shown), "10") for nodes in (alone, behind))
+    assert np.array_equal(framed, expected)
+
+
 @pytest.mark.usefixtures("toybox")
 def test_best_of_ranks_sets_of_a_picture(server: ComfyServer, names: list[str]) -> None:
     workflow = {

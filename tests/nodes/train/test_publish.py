@@ -133,16 +133,20 @@ def test_a_lora_that_was_removed_is_missed(publishing: ModuleType, run_dir: Path
 def test_a_deleted_run_is_missed_with_its_lora(publishing: ModuleType, run_dir: Path, loras: Path) -> None:
     place = publishing.find_place("mine", run_dir, [loras])
     publishing.publish(run_dir, place)
-    count = publishing.count_publications(run_dir)
+    assert publishing.name_loss("mine", run_dir, [loras]) == ""
     shutil.rmtree(run_dir)
     assert publishing.is_lost("mine", run_dir, [loras])  # and find_place says that the LoRA is in the way
     place.unlink()
     assert publishing.is_lost("mine", run_dir, [loras])
+    first_loss = publishing.name_loss("mine", run_dir, [loras])
+    assert first_loss
     (run_dir / "lora").mkdir(parents=True)
     (run_dir / "lora" / "epoch_0001.safetensors").write_bytes(b"anew")
     publishing.publish(run_dir, place)
     assert not publishing.is_lost("mine", run_dir, [loras])
-    assert publishing.count_publications(run_dir) == count + 1  # so that a second loss is another one
+    assert publishing.name_loss("mine", run_dir, [loras]) == first_loss  # what replaced it is not repeated
+    place.unlink()
+    assert publishing.name_loss("mine", run_dir, [loras]) not in ("", first_loss)
 
 
 def test_a_run_without_a_lora_says_so(publishing: ModuleType, tmp_path: Path) -> None:
