@@ -56,10 +56,3 @@ def test_every_node_has_a_prefix_a_help_page_and_a_translation(node_id: str) -> 
 def test_no_help_page_or_translation_is_left_over() -> None:
     assert sorted(page.stem for page in (PACK_DIR / "web" / "docs").glob("*.md")) == NODE_IDS
     assert sorted(json.loads((PACK_DIR / "locales/zh/nodeDefs.json").read_text("utf-8"))) == NODE_IDS
-
-
-@pytest.mark.parametrize("node_id", NODE_IDS)
-def test_a_help_page_lies_where_english_readers_and_where_all_others_get_it(node_id: str) -> None:
-    """ComfyUI's page asks for <node>/<language>.md, then for <node>.md; it never falls back to English."""
-    docs = PACK_DIR / "web" / "docs"
-    assert (docs / node_id / "en.md").read_text("utf-8") == (docs / f"{node_id}.md").read_text("utf-8")

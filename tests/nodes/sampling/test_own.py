@@ -66,9 +66,8 @@ def test_models_with_one_number_are_named_together(own: ModuleType, monkeypatch:
 
 
 @pytest.mark.parametrize("node_id", PAGES)
-@pytest.mark.parametrize("page", ["{}.md", "{}/en.md"])
-def test_help_pages_say_the_numbers(own: ModuleType, node_id: str, page: str) -> None:
-    text = (PACK_DIR / "web/docs" / page.format(node_id)).read_text("utf-8")
+def test_help_pages_say_the_numbers(own: ModuleType, node_id: str) -> None:
+    text = (PACK_DIR / "web/docs" / f"{node_id}.md").read_text("utf-8")
     items = {item.split("**")[1]: " ".join(item.split()) for item in text.split("\n* ")[1:]}
     for name in PAGES[node_id]:
         words = f" model's own: {own.own_words(SETTINGS[name])}."

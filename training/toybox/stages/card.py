@@ -72,6 +72,8 @@ On {judge_scenes} held-out renders the judge itself is right in: {judge}. VAE: {
 
 ### The student by kind of prompt
 
+Intervals of this and the next table: `report.json`.
+
 {kinds}
 
 ### Settings, on {num_dev} development prompts
@@ -120,7 +122,7 @@ side of the rig, under other light, cut out and framed. "generic" is the prompt 
 the object alone, "caption" everything; "contradiction" names another colour than the picture's, and is judged
 by the picture. "Kept" is family and all colours; PSNR is against the true renders, of the picture's own side
 in the last column; the text model had the whole caption. `ref_scale` is 1 where none is stated; the default
-of toybox-image is 1.5, chosen on the other objects below.
+of toybox-image is 1.5, chosen on the other objects below. Intervals: `image_mvadapter.json`.
 
 {rows}
 
@@ -168,7 +170,7 @@ def write_card(config: StageConfig) -> None:
         teacher_seeds=report[TEACHER]["num_seeds"],
         models=_table("model", models),
         gains=_table("difference", gains),
-        kinds=_table("kind", report[f"{STUDENT}, by kind"]),
+        kinds=_table("kind", report[f"{STUDENT}, by kind"], has_interval=False),
         judge_scenes=judge["num_scenes"],
         judge=", ".join(f"{name} {judge[name]:.1%}" for name in JUDGED),
         psnr=vae["psnr_db"],
@@ -225,7 +227,7 @@ def _pictures(path: Path) -> str:
         count=next(iter(rows.values()))["kept"]["count"],
         teacher_count=min(row["kept"]["count"] for row in rows.values()),
         num_dev=next(iter(dev.values()))["kept"]["count"],
-        rows=_table("what", rows, columns=_PICTURE_COLUMNS),
+        rows=_table("what", rows, has_interval=False, columns=_PICTURE_COLUMNS),
         dev=_table("what", dev, has_interval=False, columns=_PICTURE_COLUMNS),
     )
 
