@@ -18,7 +18,7 @@ RECORD_NAME = "published.json"
 _publications = Counter[Path]()
 """How often this process published the LoRA of a run folder."""
 _losses: dict[Path, str] = {}
-"""The word of its last loss."""
+"""What `name_loss` returned when the LoRA was last missing, by run folder."""
 
 
 def listed_name(name: str) -> str:
@@ -106,9 +106,9 @@ def newest_lora(run_dir: Path) -> Path:
 
 
 def name_loss(name: str, run_dir: Path, lora_dirs: Sequence[Path]) -> str:
-    """Return a word that is another after each loss of the run's LoRA, "" before the first.
+    """Return a text that changes each time the run's LoRA goes missing; "" if it never did.
 
-    What replaces a lost LoRA keeps the word of its loss; else its run would be repeated.
+    It stays the same once the LoRA is back, so that ComfyUI does not repeat the run.
     """
     if is_lost(name, run_dir, lora_dirs):
         _losses[run_dir] = f"lost after {_publications[run_dir]}"

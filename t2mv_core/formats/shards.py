@@ -94,13 +94,14 @@ def open_weights(place: Path, notices: list[str]) -> WeightsFile | ShardedWeight
 
 
 def has_weights(folder: Path) -> bool:
-    """Return whether a folder holds weights that `open_weights` would read, of shards all."""
-    if any((folder / name).is_file() for name in WEIGHT_NAMES):
-        return True
-    for index in (folder / name for name in INDEX_NAMES):
-        with suppress(FileNotFoundError, ValueError):
-            if all((folder / shard).is_file() for shard in set(places_of(index).values())):
-                return True
+    """Return whether `open_weights` would find a whole file, or an index with all of its shards."""
+    for index, whole in _PAIRS:
+        if (folder / whole).is_file():
+            return True
+        if (folder / index).is_file():
+            with suppress(ValueError):
+                return all((folder / shard).is_file() for shard in set(places_of(folder / index).values()))
+            return False
     return False
 
 

@@ -27,7 +27,7 @@ from ..algorithm.rollout import Batch, Policy, ScoredSets, paired_noise, sample_
 from ..algorithm.scoring import Rewards, Scores
 from ..config import RewardConfig, SamplingConfig
 from ..data.text_cache import ConditionCache
-from ..models.policy import camera_rig
+from ..models.policy import camera_rig, check_device
 from ..models.rewards import load_rewards, measure_names
 
 
@@ -169,6 +169,7 @@ def load_instruments(
         FileNotFoundError: weights that are not on this machine.
     """
     reward_device = device if config is None or config.device == "auto" else config.device
+    check_device("model.device" if reward_device == device else "reward.device", reward_device)
     rewards = load_rewards(view_rewards, joint_rewards, reward_device, config, azimuths_deg)
     return Instruments(rewards, load_judge().to(device) if has_judge else None)
 

@@ -41,7 +41,7 @@ TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.flo
 
 
 def check_device(setting: str, device: torch.device | str) -> None:
-    """Raise where there is no such device, before a model is read, not when it is moved.
+    """Raise where there is no such CUDA device, before a model is read, not when it is moved.
 
     Args:
         setting: the name of the setting, for the message.

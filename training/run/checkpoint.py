@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,6 +143,16 @@ class RunState:
         self.prompts.load_state_dict(checkpoint.prompts)
         if checkpoint.iteration:  # a run saved before its first iteration measures its start again
             self.early_stop.load_state_dict(checkpoint.early_stop)
+
+
+def saved_every(config_path: Path, default: int) -> int:
+    """Return the `run.save_every` with which the run of this config.yaml was last started."""
+    from ..config.yaml_text import read_yaml
+
+    with suppress(FileNotFoundError, ValueError):
+        values = read_yaml(config_path.read_text(encoding="utf-8"), config_path.name)
+        return config_from_dict(values).run.save_every
+    return default
 
 
 def refuse_another_run(config_path: Path, config: TrainConfig) -> None:

@@ -52,7 +52,7 @@ class RunFolder:
         return next(reversed(self.epoch_loras()), None)
 
     def epoch_loras(self) -> list[Path]:
-        """Return the epochs' LoRAs, oldest first; a copy under another name is the user's."""
+        """Return the epochs' LoRAs, oldest first, without copies under other names."""
         paths = (self.root / "lora").glob("epoch_*.safetensors")
         return sorted((path for path in paths if path.stem.removeprefix("epoch_").isdecimal()), key=_epoch)
 

@@ -46,7 +46,7 @@ from ..models.policy import (
     sampling_settings,
 )
 from ..models.subjects import Subjects
-from .checkpoint import RunState, load_checkpoint, refuse_another_run, save_checkpoint
+from .checkpoint import RunState, load_checkpoint, refuse_another_run, save_checkpoint, saved_every
 from .console import Display, RunDisplay
 from .folder import Recorder, RunFolder
 from .metrics import read_metrics
@@ -286,7 +286,7 @@ class Trainer:
         if self.recorder is not None:
             self.recorder.record_evaluation(self.iteration, means, is_best)
         if is_best:
-            self._save()  # its file has replaced the best one before; a kill must not cost both
+            self._save()  # at once: a resumed run deletes a best LoRA that is later than its state
 
     def _save(self) -> None:
         self.is_saved = True
@@ -319,8 +319,9 @@ class Trainer:
         """Resume or refuse a folder with a run in it; begin the record otherwise."""
         folder = self.folder
         checkpoint = load_checkpoint(folder.state_path)
-        # A kill before the first save leaves so many records at most; a run with more had a state.
-        if checkpoint is None and len(read_metrics(folder.metrics_path)) > self.config.run.save_every:
+        # Killed before its first save, a run has at most save_every records; one with more had a state.
+        limit = saved_every(folder.config_path, self.config.run.save_every)
+        if checkpoint is None and len(read_metrics(folder.metrics_path)) > limit:
             raise FileExistsError(
                 f"{folder.root} holds a run whose saved state {folder.state_path.name} is gone; put it back, "
                 "or choose another run.out_dir."

@@ -232,6 +232,9 @@ def test_a_run_without_its_saved_state_keeps_what_it_has(tiny_model_dir, plain_r
     folder.state_path.unlink()
     with pytest.raises(FileExistsError, match=r"holds a run whose saved state last.pt is gone"):
         Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards, resume=resume)
+    rarely = tiny_config(run={"epochs": 2, "iterations_per_epoch": 1, "sheet_prompts": 0, "save_every": 9})
+    with pytest.raises(FileExistsError, match=r"holds a run"):
+        Trainer(rarely, load_bundle(str(tiny_model_dir)), plain_rewards, resume=resume)
     assert len(folder.epoch_loras()) == 2
 
 
