@@ -61,6 +61,8 @@ def complete_alphas(
         num_assumed += stated is None
         factor = math.sqrt(module.rank) if is_rank_stabilized else 1.0  # rsLoRA: alpha / sqrt(rank)
         completed[name] = replace(module, alpha=module.rank if stated is None else stated * factor)
+    if patterns.are_unused:
+        notes.append("the names in its alpha_pattern fit no module")
     if num_assumed:
         notes.append(f"alpha is not stated for {num_assumed} modules; it was assumed to equal their rank")
     return completed, notes
@@ -179,6 +181,7 @@ class _Patterns:
 
     def __init__(self, table: Mapping[str, Any], path: Path) -> None:
         self._values = [_number(f"alpha_pattern {name}", value, path) for name, value in table.items()]
+        self.are_unused = bool(table)
         self._plain: dict[str, int] = {}
         self._expressions: list[tuple[int, re.Pattern[str]]] = []
         for index, name in enumerate(table):
@@ -193,6 +196,7 @@ class _Patterns:
         ends = (".".join(parts[start:]) for start in range(len(parts)))
         indices = [self._plain[end] for end in ends if end in self._plain]
         indices += [index for index, pattern in self._expressions if pattern.match(module)]
+        self.are_unused = self.are_unused and not indices
         return self._values[min(indices)] if indices else default
 
 

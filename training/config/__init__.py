@@ -71,7 +71,7 @@ def _begin_with_defaults(values: dict[str, Any], word: str) -> None:
     rewards = values.setdefault("reward", {})
     if isinstance(rewards, dict):
         stated = rewards.setdefault(keys[1], dict(getattr(RewardConfig(), keys[1])))
-        if isinstance(stated, Typed) and not stated.is_null:  # a word is that name with weight 1
+        if isinstance(stated, str) and not _is_null(stated):  # a word is that name with weight 1
             rewards[keys[1]] = {str(stated): 1.0}
 
 

@@ -41,7 +41,6 @@ def peft(**facts):
         (peft(r=16, lora_alpha=16, alpha_pattern={MODULE: 32}), 2.0),
         (peft(r=16, lora_alpha=16, alpha_pattern={"attn1.to_q": 32}), 2.0),
         (peft(r=16, lora_alpha=16, alpha_pattern={r"mid_block\..*to_[qk]": 8, "to_q": 32}), 0.5),  # the first
-        (peft(r=16, lora_alpha=16, alpha_pattern={"q": 32, "attn2.to_q": 32}), 1.0),  # of other modules
         (peft(r=4, lora_alpha=8, rank_pattern={"to_q": 16}), 0.5),
         ({"lora_adapter_metadata": json.dumps({"r": 16, "lora_alpha": 64})}, 4.0),  # save_lora_adapter
         ({"lora_alpha": "32"}, 2.0),
@@ -107,6 +106,10 @@ def test_an_assumed_alpha_is_said(metadata, tmp_path):
         ({"lora_alpha": "16", "network_alphas": "{}"}, "its header states network_alphas={}, which"),
         ({"lora_alpha": "16", "lora_adapter_metadata": "{"}, "lora_adapter_metadata cannot be read"),
         ({"lora_alpha": "16", "alpha_pattern": "to_q"}, "its alpha_pattern cannot be read"),
+        (
+            peft(r=16, lora_alpha=16, alpha_pattern={"q": 32, "attn2.to_q": 32}),
+            "the names in its alpha_pattern fit no module",
+        ),
         (
             {**peft(r=16, lora_alpha=16), "network_alpha": "8"},
             "several alphas: 16 (lora_alpha in lora_adapter_metadata), 8 (network_alpha in its header)",

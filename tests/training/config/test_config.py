@@ -438,6 +438,8 @@ def test_a_reward_of_the_command_line_joins_those_there_are():
     assert config.reward.joint == {"toybox_hyperscore": 1.0, "geometry": 0.5}
     config = load_config("lcm-sdxl", ["reward.view.hpsv2=0.5"])  # the preset names one word
     assert config.reward.view == {"pickscore": 1.0, "hpsv2": 0.5}
+    config = load_config("lcm-sdxl", ['reward.view="hpsv2"', "reward.view.pickscore=0.5"])
+    assert config.reward.view == {"hpsv2": 1.0, "pickscore": 0.5}
     config = load_config("pictures", ["reward.view.picture_similarity=2"])
     assert config.reward.view == {"toybox_picture": 1.0, "picture_similarity": 2.0}
     assert load_config("comparison", ["reward.joint={geometry: 0.5}"]).reward.joint == {"geometry": 0.5}
