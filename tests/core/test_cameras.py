@@ -42,12 +42,6 @@ def test_cameras_lie_on_the_sphere_and_look_at_the_origin(azimuth, elevation, di
     torch.testing.assert_close(embedding[:, :3] + embedding[:, 3:], torch.ones(1, 3), atol=1e-6, rtol=0)
 
 
-def test_full_turn_is_the_same_camera():
-    torch.testing.assert_close(
-        CameraRig((10.0,), (0,)).positions(), CameraRig((370.0,), (0,)).positions(), atol=1e-6, rtol=0
-    )
-
-
 def test_embedding_does_not_depend_on_distance():
     near, far = CameraRig((30.0,), (10.0,), distance=1.0), CameraRig((30.0,), (10.0,), distance=5.0)
     torch.testing.assert_close(near.embedding(), far.embedding(), atol=1e-6, rtol=0)
@@ -178,13 +172,6 @@ def test_angular_order_goes_once_around():
     rig = CameraRig((315, -90, 0, 359.9999, 90, 90, 180), (0, 0, 5, 0, 10, -10, 0))
     # 359.9999 is the front within a thousandth of a degree; equal azimuths go by elevation.
     assert rig.angular_order() == [3, 2, 5, 4, 6, 1, 0]
-
-
-@given(st.permutations([0.0, 30.0, 45.0, 90.0, 181.0, 270.0, 315.0]))
-@settings(max_examples=30, deadline=None)
-def test_angular_order_sorts_whatever_the_rigs_order(azimuths):
-    rig = CameraRig(tuple(azimuths), (0.0,) * 7)
-    assert [azimuths[i] for i in rig.angular_order()] == sorted(azimuths)
 
 
 @pytest.mark.parametrize(

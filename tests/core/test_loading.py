@@ -99,19 +99,6 @@ def test_facts_about_the_model(kind, has_embedding, clip_range, request):
     assert (first.vocab_size, first.pad_id, second.pad_id) == (600, 599, 0)
 
 
-@pytest.mark.parametrize(("kind", "solver"), [("lcm", "ddim"), ("ddim", "lcm"), ("ddim", "ddim-trailing")])
-def test_the_sampler_is_the_named_one_whatever_the_files_say(kind, solver, request):
-    folder = str(request.getfixturevalue(f"{kind}_folder"))
-    loaded = load_bundle(ModelSources(folder, solver=solver))
-    assert loaded.schedule.solver_name == solver
-    plain = load_bundle(folder)
-    copy = plain.with_solver(solver)
-    assert (copy.sources, copy.unet) == (loaded.sources, plain.unet)
-    assert copy.schedule.solver_name == solver
-    assert plain.schedule.solver_name == kind
-    assert torch.equal(copy.schedule.alpha_bar, plain.schedule.alpha_bar)
-
-
 def test_an_unknown_sampler_is_refused_before_weights_are_read(own_folder):
     (own_folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"damaged")
     with pytest.raises(ValueError, match="solver='euler' is unknown; use one of lcm, ddim, ddim-trailing"):
@@ -126,12 +113,6 @@ def test_loaded_weights_are_frozen_and_in_evaluation_mode(lcm_folder):
         assert not any(parameter.requires_grad for parameter in module.parameters())
 
 
-def test_half_precision(lcm_folder, rig, prompts):
-    bundle = load_bundle(str(lcm_folder), dtype=torch.bfloat16)
-    assert {p.dtype for module in bundle.modules().values() for p in module.parameters()} == {torch.bfloat16}
-    assert bool(predict(bundle, rig, prompts).isfinite().all())
-
-
 def test_adapter_may_lie_inside_beside_or_elsewhere(own_folder, tmp_path):
     inside = own_folder / "mvadapter.safetensors"
     load_bundle(str(own_folder))
@@ -144,27 +125,18 @@ def test_adapter_may_lie_inside_beside_or_elsewhere(own_folder, tmp_path):
 
 
 def test_unet_and_scheduler_may_come_from_other_folders(ddim_folder, lcm_folder):
-    sources = ModelSources(
-        str(ddim_folder),
-        adapter=str(lcm_folder / "mvadapter.safetensors"),
-        unet=str(lcm_folder / "unet"),
-        scheduler=str(lcm_folder / "scheduler"),
-    )
-    bundle = load_bundle(sources)
-    assert bundle.has_guidance_embedding
-    assert bundle.schedule.solver == "lcm"
-
-
-def test_a_unet_with_guidance_embedding_is_sampled_as_lcm_whatever_the_scheduler_folder_says(
-    ddim_folder, lcm_folder
-):
+    # A UNet with a guidance embedding is sampled as LCM, whatever the scheduler's folder says.
     sources = ModelSources(
         str(ddim_folder),
         adapter=str(lcm_folder / "mvadapter.safetensors"),
         unet=str(lcm_folder / "unet"),
     )
     assert load_bundle(str(ddim_folder)).schedule.solver == "ddim"
-    assert load_bundle(sources).schedule.solver == "lcm"
+    bundle = load_bundle(sources)
+    assert bundle.has_guidance_embedding
+    assert bundle.schedule.solver == "lcm"
+    scheduler = ModelSources(str(ddim_folder), scheduler=str(lcm_folder / "scheduler"))
+    assert load_bundle(scheduler).schedule.solver == "lcm"
 
 
 def test_a_model_folder_needs_no_unet_of_its_own_when_another_is_named(own_folder, lcm_folder):
@@ -211,40 +183,6 @@ def test_damaged_file_is_named(own_folder, part):
     path = own_folder / part
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ValueError, match=rf"{part.split('/')[-1]} is (damaged|not readable)"):
-        load_bundle(str(own_folder))
-
-
-def drop_one(tensors):
-    tensors.pop("conv_in.weight")
-
-
-def add_one(tensors):
-    tensors["model.diffusion_model.input_blocks.0.0.weight"] = torch.ones(1)
-
-
-def widen_one(tensors):
-    tensors["conv_in.weight"] = torch.ones(32, 5, 3, 3)
-
-
-def poison_one(tensors):
-    tensors["conv_in.weight"][0, 0, 0, 0] = float("nan")
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (drop_one, r"'conv_in.weight' is missing \(1 missing, 0 unknown, 0 of another shape\)"),
-        (
-            add_one,
-            r"'model.diffusion_model.input_blocks.0.0.weight' is not known to the model \(0 missing, 1 unk",
-        ),
-        (widen_one, "'conv_in.weight' has the wrong shape"),
-        (poison_one, "'conv_in.weight' holds NaN or infinity"),
-    ],
-)
-def test_weights_that_do_not_fit_are_refused_in_words(own_folder, edit_weights, change, words):
-    edit_weights(own_folder / "unet" / "diffusion_pytorch_model.safetensors", change)
-    with pytest.raises(ValueError, match=words):
         load_bundle(str(own_folder))
 
 

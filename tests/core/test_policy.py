@@ -41,23 +41,6 @@ def test_log_prob_is_the_mean_of_torchs_normal():
     torch.testing.assert_close(log_prob(distribution, action).double(), expected, atol=1e-4, rtol=1e-5)
 
 
-def test_log_prob_of_the_mean():
-    # At x = mu only -log(sigma) - log(2 pi)/2 is left: 1.2039728 - 0.9189385 and 9.2103404 - 0.9189385.
-    distribution = make_distribution()
-    expected = torch.tensor([[0.2850343] * 3, [8.2914019] * 3])
-    torch.testing.assert_close(log_prob(distribution, distribution.mean), expected, atol=1e-5, rtol=0)
-
-
-def test_log_prob_has_one_number_per_view_and_views_do_not_mix():
-    distribution = make_distribution()
-    action = distribution.mean.clone()
-    action[1, 2] += 1e-4  # one standard deviation in every element: half a nat less, in that view alone
-    change = log_prob(distribution, action) - log_prob(distribution, distribution.mean)
-    expected = torch.zeros(2, 3)
-    expected[1, 2] = -0.5
-    torch.testing.assert_close(change, expected, atol=5e-3, rtol=0)  # 1e-4 added to about 1 is 1e-4 +- 6e-8
-
-
 def test_log_prob_gradient_is_the_gaussian_score():
     # d/dmu of mean[-(x - mu)²/(2 sigma²)] = (x - mu)/sigma² / (C·H·W).
     mean = draw(0).requires_grad_()

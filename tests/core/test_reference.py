@@ -198,24 +198,6 @@ def test_guidance_in_two_passes_is_guidance_in_one(image_bundle, x, condition, c
     torch.testing.assert_close(apart, together, atol=1e-5, rtol=1e-5)
 
 
-def test_permuting_views_with_their_cameras_permutes_the_output(image_bundle, x, condition, rig, reference):
-    order = [2, 0, 1]
-    cameras, moved = encode_cameras(image_bundle, rig), encode_cameras(image_bundle, rig.subset(order))
-    straight = predict_noise(image_bundle, x, 500, condition, cameras, 4.0, 1.0, reference)
-    permuted = predict_noise(image_bundle, x[:, order], 500, condition, moved, 4.0, 1.0, reference)
-    torch.testing.assert_close(permuted, straight[:, order], atol=1e-5, rtol=1e-4)
-
-
-def test_several_sets_are_the_sets_one_by_one(image_bundle, x, condition, cameras, reference):
-    both = predict_noise(image_bundle, x, 500, condition, cameras, 4.0, 1.0, reference)
-    for i in range(2):
-        one = condition.select([i]), cameras, 4.0, 1.0, reference.select([i])
-        alone = predict_noise(image_bundle, x[i : i + 1], 500, *one)
-        torch.testing.assert_close(alone, both[i : i + 1], atol=1e-5, rtol=1e-4)
-    swapped = predict_noise(image_bundle, x, 500, condition, cameras, 4.0, 1.0, reference.select([1, 0]))
-    assert all(float((swapped - both)[i].abs().max()) > 1e-3 for i in range(2))
-
-
 def test_scale_zero_is_the_text_model_bit_for_bit(
     image_bundle, make_lcm_bundle, make_ddim_bundle, x, condition, cameras, reference
 ):

@@ -10,11 +10,10 @@ from benchmarks.full_size import create_unet, draw_condition
 from benchmarks.measuring import flash_attention_on_meta, measure_live
 from t2mv_core.denoiser import CameraFeatures, call_unet
 from t2mv_core.reference import compute_reference_features
+from tests.core.test_sdxl_size import BF16, fill, relative
 
 pytestmark = pytest.mark.slow
 
-BF16 = 2.0**-8
-"""Half the distance of two neighbouring bfloat16 numbers, relative to them."""
 NUM_VIEWS, LATENT_PX = 3, 16
 MID = "mid_block.attentions.0.transformer_blocks.0.attn1"
 
@@ -24,16 +23,7 @@ def unet():
     """A layer of each of SDXL's widths, random weights that keep the size of their input."""
     layers = {"layers_per_block": 1, "transformer_layers_per_block": 1, "sample_size": LATENT_PX}
     unet = create_unet(False, "meta", torch.bfloat16, has_reference=True, **layers).to_empty(device="cpu")
-    noise = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        for name, parameter in unet.named_parameters():
-            if "norm" in name:
-                parameter.fill_(1.0 if name.endswith("weight") else 0.0)
-                continue
-            scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.02
-            for part in parameter.view(-1).split(len(noise)):
-                part.copy_(scale * noise[: len(part)])
-    return unet
+    return fill(unet)
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +31,6 @@ def features(unet):
     latents = torch.randn(1, 4, LATENT_PX, LATENT_PX, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         return compute_reference_features(unet, latents, draw_condition(1, 128, "cpu", torch.bfloat16))
-
-
-def relative(actual, expected):
-    return float((actual.float() - expected.float()).norm() / expected.float().norm())
 
 
 @torch.no_grad()

@@ -143,6 +143,16 @@ def plain_rewards():
 
 
 @pytest.fixture
+def registered_rewards(plain_rewards, monkeypatch) -> None:
+    """The plain rewards by their names, as a command finds them."""
+    from t2mv_core.rewards.registry import REWARDS, RewardSpec
+
+    for role in ("view", "joint"):
+        for name, scorer in getattr(plain_rewards, role).items():
+            monkeypatch.setitem(REWARDS, name, RewardSpec(role, lambda *_, scorer=scorer: scorer, "test"))
+
+
+@pytest.fixture
 def tiny_config(tmp_path) -> Callable:
     """Builds the configuration of a run of seconds; sections are overridden by keyword."""
     from training.config import config_from_dict

@@ -62,18 +62,6 @@ def test_a_variant_measured_twice_differs_by_nothing(tiny_bundle, instruments, q
     assert (tmp_path / "out" / "sheet.png").exists()
 
 
-def test_a_trained_lora_changes_only_its_own_variant(tiny_bundle, plain_rewards, tiny_config, questions):
-    questions = Questions(questions.prompts, (0, 1), azimuths_deg=(0.0, 90.0))
-    before = measure(tiny_bundle, Instruments(plain_rewards), STANDARD, questions)
-    trainer = Trainer(tiny_config(run={"epochs": 1, "sheet_prompts": 0}), tiny_bundle, plain_rewards)
-    trainer.run()
-    lora = Variant("lora", "standard", SamplingSettings(num_steps=2), trainer.folder.lora_path(1))
-    after = measure(tiny_bundle, Instruments(plain_rewards), lora, questions)
-    base = measure(tiny_bundle, Instruments(plain_rewards), STANDARD, questions)
-    assert torch.equal(base.values["view_reward"], before.values["view_reward"])
-    assert not torch.equal(after.values["view_reward"], before.values["view_reward"])
-
-
 def test_variants_of_different_questions_are_not_compared(tiny_bundle, plain_rewards, questions):
     ours, theirs = (
         measure(
@@ -103,10 +91,6 @@ def test_part_and_relation_count_where_the_prompt_names_them(instruments):
     assert values["judge_relation"].isnan().tolist() == [True, True, False, False]
 
 
-def test_prompts_the_judge_does_not_know_have_no_specs():
-    assert find_specs(["a mug made of jam"]) is None
-
-
 def test_a_short_evaluation_is_spread_over_the_prompts():
     assert spread([str(i) for i in range(100)], 4) == ("0", "25", "50", "75")
     assert len(spread(["a", "b"], 100)) == 2
@@ -122,15 +106,17 @@ def test_variants_are_base_and_loras_with_every_sampler_and_step_count():
 
 
 def test_a_lora_is_measured_at_every_strength(tiny_bundle, plain_rewards, tiny_config, questions):
+    asked = Questions(questions.prompts, (0,), azimuths_deg=(0.0, 90.0))
+    before = measure(tiny_bundle, Instruments(plain_rewards), STANDARD, asked)
     trainer = Trainer(tiny_config(run={"epochs": 1, "sheet_prompts": 0}), tiny_bundle, plain_rewards)
     trainer.run()
     path, settings = trainer.folder.lora_path(1), SamplingSettings(num_steps=2)
     variants = make_variants(settings, [path], ["standard"], [2], [0.0, 0.5, 1.0])
     names = [variant.name.rpartition(", ")[2] for variant in variants]
     assert names == ["base", "epoch_0001 at 0", "epoch_0001 at 0.5", "epoch_0001"]
-    asked = Questions(questions.prompts, (0,), azimuths_deg=(0.0, 90.0))
     found = [measure(tiny_bundle, Instruments(plain_rewards), variant, asked) for variant in variants]
     base, zero, half, whole = (one.values["view_reward"] for one in found)
+    assert torch.equal(base, before.values["view_reward"])  # an attached LoRA changes its variant only
     assert torch.equal(zero, base)
     assert not torch.equal(half, base)
     assert not torch.equal(half, whole)
@@ -144,7 +130,6 @@ def test_a_lora_is_measured_at_every_strength(tiny_bundle, plain_rewards, tiny_c
         (["--prompts", "nowhere.txt"], "no prompt set or file 'nowhere.txt'"),
         (["model.name=nowhere"], "no model folder 'nowhere'"),
         (["--steps", "0"], "num_steps=0 must be at least 1"),
-        (["--lora", "nowhere.safetensors"], "There is no LoRA at"),
         (["reward.view=beauty"], "no reward named 'beauty'"),
         (["reward.joint=toybox_clip"], "toybox_clip is a view reward; it cannot be used as joint reward"),
         (["sampling.num_step=2"], "did you mean sampling.num_steps?"),
@@ -164,24 +149,16 @@ def test_bad_input_gets_a_sentence(
     assert sentence in capsys.readouterr().err
 
 
-def test_the_command_line_writes_a_report(tiny_model_dir, tmp_path, monkeypatch, capsys, instruments):
+def test_the_reports_command_can_be_typed_again(tiny_model_dir, tmp_path, monkeypatch, capsys, instruments):
     monkeypatch.setattr(evaluate, "load_instruments", lambda *_: instruments)
     words = [f"model.name={tiny_model_dir}", "--num-prompts", "2", "--seeds", "3", "--steps", "1"]
-    assert evaluate.main([*words, "--out", str(tmp_path / "out")]) == 0
-    assert "standard, 1 steps, base" in capsys.readouterr().out
-    assert "**Few prompts**" in (tmp_path / "out" / "report.md").read_text("utf-8")
-
-
-def test_the_reports_command_can_be_typed_again(
-    tiny_model_dir, tmp_path, monkeypatch, instruments, questions
-):
-    monkeypatch.setattr(evaluate, "load_instruments", lambda *_: instruments)
-    words = [f"model.name={tiny_model_dir}", "--num-prompts", "1", "--seeds", "3", "--steps", "1"]
     assert evaluate.parse([*words, "--strengths", "0.5", "1", "--out", "x"])[0].strengths == [0.5, 1]
     monkeypatch.setattr("sys.argv", ["evaluate", *words, "--out", str(tmp_path / "my report")])
     assert evaluate.main() == 0
     report = json.loads((tmp_path / "my report" / "report.json").read_text("utf-8"))
     assert shlex.split(report["command"])[-1] == str(tmp_path / "my report")
+    assert "standard, 1 steps, base" in capsys.readouterr().out
+    assert "**Few prompts**" in (tmp_path / "my report" / "report.md").read_text("utf-8")
 
 
 def test_a_report_on_prompts_that_are_trained_on_says_so(

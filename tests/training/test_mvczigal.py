@@ -30,12 +30,8 @@ SMALL = [
 
 
 @pytest.fixture
-def words(tiny_model_dir, plain_rewards, tmp_path, monkeypatch):
+def words(tiny_model_dir, registered_rewards, tmp_path):
     """A run of seconds with rewards of plain arithmetic."""
-    for role in ("view", "joint"):
-        for name, scorer in getattr(plain_rewards, role).items():
-            spec = RewardSpec(role, lambda *_, scorer=scorer: scorer, "test")
-            monkeypatch.setitem(t2mv_core.rewards.registry.REWARDS, name, spec)
     return ["--preset", "demo", *SMALL, f"model.name={tiny_model_dir}", f"run.out_dir={tmp_path / 'run'}"]
 
 

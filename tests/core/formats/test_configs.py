@@ -170,6 +170,7 @@ def test_another_solver_of_loaded_weights_is_what_loading_with_it_gives(lcm_fold
                 with_schedule_of(plain, solver),
             )
             assert (changed.sources, changed.unet) == (loaded.sources, plain.unet)
+            assert solver in (None, loaded.schedule.solver_name)
             assert repr(changed.schedule) == repr(loaded.schedule)
             assert torch.equal(changed.schedule.alpha_bar, loaded.schedule.alpha_bar)
 

@@ -140,12 +140,12 @@ print((kilobytes("VmHWM") - before) * 1024)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_memory_stays_near_the_size_of_the_file(tmp_path, dtype):
+def test_memory_stays_near_the_size_of_the_file(tmp_path):
     """640 MB are read; the mapping is let go of every 128 MB, one tensor is 16 MB."""
     tensors = {f"w{i}": torch.full((2**23,), 0.5, dtype=torch.bfloat16) for i in range(40)}
     save_file(tensors, tmp_path / "big.safetensors")
     size = 40 * 2**24
-    command = [sys.executable, "-c", PEAK, str(tmp_path / "big.safetensors"), dtype]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert size < int(done.stdout) < 1.3 * size
+    for dtype in ("bfloat16", "float16"):
+        command = [sys.executable, "-c", PEAK, str(tmp_path / "big.safetensors"), dtype]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert size < int(done.stdout) < 1.3 * size

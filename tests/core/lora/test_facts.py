@@ -125,7 +125,13 @@ def test_a_fact_that_is_not_followed_is_named(metadata, sentence, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "metadata", [{"lora_alpha": "much"}, peft(r=0, lora_alpha=1), peft(alpha_pattern={"(": 1}, lora_alpha=1)]
+    "metadata",
+    [
+        {"lora_alpha": "much"},
+        {"alpha": "nan"},
+        peft(r=0, lora_alpha=1),
+        peft(alpha_pattern={"(": 1}, lora_alpha=1),
+    ],
 )
 def test_nonsense_is_refused(metadata, tmp_path):
     with pytest.raises(ValueError, match=r"a\.safetensors: .* in its metadata"):

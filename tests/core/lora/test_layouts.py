@@ -93,22 +93,14 @@ def without_mv(matrices):
 @pytest.mark.parametrize(
     "naming", [kohya, lambda name: kohya(original_name(name))], ids=["diffusers", "original"]
 )
-def test_kohya_in_both_namings(bundle, matrices, tmp_path, naming):
+def test_kohya_in_both_namings(base, bundle, matrices, tmp_path, naming):
     ordinary = without_mv(matrices)
     loaded = load_lora(bundle, write(tmp_path / "a.safetensors", ordinary, naming), 0.8)
-    expected = merged(bundle_without_loras(bundle), ordinary, 0.8 * ALPHA / RANK)
+    expected = merged(base, ordinary, 0.8 * ALPHA / RANK)
     torch.testing.assert_close(compute(loaded), expected, atol=1e-4, rtol=1e-4)
     (handle,) = loaded.loras
     assert (handle.num_matched, handle.unmatched, handle.layout) == (len(ordinary), (), "kohya")
     assert float((compute(loaded) - compute(bundle)).abs().max()) > 1e-2
-
-
-def bundle_without_loras(bundle):
-    """The same weights in a UNet that no LoRA was ever attached to."""
-    torch.manual_seed(0)
-    unet = create_modules(TINY)["unet"].eval().requires_grad_(False)
-    install_multiview_attention(unet)
-    return replace(bundle, unet=unet, loras=())
 
 
 def wrap_blocks(name):
@@ -132,17 +124,17 @@ def wrap_blocks(name):
         (lambda n: kohya(f"_orig_mod.{n}"), ".lora_down.weight", ".lora_up.weight", "kohya"),
     ],
 )
-def test_dotted_layouts_reach_the_multiview_layers_too(bundle, matrices, tmp_path, rename, down, up, layout):
+def test_dotted_layouts_reach_the_multiview_layers_too(
+    base, bundle, matrices, tmp_path, rename, down, up, layout
+):
     path = write(tmp_path / "a.safetensors", matrices, rename, down, up, alpha=None)
     loaded = load_lora(bundle, path)
-    torch.testing.assert_close(
-        compute(loaded), merged(bundle_without_loras(bundle), matrices, 1.0), atol=1e-4, rtol=1e-4
-    )
+    torch.testing.assert_close(compute(loaded), merged(base, matrices, 1.0), atol=1e-4, rtol=1e-4)
     assert loaded.loras[0].layout == layout
     assert (loaded.loras[0].num_matched, loaded.loras[0].unmatched) == (len(matrices), ())
 
 
-def test_older_diffusers_files_with_loras_in_the_attention_processor(bundle, matrices, tmp_path):
+def test_older_diffusers_files_with_loras_in_the_attention_processor(base, bundle, matrices, tmp_path):
     attention = {n: pair for n, pair in without_mv(matrices).items() if re.search(r"attn[12]\.to_", n)}
 
     def rename(name):
@@ -150,30 +142,18 @@ def test_older_diffusers_files_with_loras_in_the_attention_processor(bundle, mat
 
     path = write(tmp_path / "a.safetensors", attention, rename, "_lora.down.weight", "_lora.up.weight", None)
     loaded = load_lora(bundle, path)
-    expected = merged(bundle_without_loras(bundle), attention, 1.0)
+    expected = merged(base, attention, 1.0)
     torch.testing.assert_close(compute(loaded), expected, atol=1e-4, rtol=1e-4)
     assert loaded.loras[0].num_matched == len(attention)
 
 
-def test_a_1x1_convolution_stands_for_a_matrix(bundle, matrices, tmp_path):
+def test_a_1x1_convolution_stands_for_a_matrix(base, bundle, matrices, tmp_path):
     name = "mid_block.attentions.0.proj_in"
     down, up = matrices[name]
     as_convolution = {name: (down[:, :, None, None], up[:, :, None, None])}
     loaded = load_lora(bundle, write(tmp_path / "a.safetensors", as_convolution, kohya))
-    expected = merged(bundle_without_loras(bundle), {name: (down, up)}, ALPHA / RANK)
+    expected = merged(base, {name: (down, up)}, ALPHA / RANK)
     torch.testing.assert_close(compute(loaded), expected, atol=1e-4, rtol=1e-4)
-
-
-def test_peft_configuration_in_diffusers_metadata_gives_alpha(bundle, matrices, tmp_path):
-    path = write(tmp_path / "a.safetensors", matrices, str, ".lora_A.weight", ".lora_B.weight", None)
-    tensors = {f"{n}.lora_{x}.weight": pair["AB".index(x)] for n, pair in matrices.items() for x in "AB"}
-    write_safetensors(tensors, path, {"lora_adapter_metadata": '{"unet.lora_alpha": 6, "unet.r": 3}'})
-    torch.testing.assert_close(
-        compute(load_lora(bundle, path)),
-        merged(bundle_without_loras(bundle), matrices, 2.0),
-        atol=1e-3,
-        rtol=1e-3,
-    )
 
 
 def test_text_encoder_parts_are_reported_in_words(bundle, matrices, tmp_path):
@@ -241,13 +221,6 @@ def test_two_loras_for_one_module_in_a_file_are_refused(bundle, matrices, tmp_pa
         tmp_path / "a.safetensors", {**pair, "input_blocks.0.0": [x.clone() for x in pair["conv_in"]]}, kohya
     )
     with pytest.raises(ValueError, match=r"a\.safetensors: It holds two LoRAs for 'conv_in'"):
-        load_lora(bundle, path)
-
-
-@pytest.mark.parametrize("alpha", [float("nan"), float("inf")])
-def test_alpha_must_be_finite(bundle, matrices, tmp_path, alpha):
-    path = write(tmp_path / "a.safetensors", without_mv(matrices), kohya, alpha=alpha)
-    with pytest.raises(ValueError, match="holds NaN or infinity"):
         load_lora(bundle, path)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 
@@ -128,5 +126,3 @@ def test_weights_in_a_folder_are_loaded_by_name(
         assert reward.name == name
         assert {p.dtype for p in reward.model.parameters()} == {torch.float32}
         assert reward(pictures, ["a red mug"] * 6).scores.abs().max() <= 1
-    config = json.loads((folder / "PickScore_v1" / "config.json").read_text())
-    assert config["model_type"] == "clip"

@@ -71,11 +71,6 @@ def test_parts_of_one_reward_share_one_pass():
     assert counting.calls == 4
 
 
-def test_views_that_do_not_divide_among_prompts_are_refused():
-    with pytest.raises(ValueError, match="4 prompts for 6 images; a joint reward takes B prompts"):
-        OverViews(Redness(), "min")(IMAGES, ["a"] * 4)
-
-
 def test_only_view_rewards_have_worst_and_mean_views():
     with pytest.raises(ValueError, match="agreement is a joint reward"):
         OverViews(Agreement(), "min")

@@ -151,13 +151,6 @@ def test_scores_are_those_of_the_naive_recomputation():
 
 
 @torch.no_grad()
-def test_the_end_of_text_feature_is_open_clips():
-    model = build()
-    ids = clip_tokenizer(600)(PROMPTS, 32)
-    assert torch.allclose(model.encode_prompts(ids)[0], model.clip_model.encode_text(ids), atol=1e-5)
-
-
-@torch.no_grad()
 def test_without_view_embeddings_the_views_are_a_set_and_with_them_they_are_not():
     images = torch.rand(3, 3, 16, 16)
     for num_views, is_same in ((0, True), (3, False)):
@@ -266,25 +259,12 @@ def test_a_saved_scorer_loads_and_scores_the_same(tmp_path):
     assert loaded.model.size == model.size
 
 
-def test_the_published_layout_with_both_names_of_the_text_tower_loads():
-    source, target = build(), build(seed=1)
-    load_hyperscore_weights(target, {name: t.clone() for name, t in source.state_dict().items()}, "model.pth")
-    assert all(torch.equal(source.state_dict()[name], t) for name, t in target.state_dict().items())
-
-
 def test_two_names_with_different_values_are_refused():
     weights = {name: t.clone() for name, t in build().state_dict().items()}
     weights["text_encoder.ln_final.bias"] += 1
     with pytest.raises(
         ValueError, match="'text_encoder.ln_final.bias' differs from 'clip_model.ln_final.bias'"
     ):
-        load_hyperscore_weights(build(), weights, "model.pth")
-
-
-def test_a_missing_weight_is_named():
-    weights = weights_to_save(build())
-    del weights["hypernet.fc4b_fc.bias"]
-    with pytest.raises(ValueError, match=r"model\.pth does not fit .*'hypernet.fc4b_fc.bias' is missing"):
         load_hyperscore_weights(build(), weights, "model.pth")
 
 

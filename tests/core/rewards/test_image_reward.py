@@ -236,16 +236,10 @@ def test_a_prompt_of_more_than_35_tokens_is_cut_with_a_warning(folder, pictures,
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda w: w.pop("mlp.layers.7.bias"), "'mlp.layers.7.bias' is missing"),
         (lambda w: w.pop("blip.visual_encoder.pos_embed"), "'blip.visual_encoder.pos_embed' is missing"),
         (
             lambda w: w.pop("blip.visual_encoder.blocks.1.attn.qkv.bias"),
             "'blip.visual_encoder.blocks.1.attn.qkv.bias' is missing",
-        ),
-        (lambda w: w.update({"blip.queue": torch.zeros(1)}), "'blip.queue' is not known to the model"),
-        (
-            lambda w: w.update({"mlp.layers.0.weight": torch.zeros(1024, 768)}),
-            r"'mlp.layers.0.weight' has the wrong shape, \(1024, 768\) instead of \(1024, 16\)",
         ),
     ],
 )

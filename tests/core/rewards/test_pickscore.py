@@ -94,22 +94,10 @@ def test_configurations_of_something_else_are_refused_in_words(pickscore_folder,
         load_pickscore(pickscore_folder)
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda w: w.pop("visual_projection.weight"), "'visual_projection.weight' is missing"),
-        (lambda w: w.update(extra=torch.zeros(1)), "'extra' is not known to the model"),
-        (
-            lambda w: w.update({"text_projection.weight": torch.zeros(3, 3)}),
-            r"'text_projection.weight' has the wrong shape, \(3, 3\) instead of \(12, 16\)",
-        ),
-        (lambda w: w["logit_scale"].fill_(float("nan")), "'logit_scale' holds NaN"),
-    ],
-)
-def test_the_first_wrong_weight_is_named(pickscore_folder, change, words):
+def test_a_missing_weight_is_named(pickscore_folder):
     path = pickscore_folder / "model.safetensors"
     weights = load_file(path)
-    change(weights)
+    del weights["visual_projection.weight"]
     save_file(weights, path)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match="'visual_projection.weight' is missing"):
         load_pickscore(pickscore_folder)

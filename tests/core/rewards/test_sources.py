@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from t2mv_core.formats.sources import hub_file
 from t2mv_core.rewards.sources import PublishedWeights, RewardPlaces, find_weights, reward_files
 
 WEIGHTS = PublishedWeights(
@@ -108,8 +107,3 @@ def test_what_lies_there_must_be_complete(tmp_path):
         tmp_path / "model" / "a.bin",
         tmp_path / "model" / "vocab.txt",
     ]
-
-
-def test_a_hub_id_that_is_none_is_said(monkeypatch):
-    with pytest.raises(FileNotFoundError, match="is not a Hub id"):
-        hub_file("a/b/c/d", "x", allow_download=False)

@@ -3,10 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from t2mv_core import policy
 from t2mv_core.denoiser import encode_cameras, predict_noise
 from t2mv_core.policy import denoise_step, log_prob
-from t2mv_core.samplers import SAMPLERS, SamplingSettings, count_evaluations, loop, sample_standard
+from t2mv_core.samplers import SAMPLERS, SamplingSettings, count_evaluations, sample_standard
 from t2mv_core.trajectory import SeededNoise
 
 SHAPE = torch.Size((2, 3, 4, 8, 8))
@@ -51,21 +50,6 @@ def test_replaying_states_and_actions_gives_the_recorded_log_probs(
         torch.testing.assert_close(replayed, trajectory.log_probs[:, :, step], atol=1e-5, rtol=0)
         alone = score(bundle, trajectory, condition.select([1]), cameras, settings, step, slice(1, None))
         torch.testing.assert_close(alone, trajectory.log_probs[1:, :, step], atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
-def test_a_step_computes_its_log_probability_once(bundle, condition, cameras, settings, sampler, monkeypatch):
-    num_calls = 0
-
-    def count(distribution, action):
-        nonlocal num_calls
-        num_calls += 1
-        return log_prob(distribution, action)
-
-    for module in (policy, loop):  # wherever a sampler could call it from
-        monkeypatch.setattr(module, "log_prob", count)
-    SAMPLERS[sampler](bundle, condition, cameras, SeededNoise([1, 2]), settings)
-    assert num_calls == settings.num_steps  # the zigzag's inner actions are not scored at all
 
 
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))

@@ -70,45 +70,11 @@ def test_half_precision_file_is_taken(adapter_path, edit_weights, make_lcm_bundl
     }
 
 
-def drop_one(tensors):
-    tensors.pop(sorted(tensors)[0])
-
-
-def add_one(tensors):
-    tensors["image_encoder.weight"] = torch.ones(1)
-
-
-def shrink_one(tensors):
-    name = next(name for name in tensors if name.endswith("to_q_mv.weight"))
-    tensors[name] = tensors[name][:, :5]
-
-
-def poison_one(tensors):
-    next(iter(tensors.values())).view(-1)[0] = float("nan")
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (
-            drop_one,
-            r"does not fit this UNet as its MV-Adapter: 'adapter\..* \(1 missing, 0 unk",
-        ),
-        (add_one, r"'image_encoder.weight' is not known to the model \(0 missing, 1 unknown"),
-        (shrink_one, r"has the wrong shape, \(32, 5\) instead of \(32, 32\)"),
-        (poison_one, "holds NaN or infinity"),
-    ],
-)
-def test_files_that_do_not_fit_are_refused_in_words(change, words, adapter_path, edit_weights, lcm_bundle):
-    # NaN passes write_safetensors: what wrote it may be broken, what reads it must notice.
-    edit_weights(adapter_path, change)
+def test_a_file_without_a_layer_is_refused_in_words(adapter_path, edit_weights, lcm_bundle):
+    edit_weights(adapter_path, lambda tensors: tensors.pop(sorted(tensors)[0]))
+    words = r"does not fit this UNet as its MV-Adapter: 'adapter\..* \(1 missing, 0 unk"
     with pytest.raises(ValueError, match=words):
         load_adapter(lcm_bundle.unet, lcm_bundle.camera_encoder, adapter_path)
-
-
-def test_missing_file_is_named(lcm_bundle, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no weights file at .*nowhere.safetensors"):
-        load_adapter(lcm_bundle.unet, lcm_bundle.camera_encoder, tmp_path / "nowhere.safetensors")
 
 
 def test_attached_loras_are_not_saved_with_the_adapter(make_lcm_bundle, adapter_path, tmp_path):

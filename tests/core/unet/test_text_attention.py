@@ -20,18 +20,22 @@ def test_rows_of_words_per_prompt_or_per_view_give_what_diffusers_gives(num_rows
     torch.testing.assert_close(found, AttnProcessor2_0()(attention, tokens, per_view), atol=1e-6, rtol=1e-5)
 
 
-def test_words_are_projected_once_per_prompt(lcm_bundle, cameras):
-    from t2mv_core.denoiser import predict_noise
+def test_words_are_projected_once_per_prompt(lcm_bundle, rig):
+    from t2mv_core.denoiser import encode_cameras, predict_noise
     from t2mv_core.text import encode_text
 
-    rows = []
-    for name, module in lcm_bundle.unet.named_modules():
-        if name.endswith("attn2.to_k"):
-            module.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
+    cameras, rows = encode_cameras(lcm_bundle, rig), []
+    hooks = [
+        module.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
+        for name, module in lcm_bundle.unet.named_modules()
+        if name.endswith("attn2.to_k")
+    ]
     condition = encode_text(lcm_bundle, ["a red mug", "a blue chair"])
     x = torch.zeros(2, cameras.num_views, 4, 8, 8)
     with torch.no_grad():
         predict_noise(lcm_bundle, x, 999, condition, cameras, 7.0)
+    for hook in hooks:
+        hook.remove()
     assert set(rows) == {2}
 
 

@@ -133,6 +133,9 @@ def test_overrides_replace_single_values():
     [
         ("optim.cliprange=1", "optim.cliprange is not a setting; did you mean optim.clip_range"),
         ("optm.lr=1", "optm is not a setting; did you mean optim"),
+        ("model.base_loras=[{pth: a.safetensors}]", "is not a setting; did you mean model.base_loras.path"),
+        ("model.base_loras=[{path: a.safetensors, strength: .nan}]", "strength=nan must be a finite number"),
+        ("model.base_loras=[a.safetensors]", "must be a block of `key: value` lines"),
         ("optim.lr=fast", "optim.lr='fast' must be a number"),
         ("optim.lr=0", "optim.lr=0.0 must be greater than 0."),
         ("optim.lr=.nan", "optim.lr=nan must be greater than 0 and finite."),
@@ -151,7 +154,6 @@ def test_overrides_replace_single_values():
         ("optim.lr=[", "must be a number"),
         ("optim.mixed_precision=fp8", "use one of no, bf16"),
         ("optim.trained_steps=0", "optim.trained_steps=0 must be at least 1, or null."),
-        ("optim.trained_steps=-1", "optim.trained_steps=-1 must be at least 1, or null."),
         ("optim.trained_steps=5", "optim.trained_steps=5 exceeds sampling.num_steps=4"),
         ("optim.kl_weight=-1", "optim.kl_weight=-1.0 must be at least 0."),
         ("optim.kl_weight=.nan", "optim.kl_weight=nan must be at least 0 and finite."),
@@ -197,7 +199,6 @@ def test_overrides_replace_single_values():
         ("evaluation.num_prompts=0", "evaluation.num_prompts=0 must be at least 1."),
         ("evaluation.patience=1", "evaluation.patience=1 needs evaluation.every and evaluation.stop_measure"),
         ("run.keep_loras=0", "run.keep_loras=0 must be at least 1, or null."),
-        ("run.keep_loras=-2", "run.keep_loras=-2 must be at least 1, or null."),
     ],
 )
 def test_a_wrong_override_gets_a_sentence(word, sentence):

@@ -369,18 +369,7 @@ def wait_until(is_so, seconds: float) -> None:
 
 def test_a_comparison_that_is_told_to_end_leaves_no_training_behind(tmp_path):
     """The pool hands out a second training in advance: it must not begin either."""
-    options = [
-        "--jobs",
-        "1",
-        "--seeds",
-        "0",
-        "--num-prompts",
-        "1",
-        "--out",
-        tmp_path / "out",
-        "--work",
-        tmp_path,
-    ]
+    options = ["--jobs", "1", "--num-prompts", "1", "--out", tmp_path / "out", "--work", tmp_path]
     methods = ["--methods", "zigal_view", "zigal_joint", "mvc_zigal", "--seeds", "0"]
     sizes = ["sampling.prompts_per_iteration=1", "optim.prompts_per_update=1", "sampling.num_steps=1"]
     process = subprocess.Popen(

@@ -1,6 +1,5 @@
 """Rewards of a run: found before anything is loaded, loaded by name, each in its role."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -147,24 +146,3 @@ def test_an_own_name_must_not_hide_a_reward(tmp_path):
 def test_every_reward_is_explained():
     text = (Path(__file__).parents[3] / "docs" / "rewards.md").read_text("utf-8")
     assert all(f"`{name}`" in text for name in REWARDS)
-
-
-def test_a_pickscore_folder_of_any_size_is_a_view_reward(tmp_path):
-    """The published layout end to end: written by transformers, named by path, used by its name."""
-    from transformers import CLIPConfig, CLIPModel
-
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = CLIPModel(
-        CLIPConfig(
-            text_config=sizes, vision_config={**sizes, "image_size": 32, "patch_size": 16}, projection_dim=8
-        )
-    )
-    model.save_pretrained(tmp_path / "pick")
-    assert json.loads((tmp_path / "pick" / "config.json").read_text())["model_type"] == "clip"
-    config = RewardConfig(paths={"pickscore": str(tmp_path / "pick")})
-    scores = load_rewards(["pickscore"], ["pickscore.mean"], "cpu", config).score(
-        torch.rand(2, 3, 3, 40, 40), ["a red mug", "a blue car"]
-    )
-    assert scores.view["pickscore"].shape == (2, 3)
-    torch.testing.assert_close(scores.joint["pickscore.mean"], scores.view["pickscore"].mean(dim=1))

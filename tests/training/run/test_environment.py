@@ -125,21 +125,6 @@ def test_a_damaged_file_is_replaced_with_a_warning(tmp_path, caplog, content):
     assert "damaged" in caplog.text
 
 
-def test_a_failing_write_keeps_the_starts_before(tmp_path, monkeypatch):
-    path = tmp_path / "environment.json"
-    write_environment(path)
-    before = path.read_bytes()
-
-    def no_space(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(environment.os, "replace", no_space)
-    with pytest.raises(OSError, match="No space left"):
-        write_environment(path)
-    assert path.read_bytes() == before
-    assert [entry.name for entry in tmp_path.iterdir()] == ["environment.json"]
-
-
 def test_a_program_is_named_without_the_machines_folders(tmp_path):
     assert (
         environment.program_name(str(environment.REPOSITORY / "training" / "compare.py"))

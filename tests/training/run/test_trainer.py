@@ -1,5 +1,6 @@
 """The training loop on a tiny random model: what it leaves behind, how it stops, what it refuses."""
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -57,12 +58,29 @@ def test_every_objective_trains(objective, tiny_bundle, plain_rewards, tiny_conf
     assert all(set(record) == metrics_of(objective) for record in records)
     assert all(all(map(math.isfinite, record.values())) for record in records)
     assert records[1]["approx_kl"] > 0
+    for record in records:
+        share = {"zigal_view": 0.0, "zigal_weighted": 0.5}.get(objective, 1.0)
+        assert record.get("joint_share", share) == share
+        if "joint_gap" in record:
+            gap = record["joint_reward_zmv"] - record["joint_reward_standard"]
+            assert record["joint_gap"] == pytest.approx(gap, abs=1e-7)
+            assert gap != 0
+    has_dual = load_checkpoint(trainer.folder.state_path).dual is not None
+    assert has_dual == OBJECTIVES[objective].uses_dual
 
 
-def test_a_run_leaves_its_folder(tiny_model_dir, tiny_bundle, plain_rewards, tiny_config):
+def test_a_run_leaves_its_folder_and_trains_only_the_lora(
+    tiny_model_dir, tiny_bundle, plain_rewards, tiny_config
+):
+    before = {name: tensor.clone() for name, tensor in tiny_bundle.unet.state_dict().items()}
     config = tiny_config()
     trainer = Trainer(config, tiny_bundle, plain_rewards)
     trainer.run()
+    after = {
+        name.replace(".base_layer", ""): tensor for name, tensor in tiny_bundle.unet.state_dict().items()
+    }
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert all(bool(p.any()) for name, p in after.items() if "lora_B" in name)
     root = trainer.folder.root
     for name in (
         "curves.png",
@@ -111,18 +129,6 @@ def test_the_log_says_once_a_file_what_is_not_read_as_it_may_be_meant(
     ]
 
 
-def test_only_the_lora_is_trained(tiny_bundle, plain_rewards, tiny_config):
-    before = {name: tensor.clone() for name, tensor in tiny_bundle.unet.state_dict().items()}
-    trainer = Trainer(tiny_config(run={"epochs": 1}), tiny_bundle, plain_rewards)
-    trainer.run()
-    after = {
-        name.replace(".base_layer", ""): tensor for name, tensor in tiny_bundle.unet.state_dict().items()
-    }
-    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
-    changed = [bool(p.any()) for name, p in after.items() if "lora_B" in name]
-    assert all(changed)
-
-
 def test_learning_follows_the_advantage(tiny_bundle, plain_rewards, tiny_config):
     """After an update on one rollout, the better trajectory of every pair has gained density on the other."""
     # 200 times more lr than curvature wants, one view, so that the direction is plain
@@ -137,22 +143,6 @@ def test_learning_follows_the_advantage(tiny_bundle, plain_rewards, tiny_config)
     first = trainer._update(1, rollout, advantages)
     second = trainer._update(2, rollout, advantages)
     assert second.loss < first.loss
-
-
-def test_a_stop_during_the_rollout_discards_it_and_saves(tiny_bundle, plain_rewards, tiny_config):
-    trainer = Trainer(tiny_config(run={"save_every": 5}), tiny_bundle, plain_rewards)
-
-    def stop_in_second_iteration(images, prompts):
-        if trainer.iteration == 1:
-            trainer.request_stop()
-        return plain_rewards.view["redness"](images, prompts)
-
-    trainer.rewards = replace(plain_rewards, view={"redness": stop_in_second_iteration})
-    assert not trainer.run()
-    assert trainer.iteration == 1
-    assert len(read_metrics(trainer.folder.metrics_path)) == 1
-    assert trainer.prompts.num_drawn == 4
-    assert trainer.folder.state_path.exists()
 
 
 def test_a_stop_during_an_evaluation_keeps_the_iteration_and_evaluates_later(
@@ -215,26 +205,37 @@ def test_a_folder_with_a_run_is_refused_without_resume(tiny_model_dir, plain_rew
     Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards).run()
     with pytest.raises(FileExistsError, match="holds a run at iteration 1; continue it with --resume auto"):
         Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards)
-    other = tiny_config(model={"lora_rank": 4})
-    with pytest.raises(ValueError, match=r"was started with model.lora_rank=2, now it is 4"):
-        Trainer(other, load_bundle(str(tiny_model_dir)), plain_rewards, resume=True)
+    changes = (
+        (
+            {"model": {"lora_rank": 4}},
+            "model.lora_rank=2, now it is 4",
+            "model.lora_rank the run was started",
+        ),
+        (
+            {"optim": {"ema_decay": 0.9}},
+            "optim.ema_decay=None, now it is 0.9",
+            "kept no moving average; resume it with optim.ema_decay=null",
+        ),
+    )
+    for change, words, _ in changes:
+        with pytest.raises(ValueError, match=f"was started with {words}"):
+            Trainer(tiny_config(**change), load_bundle(str(tiny_model_dir)), plain_rewards, resume=True)
     (tmp_path / "run" / "config.yaml").unlink()  # what the state itself says
-    with pytest.raises(ValueError, match=r"model.lora_rank the run was started with"):
-        Trainer(other, load_bundle(str(tiny_model_dir)), plain_rewards, resume=True)
+    for change, _, words in changes:
+        with pytest.raises(ValueError, match=words):
+            Trainer(tiny_config(**change), load_bundle(str(tiny_model_dir)), plain_rewards, resume=True)
 
 
-@pytest.mark.parametrize("resume", [False, True])
-def test_a_run_without_its_saved_state_keeps_what_it_has(tiny_model_dir, plain_rewards, tiny_config, resume):
+def test_a_run_without_its_saved_state_keeps_what_it_has(tiny_model_dir, plain_rewards, tiny_config):
     """It would begin at iteration 1 and delete every LoRA and record of the run before."""
     config = tiny_config(run={"epochs": 2, "iterations_per_epoch": 1, "sheet_prompts": 0, "save_every": 1})
     folder = Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards).folder
     Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards).run()
     folder.state_path.unlink()
-    with pytest.raises(FileExistsError, match=r"holds a run whose saved state last.pt is gone"):
-        Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards, resume=resume)
     rarely = tiny_config(run={"epochs": 2, "iterations_per_epoch": 1, "sheet_prompts": 0, "save_every": 9})
-    with pytest.raises(FileExistsError, match=r"holds a run"):
-        Trainer(rarely, load_bundle(str(tiny_model_dir)), plain_rewards, resume=resume)
+    for again, resume in itertools.product((config, rarely), (False, True)):
+        with pytest.raises(FileExistsError, match=r"holds a run whose saved state last.pt is gone"):
+            Trainer(again, load_bundle(str(tiny_model_dir)), plain_rewards, resume=resume)
     assert len(folder.epoch_loras()) == 2
 
 
@@ -369,22 +370,21 @@ def test_the_dual_variable_follows_the_joint_reward(
 
 
 @pytest.mark.parametrize(
-    ("objective", "lambda_"),
+    ("objective", "lambda_", "normalization"),
     [
-        ("zigal_view", 0.0),
-        ("zigal_joint", math.inf),
-        ("zigal_weighted", 1.0),
-        ("mvc_zigal", 2.5),
-        ("mvc_zigal_fixed_threshold", 2.5),
-        ("mvc_zigal_equal_rates", 2.5),
-        ("reward_difference", 2.5),
-        ("ppo", 2.5),
-        ("mv_pg", math.inf),
-        ("mv_zigpg", math.inf),
-        ("mv_dpo", math.inf),
+        ("zigal_view", 0.0, "iteration"),
+        ("zigal_joint", math.inf, "prompt"),
+        ("zigal_weighted", 1.0, "iteration"),
+        ("mvc_zigal", 2.5, "prompt"),
+        ("mvc_zigal_fixed_threshold", 2.5, "iteration"),
+        ("mvc_zigal_equal_rates", 2.5, "prompt"),
+        ("reward_difference", 2.5, "iteration"),
+        ("ppo", 2.5, "prompt"),
+        ("mv_pg", math.inf, "iteration"),
+        ("mv_zigpg", math.inf, "prompt"),
+        ("mv_dpo", math.inf, "iteration"),
     ],
 )
-@pytest.mark.parametrize("normalization", ["iteration", "prompt"])
 def test_objectives_weigh_the_two_advantages(
     objective, lambda_, normalization, tiny_bundle, plain_rewards, tiny_config
 ):
@@ -406,33 +406,6 @@ def test_objectives_weigh_the_two_advantages(
     assert table.prompts == rollout.prompts
 
 
-@pytest.mark.parametrize(
-    ("objective", "share"),
-    [("zigal_view", 0.0), ("zigal_weighted", 0.5), ("zigal_joint", 1.0), ("mv_pg", 1.0), ("mv_dpo", 1.0)],
-)
-def test_objectives_with_a_fixed_weight_log_it_and_have_no_multiplier(
-    objective, share, tiny_bundle, plain_rewards, tiny_config
-):
-    config = tiny_config(
-        objective,
-        constraint={"violated_lr": 100.0, "satisfied_lr": 100.0, "lambda_init": 0.5},
-        run={"epochs": 1, "iterations_per_epoch": 2, "sheet_prompts": 0},
-    )
-    trainer = Trainer(config, tiny_bundle, plain_rewards)
-    trainer.run()
-    for record in read_metrics(trainer.folder.metrics_path):
-        assert record["joint_share"] == share
-        assert not {"lambda", "threshold", "joint_spread"} & record.keys()
-    assert load_checkpoint(trainer.folder.state_path).dual is None
-    assert "lambda" not in describe_file(trainer.folder.lora_path(1))
-
-
-def describe_file(path):
-    """A LoRA file's metadata."""
-    with safe_open(path, framework="pt") as opened:
-        return opened.metadata()
-
-
 def test_the_advantage_gap_is_first_minus_second(tiny_bundle, plain_rewards, tiny_config):
     trainer = Trainer(tiny_config("zigal_view", run={"epochs": 1}), tiny_bundle, plain_rewards)
     calls = iter(range(100))
@@ -445,15 +418,6 @@ def test_the_advantage_gap_is_first_minus_second(tiny_bundle, plain_rewards, tin
     trainer.run()
     # half of the rewards are 0, half 1: mean 1/2, deviation 1/2, advantages -1 and 1
     assert read_metrics(trainer.folder.metrics_path)[0]["advantage_gap"] == pytest.approx(-2.0, abs=1e-6)
-
-
-def test_the_joint_gap_is_how_far_zmv_is_ahead(tiny_bundle, plain_rewards, tiny_config):
-    trainer = Trainer(tiny_config(run={"epochs": 1, "sheet_prompts": 0}), tiny_bundle, plain_rewards)
-    trainer.run()
-    for record in read_metrics(trainer.folder.metrics_path):
-        gap = record["joint_reward_zmv"] - record["joint_reward_standard"]
-        assert record["joint_gap"] == pytest.approx(gap, abs=1e-7)
-        assert gap != 0
 
 
 def kohya(name):
@@ -505,19 +469,6 @@ def test_only_the_newest_loras_are_kept(tiny_bundle, plain_rewards, tiny_config)
         "epoch_0003.safetensors",
         "epoch_0004.safetensors",
     ]
-
-
-def test_a_run_without_an_average_does_not_resume_with_one(
-    tiny_model_dir, plain_rewards, tiny_config, tmp_path
-):
-    run = {"epochs": 1, "iterations_per_epoch": 1, "sheet_prompts": 0}
-    Trainer(tiny_config(run=run), load_bundle(str(tiny_model_dir)), plain_rewards).run()
-    config = tiny_config(run=run, optim={"ema_decay": 0.9})
-    with pytest.raises(ValueError, match=r"started with optim.ema_decay=None, now it is 0.9"):
-        Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards, resume=True)
-    (tmp_path / "run" / "config.yaml").unlink()
-    with pytest.raises(ValueError, match=r"kept no moving average; resume it with optim.ema_decay=null"):
-        Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards, resume=True)
 
 
 def test_a_loss_that_is_no_number_leaves_the_last_good_state(

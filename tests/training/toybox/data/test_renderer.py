@@ -100,12 +100,6 @@ def test_limbs_reach_from_point_to_point():
     assert np.linalg.det(axes) == pytest.approx(1)
 
 
-def test_rendering_is_deterministic_bit_for_bit():
-    first, again = (render_views(sample_scene(3, "boat", "purple", allow_held_out=True)) for _ in range(2))
-    assert np.array_equal(first[0], again[0])
-    assert np.array_equal(first[1], again[1])
-
-
 def test_pictures_are_those_the_shipped_weights_were_trained_on():
     # Mean over all pictures of one scene per family; when it moves, the toybox model must be trained anew.
     # A tolerance instead of a hash: math.cos may differ in its last bit between platforms.
