@@ -80,15 +80,6 @@ def test_azimuths_poses_and_half_extent_are_cores(rig: CameraRig, side: str) -> 
     assert rig.frustum == pytest.approx(PADDING * 0.5, abs=SAME)
 
 
-@pytest.mark.parametrize("side", AZIMUTH_DEG)
-def test_pictures_agree_where_perspective_changes_nothing(rig: CameraRig, side: str) -> None:
-    """In the plane through the origin that the camera looks at."""
-    steps = torch.linspace(-0.5, 0.5, 5, dtype=torch.float64)
-    plane = torch.cartesian_prod(steps, steps) @ torch.tensor(ROTATION[side], dtype=torch.float64).T[:2]
-    ours = picture_places(plane, rig)[view_of(side)]
-    torch.testing.assert_close(ours, core_places(plane, side, FOV_DEG), atol=SAME, rtol=0)
-
-
 def test_the_workflows_fov_is_the_one_that_fits_cameras_without_perspective(rig: CameraRig) -> None:
     """At 1 degree core looks at most 4 of 1024 pixels beside a point of the unit cube, at 20 up to 89."""
     inputs = API["14"]["inputs"]

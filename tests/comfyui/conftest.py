@@ -39,6 +39,13 @@ if TYPE_CHECKING:
 
 PACK_DIR = Path(__file__).parents[2]
 PACK_NAME = "ComfyUI-T2MV"
+LOAD_PACK = """
+import importlib.util, json, torch
+spec = importlib.util.spec_from_file_location("pack", sys.argv[1] + "/__init__.py")
+sys.modules["pack"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["pack"])
+"""
+"""The pack as the module `pack`, loaded by path as ComfyUI does, before any of its nodes."""
 LATER_CORE = Path(__file__).parent / "later_core"
 START_TIMEOUT_S = 600
 RUN_TIMEOUT_S = 600
@@ -86,6 +93,11 @@ class ComfyInstall:
         )
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
+
+    def run_with_pack(self, code: str, *args: str, dynamic_vram: bool = False) -> Any:
+        """Run code behind LOAD_PACK; give the JSON that it prints last. `args` begin at `sys.argv[2]`."""
+        printed = self.run_code(LOAD_PACK + code, str(PACK_DIR), *args, dynamic_vram=dynamic_vram)
+        return json.loads(printed.splitlines()[-1])
 
 
 class _WebSocket:
@@ -401,7 +413,6 @@ def _write_tiny_files(models: Path) -> None:
     states = {part: dict(module.state_dict()) for part, module in modules.items()}
     checkpoint = original_checkpoint(states, TINY)
     save("checkpoints/sd_xl_base_1.0.safetensors", checkpoint)
-    save("checkpoints/v_pred.safetensors", {**checkpoint, "v_pred": torch.ones(1)})
     unet = create_modules(replace(TINY, guidance=64))["unet"]
     save("diffusion_models/lcm-sdxl.safetensors", dict(unet.state_dict()))
     save("vae/sdxl-vae-fp16-fix.safetensors", dict(modules["vae"].state_dict()))
@@ -480,24 +491,6 @@ def comfy_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def toybox() -> Path:
-    """The folder of the toybox's weights, or a skip when this checkout has none yet."""
-    from t2mv_core.toybox import TOYBOX_DIR, toybox_path
-
-    for part in (
-        "model",
-        "mvadapter.safetensors",
-        "rewards/clip.safetensors",
-        "rewards/hyperscore.safetensors",
-    ):
-        try:
-            toybox_path(part)
-        except FileNotFoundError as missing:
-            pytest.skip(str(missing))
-    return TOYBOX_DIR
-
-
-@pytest.fixture(scope="session")
 def server(comfy_install: ComfyInstall, comfy_base: Path) -> Iterator[ComfyServer]:
     """A running ComfyUI with the pack; stopped at the end."""
     with run_server(comfy_install, comfy_base) as running:
@@ -521,7 +514,6 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def page_server(
     comfy_install: ComfyInstall,
-    toybox: Path,  # first: without it, no server is needed
     browser: Browser,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[ComfyServer]:

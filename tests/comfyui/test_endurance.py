@@ -62,7 +62,6 @@ def pictures(server: ComfyServer, run: Run) -> np.ndarray:
     return np.stack([np.asarray(Image.open(io.BytesIO(server.picture(one)))) for one in shown])
 
 
-@pytest.mark.usefixtures("toybox")
 def test_cancelled_runs_leave_no_memory_and_the_next_run_is_as_ever(server: ComfyServer) -> None:
     rig = ["2", 0]
     before = pictures(server, server.run(workflow(1, 2, rig=rig)))
@@ -83,7 +82,6 @@ def test_cancelled_runs_leave_no_memory_and_the_next_run_is_as_ever(server: Comf
     assert np.array_equal(pictures(server, server.run(workflow(1, 2, rig=rig))), before)
 
 
-@pytest.mark.usefixtures("toybox")
 def test_fifty_runs_neither_grow_nor_change(server: ComfyServer) -> None:
     first: dict[int, np.ndarray] = {}
     memory = []

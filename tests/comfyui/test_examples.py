@@ -53,7 +53,6 @@ def problems(server: ComfyServer, workflow: dict[str, Any]) -> list[tuple[str, s
     )
 
 
-@pytest.mark.usefixtures("toybox")
 def test_1_text_to_views(server: ComfyServer) -> None:
     run = succeed(server, example("1 Text to views"))
     (sheet,) = pictures(server, run, "4")
@@ -66,7 +65,6 @@ def test_1_text_to_views(server: ComfyServer) -> None:
     assert not np.array_equal(sides[0], sides[2])
 
 
-@pytest.mark.usefixtures("toybox")
 def test_4_best_of_eight(server: ComfyServer) -> None:
     run = succeed(server, example("4 Best of eight"))
     assert len(run.outputs["8"]["images"]) == 6
@@ -76,7 +74,6 @@ def test_4_best_of_eight(server: ComfyServer) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("toybox")
 def test_3_training_and_its_lora_in_one_run(server: ComfyServer) -> None:
     small = {"name": "example", "iterations": 1, "prompts_per_iteration": 2}
     others = {"n2": {"value": "a green mug"}, "n5": {"strength": 5.0}}
@@ -97,12 +94,10 @@ def test_5_with_small_files_under_the_published_names(server: ComfyServer) -> No
     assert sheet.size[0] == 2 * 384
 
 
-@pytest.mark.usefixtures("toybox")
 def test_6_lacks_nothing_but_the_checkpoint_that_its_note_names(server: ComfyServer) -> None:
     assert problems(server, example("6 Views to mesh - download")) == [("6", "ckpt_name")]
 
 
-@pytest.mark.usefixtures("toybox")
 def test_10_text_to_mesh(server: ComfyServer) -> None:
     run = succeed(server, example("10 Text to mesh", n5={"resolution": 64}))
     (file,) = run.outputs["6"]["3d"]
@@ -111,7 +106,6 @@ def test_10_text_to_mesh(server: ComfyServer) -> None:
     assert "Views agree with the common solid" in run.outputs["5"]["text"][0]
 
 
-@pytest.mark.usefixtures("toybox")
 def test_11_lacks_nothing_but_the_files_that_its_note_names(server: ComfyServer) -> None:
     """Before 0.35, `later_core` stands in for Pixal3D's node: its sockets, not its work."""
     workflow = example(PIXAL3D)
@@ -120,7 +114,6 @@ def test_11_lacks_nothing_but_the_files_that_its_note_names(server: ComfyServer)
     assert problems(server, workflow) == lacking
 
 
-@pytest.mark.usefixtures("toybox")
 def test_11_gives_each_side_without_background_to_its_socket(server: ComfyServer) -> None:
     """ComfyUI names sides as the object does, so that its left is our right."""
     workflow = example(PIXAL3D)
@@ -144,7 +137,6 @@ def test_11_gives_each_side_without_background_to_its_socket(server: ComfyServer
         np.testing.assert_allclose(pixels[..., 3].astype(int), pixels[..., 0].astype(int), atol=1)
 
 
-@pytest.mark.usefixtures("toybox")
 def test_12_picture_to_mesh(server: ComfyServer) -> None:
     run = succeed(server, example("12 Picture to mesh", n5={"resolution": 64}))
     (framed,) = pictures(server, run, "7")
@@ -154,12 +146,6 @@ def test_12_picture_to_mesh(server: ComfyServer) -> None:
     assert "Views agree with the common solid" in run.outputs["5"]["text"][0]
 
 
-def test_a_missing_lora_is_named_before_the_run(server: ComfyServer) -> None:
-    refused = server.refusal(example("5 LCM-SDXL - download"))
-    assert "mvc_zigal_lcm_sdxl.safetensors" in refused
-
-
-@pytest.mark.usefixtures("toybox")
 def test_the_script_of_the_documents_queues_an_example(server: ComfyServer) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "comfyui.md").read_text("utf-8"), re.DOTALL)
     assert "http://127.0.0.1:8188" in code

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,15 +9,11 @@ if TYPE_CHECKING:
 
 # ComfyUI builds SDXL's kind of VAE only (four levels, 32 groups): here a thin one with random weights.
 DECODE_WITH_COMFYUIS_VAE = """
-import importlib.util, json, torch
 import comfy.model_management as model_management
 import comfy.sd
 from types import SimpleNamespace
 from diffusers import AutoencoderKL
 
-spec = importlib.util.spec_from_file_location("pack", sys.argv[1] + "/__init__.py")
-sys.modules["pack"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules["pack"])
 from pack.nodes.common.memory import Residency
 from pack.nodes.sampling.sample import comfy_latent, decode_set
 from pack.nodes.sockets import ModelHandle
@@ -75,8 +69,7 @@ print(json.dumps({
 def test_pictures_are_what_comfyuis_vae_makes_of_the_latent_and_can_be_cancelled(
     comfy_install: ComfyInstall,
 ) -> None:
-    pack_dir = str(Path(__file__).parents[2])
-    facts = json.loads(comfy_install.run_code(DECODE_WITH_COMFYUIS_VAE, pack_dir).splitlines()[-1])
+    facts = comfy_install.run_with_pack(DECODE_WITH_COMFYUIS_VAE)
     assert facts["keys"] == ["samples"]
     assert facts["samples"] == [6, 4, 8, 8]
     assert facts["shapes"] == [[6, 64, 64, 3]] * 2

@@ -81,13 +81,6 @@ def test_a_workflow_from_windows_finds_its_files(server: ComfyServer, load: Load
     )
 
 
-def test_another_kind_of_model_is_refused_by_its_name(server: ComfyServer, load: Loader) -> None:
-    sheet = {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}
-    run = server.run({"1": load("checkpoints/v_pred.safetensors"), "2": sheet})
-    assert run.status == "error"
-    assert "is a v-prediction model; T2MV needs an SDXL model" in run.error
-
-
 @pytest.mark.parametrize(
     ("file", "words"),
     [

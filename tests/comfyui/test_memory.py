@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,13 +10,9 @@ if TYPE_CHECKING:
     from conftest import ComfyInstall
 
 LOAD_AND_DROP = """
-import gc, importlib.util, json, torch
+import gc
 import comfy.model_management as model_management
 
-name = "pack"
-spec = importlib.util.spec_from_file_location(name, sys.argv[1] + "/__init__.py")
-sys.modules[name] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules[name])
 from pack.nodes.common.memory import load_once
 
 num_loads = 0
@@ -65,18 +59,14 @@ print(json.dumps(facts))
 
 
 def test_weights_are_shared_while_in_use_and_leave_as_a_whole(comfy_install: ComfyInstall) -> None:
-    facts = json.loads(comfy_install.run_code(LOAD_AND_DROP, str(Path(__file__).parents[2])).splitlines()[-1])
+    facts = comfy_install.run_with_pack(LOAD_AND_DROP)
     assert [name for name, holds in facts.items() if not holds] == []
 
 
 FULL_DEVICE = """
-import importlib.util, json, torch
 import comfy.model_management as model_management
 from comfy.model_patcher import ModelPatcher
 
-spec = importlib.util.spec_from_file_location("pack", sys.argv[1] + "/__init__.py")
-sys.modules["pack"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules["pack"])
 from pack.nodes.common.memory import Residency
 
 steps = []
@@ -139,12 +129,11 @@ print(json.dumps(facts))
 
 
 def test_out_of_memory_leads_to_a_second_try_with_the_device_to_itself(comfy_install: ComfyInstall) -> None:
-    facts = json.loads(comfy_install.run_code(FULL_DEVICE, str(Path(__file__).parents[2])).splitlines()[-1])
+    facts = comfy_install.run_with_pack(FULL_DEVICE)
     assert [name for name, holds in facts.items() if not holds] == []
 
 
 SMALL_CARD = """
-import importlib.util, json, torch
 import comfy.model_management as model_management
 from comfy.model_patcher import ModelPatcher
 
@@ -169,9 +158,6 @@ model_management.get_free_memory = get_free_memory
 load_weights = model_management.load_models_gpu
 model_management.load_models_gpu = lambda models, memory_required=0, **more: load_weights(models, **more)
 
-spec = importlib.util.spec_from_file_location("pack", sys.argv[1] + "/__init__.py")
-sys.modules["pack"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules["pack"])
 from pack.nodes.common.folders import register_folders
 from pack.nodes.loaders.load_model import T2MVLoadModel
 from pack.nodes.loaders.load_reward import T2MVLoadReward
@@ -233,15 +219,14 @@ print(json.dumps({name: bool(holds) for name, holds in facts.items()} | {"bytes"
 """
 
 
-@pytest.mark.usefixtures("toybox")
 def test_the_model_makes_room_on_a_small_card_and_comes_back(comfy_install: ComfyInstall) -> None:
-    facts = json.loads(comfy_install.run_code(SMALL_CARD, str(Path(__file__).parents[2])).splitlines()[-1])
+    facts = comfy_install.run_with_pack(SMALL_CARD)
     assert facts.pop("bytes")["unet"] > 0
     assert [name for name, holds in facts.items() if not holds] == []
 
 
 EVICTION = """
-import asyncio, importlib.util, json, time, torch
+import asyncio, time
 try:
     from comfy_execution.caching import RAMPressureCache, CacheKeySetID
 except ImportError:
@@ -249,9 +234,6 @@ except ImportError:
 import psutil
 from types import SimpleNamespace
 
-spec = importlib.util.spec_from_file_location("pack", sys.argv[1] + "/__init__.py")
-sys.modules["pack"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules["pack"])
 from pack.nodes.common.memory import Residency
 from pack.nodes.sockets import ModelHandle, RewardHandle
 
@@ -296,8 +278,7 @@ print(json.dumps({"old": order_of_leaving(outputs, 1), "current": order_of_leavi
 
 def test_models_of_earlier_workflows_leave_the_cache_first(comfy_install: ComfyInstall) -> None:
     """With ComfyUI's own cache that is emptied when RAM is short, 0.33's default."""
-    code = comfy_install.run_code(EVICTION, str(Path(__file__).parents[2])).splitlines()[-1]
-    left = json.loads(code)
+    left = comfy_install.run_with_pack(EVICTION)
     if left is None:
         pytest.skip("This ComfyUI has no cache that is emptied when RAM is short.")
     assert set(left["old"][:2]) == {"model", "rewards"}

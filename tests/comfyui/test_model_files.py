@@ -202,12 +202,3 @@ def test_a_folder_of_another_model_is_refused_by_its_name(
     (folder / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     run = server.run(preview(load("diffusers/FLUX.1-schnell")))
     assert "FLUX.1-schnell is a Flux model; T2MV needs an SDXL model" in run.error
-
-
-def test_another_adapter_is_refused_by_its_name_in_both_worlds(
-    server: ComfyServer, models: Path, load: Loader
-) -> None:
-    name = "mvadapter_tg2mv_sdxl.safetensors"
-    shutil.copy(models / "mvadapter" / "mvadapter_t2mv_sdxl.safetensors", models / "mvadapter" / name)
-    run = server.run(preview(load(CHECKPOINT, adapter=name)))
-    assert "is the geometry-guided MV-Adapter" in run.error

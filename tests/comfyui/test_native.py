@@ -40,12 +40,14 @@ with torch.inference_mode():
 
 
 @pytest.mark.parametrize(
-    ("option", "function"),
+    ("option", "function", "dynamic_vram"),
     [
-        ("", "attention_sub_quad"),
-        ("use_pytorch_cross_attention", "attention_pytorch"),
-        ("use_split_cross_attention", "attention_split"),
+        ("", "attention_sub_quad", False),
+        ("", "attention_sub_quad", True),
+        ("use_pytorch_cross_attention", "attention_pytorch", False),
+        ("use_split_cross_attention", "attention_split", False),
     ],
+    indirect=["dynamic_vram"],
 )
 def test_one_evaluation_is_the_diffusers_paths(native_facts: NativeFacts, option: str, function: str) -> None:
     facts = native_facts(EVALUATE, before=f"args.{option} = True" if option else "")

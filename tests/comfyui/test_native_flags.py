@@ -35,9 +35,6 @@ OPTIONS = {
     "--fp8_e5m2-unet": "manual cast: torch.float32",
     "--lowvram": "loaded completely",
     "--novram": "loaded partially",
-    "--use-split-cross-attention": "Using split optimization for attention",
-    "--use-quad-cross-attention": "Using sub quadratic optimization for attention",
-    "--use-pytorch-cross-attention": "Using pytorch attention",
     "--disable-smart-memory": "Disabling smart memory management",
 }
 

@@ -99,20 +99,12 @@ def test_refusals_are_sentences(server: ComfyServer) -> None:
     run = server.run(graph({**empty, **sampled("views", SHIFT, latent_image=["empty", 0])}))
     assert run.status == "error"
     assert "batch of 3, which is no multiple of the 4 views" in run.error
-    twice = {"twice": node("T2MVApplyAdapter", **{**graph()["adapter"]["inputs"], "model": SHIFT})}
-    run = server.run(graph({**twice, **sampled("views", ["twice", 0])}))
-    assert "already has an MV-Adapter" in run.error
     wrong = graph(sampled("views", SHIFT))
     wrong["latent"]["inputs"]["width"] = 120
     assert "multiple of 16" in server.refusal(wrong)
     wrong["latent"]["inputs"]["width"] = 128
     wrong["adapter"]["inputs"]["adapter"] = "../../etc/passwd"
     assert "models/mvadapter" in server.refusal(wrong)
-    lora = {
-        "lora": node("T2MVLoadLoRANative", model=["small", 0], lora="views.safetensors", strength=1.0),
-        **sampled("views", ["lora", 0]),
-    }
-    assert "put Apply MV-Adapter (T2MV) before" in server.run(graph(lora)).error
 
 
 LORAS = {

@@ -154,11 +154,8 @@ with torch.inference_mode(False), torch.no_grad():
 """
 
 
-def test_the_adapter_is_offloaded_as_comfyuis_own_weights(
-    native_facts: NativeFacts, dynamic_vram: bool
-) -> None:
-    if dynamic_vram:
-        pytest.skip("Dynamic VRAM has a test of its own.")
+@pytest.mark.parametrize("dynamic_vram", [False], indirect=True)
+def test_the_adapter_is_offloaded_as_comfyuis_own_weights(native_facts: NativeFacts) -> None:
     facts = native_facts(NO_ROOM, before=SMALL_CARD)
     for name in ("streamed, with LoRA", "half, with LoRA", "less, with LoRA"):
         assert facts.pop(name) < 1e-5, name
@@ -212,10 +209,7 @@ with torch.inference_mode(False), torch.no_grad():
 """
 
 
-def test_dynamic_vram_loads_the_adapter_beside_the_base(
-    native_facts: NativeFacts, dynamic_vram: bool
-) -> None:
-    if not dynamic_vram:
-        pytest.skip("Static loading has a test of its own.")
+@pytest.mark.parametrize("dynamic_vram", [True], indirect=True)
+def test_dynamic_vram_loads_the_adapter_beside_the_base(native_facts: NativeFacts) -> None:
     facts = native_facts(NO_ROOM_DYNAMIC)
     assert [name for name, holds in facts.items() if not holds] == []

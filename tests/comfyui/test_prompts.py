@@ -55,12 +55,10 @@ def pictures(count: int, alpha: int | None = None) -> Workflow:
     return {"red": red, "white": white, "mask": mask, "images": joined}
 
 
-@pytest.mark.usefixtures("toybox")
 @pytest.mark.parametrize(
     ("kind", "name", "more"),
     [
         ("T2MVSampleStandard", "prompt", {}),
-        ("T2MVSampleZMV", "prompt", ZIGZAG),
         ("T2MVSampleBest", "prompts", {"rewards": ["2", 0], **BEST, **ZIGZAG}),
     ],
 )
@@ -83,7 +81,6 @@ def test_samplers_name_what_they_do_not_read(server: ComfyServer, kind: str, nam
     assert not any("words" in shown for shown in texts(PLAIN))
 
 
-@pytest.mark.usefixtures("toybox")
 def test_a_negative_prompt_of_blanks_is_none(server: ComfyServer) -> None:
     teacher = {**LOAD["inputs"], "model": "toybox teacher"}
     workflow: Workflow = {"1": node("T2MVLoadModel", **teacher)}
@@ -97,18 +94,6 @@ def test_a_negative_prompt_of_blanks_is_none(server: ComfyServer) -> None:
     assert not np.array_equal(none, some)
 
 
-@pytest.mark.usefixtures("toybox")
-def test_one_line_pasted_from_a_page_is_one_set(server: ComfyServer) -> None:
-    inputs = NUMBERS | {"prompt": "\ufeffa\u00a0red\u2028mug\u200b\x0b\r\n"}
-    workflow = {"1": LOAD, "2": node("T2MVSampleStandard", model=["1", 0], **inputs)}
-    workflow["3"] = node("PreviewImage", images=["2", 0])
-    workflow["4"] = node("T2MVSampleStandard", model=["1", 0], **NUMBERS, prompt=PLAIN)
-    workflow["5"] = node("PreviewImage", images=["4", 0])
-    run = succeed(server, workflow)
-    assert np.array_equal(pixels(server, run, "3"), pixels(server, run, "5"))
-
-
-@pytest.mark.usefixtures("toybox")
 def test_scores_say_where_counts_divide_by_chance(server: ComfyServer) -> None:
     def score(count: int, prompts: str, **more: Any) -> Workflow:
         inputs = {"rewards": ["1", 0], "images": ["images", 0], "prompts": prompts, **more}
@@ -151,7 +136,6 @@ def test_views_say_where_counts_divide_by_chance(server: ComfyServer) -> None:
     assert not any(shown.strip() for shown in succeed(server, one_set).texts.get("split", []))
 
 
-@pytest.mark.usefixtures("toybox")
 def test_what_is_transparent_is_grey_wherever_pictures_come_in(server: ComfyServer) -> None:
     workflow = pictures(6, alpha=0) | {
         "split": node("T2MVSplitViews", images=["images", 0]),

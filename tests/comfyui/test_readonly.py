@@ -59,7 +59,6 @@ def read_only_base(tmp_path: Path) -> Path:
     return base
 
 
-@pytest.mark.usefixtures("toybox")
 def test_a_read_only_folder_is_enough(start_server: Any, read_only_base: Path) -> None:
     pack = read_only_base / "custom_nodes" / "ComfyUI-T2MV"
     before = listing(pack)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +49,12 @@ def test_missing_weights_are_said_before_the_run_and_found_once_they_are_there(
     assert "https://huggingface.co/yuvalkirstain/PickScore_v1" in refusal
     assert "t2mv_rewards" in refusal
 
-    write_tiny_pickscore(comfy_base / "models" / "t2mv_rewards" / "PickScore_v1")
-    run = server.run(workflow("pickscore", "pickscore.min"))
+    folder = comfy_base / "models" / "t2mv_rewards" / "PickScore_v1"
+    write_tiny_pickscore(folder)
+    try:
+        run = server.run(workflow("pickscore", "pickscore.min"))
+    finally:
+        shutil.rmtree(folder)  # other tests name weights that are missing
     assert run.status == "success", run.error
     (scored,) = json.loads(run.outputs["4"]["text"][0])
     assert len(scored["view_scores"]["pickscore"]) == 6

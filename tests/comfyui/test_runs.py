@@ -59,21 +59,6 @@ def pictures(server: ComfyServer, workflow: Workflow) -> dict[str, np.ndarray]:
     }
 
 
-def test_a_run_reports_every_evaluation_with_a_preview(server: ComfyServer) -> None:
-    workflow = {"1": LOAD, "2": sampler("ZMV", ["1", 0], steps=3), "3": sheet(["2", 0])}
-    server.forget()
-    run = server.run(workflow)
-    assert run.status == "success", run.error
-    # 3 steps and one zigzag: 3 + 2 UNet evaluations
-    assert [(value, total) for node, value, total in run.progress if node == "2"] == [
-        (i, 5) for i in range(1, 6)
-    ]
-    assert len(run.previews) == 5
-    assert all(Image.open(io.BytesIO(preview)).format == "JPEG" for preview in run.previews)
-    shown = Image.open(io.BytesIO(server.picture(run.outputs["3"]["images"][0])))
-    assert shown.size == SHEET_PX
-
-
 def test_zmv_without_zigzag_is_standard_and_seeds_belong_to_lines(server: ComfyServer) -> None:
     got = pictures(
         server,
@@ -103,6 +88,7 @@ def test_progress_counts_the_evaluations_of_all_lines(server: ComfyServer) -> No
         (i, 12) for i in range(1, 13)
     ]
     assert len(run.previews) == 12
+    assert all(Image.open(io.BytesIO(preview)).format == "JPEG" for preview in run.previews)
 
 
 def test_a_guidance_of_0_is_the_models_own_and_the_sheet_says_so(server: ComfyServer) -> None:
@@ -136,7 +122,6 @@ def test_a_guidance_of_0_is_the_models_own_and_the_sheet_says_so(server: ComfySe
     assert own[height:].min() < 100
 
 
-@pytest.mark.usefixtures("toybox")
 @pytest.mark.parametrize(
     ("model", "solver", "own"),
     [
@@ -230,7 +215,7 @@ def test_the_same_workflow_again_is_cached_and_changing_a_prompt_loads_nothing(s
     assert server.log.read_text("utf-8").count("Requested to load") == lines
 
 
-def test_the_example_workflow_runs_on_the_toybox(server: ComfyServer, toybox: Path) -> None:
+def test_the_example_workflow_runs_on_the_toybox(server: ComfyServer) -> None:
     workflow = json.loads((PACK_DIR / "docs" / "api" / "2 Standard and zigzag.json").read_text("utf-8"))
     unrelated = {"rewards": ["8", 0], "images": ["5", 0], "prompts": "a blue chair"}
     workflow["20"] = {"class_type": "T2MVScoreViews", "inputs": unrelated}
@@ -245,17 +230,3 @@ def test_the_example_workflow_runs_on_the_toybox(server: ComfyServer, toybox: Pa
     (right,), (wrong,) = (json.loads(run.outputs[node]["text"][0]) for node in ("22", "21"))
     assert right["joint_scores"]["toybox_hyperscore"] > wrong["joint_scores"]["toybox_hyperscore"]
     assert min(right["view_scores"]["toybox_clip"]) > max(wrong["view_scores"]["toybox_clip"])
-
-
-@pytest.mark.parametrize(
-    ("sampler_changes", "words"),
-    [
-        ({"steps": 51}, "num_steps=51 must lie between 1 and 50"),
-    ],
-)
-def test_what_only_the_model_can_refuse_is_refused_in_words(
-    server: ComfyServer, sampler_changes: dict[str, Any], words: str
-) -> None:
-    run = server.run({"1": LOAD, "2": sampler("ZMV", ["1", 0], **sampler_changes), "3": sheet(["2", 0])})
-    assert run.status == "error"
-    assert words in run.error

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from conftest import ComfyInstall
 
-LOAD_PACK = """
-import gc, importlib.util, json, torch
+PREPARE = """
+import gc
 import comfy.model_management as model_management
 
-spec = importlib.util.spec_from_file_location("pack", sys.argv[1] + "/__init__.py")
-sys.modules["pack"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules["pack"])
 from pack.nodes.common.folders import register_folders
 from pack.nodes.loaders.load_model import load_handle
 from pack.nodes.loaders.model_files import ModelChoice
@@ -56,15 +51,8 @@ with torch.inference_mode():
 """
 
 
-def run(comfy_install: ComfyInstall, code: str) -> Any:
-    """Run code behind LOAD_PACK; give what it prints."""
-    printed = comfy_install.run_code(LOAD_PACK + code, str(Path(__file__).parents[2]))
-    return json.loads(printed.splitlines()[-1])
-
-
-@pytest.mark.usefixtures("toybox")
 def test_comfyui_makes_room_for_the_work_too(comfy_install: ComfyInstall) -> None:
-    asked = run(comfy_install, ROOM_FOR_WORK)
+    asked = comfy_install.run_with_pack(PREPARE + ROOM_FOR_WORK)
     texts, cameras = [["text_encoder", "text_encoder_2"], 0], [["camera_encoder"], 0]
     # Six views of 16x16 latent pixels in float32: 6 * 256 * 4 bytes * 0.01 * 0.8 MiB.
     one_pass = [["unet", "vae"], pytest.approx(6144 * 0.008 * 2**20)]
@@ -102,6 +90,5 @@ print(json.dumps(left))
 """
 
 
-@pytest.mark.usefixtures("toybox")
 def test_features_are_gone_before_views_are_decoded(comfy_install: ComfyInstall) -> None:
-    assert run(comfy_install, FEATURES) == [[], []]
+    assert comfy_install.run_with_pack(PREPARE + FEATURES) == [[], []]

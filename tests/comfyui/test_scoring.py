@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from conftest import ComfyInstall
 
 SCORE = """
-import importlib.util, json, torch
 from types import SimpleNamespace
 import comfy.model_management as model_management
 
-spec = importlib.util.spec_from_file_location("pack", sys.argv[1] + "/__init__.py")
-sys.modules["pack"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules["pack"])
 from pack.nodes.scoring.report import score_sheet, set_title, view_labels
 from pack.nodes.scoring.score import score_set, split_by_prompt
 from pack.nodes.sockets import RewardHandle
@@ -71,7 +65,7 @@ print(json.dumps(facts))
 
 
 def test_scores_are_told_drawn_and_refused(comfy_install: ComfyInstall) -> None:
-    facts = json.loads(comfy_install.run_code(SCORE, str(Path(__file__).parents[2])).splitlines()[-1])
+    facts = comfy_install.run_with_pack(SCORE)
     assert facts["nan"].startswith("broken gave [nan, nan, nan] (broken) for “a red mug”, which is no score")
     assert facts["inf"].startswith("broken gave [inf] (broken)")
     assert facts["part"].startswith("broken gave [nan] (geometry)")

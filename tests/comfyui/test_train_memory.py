@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +10,11 @@ import pytest
 if TYPE_CHECKING:
     from conftest import ComfyInstall
 
-LOAD_PACK = """
-import gc, importlib.util, json, torch
+PREPARE = """
+import gc
 from dataclasses import replace
 from pathlib import Path
 
-spec = importlib.util.spec_from_file_location("pack", sys.argv[1] + "/__init__.py")
-sys.modules["pack"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules["pack"])
 from pack.nodes.loaders import load_reward
 from pack.nodes.train import session
 from pack.nodes.common.folders import register_folders
@@ -33,12 +29,11 @@ folder, facts = Path(sys.argv[2]), {}
 
 @pytest.fixture
 def facts_of(comfy_install: ComfyInstall, tmp_path: Path) -> Any:
-    """Runs code behind LOAD_PACK, with an empty folder; gives what it put into `facts`."""
+    """Runs code behind PREPARE, with an empty folder; gives what it put into `facts`."""
 
     def run(code: str) -> dict[str, Any]:
-        code = f"{LOAD_PACK}{code}\nprint(json.dumps(facts))"
-        printed = comfy_install.run_code(code, str(Path(__file__).parents[2]), str(tmp_path))
-        return json.loads(printed.splitlines()[-1])
+        code = f"{PREPARE}{code}\nprint(json.dumps(facts))"
+        return comfy_install.run_with_pack(code, str(tmp_path))
 
     return run
 
@@ -132,7 +127,6 @@ with torch.inference_mode():
 """
 
 
-@pytest.mark.usefixtures("toybox")
 def test_a_run_leaves_nothing_and_one_that_fills_the_memory_says_what_is_saved(facts_of: Any) -> None:
     facts = facts_of(RUN)
     assert facts["done"] == [["NoneType", "None"], []]

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import pytest
 
 if TYPE_CHECKING:
     from conftest import ComfyInstall
 
 OPTIONS = """
-import importlib.util, json, torch
 import comfy.model_management as model_management
 import folder_paths
 
@@ -21,9 +17,6 @@ card, processor = torch.device("cpu", 0), torch.device("cpu")
 model_management.get_torch_device = lambda: card
 folder_paths.add_model_folder_path("diffusers", sys.argv[2])
 
-spec = importlib.util.spec_from_file_location("pack", sys.argv[1] + "/__init__.py")
-sys.modules["pack"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules["pack"])
 from pack.nodes.common.folders import register_folders
 from pack.nodes.loaders.load_model import load_handle
 from pack.nodes.loaders.model_files import ModelChoice
@@ -59,11 +52,8 @@ print(json.dumps(facts))
 """
 
 
-@pytest.mark.usefixtures("toybox")
 def test_the_vae_follows_comfyuis_options(comfy_install: ComfyInstall, comfy_base: Path) -> None:
-    diffusers = str(comfy_base / "models" / "diffusers")
-    printed = comfy_install.run_code(OPTIONS, str(Path(__file__).parents[2]), diffusers)
-    assert json.loads(printed.splitlines()[-1]) == {
+    assert comfy_install.run_with_pack(OPTIONS, str(comfy_base / "models" / "diffusers")) == {
         "auto": ["float32", "float32"],
         "auto, --bf16-vae": ["float32", "bfloat16"],
         "float8, --bf16-vae": ["float32", "bfloat16"],

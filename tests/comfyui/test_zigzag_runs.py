@@ -42,8 +42,8 @@ def zigzagged(
     return custom_sampled(name, model, zigzag(**settings), text, cfg, steps)
 
 
-@pytest.mark.parametrize("name", ["lcm", "euler", "euler_ancestral"])
-def test_a_branch_without_zigzags_is_comfyuis_and_one_with_is_another(server: ComfyServer, name: str) -> None:
+def test_a_branch_without_zigzags_is_comfyuis_and_one_with_is_another(server: ComfyServer) -> None:
+    name = "euler_ancestral"
     workflow = graph(
         zigzagged("some", SMALL, steps=3, sampler_name=name, zigzag_steps=2, zigzag_repeats=2),
         zigzagged("none", SMALL, steps=3, sampler_name=name, zigzag_steps=0),
@@ -86,27 +86,10 @@ def test_a_cancel_stops_at_the_next_evaluation_and_the_next_run_works(server: Co
     assert server.run(graph(zigzagged("next", SMALL, inverse_guidance=0.25))).status == "success"
 
 
-def test_a_guider_without_negative_raises_and_names_another(server: ComfyServer) -> None:
-    basic = {"guider basic": node("BasicGuider", model=SHIFT, conditioning=["text", 0])}
-    run = server.run(graph(zigzagged("basic", inverse_guidance=0.0), basic))
+def test_what_only_the_run_can_know_is_refused_in_it(server: ComfyServer) -> None:
+    run = server.run(graph(zigzagged("bad", inverse_guidance=float("nan"))))
     assert run.status == "error"
-    assert "Use CFGGuider, or inverse_guidance=1" in run.error
-    assert server.run(graph(zigzagged("basic"), basic)).status == "success"
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"zigzag_steps": 5}, "zigzag_steps=5 must lie between 0 and the number of steps, here 4"),
-        ({"inverse_guidance": float("nan")}, "inverse_guidance=nan must be a number from 0 to 30"),
-    ],
-)
-def test_what_only_the_run_can_know_is_refused_in_it(
-    server: ComfyServer, settings: dict[str, Any], words: str
-) -> None:
-    run = server.run(graph(zigzagged("bad", **settings)))
-    assert run.status == "error"
-    assert words in run.error
+    assert "inverse_guidance=nan must be a number from 0 to 30" in run.error
     assert not [name for name, _, _ in run.progress if name == "bad"]
 
 

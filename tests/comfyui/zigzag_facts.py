@@ -1,21 +1,12 @@
-"""Run by `test_zigzag.py` in a process like ComfyUI's; prints what it found as JSON.
+"""Run by `test_zigzag.py` in a process like ComfyUI's, behind LOAD_PACK; prints what it found as JSON.
 
 The network is a formula of latents, time, text and view scale, inside ComfyUI's real BaseModel, ModelPatcher,
 guiders and samplers; the oracle is the pack's own core, in the same process.
 """
 
 # ruff: noqa: E402, T201
-import importlib.util
 import json
-import sys
 from types import SimpleNamespace
-
-import torch
-
-sys.modules["pack"] = importlib.util.module_from_spec(
-    spec := importlib.util.spec_from_file_location("pack", sys.argv[1] + "/__init__.py")
-)
-spec.loader.exec_module(sys.modules["pack"])
 
 import comfy.model_base
 import comfy.model_management
@@ -25,6 +16,7 @@ import comfy.samplers
 import comfy.supported_models
 import comfy.utils
 import latent_preview
+import torch
 from comfy.cli_args import LatentPreviewMethod, args
 from comfy.k_diffusion.sampling import default_noise_sampler
 from comfy_extras.nodes_custom_sampler import BasicScheduler, Guider_Basic, Guider_DualCFG
@@ -404,8 +396,7 @@ def refusals():
     refuse("flipped", make_guider(model, 5.0), zigzag(), sigmas[:-1].flip(0))
     refuse("cosmos", make_guider(cosmos, 5.0), zigzag(), sigmas_of(cosmos, 3))
     refuse("x0", make_guider(x0_model(), 5.0), zigzag(), sigmas)
-    for name in ("IMG_TO_IMG_FLOW", "IMG_TO_IMG_VELOCITY"):
-        refuse(name, make_guider(img_to_img_model(name), 5.0), zigzag(), sigmas)
+    refuse("IMG_TO_IMG_FLOW", make_guider(img_to_img_model("IMG_TO_IMG_FLOW"), 5.0), zigzag(), sigmas)
     return found
 
 

@@ -87,12 +87,3 @@ def test_translations_say_the_numbers(node_id: str, names: tuple[str, ...]) -> N
     for name in names:
         words = f" 使用模型自己的值：{chinese_words(SETTINGS[name])}。"
         assert words in inputs[name]["tooltip"], f"{name}: {words}"
-
-
-@pytest.mark.parametrize("node_id", ["T2MVSampleZMV", "T2MVCreateZigzagSampler"])
-def test_a_zag_without_cameras_is_marked_as_not_tried_with_published_weights(node_id: str) -> None:
-    """In the tooltips (tests/comfyui/test_schema.py), their translations and on the page of such things."""
-    assert "A zag without cameras" in (PACK_DIR / "docs/status.md").read_text("utf-8")
-    inputs = json.loads((PACK_DIR / "locales/zh/nodeDefs.json").read_text("utf-8"))[node_id]["inputs"]
-    assert "没有试过" in inputs["inverse_view_scale"]["tooltip"]
-    assert {DEFAULTS[name].inverse_view_scale for name in ("lcm-sdxl", "sdxl")} == {1.0}
