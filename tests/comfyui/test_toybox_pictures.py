@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from safetensors.torch import load_file
 
 if TYPE_CHECKING:
     from conftest import ComfyServer, Run
 
-pytestmark = pytest.mark.usefixtures("toybox")
 MODEL = {"class_type": "T2MVLoadModel",
          "inputs": {"model": "toybox image", "adapter": "the model's own", "precision": "auto"}}  # fmt: skip
 PICTURE = {"class_type": "T2MVReadImage", "inputs": {"size": 64}}
