@@ -55,14 +55,16 @@ def complete_alphas(
     notes += _check_rank(facts, {module.rank for module in silent.values()}, path)
     patterns = _Patterns(facts.get("alpha_pattern") or {}, path)
     is_rank_stabilized = str(facts.get("use_rslora")).lower() in ("true", "1")
-    completed, num_assumed = dict(modules), 0
+    completed, num_assumed, num_fitting = dict(modules), 0, 0
     for name, module in silent.items():
-        stated = patterns.find(name, alpha)
+        fitting = patterns.find(name)
+        num_fitting += fitting is not None
+        stated = alpha if fitting is None else fitting
         num_assumed += stated is None
         factor = math.sqrt(module.rank) if is_rank_stabilized else 1.0  # rsLoRA: alpha / sqrt(rank)
         completed[name] = replace(module, alpha=module.rank if stated is None else stated * factor)
-    if patterns.are_unused:
-        notes.append("the names in its alpha_pattern fit no module")
+    if facts.get("alpha_pattern") and not num_fitting:
+        notes.append("its alpha_pattern names none of the modules that have no alpha of their own")
     if num_assumed:
         notes.append(f"alpha is not stated for {num_assumed} modules; it was assumed to equal their rank")
     return completed, notes
@@ -181,7 +183,6 @@ class _Patterns:
 
     def __init__(self, table: Mapping[str, Any], path: Path) -> None:
         self._values = [_number(f"alpha_pattern {name}", value, path) for name, value in table.items()]
-        self.are_unused = bool(table)
         self._plain: dict[str, int] = {}
         self._expressions: list[tuple[int, re.Pattern[str]]] = []
         for index, name in enumerate(table):
@@ -190,14 +191,13 @@ class _Patterns:
             else:
                 self._expressions.append((index, _compile(name, path)))
 
-    def find(self, module: str, default: float | None) -> float | None:
-        """Return the value of the first pattern that fits."""
+    def find(self, module: str) -> float | None:
+        """Return the value of the first pattern that fits, or None."""
         parts = module.split(".")
         ends = (".".join(parts[start:]) for start in range(len(parts)))
         indices = [self._plain[end] for end in ends if end in self._plain]
         indices += [index for index, pattern in self._expressions if pattern.match(module)]
-        self.are_unused = self.are_unused and not indices
-        return self._values[min(indices)] if indices else default
+        return self._values[min(indices)] if indices else None
 
 
 def _compile(pattern: str, path: Path) -> re.Pattern[str]:

@@ -324,9 +324,6 @@ def test_a_killed_comfyui_goes_on_where_it_was(
 
 
 ONE_CORE = """
-import importlib
-
-import torch
 from pack.nodes.common.memory import Residency, load_together, unload_everything
 
 class Spy(torch.nn.Linear):

@@ -108,7 +108,7 @@ def test_an_assumed_alpha_is_said(metadata, tmp_path):
         ({"lora_alpha": "16", "alpha_pattern": "to_q"}, "its alpha_pattern cannot be read"),
         (
             peft(r=16, lora_alpha=16, alpha_pattern={"q": 32, "attn2.to_q": 32}),
-            "the names in its alpha_pattern fit no module",
+            "its alpha_pattern names none of the modules that have no alpha of their own",
         ),
         (
             {**peft(r=16, lora_alpha=16), "network_alpha": "8"},

@@ -109,6 +109,42 @@ def test_two_more_evaluations_per_zigzag_step_and_repeat(
         assert events[0].timestep == events[1].timestep == events[2].timestep == 999
 
 
+def without_cameras(bundle, x, timestep, condition):
+    """Predict the noise at guidance 1 by a UNet that gets no camera features at all; V = 3."""
+    width = bundle.unet.config["time_cond_proj_dim"]
+    embedding = None if width is None else torch.cat([torch.zeros(width // 2), torch.ones(width // 2)])
+    noise = bundle.unet(
+        x.flatten(0, 1),
+        torch.full((6,), timestep),
+        encoder_hidden_states=condition.prompt_embeds,
+        timestep_cond=None if embedding is None else embedding.expand(6, -1),  # sin 0 and cos 0: w = 1
+        added_cond_kwargs={
+            "text_embeds": condition.pooled_embeds.repeat_interleave(3, dim=0),
+            "time_ids": condition.time_ids.repeat_interleave(3, dim=0),
+        },
+        cross_attention_kwargs={"num_views": 3, "latent_size": (8, 8)},
+    ).sample
+    return noise.unflatten(0, (2, 3))
+
+
+@torch.no_grad()
+def test_a_zag_at_view_scale_0_is_that_of_a_unet_without_cameras(bundle, condition, cameras, replay):
+    settings = SamplingSettings(num_steps=2, guidance_scale=5.0, inverse_view_scale=0.0)
+    noise = draw_noise(4)
+    state = sample_zmv(bundle, condition, cameras, replay(noise), settings).states[:, :, 0]
+    t, t_next = (int(steps[0]) for steps in (bundle.schedule.timesteps(2), bundle.schedule.next_timesteps(2)))
+    zig = denoise_step(
+        bundle.schedule, predict_noise(bundle, noise[0], t, condition, cameras, 5.0), noise[0], t, t_next
+    )
+    x_next = zig.mean + zig.std * noise[1]
+    expected = invert_step(bundle.schedule, without_cameras(bundle, x_next, t, condition), x_next, t, t_next)
+    torch.testing.assert_close(state, expected, atol=1e-5, rtol=1e-5)
+    with_cameras = sample_zmv(
+        bundle, condition, cameras, replay(noise), replace(settings, inverse_view_scale=1.0)
+    )
+    assert float((with_cameras.states[:, :, 0] - expected).abs().max()) > 1e-3
+
+
 @pytest.mark.parametrize(("inverse_guidance", "zag_size"), [(1.0, 6), (2.0, 12)])
 def test_zag_at_guidance_one_needs_no_second_pass(ddim_bundle, rig, prompts, inverse_guidance, zag_size):
     condition, cameras = encode_text(ddim_bundle, prompts), encode_cameras(ddim_bundle, rig)
