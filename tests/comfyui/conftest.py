@@ -29,13 +29,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    import numpy as np
+    from PIL import Image
     from playwright.sync_api import Browser
 
     from tests.comfyui.small_sdxl import Reference
-
-    Loader = Callable[..., dict[str, Any]]
-    Draw = Callable[..., np.ndarray]
 
 PACK_DIR = Path(__file__).parents[2]
 PACK_NAME = "ComfyUI-T2MV"
@@ -227,6 +224,12 @@ class ComfyServer:
         finally:
             connection.close()
 
+    def succeed(self, workflow: dict[str, Any]) -> Run:
+        """Run a workflow that must not fail."""
+        run = self.run(workflow)
+        assert run.status == "success", run.error
+        return run
+
     def _take(
         self, message: str | bytes, run: Run, prompt_id: str, on_progress: Callable[[int], None] | None
     ) -> None:
@@ -258,6 +261,12 @@ class ComfyServer:
         """The file of a picture that a node showed."""
         query = f"filename={shown['filename']}&subfolder={shown['subfolder']}&type={shown['type']}"
         return self.get(f"/view?{query}")
+
+    def pictures(self, run: Run, node: str) -> list[Image.Image]:
+        """The pictures that a node showed in a run."""
+        from PIL import Image
+
+        return [Image.open(io.BytesIO(self.picture(shown))) for shown in run.outputs[node]["images"]]
 
     def resident_mib(self) -> float:
         """Memory of the server's process that is in RAM, MiB."""
@@ -425,47 +434,6 @@ def _write_tiny_files(models: Path) -> None:
         f"{layer}.lora_down.weight": torch.randn(2, 64), f"{layer}.lora_up.weight": torch.randn(64, 2),
         f"{layer}.alpha": torch.tensor(1.0), f"{text}.lora_down.weight": torch.randn(2, 64),
     })  # fmt: skip
-
-
-def _load_node(model: str, **inputs: Any) -> dict[str, Any]:
-    """A Load Model node as a script writes it."""
-    named = {"model": model, "adapter": "the model's own", "precision": "float32", **inputs}
-    return {"class_type": "T2MVLoadModel", "inputs": named}
-
-
-def _drawn(server: ComfyServer, loader: dict[str, Any], lora: str | None = None) -> np.ndarray:
-    """Two views in one step by a loaded model, with a LoRA if one is named."""
-    rig = {"class_type": "T2MVCreateCameraRig", "inputs": {"azimuths": "0, 90", "elevations": "0"}}
-    settings = {"prompt": "a red mug", "seed": 0, "steps": 1, "guidance": 3.0, "view_scale": 1.0}
-    model = ["2", 0] if lora else ["1", 0]
-    workflow = {
-        "1": loader,
-        "3": rig,
-        "4": {"class_type": "T2MVSampleStandard", "inputs": {"model": model, "rig": ["3", 0], **settings}},
-        "5": {"class_type": "T2MVCreateContactSheet",
-              "inputs": {"images": ["4", 0], "rig": ["3", 0], "cell_px": 64}},
-    }  # fmt: skip
-    if lora:
-        named = {"model": ["1", 0], "lora": lora, "strength": 1.0}
-        workflow["2"] = {"class_type": "T2MVLoadLoRA", "inputs": named}
-    import numpy as np
-    from PIL import Image
-
-    run = server.run(workflow)
-    assert run.status == "success", run.error
-    return np.asarray(Image.open(io.BytesIO(server.picture(run.outputs["5"]["images"][0]))))
-
-
-@pytest.fixture(scope="session")
-def load() -> Loader:
-    """Makes a Load Model node of a model's name and further inputs."""
-    return _load_node
-
-
-@pytest.fixture(scope="session")
-def drawn() -> Draw:
-    """Runs a loader and draws by its model, with a LoRA if one is named."""
-    return _drawn
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ from t2mv_core.scheduler_config import schedule_from_config
 from t2mv_core.text import TextCondition
 from t2mv_core.unet.adapter import create_camera_encoder, save_adapter
 from t2mv_core.unet.attention import install_multiview_attention
+from tests.comfyui.workflows import node
 
 if TYPE_CHECKING:
     from conftest import ComfyServer, Run
@@ -270,11 +271,6 @@ def _write_conditions(folder: Path) -> TextCondition:
         found["prompt_embeds"], found["prompt_pooled"], ids, found["negative_embeds"],
         found["negative_pooled"],
     )  # fmt: skip
-
-
-def node(kind: str, **inputs: Any) -> dict[str, Any]:
-    """A node in API format."""
-    return {"class_type": kind, "inputs": inputs}
 
 
 def sampled(name: str, model: list[Any], text: str = "text", **settings: Any) -> dict[str, Any]:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.comfyui.workflows import TOYBOX
+
 if TYPE_CHECKING:
     from conftest import ComfyServer
 
-LOAD = {"class_type": "T2MVLoadModel",
-        "inputs": {"model": "toybox", "adapter": "the model's own", "precision": "auto"}}  # fmt: skip
 VIEW_REWARD = {"class_type": "T2MVLoadReward", "inputs": {"reward": "toybox_clip"}}
 BOTH_REWARDS = {"class_type": "T2MVLoadReward",
                 "inputs": {"reward": "toybox_hyperscore", "rewards": ["2", 0]}}  # fmt: skip
@@ -38,19 +38,13 @@ def text(source: list[Any]) -> dict[str, Any]:
     return {"class_type": "PreviewAny", "inputs": {"source": source}}
 
 
-def shown(server: ComfyServer, output: dict[str, Any]) -> list[np.ndarray]:
-    """The pictures a node showed."""
-    return [np.asarray(Image.open(io.BytesIO(server.picture(one)))) for one in output["images"]]
-
-
 @pytest.mark.parametrize("sampler", ["standard", "zmv"])
 def test_what_is_kept_is_the_best_and_comes_again_with_its_seed(server: ComfyServer, sampler: str) -> None:
     workflow = {
-        "1": LOAD, "2": VIEW_REWARD, "3": BOTH_REWARDS, "4": best(sampler=sampler),
+        "1": TOYBOX, "2": VIEW_REWARD, "3": BOTH_REWARDS, "4": best(sampler=sampler),
         "5": preview(["4", 0]), "6": text(["4", 2]), "7": text(["4", 3]), "8": text(["4", 4]),
     }  # fmt: skip
-    run = server.run(workflow)
-    assert run.status == "success", run.error
+    run = server.succeed(workflow)
     evaluations = 2 if sampler == "standard" else 4
     *ticks, last = [(value, total) for node, value, total in run.progress if node == "4"]
     total = 6 * evaluations + 12  # six sets, two rewards each
@@ -60,7 +54,7 @@ def test_what_is_kept_is_the_best_and_comes_again_with_its_seed(server: ComfySer
     assert ticks[-1] == (total, total)
     # The page leaves the last preview on the node: it has to be the ranking, pixel for pixel in size.
     assert last == (1, 1)
-    ranking = Image.open(io.BytesIO(server.picture(run.outputs["4"]["images"][0])))
+    (ranking,) = server.pictures(run, "4")
     assert Image.open(io.BytesIO(run.previews[-1])).size == ranking.size
     assert len(run.previews) >= 6 * evaluations
     seeds = [int(seed) for seed in run.outputs["6"]["text"]]
@@ -69,7 +63,7 @@ def test_what_is_kept_is_the_best_and_comes_again_with_its_seed(server: ComfySer
     assert {*seeds[2:]} < {8, 9, 10}
     assert scores[0] >= scores[1]
     assert scores[2] >= scores[3]
-    kept = shown(server, run.outputs["5"])
+    kept = server.pictures(run, "5")
     assert len(kept) == 4 * 6
     assert run.outputs["8"]["text"][0].count("seed") == 6  # the report ranks what was not kept as well
 
@@ -81,16 +75,15 @@ def test_what_is_kept_is_the_best_and_comes_again_with_its_seed(server: ComfySer
         prompt = LINES.splitlines()[seed > 7]
         drawn = {"model": ["1", 0], "prompt": prompt, "seed": seed, **SAMPLING, **zigzag}
         score = {"rewards": ["3", 0], "images": ["4", 0], "prompts": prompt}
-        alone = server.run({
-            "1": LOAD, "2": VIEW_REWARD, "3": BOTH_REWARDS,
+        alone = server.succeed({
+            "1": TOYBOX, "2": VIEW_REWARD, "3": BOTH_REWARDS,
             "4": {"class_type": f"T2MVSample{name}", "inputs": drawn},
             "5": preview(["4", 0]),
             "6": {"class_type": "T2MVScoreViews", "inputs": score},
             "7": text(["6", 3]),
         })  # fmt: skip
-        assert alone.status == "success", alone.error
         (facts,) = json.loads(alone.outputs["7"]["text"][0])
-        again[seed] = shown(server, alone.outputs["5"]), facts["joint_scores"]["toybox_hyperscore"]
+        again[seed] = server.pictures(alone, "5"), facts["joint_scores"]["toybox_hyperscore"]
     for line, candidates in enumerate((range(5, 8), range(8, 11))):
         order = sorted(candidates, key=lambda seed: -again[seed][1])[:2]
         assert seeds[2 * line : 2 * line + 2] == order
@@ -105,25 +98,25 @@ def test_what_is_kept_is_the_best_and_comes_again_with_its_seed(server: ComfySer
 
 def test_the_ranking_and_the_scores_are_drawn(server: ComfyServer) -> None:
     score = {"rewards": ["3", 0], "images": ["4", 0], "prompts": "a red mug\na red mug"}
-    run = server.run({
-        "1": LOAD, "2": VIEW_REWARD, "3": BOTH_REWARDS,
+    run = server.succeed({
+        "1": TOYBOX, "2": VIEW_REWARD, "3": BOTH_REWARDS,
         "4": best(prompts="a red mug", seed=20),
         "5": preview(["4", 5]),
         "6": {"class_type": "T2MVScoreViews", "inputs": score},
         "7": preview(["6", 5]),
     })  # fmt: skip
-    assert run.status == "success", run.error
     for node, output, rows in (("4", "5", 3), ("6", "7", 2)):
-        (sheet,) = shown(server, run.outputs[node])
-        assert np.array_equal(sheet, shown(server, run.outputs[output])[0])
+        (sheet,), (given,) = server.pictures(run, node), server.pictures(run, output)
+        assert np.array_equal(sheet, given)
         # A row: 18 px of title, 16 px of scores, six views of 128 px.
-        assert sheet.shape[0] == rows * (18 + 16 + 128)
-        assert sheet.shape[1] >= 6 * 128
+        assert sheet.height == rows * (18 + 16 + 128)
+        assert sheet.width >= 6 * 128
+        pixels = np.asarray(sheet)
         for row in range(rows):
             top = row * (18 + 16 + 128)
-            assert sheet[top : top + 18].min() < 128  # the title
+            assert pixels[top : top + 18].min() < 128  # the title
             for view in range(6):
-                label = sheet[top + 18 : top + 34, view * 128 : (view + 1) * 128]
+                label = pixels[top + 18 : top + 34, view * 128 : (view + 1) * 128]
                 assert label.min() < 128
 
 
@@ -135,7 +128,7 @@ def test_cancel_while_scoring(server: ComfyServer) -> None:
         if num_reports == sampling_ticks + 2:
             server.post("/interrupt", {})
 
-    workflow = {"1": LOAD, "2": VIEW_REWARD, "3": BOTH_REWARDS, "4": best(seed=100)}
+    workflow = {"1": TOYBOX, "2": VIEW_REWARD, "3": BOTH_REWARDS, "4": best(seed=100)}
     run = server.run(workflow, on_progress=cancel)
     assert run.status == "interrupted"
     assert len(run.progress) < sampling_ticks + 12

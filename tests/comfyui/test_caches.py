@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from PIL import Image
 
 if TYPE_CHECKING:
     from conftest import ComfyInstall, ComfyServer
@@ -39,11 +37,10 @@ StartServer = Callable[..., AbstractContextManager["ComfyServer"]]
 
 def draw(server: ComfyServer, workflow: dict[str, Any]) -> tuple[set[str], bytes]:
     """Run a workflow: the nodes that ran, and the pixels of the sheet."""
-    run = server.run(workflow)
-    assert run.status == "success", run.error
+    run = server.succeed(workflow)
     assert set(run.cached) | set(run.executing) == set(workflow)
     assert not set(run.cached) & set(run.executing)
-    picture = Image.open(io.BytesIO(server.picture(run.outputs["sheet"]["images"][0])))
+    (picture,) = server.pictures(run, "sheet")
     for node in json.loads(picture.info["prompt"]).values():  # ComfyUI adds fingerprints to a kept workflow
         assert str(server.base_dir.parent) not in str(node), (
             "the picture would tell where its maker's files lie"

@@ -6,12 +6,12 @@ half of what the runs would leave if they kept their pictures, or what was recor
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from PIL import Image
+
+from tests.comfyui.workflows import TOYBOX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,8 +28,6 @@ NUM_CANCELLED, CANCEL_AT = 5, 20
 # State and action of 18 steps of 24 views, 4 * 16 * 16 float32 each: 3.4 MiB per run, 17 MiB of five.
 MAX_LEFT_MIB = 8.0
 ANGLES = ", ".join(str(15 * i) for i in range(24))
-LOAD = {"class_type": "T2MVLoadModel",
-        "inputs": {"model": "toybox", "adapter": "the model's own", "precision": "auto"}}  # fmt: skip
 RIG = {"class_type": "T2MVCreateCameraRig", "inputs": {"azimuths": ANGLES, "elevations": "0"}}
 
 
@@ -49,7 +47,7 @@ def workflow(seed: int, steps: int, **rig: Any) -> dict[str, dict[str, Any]]:
               "guidance": 2.0, "view_scale": 1.0, "zigzag_steps": 1, "zigzag_repeats": 1,
               "inverse_guidance": 1.0, "inverse_view_scale": 1.0, **rig}  # fmt: skip
     return {
-        "1": LOAD,
+        "1": TOYBOX,
         "2": RIG,
         "3": {"class_type": "T2MVSampleZMV", "inputs": inputs},
         "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
@@ -57,14 +55,12 @@ def workflow(seed: int, steps: int, **rig: Any) -> dict[str, dict[str, Any]]:
 
 
 def pictures(server: ComfyServer, run: Run) -> np.ndarray:
-    assert run.status == "success", run.error
-    shown = run.outputs["4"]["images"]
-    return np.stack([np.asarray(Image.open(io.BytesIO(server.picture(one)))) for one in shown])
+    return np.stack([np.asarray(picture) for picture in server.pictures(run, "4")])
 
 
 def test_cancelled_runs_leave_no_memory_and_the_next_run_is_as_ever(server: ComfyServer) -> None:
     rig = ["2", 0]
-    before = pictures(server, server.run(workflow(1, 2, rig=rig)))
+    before = pictures(server, server.succeed(workflow(1, 2, rig=rig)))
     for seed in range(2, 4):
         assert server.run(workflow(seed, 20, rig=rig)).status == "success"
     start = server.resident_mib()
@@ -79,7 +75,7 @@ def test_cancelled_runs_leave_no_memory_and_the_next_run_is_as_ever(server: Comf
         # The evaluation during which the button was pressed, and one that ended while it was on its way.
         assert len(run.progress) <= CANCEL_AT + 2
     assert server.resident_mib() - start < MAX_LEFT_MIB
-    assert np.array_equal(pictures(server, server.run(workflow(1, 2, rig=rig))), before)
+    assert np.array_equal(pictures(server, server.succeed(workflow(1, 2, rig=rig))), before)
 
 
 def test_fifty_runs_neither_grow_nor_change(server: ComfyServer) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import subprocess
@@ -13,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 if TYPE_CHECKING:
-    from conftest import ComfyServer, Run
+    from conftest import ComfyServer
 
 ROOT = Path(__file__).parents[2]
 API_DIR = ROOT / "docs" / "api"
@@ -32,16 +30,6 @@ def example(name: str, **changes: dict[str, Any]) -> dict[str, Any]:
     return workflow
 
 
-def succeed(server: ComfyServer, workflow: dict[str, Any]) -> Run:
-    run = server.run(workflow)
-    assert run.status == "success", run.error
-    return run
-
-
-def pictures(server: ComfyServer, run: Run, node: str) -> list[Image.Image]:
-    return [Image.open(io.BytesIO(server.picture(one))) for one in run.outputs[node]["images"]]
-
-
 def problems(server: ComfyServer, workflow: dict[str, Any]) -> list[tuple[str, str]]:
     """(node, input) of what ComfyUI refuses in a workflow of which some half can be run."""
     status, answer = server.post("/prompt", {"prompt": workflow})
@@ -54,19 +42,19 @@ def problems(server: ComfyServer, workflow: dict[str, Any]) -> list[tuple[str, s
 
 
 def test_1_text_to_views(server: ComfyServer) -> None:
-    run = succeed(server, example("1 Text to views"))
-    (sheet,) = pictures(server, run, "4")
+    run = server.succeed(example("1 Text to views"))
+    (sheet,) = server.pictures(run, "4")
     assert sheet.size == (6 * 160, 16 + 160 + 16)  # angles, views, settings
-    (turning,) = pictures(server, run, "5")
+    (turning,) = server.pictures(run, "5")
     assert turning.format == "WEBP"
     assert turning.n_frames == 6
-    sides = [np.asarray(picture) for node in ("7", "8", "9", "10") for picture in pictures(server, run, node)]
+    sides = [np.asarray(picture) for node in ("7", "8", "9", "10") for picture in server.pictures(run, node)]
     assert [side.shape for side in sides] == [(64, 64, 3)] * 4
     assert not np.array_equal(sides[0], sides[2])
 
 
 def test_4_best_of_eight(server: ComfyServer) -> None:
-    run = succeed(server, example("4 Best of eight"))
+    run = server.succeed(example("4 Best of eight"))
     assert len(run.outputs["8"]["images"]) == 6
     ranking = run.outputs["7"]["text"][0]
     assert ranking.count("seed") == 8
@@ -78,19 +66,19 @@ def test_3_training_and_its_lora_in_one_run(server: ComfyServer) -> None:
     small = {"name": "example", "iterations": 1, "prompts_per_iteration": 2}
     others = {"n2": {"value": "a green mug"}, "n5": {"strength": 5.0}}
     workflow = example("3 Train a LoRA", n4=small, **others)
-    run = succeed(server, workflow)
+    run = server.succeed(workflow)
     assert "t2mv/example.safetensors" in run.outputs["13"]["text"][0]
-    before, after = (np.asarray(pictures(server, run, node)[0]) for node in ("10", "11"))
+    before, after = (np.asarray(server.pictures(run, node)[0]) for node in ("10", "11"))
     assert before.shape == after.shape
     assert not np.array_equal(before, after)
 
 
 def test_5_with_small_files_under_the_published_names(server: ComfyServer) -> None:
     fewer = {"n3": {"preset": "front and back"}, "n4": {"steps": 2}}  # 768 px take long on a processor
-    run = succeed(server, example("5 LCM-SDXL - download", n2={"lora": "kohya.safetensors"}, **fewer))
+    run = server.succeed(example("5 LCM-SDXL - download", n2={"lora": "kohya.safetensors"}, **fewer))
     # 768 px are latents of 96; the small VAE makes them only twice as large, not eight times
-    assert [view.size for view in pictures(server, run, "6")] == [(192, 192)] * 2
-    (sheet,) = pictures(server, run, "5")
+    assert [view.size for view in server.pictures(run, "6")] == [(192, 192)] * 2
+    (sheet,) = server.pictures(run, "5")
     assert sheet.size[0] == 2 * 384
 
 
@@ -99,7 +87,7 @@ def test_6_lacks_nothing_but_the_checkpoint_that_its_note_names(server: ComfySer
 
 
 def test_10_text_to_mesh(server: ComfyServer) -> None:
-    run = succeed(server, example("10 Text to mesh", n5={"resolution": 64}))
+    run = server.succeed(example("10 Text to mesh", n5={"resolution": 64}))
     (file,) = run.outputs["6"]["3d"]
     assert file["filename"].endswith(".glb")
     assert server.picture(file)[:4] == b"glTF"
@@ -128,9 +116,9 @@ def test_11_gives_each_side_without_background_to_its_socket(server: ComfyServer
     sockets = {"front": front, "right": left, "back": back, "left": right}
     for name, source in [*sources.items(), *((f"{side} given", link) for side, link in sockets.items())]:
         graph[f"see {name}"] = {"class_type": "PreviewImage", "inputs": {"images": source}}
-    run = succeed(server, graph)
+    run = server.succeed(graph)
     for side in SIDES:
-        (seen,), (given,) = pictures(server, run, f"see {side}"), pictures(server, run, f"see {side} given")
+        (seen,), (given,) = server.pictures(run, f"see {side}"), server.pictures(run, f"see {side} given")
         pixels = np.asarray(given)
         assert pixels.shape == (64, 64, 4)
         np.testing.assert_array_equal(pixels[..., :3], np.asarray(seen)[..., :3])
@@ -138,8 +126,8 @@ def test_11_gives_each_side_without_background_to_its_socket(server: ComfyServer
 
 
 def test_12_picture_to_mesh(server: ComfyServer) -> None:
-    run = succeed(server, example("12 Picture to mesh", n5={"resolution": 64}))
-    (framed,) = pictures(server, run, "7")
+    run = server.succeed(example("12 Picture to mesh", n5={"resolution": 64}))
+    (framed,) = server.pictures(run, "7")
     assert framed.size == (256, 256)
     (file,) = run.outputs["6"]["3d"]
     assert server.picture(file)[:4] == b"glTF"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 if TYPE_CHECKING:
     from conftest import ComfyServer
@@ -22,10 +20,8 @@ def draw(server: ComfyServer, model: str, precision: str = "auto", **options: An
         "2": {"class_type": "T2MVSampleStandard", "inputs": {"model": ["1", 0], **sampled}},
         "3": {"class_type": "T2MVCreateContactSheet", "inputs": {"images": ["2", 0], "cell_px": 64}},
     }  # fmt: skip
-    run = server.run(workflow)
-    assert run.status == "success", run.error
-    picture = Image.open(io.BytesIO(server.picture(run.outputs["3"]["images"][0])))
-    return np.asarray(picture).astype(float)
+    run = server.succeed(workflow)
+    return np.asarray(server.pictures(run, "3")[0]).astype(float)
 
 
 @pytest.mark.parametrize("model", ["toybox", "toybox teacher"])

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from tests.comfyui.workflows import drawn, load
+
 if TYPE_CHECKING:
-    from conftest import ComfyServer, Draw, Loader
+    from conftest import ComfyServer
 
 CHECKPOINT = "checkpoints/sd_xl_base_1.0.safetensors"
 
 
-def test_a_checkpoint_its_parts_and_the_presets_draw(server: ComfyServer, load: Loader, drawn: Draw) -> None:
+def test_a_checkpoint_its_parts_and_the_presets_draw(server: ComfyServer) -> None:
     whole = drawn(server, load(CHECKPOINT))
     # The same VAE as a file of its own; SDXL finds checkpoint, VAE and adapter by their published names.
     assert np.array_equal(drawn(server, load(CHECKPOINT, vae="sdxl-vae-fp16-fix.safetensors")), whole)
@@ -30,9 +30,7 @@ def test_a_checkpoint_its_parts_and_the_presets_draw(server: ComfyServer, load: 
     assert np.array_equal(drawn(server, load(CHECKPOINT, **named)), few_step)
 
 
-def test_a_kohya_lora_acts_and_its_report_says_what_was_left_out(
-    server: ComfyServer, load: Loader, drawn: Draw
-) -> None:
+def test_a_kohya_lora_acts_and_its_report_says_what_was_left_out(server: ComfyServer) -> None:
     assert not np.array_equal(
         drawn(server, load("LCM-SDXL"), "kohya.safetensors"), drawn(server, load("LCM-SDXL"))
     )
@@ -48,7 +46,7 @@ def test_a_kohya_lora_acts_and_its_report_says_what_was_left_out(
     assert "1 modules (1 keys) are for the text encoders" in report
 
 
-def test_alphas_that_a_configuration_states_later_act_at_once(server: ComfyServer, load: Loader) -> None:
+def test_alphas_that_a_configuration_states_later_act_at_once(server: ComfyServer) -> None:
     folder = server.base_dir / "models" / "loras" / "peft"
     folder.mkdir()
     tensors = load_file(folder.parent / "kohya.safetensors")
@@ -67,7 +65,7 @@ def test_alphas_that_a_configuration_states_later_act_at_once(server: ComfyServe
     assert "alpha is not stated" not in report
 
 
-def test_a_workflow_from_windows_finds_its_files(server: ComfyServer, load: Loader, drawn: Draw) -> None:
+def test_a_workflow_from_windows_finds_its_files(server: ComfyServer) -> None:
     models = server.base_dir / "models"
     for folder, name in (("loras", "kohya"), ("checkpoints", "sd_xl_base_1.0")):
         (models / folder / "my own").mkdir(exist_ok=True)
@@ -90,9 +88,7 @@ def test_a_workflow_from_windows_finds_its_files(server: ComfyServer, load: Load
         ("mvadapter/mvadapter_t2mv_sdxl", "mvadapter_t2mv_sdxl.safetensors into models/mvadapter"),
     ],
 )
-def test_a_preset_says_what_to_fetch_and_where_to_put_it(
-    server: ComfyServer, file: str, words: str, load: Loader
-) -> None:
+def test_a_preset_says_what_to_fetch_and_where_to_put_it(server: ComfyServer, file: str, words: str) -> None:
     path = server.base_dir / "models" / f"{file}.safetensors"
     away = path.rename(path.with_suffix(".away"))
     try:
@@ -104,15 +100,13 @@ def test_a_preset_says_what_to_fetch_and_where_to_put_it(
     assert words in answer
 
 
-def test_bundled_models_keep_their_parts(server: ComfyServer, load: Loader) -> None:
+def test_bundled_models_keep_their_parts(server: ComfyServer) -> None:
     preview = {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}
     loader = load("toybox", vae="sdxl-vae-fp16-fix.safetensors")
     assert "toybox works with its own vae only" in server.refusal({"1": loader, "2": preview})
 
 
-def test_a_chosen_sampler_acts_and_auto_is_what_the_files_say(
-    server: ComfyServer, load: Loader, drawn: Draw
-) -> None:
+def test_a_chosen_sampler_acts_and_auto_is_what_the_files_say(server: ComfyServer) -> None:
     # At one step LCM and trailing DDIM both predict from the last timestep: the same picture.
     for model, own, other in (("SDXL", "ddim", "ddim-trailing"), ("LCM-SDXL", "lcm", "ddim")):
         pictures = {word: drawn(server, load(model, sampler=word)) for word in ("auto", own, other)}
@@ -141,9 +135,7 @@ def few_step_lora(path: Path, model: Path) -> None:
     save_lora(unet, path, {}, name="few")
 
 
-def test_a_few_step_lora_and_a_trained_one_in_a_row_draw_what_the_core_draws(
-    server: ComfyServer, load: Loader
-) -> None:
+def test_a_few_step_lora_and_a_trained_one_in_a_row_draw_what_the_core_draws(server: ComfyServer) -> None:
     """In the core such a pair draws what training drew (tests/training/test_base_loras.py)."""
     import torch
 
@@ -171,9 +163,8 @@ def test_a_few_step_lora_and_a_trained_one_in_a_row_draw_what_the_core_draws(
               "inputs": {"model": ["3", 0], "rig": ["4", 0], **settings}},
         "6": {"class_type": "PreviewImage", "inputs": {"images": ["5", 0]}},
     }  # fmt: skip
-    run = server.run(workflow)
-    assert run.status == "success", run.error
-    views = [np.asarray(Image.open(io.BytesIO(server.picture(x)))) for x in run.outputs["6"]["images"]]
+    run = server.succeed(workflow)
+    views = [np.asarray(picture) for picture in server.pictures(run, "6")]
 
     plain = load_bundle(str(models / "diffusers" / "tiny")).with_solver("ddim-trailing")
     expected = {}

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import json
 import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from scipy.spatial import cKDTree
+
+from tests.comfyui.workflows import node
 
 if TYPE_CHECKING:
     from conftest import ComfyServer
 
 PROMPT = "a red mug with a blue handle"
-
-
-def node(kind: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": kind, "inputs": inputs}
 
 
 def sampled(**mesh: Any) -> dict[str, Any]:
@@ -57,7 +53,7 @@ def read_glb(content: bytes) -> dict[str, np.ndarray]:
 
 
 def test_a_sentence_becomes_a_mesh_file(server: ComfyServer) -> None:
-    run = server.run(
+    run = server.succeed(
         sampled()
         | {
             "save": node("SaveGLB", mesh=["mesh", 0], filename_prefix="mesh/t2mv"),
@@ -65,7 +61,6 @@ def test_a_sentence_becomes_a_mesh_file(server: ComfyServer) -> None:
             "saved too": node("SaveGLB", mesh=["basic", 0], filename_prefix="mesh/voxel"),
         },
     )
-    assert run.status == "success", run.error
     assert "Views agree with the common solid: front" in run.outputs["mesh"]["text"][0]
     made, other = (read_glb(server.picture(run.outputs[name]["3d"][0])) for name in ("save", "saved too"))
     points = made["POSITION"]
@@ -89,8 +84,7 @@ def test_a_mesh_from_elsewhere_is_fitted_and_painted(server: ComfyServer) -> Non
         "save": node("SaveGLB", mesh=["painted", 0], filename_prefix="mesh/painted"),
         "ours": node("SaveGLB", mesh=["mesh", 0], filename_prefix="mesh/ours"),
     }
-    run = server.run(workflow)
-    assert run.status == "success", run.error
+    run = server.succeed(workflow)
     assert "the views see" in run.outputs["painted"]["text"][0]
     painted, ours = (read_glb(server.picture(run.outputs[name]["3d"][0])) for name in ("save", "ours"))
     for edge in (np.min, np.max):
@@ -126,7 +120,7 @@ def test_an_empty_picture_and_foreign_masks_get_a_sentence(server: ComfyServer) 
 
 def test_an_alpha_that_cuts_nothing_out_is_none(server: ComfyServer) -> None:
     """As Image Batch gives it to pictures without alpha: the whole picture would be a solid cube."""
-    run = server.run(
+    run = server.succeed(
         sampled()
         | {
             "black": node("EmptyImage", width=64, height=64, batch_size=6, color=0),
@@ -137,7 +131,6 @@ def test_an_alpha_that_cuts_nothing_out_is_none(server: ComfyServer) -> None:
             "show too": node("PreviewAny", source=["mesh", 2]),
         },
     )
-    assert run.status == "success", run.error
     assert run.outputs["again"]["text"] == run.outputs["mesh"]["text"]
 
 
@@ -190,8 +183,7 @@ def test_a_projection_of_views_without_an_object_gets_a_sentence(server: ComfySe
 def test_what_may_be_wrong_stands_in_the_projections_report(
     server: ComfyServer, inputs: dict[str, Any], more: dict[str, Any], words: str
 ) -> None:
-    run = server.run(projected(**inputs) | more)
-    assert run.status == "success", run.error
+    run = server.succeed(projected(**inputs) | more)
     assert words in run.outputs["painted"]["text"][0]
     assert ("check" in run.outputs["painted"]["text"][0]) == ("the views see" not in words)
 
@@ -216,8 +208,7 @@ def test_an_unwrapped_mesh_gets_a_texture(server: ComfyServer) -> None:
         "save painted": node("SaveGLB", mesh=["painted", 0], filename_prefix="mesh/painted"),
         "look": node("PreviewImage", images=["picture", 0]),
     }
-    run = server.run(workflow)
-    assert run.status == "success", run.error
+    run = server.succeed(workflow)
     assert "A texture of 512 x 512 pixels; the views see" in run.outputs["textured"]["text"][0]
     files = {
         name: read_glb(server.picture(run.outputs[name]["3d"][0]))
@@ -226,7 +217,7 @@ def test_an_unwrapped_mesh_gets_a_texture(server: ComfyServer) -> None:
     textured, painted = files["save"], files["save painted"]
     assert "COLOR_0" not in textured
     np.testing.assert_array_equal(files["save applied"]["TEXCOORD_0"], textured["TEXCOORD_0"])
-    picture = Image.open(io.BytesIO(server.picture(run.outputs["look"]["images"][0]))).convert("RGB")
+    picture = server.pictures(run, "look")[0].convert("RGB")
     column, row = (textured["TEXCOORD_0"] * 512).astype(int).clip(0, 511).T
     colours = np.asarray(picture, dtype=float)[row, column] / 255
     _, nearest = cKDTree(painted["POSITION"]).query(textured["POSITION"])
@@ -247,8 +238,7 @@ def test_views_are_scored_by_their_common_solid(server: ComfyServer) -> None:
     }
     del workflow["mesh"]
     workflow["views"]["inputs"]["rig"] = workflow["score"]["inputs"]["rig"] = ["rig", 0]
-    run = server.run(workflow)
-    assert run.status == "success", run.error
+    run = server.succeed(workflow)
     joint = json.loads(run.outputs["json"]["text"][0])[0]["joint_scores"]
     assert 0 < joint["geometry"] < joint["geometry.silhouettes"] <= 1
     del workflow["score"]["inputs"]["rig"]

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from tests.comfyui.workflows import drawn, load
+
 if TYPE_CHECKING:
-    from conftest import ComfyServer, Draw, Loader
+    from conftest import ComfyServer
 
 CHECKPOINT = "checkpoints/sd_xl_base_1.0.safetensors"
 REPOSITORY = "models--stabilityai--stable-diffusion-xl-base-1.0"
@@ -69,7 +71,7 @@ def as_hub_cache(folder: Path, cache: Path) -> Path:
 
 
 def test_another_programs_hub_cache_is_found_and_offered(
-    server: ComfyServer, models: Path, tmp_path: Path, load: Loader, drawn: Draw
+    server: ComfyServer, models: Path, tmp_path: Path
 ) -> None:
     whole = drawn(server, load("SDXL"))
     checkpoint = models / "checkpoints" / "sd_xl_base_1.0.safetensors"
@@ -91,7 +93,7 @@ def test_another_programs_hub_cache_is_found_and_offered(
 
 
 def test_the_adapter_and_the_vae_are_found_in_a_hub_cache_too(
-    server: ComfyServer, models: Path, tmp_path: Path, load: Loader, drawn: Draw
+    server: ComfyServer, models: Path, tmp_path: Path
 ) -> None:
     whole = drawn(server, load("SDXL"))
     moved = {
@@ -115,7 +117,7 @@ def test_the_adapter_and_the_vae_are_found_in_a_hub_cache_too(
 
 
 def test_endings_in_capitals_and_sft_are_offered_as_comfyui_offers_them_and_read(
-    server: ComfyServer, models: Path, load: Loader, drawn: Draw
+    server: ComfyServer, models: Path
 ) -> None:
     whole = drawn(server, load(CHECKPOINT))
     shutil.copy(
@@ -132,9 +134,7 @@ def test_endings_in_capitals_and_sft_are_offered_as_comfyui_offers_them_and_read
     assert np.array_equal(found, whole)
 
 
-def test_one_name_in_two_folders_is_the_file_of_each(
-    server: ComfyServer, models: Path, load: Loader, drawn: Draw
-) -> None:
+def test_one_name_in_two_folders_is_the_file_of_each(server: ComfyServer, models: Path) -> None:
     whole, few_step = drawn(server, load("SDXL")), drawn(server, load("LCM-SDXL"))
     shutil.copy(models / "diffusion_models" / "lcm-sdxl.safetensors", models / "checkpoints")
     shutil.copy(
@@ -149,9 +149,7 @@ def test_one_name_in_two_folders_is_the_file_of_each(
 
 
 @pytest.mark.parametrize("name", ["model.ckpt", "model.PT", "model.bin"])
-def test_a_pickle_is_refused_by_name_before_the_run(
-    server: ComfyServer, models: Path, name: str, load: Loader
-) -> None:
+def test_a_pickle_is_refused_by_name_before_the_run(server: ComfyServer, models: Path, name: str) -> None:
     (models / "checkpoints" / name).write_bytes(b"\x80\x02")
     assert f"checkpoints/{name}" not in offered(server, "T2MVLoadModel", "model")
     answer = server.refusal(preview(load(f"checkpoints/{name}")))
@@ -160,7 +158,7 @@ def test_a_pickle_is_refused_by_name_before_the_run(
 
 
 def test_linspace_works_where_a_solver_is_named_and_the_node_says_so(
-    server: ComfyServer, models: Path, load: Loader, drawn: Draw
+    server: ComfyServer, models: Path
 ) -> None:
     spacing = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "linspace", "unheard_of": 1}
     save_diffusers(models / "diffusers" / "linspace", spacing)
@@ -177,9 +175,7 @@ def test_linspace_works_where_a_solver_is_named_and_the_node_says_so(
     assert "timestep_spacing='linspace' is not supported" in run.error
 
 
-def test_what_is_left_over_in_a_checkpoint_is_shown_on_the_node(
-    server: ComfyServer, models: Path, load: Loader, drawn: Draw
-) -> None:
+def test_what_is_left_over_in_a_checkpoint_is_shown_on_the_node(server: ComfyServer, models: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -194,9 +190,7 @@ def test_what_is_left_over_in_a_checkpoint_is_shown_on_the_node(
     assert not any(text.strip() for text in server.run(preview(load(CHECKPOINT))).texts.get("1", []))
 
 
-def test_a_folder_of_another_model_is_refused_by_its_name(
-    server: ComfyServer, models: Path, load: Loader
-) -> None:
+def test_a_folder_of_another_model_is_refused_by_its_name(server: ComfyServer, models: Path) -> None:
     folder = models / "diffusers" / "FLUX.1-schnell"
     folder.mkdir()
     (folder / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')

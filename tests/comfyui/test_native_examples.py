@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.comfyui.small_sdxl import PICTURES, RIG, node, pictures
+from tests.comfyui.small_sdxl import PICTURES, RIG, pictures
+from tests.comfyui.workflows import node
 
 if TYPE_CHECKING:
     from conftest import ComfyServer
@@ -92,8 +93,7 @@ def test_a_native_example_runs_with_small_weights(
     small_sdxl: tuple[ComfyServer, Reference], name: str, samplers: list[str]
 ) -> None:
     server, _ = small_sdxl
-    run = server.run(in_small(name))
-    assert run.status == "success", run.error
+    run = server.succeed(in_small(name))
     found = []
     for number in samplers:
         saved = run.outputs[f"save {number}"]["latents"][0]

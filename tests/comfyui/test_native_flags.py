@@ -20,11 +20,11 @@ from tests.comfyui.small_sdxl import (
     controlled,
     graph,
     latents,
-    node,
     relative_error,
     sampled,
     write_base,
 )
+from tests.comfyui.workflows import node
 
 if TYPE_CHECKING:
     from conftest import ComfyServer

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from tests.comfyui.small_sdxl import CACHE, SHIFT, graph, latents, node, relative_error, sampled
+from tests.comfyui.small_sdxl import CACHE, SHIFT, graph, latents, relative_error, sampled
+from tests.comfyui.workflows import node
 
 if TYPE_CHECKING:
     from conftest import ComfyServer

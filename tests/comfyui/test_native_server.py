@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from tests.comfyui.small_sdxl import SHIFT, controlled, graph, latents, node, relative_error, sampled
+from tests.comfyui.small_sdxl import SHIFT, controlled, graph, latents, relative_error, sampled
+from tests.comfyui.workflows import node
 
 if TYPE_CHECKING:
     from conftest import ComfyServer

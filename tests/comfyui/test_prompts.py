@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from PIL import Image
+
+from tests.comfyui.workflows import TOYBOX, load, node
 
 if TYPE_CHECKING:
     from conftest import ComfyServer, Run
@@ -20,24 +20,11 @@ ZIGZAG = {"zigzag_steps": 1, "zigzag_repeats": 1, "inverse_guidance": 1.0, "inve
 BEST = {"candidates": 1, "keep": 1, "rank_by": "view reward (mean)", "sampler": "standard"}
 
 
-def node(kind: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": kind, "inputs": inputs}
-
-
-LOAD = node("T2MVLoadModel", model="toybox", adapter="the model's own", precision="auto")
 REWARD = node("T2MVLoadReward", reward="toybox_clip")
 
 
-def succeed(server: ComfyServer, workflow: Workflow) -> Run:
-    run = server.run(workflow)
-    assert run.status == "success", run.error
-    return run
-
-
 def pixels(server: ComfyServer, run: Run, name: str) -> np.ndarray:
-    return np.stack(
-        [np.asarray(Image.open(io.BytesIO(server.picture(one)))) for one in run.outputs[name]["images"]]
-    )
+    return np.stack([np.asarray(picture) for picture in server.pictures(run, name)])
 
 
 def mean_score(run: Run, name: str) -> float:
@@ -65,9 +52,9 @@ def pictures(count: int, alpha: int | None = None) -> Workflow:
 def test_samplers_name_what_they_do_not_read(server: ComfyServer, kind: str, name: str, more: Any) -> None:
     def texts(prompt: str, negative_prompt: str = "") -> list[str]:
         inputs = NUMBERS | more | {name: prompt, "negative_prompt": negative_prompt}
-        workflow = {"1": LOAD, "2": REWARD, "3": node(kind, model=["1", 0], **inputs)}
+        workflow = {"1": TOYBOX, "2": REWARD, "3": node(kind, model=["1", 0], **inputs)}
         workflow["4"] = node("PreviewImage", images=["3", 0])
-        return succeed(server, workflow).texts.get("3", [])
+        return server.succeed(workflow).texts.get("3", [])
 
     # The toybox reads 22 tokens.
     too_long = f"{PLAIN} on a table " + "with a very very very long handle " * 3 + "and with wooden legs"
@@ -82,13 +69,12 @@ def test_samplers_name_what_they_do_not_read(server: ComfyServer, kind: str, nam
 
 
 def test_a_negative_prompt_of_blanks_is_none(server: ComfyServer) -> None:
-    teacher = {**LOAD["inputs"], "model": "toybox teacher"}
-    workflow: Workflow = {"1": node("T2MVLoadModel", **teacher)}
+    workflow: Workflow = {"1": load("toybox teacher", precision="auto")}
     for name, negative_prompt in (("none", ""), ("blank", " \n\u00a0"), ("some", "blue")):
         inputs = NUMBERS | {"prompt": PLAIN, "negative_prompt": negative_prompt}
         workflow[name] = node("T2MVSampleStandard", model=["1", 0], **inputs)
         workflow[f"{name} shown"] = node("PreviewImage", images=[name, 0])
-    run = succeed(server, workflow)
+    run = server.succeed(workflow)
     none, blank, some = (pixels(server, run, f"{name} shown") for name in ("none", "blank", "some"))
     assert np.array_equal(none, blank)
     assert not np.array_equal(none, some)
@@ -101,16 +87,16 @@ def test_scores_say_where_counts_divide_by_chance(server: ComfyServer) -> None:
 
     rig = {"rig": node("T2MVCreateCameraRig", azimuths="0, 45, 90, 180, 270, 315", elevations="0")}
     chance = "12 pictures for 3 prompt lines are scored as sets of 4 views, but could be sets of 6; connect"
-    run = succeed(server, score(12, "a\nb\nc"))
+    run = server.succeed(score(12, "a\nb\nc"))
     assert chance in run.texts["2"][-1]
     assert chance in run.outputs["2"]["text"][0]
     for count, prompts in ((12, "a\nb"), (8, "a\nb"), (6, "a")):  # as it must be, or no other way
-        assert "could be" not in succeed(server, score(count, prompts)).texts["2"][-1]
+        assert "could be" not in server.succeed(score(count, prompts)).texts["2"][-1]
     run = server.run(score(12, "a\nb\nc", rig=["rig", 0]) | rig)
     assert "12 pictures are not one set of the rig's 6 views for each of 3 prompt lines" in run.error
-    assert "could be" not in succeed(server, score(12, "a\nb", rig=["rig", 0]) | rig).texts["2"][-1]
-    assert READ_AS_WORDS in succeed(server, score(6, SYNTAX)).texts["2"][-1]
-    run = succeed(server, score(6, "a red mug" + " with a very very long handle" * 6 + " and a lid"))
+    assert "could be" not in server.succeed(score(12, "a\nb", rig=["rig", 0]) | rig).texts["2"][-1]
+    assert READ_AS_WORDS in server.succeed(score(6, SYNTAX)).texts["2"][-1]
+    run = server.succeed(score(6, "a red mug" + " with a very very long handle" * 6 + " and a lid"))
     assert "toybox_clip reads 22 tokens of a prompt; it does not read “" in run.outputs["2"]["text"][0]
     assert "and a lid”." in run.texts["2"][-1]
 
@@ -127,13 +113,13 @@ def test_views_say_where_counts_divide_by_chance(server: ComfyServer) -> None:
         "split": node("T2MVSplitViews", images=["images", 0]),
         "front": node("PreviewImage", images=["split", 0]),
     }
-    texts = succeed(server, workflow).texts
+    texts = server.succeed(workflow).texts
     assert texts["sheet"][0].startswith("3 row labels for 2 rows of 6 views: the last ones are not drawn.")
     for name in ("table", "split"):
         assert texts[name][0].startswith("12 pictures are taken for 2 sets of the six default views")
     assert not {"sheet of 4", "table of 4"} & set(texts)
     one_set = pictures(6) | {"split": workflow["split"], "front": workflow["front"]}
-    assert not any(shown.strip() for shown in succeed(server, one_set).texts.get("split", []))
+    assert not any(shown.strip() for shown in server.succeed(one_set).texts.get("split", []))
 
 
 def test_what_is_transparent_is_grey_wherever_pictures_come_in(server: ComfyServer) -> None:
@@ -148,11 +134,11 @@ def test_what_is_transparent_is_grey_wherever_pictures_come_in(server: ComfyServ
         "grey": node("EmptyImage", width=64, height=64, batch_size=6, color=0x808080),
         "score grey": node("T2MVScoreViews", rewards=["1", 0], images=["grey", 0], prompts=PLAIN),
     }
-    run = succeed(server, workflow)
+    run = server.succeed(workflow)
     for name in ("front", "frames", "sheet"):
         middle = pixels(server, run, name)[0, -30, 30, :3]
         assert abs(middle.astype(int) - 128).max() <= 1, name
     score, grey = mean_score(run, "score"), mean_score(run, "score grey")
     red = pictures(6, alpha=1) | {"1": REWARD, "score": workflow["score"]}
     # Half is not 128 / 255.
-    assert abs(score - grey) < 0.003 < abs(mean_score(succeed(server, red), "score") - grey)
+    assert abs(score - grey) < 0.003 < abs(mean_score(server.succeed(red), "score") - grey)

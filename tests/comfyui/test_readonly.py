@@ -68,7 +68,7 @@ def test_a_read_only_folder_is_enough(start_server: Any, read_only_base: Path) -
             "zigzag_repeats": 1, **scales}  # fmt: skip
     score = {"rewards": ["2", 0], "images": ["3", 0], "prompts": "a red mug"}
     with start_server(read_only_base, obey_permissions) as server:
-        run = server.run({
+        server.succeed({
             "1": {"class_type": "T2MVLoadModel",
                   "inputs": {"model": "toybox", "adapter": "the model's own", "precision": "auto"}},
             "2": {"class_type": "T2MVLoadReward", "inputs": {"reward": "toybox_clip"}},
@@ -76,7 +76,6 @@ def test_a_read_only_folder_is_enough(start_server: Any, read_only_base: Path) -
             "4": {"class_type": "T2MVScoreViews", "inputs": score},
             "5": {"class_type": "T2MVCreateContactSheet", "inputs": {"images": ["3", 0]}},
         })  # fmt: skip
-        assert run.status == "success", run.error
         assert server.get("/extensions/ComfyUI-T2MV/docs/T2MVSampleBest.md").startswith(
             b"# Sample Best Views"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -78,8 +77,7 @@ def sample(kind: str = "Standard", **changes: Any) -> dict[str, Any]:
 def pictures(server: ComfyServer, run: Run, node: str) -> np.ndarray:
     """What a node showed, [n, H, W, 3]."""
     assert run.status == "success", run.error
-    shown = (Image.open(io.BytesIO(server.picture(each))) for each in run.outputs[node]["images"])
-    return np.stack([np.asarray(each.convert("RGB")) for each in shown])
+    return np.stack([np.asarray(picture.convert("RGB")) for picture in server.pictures(run, node)])
 
 
 def framed(pixels: np.ndarray, size: int) -> torch.Tensor:
@@ -304,8 +302,7 @@ def test_a_picture_that_is_not_framed_is_refused_or_noticed(server: ComfyServer,
     assert "has 64x32 px, but must be square. Put Read Reference Image" in error(server, workflow)
     square = save(server, "square.png", Image.fromarray(np.zeros((64, 64, 3), np.uint8)))
     workflow["8"] = {"class_type": "LoadImage", "inputs": {"image": square}}
-    run = server.run(workflow)
-    assert run.status == "success", run.error
+    run = server.succeed(workflow)
     assert "border is not grey" in run.texts["3"][0]
     with_alpha = read(names[0]) | {
         "7": {"class_type": "JoinImageWithAlpha", "inputs": {"image": ["8", 0], "alpha": ["8", 1]}}

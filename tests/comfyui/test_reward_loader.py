@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.comfyui.workflows import load
+
 if TYPE_CHECKING:
     from conftest import ComfyServer
 
-LOAD = {"class_type": "T2MVLoadModel",
-        "inputs": {"model": "diffusers/tiny", "adapter": "the model's own", "precision": "auto"}}  # fmt: skip
 SAMPLE = {"class_type": "T2MVSampleStandard",
           "inputs": {"model": ["1", 0], "prompt": "a red mug", "seed": 1, "steps": 1, "guidance": 7.0,
                      "view_scale": 1.0}}  # fmt: skip
@@ -19,7 +19,7 @@ SAMPLE = {"class_type": "T2MVSampleStandard",
 
 def workflow(*names: str) -> dict[str, Any]:
     """Views of the tiny model, scored by several rewards loaded one after the other; the JSON is shown."""
-    nodes: dict[str, Any] = {"1": LOAD, "2": SAMPLE}
+    nodes: dict[str, Any] = {"1": load("diffusers/tiny", precision="auto"), "2": SAMPLE}
     before: dict[str, Any] = {}
     for number, name in enumerate(names, start=10):
         nodes[str(number)] = {"class_type": "T2MVLoadReward", "inputs": {"reward": name, **before}}
@@ -52,10 +52,9 @@ def test_missing_weights_are_said_before_the_run_and_found_once_they_are_there(
     folder = comfy_base / "models" / "t2mv_rewards" / "PickScore_v1"
     write_tiny_pickscore(folder)
     try:
-        run = server.run(workflow("pickscore", "pickscore.min"))
+        run = server.succeed(workflow("pickscore", "pickscore.min"))
     finally:
         shutil.rmtree(folder)  # other tests name weights that are missing
-    assert run.status == "success", run.error
     (scored,) = json.loads(run.outputs["4"]["text"][0])
     assert len(scored["view_scores"]["pickscore"]) == 6
     assert scored["joint_scores"]["pickscore.min"] == min(scored["view_scores"]["pickscore"])

@@ -12,14 +12,14 @@ import pytest
 from PIL import Image
 
 from t2mv_core.defaults import DEFAULTS, FEW_STEP, ModelDefaults
+from tests.comfyui.workflows import load
 
 if TYPE_CHECKING:
     from conftest import ComfyServer
 
 PACK_DIR = Path(__file__).parents[2]
 Workflow = dict[str, dict[str, Any]]
-LOAD = {"class_type": "T2MVLoadModel",
-        "inputs": {"model": "diffusers/tiny", "adapter": "the model's own", "precision": "auto"}}  # fmt: skip
+LOAD = load("diffusers/tiny", precision="auto")
 SHEET_PX = (6 * 32, 16 + 32)  # six columns of 32 px, a line of angles above
 
 
@@ -50,10 +50,9 @@ def lora(model: list[Any], strength: float, name: str = "tiny.safetensors") -> d
 
 def pictures(server: ComfyServer, workflow: Workflow) -> dict[str, np.ndarray]:
     """Run a workflow that must succeed; the picture each sheet node showed."""
-    run = server.run(workflow)
-    assert run.status == "success", run.error
+    run = server.succeed(workflow)
     return {
-        node: np.asarray(Image.open(io.BytesIO(server.picture(shown["images"][0]))))
+        node: np.asarray(server.pictures(run, node)[0])
         for node, shown in run.outputs.items()
         if "images" in shown
     }
@@ -81,8 +80,7 @@ def test_zmv_without_zigzag_is_standard_and_seeds_belong_to_lines(server: ComfyS
 def test_progress_counts_the_evaluations_of_all_lines(server: ComfyServer) -> None:
     lines = "a red mug\na blue chair\na green car"
     drawn = sampler("ZMV", ["1", 0], prompt=lines, seed=11)
-    run = server.run({"1": LOAD, "2": drawn, "3": sheet(["2", 0])})
-    assert run.status == "success", run.error
+    run = server.succeed({"1": LOAD, "2": drawn, "3": sheet(["2", 0])})
     # Three lines of 2 steps and one zigzag: 3 * (2 + 2) evaluations.
     assert [(value, total) for node, value, total in run.progress if node == "2"] == [
         (i, 12) for i in range(1, 13)
@@ -93,7 +91,7 @@ def test_progress_counts_the_evaluations_of_all_lines(server: ComfyServer) -> No
 
 def test_a_guidance_of_0_is_the_models_own_and_the_sheet_says_so(server: ComfyServer) -> None:
     lines = "a red mug\na blue chair"
-    run = server.run({
+    run = server.succeed({
         "1": LOAD,
         "2": sampler("ZMV", ["1", 0], guidance=0, prompt=lines),
         "3": sampler("ZMV", ["1", 0], guidance=7.0, prompt=lines),  # that of a UNet with a guidance input
@@ -103,7 +101,6 @@ def test_a_guidance_of_0_is_the_models_own_and_the_sheet_says_so(server: ComfySe
         "22": {"class_type": "PreviewAny", "inputs": {"source": ["2", 2]}},
         "23": {"class_type": "PreviewAny", "inputs": {"source": ["3", 2]}},
     })  # fmt: skip
-    assert run.status == "success", run.error
     zigzag = "1 x 1 zigzag, back at guidance 1"
     assert run.outputs["22"]["text"][0].splitlines() == [
         f"seed {seed} · 2 steps · guidance 7 (the model's own) · {zigzag}" for seed in (1, 2)
@@ -111,10 +108,7 @@ def test_a_guidance_of_0_is_the_models_own_and_the_sheet_says_so(server: ComfySe
     assert run.outputs["23"]["text"][0].splitlines() == [
         f"seed {seed} · 2 steps · guidance 7 · {zigzag}" for seed in (1, 2)
     ]
-    own, named, plain = (
-        np.asarray(Image.open(io.BytesIO(server.picture(run.outputs[node]["images"][0]))))
-        for node in ("12", "13", "14")
-    )
+    own, named, plain = (np.asarray(server.pictures(run, node)[0]) for node in ("12", "13", "14"))
     height = len(plain)
     assert np.array_equal(own[:height], plain)
     assert np.array_equal(named[:height], plain)
@@ -135,17 +129,15 @@ def test_a_user_who_changes_the_model_gets_its_numbers(
     server: ComfyServer, model: str, solver: str, own: ModelDefaults
 ) -> None:
     """A new node's widgets stand for the model's own; what a widget names is kept for every model."""
-    load = {**LOAD, "inputs": {**LOAD["inputs"], "model": model, "sampler": solver}}
     back = {"inverse_guidance": -1, "inverse_view_scale": -1}
-    run = server.run({
-        "1": load,
+    run = server.succeed({
+        "1": load(model, precision="auto", sampler=solver),
         "rig": {"class_type": "T2MVCreateCameraRig", "inputs": {"azimuths": "0", "elevations": "0"}},
         "2": sampler("ZMV", ["1", 0], rig=["rig", 0], steps=0, guidance=0, zigzag_steps=-1, **back),
         "3": sampler("ZMV", ["1", 0], rig=["rig", 0], guidance=3.0, inverse_view_scale=0.0),
         "4": {"class_type": "PreviewAny", "inputs": {"source": ["2", 2]}},
         "5": {"class_type": "PreviewAny", "inputs": {"source": ["3", 2]}},
     })  # fmt: skip
-    assert run.status == "success", run.error
     scale = "" if own.inverse_view_scale == 1 else f" and view scale {own.inverse_view_scale:g}"
     zigzag = f"{own.zigzag_steps} x 1 zigzag, back at guidance {own.inverse_guidance_scale:g}{scale}"
     assert run.outputs["4"]["text"] == [
@@ -178,12 +170,8 @@ def test_lora_branches_do_not_disturb_each_other(server: ComfyServer) -> None:
         "16": sheet(["6", 0]),
         "17": {"class_type": "PreviewAny", "inputs": {"source": ["3", 1]}},
     }
-    run = server.run(branches)
-    assert run.status == "success", run.error
-    got = {
-        node: np.asarray(Image.open(io.BytesIO(server.picture(run.outputs[node]["images"][0]))))
-        for node in ("12", "15", "16")
-    }
+    run = server.succeed(branches)
+    got = {node: np.asarray(server.pictures(run, node)[0]) for node in ("12", "15", "16")}
     assert np.array_equal(got["12"], alone)
     assert not np.array_equal(got["15"], alone)
     assert np.abs(got["16"].astype(int) - alone).max() <= 1  # 1 and -1 of the same LoRA cancel
@@ -221,8 +209,7 @@ def test_the_example_workflow_runs_on_the_toybox(server: ComfyServer) -> None:
     workflow["20"] = {"class_type": "T2MVScoreViews", "inputs": unrelated}
     workflow["21"] = {"class_type": "PreviewAny", "inputs": {"source": ["20", 3]}}
     workflow["22"] = {"class_type": "PreviewAny", "inputs": {"source": ["9", 3]}}
-    run = server.run(workflow)
-    assert run.status == "success", run.error
+    run = server.succeed(workflow)
     evaluations = [value for node, value, _ in run.progress if node == "6"]
     assert evaluations == [1, 2, 3, 4, 5, 6]  # 4 steps, one zigzag
     assert all("toybox_hyperscore (all views)" in run.outputs[node]["text"][0] for node in ("11", "12"))

@@ -35,8 +35,7 @@ def test_views_of_a_picture_are_like_it_and_not_like_another(server: ComfyServer
     workflow = {**GRAPH, "6": score(reference=["2", 0]), "7": other, "8": score(reference=["7", 0])}
     for node, name in (("6", "9"), ("8", "10")):
         workflow[name] = {"class_type": "PreviewAny", "inputs": {"source": [node, 0]}}
-    run = server.run(workflow)
-    assert run.status == "success", run.error
+    run = server.succeed(workflow)
     own, inverted = (float(scores(run, node)) for node in ("9", "10"))
     assert own > 0.6
     assert own > inverted + 0.1
@@ -56,8 +55,7 @@ def test_the_best_sets_are_those_most_like_the_picture(server: ComfyServer) -> N
     inputs = {**DRAWN, "prompts": "a duck", "rewards": ["4", 0], "reference": ["2", 0], "candidates": 3,
               "keep": 1, "rank_by": "view reward (mean)", "sampler": "standard", "zigzag_steps": -1,
               "zigzag_repeats": 1, "inverse_guidance": -1.0, "inverse_view_scale": -1.0}  # fmt: skip
-    run = server.run({**GRAPH, "6": {"class_type": "T2MVSampleBest", "inputs": inputs}})
-    assert run.status == "success", run.error
+    run = server.succeed({**GRAPH, "6": {"class_type": "T2MVSampleBest", "inputs": inputs}})
     ranking = scores(run, "6")
     assert ranking.count("seed") == 3
     lines = [line for line in ranking.splitlines() if "score " in line]
@@ -70,8 +68,7 @@ def test_a_lora_is_trained_on_pictures(server: ComfyServer) -> None:
               "learning_rate": 3e-3, "rank": 2, "seed": 1, "objective": "preset's",
               "prompts_per_iteration": 1, "resume": True, "download": False,
               "reference": ["2", 0]}  # fmt: skip
-    run = server.run({"2": PICTURE, "6": {"class_type": "T2MVTrainLoRA", "inputs": inputs}})
-    assert run.status == "success", run.error
+    server.succeed({"2": PICTURE, "6": {"class_type": "T2MVTrainLoRA", "inputs": inputs}})
     (line,) = (
         next((server.base_dir / "output/t2mv_runs/of pictures/pictures").glob("*.jsonl"))
         .read_text()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -19,6 +18,8 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
+from tests.comfyui.workflows import TOYBOX
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
@@ -29,8 +30,6 @@ PROMPTS = "# a red mug = 1\n--preset toybox\na blue chair: (tall:1.2)"
 SETTINGS = {"name": "ü test", "preset": "demo", "prompts": PROMPTS,
             "iterations": 2, "learning_rate": 3e-3, "rank": 2, "seed": 1, "objective": "preset's",
             "prompts_per_iteration": 1, "resume": True, "download": False}  # fmt: skip
-LOAD = {"class_type": "T2MVLoadModel",
-        "inputs": {"model": "toybox", "adapter": "the model's own", "precision": "auto"}}  # fmt: skip
 ENDLESS = 500
 
 
@@ -70,7 +69,7 @@ def iterations(server: ComfyServer, name: str) -> list[int]:
 
 def shown_picture(server: ComfyServer, run: Run, node: str) -> np.ndarray:
     """The picture a node showed."""
-    return np.asarray(Image.open(io.BytesIO(server.picture(run.outputs[node]["images"][0]))))
+    return np.asarray(server.pictures(run, node)[0])
 
 
 def wait_until(is_so: Any, seconds: float) -> bool:
@@ -88,7 +87,7 @@ def trained(server: ComfyServer) -> Run:
     """One queue: train, load the LoRA that results, draw with and without it."""
     workflow = {
         "1": train(),
-        "2": LOAD,
+        "2": TOYBOX,
         "3": {
             "class_type": "T2MVLoadLoRA",
             "inputs": {"model": ["2", 0], "lora": ["1", 0], "strength": 10.0},
@@ -101,8 +100,7 @@ def trained(server: ComfyServer) -> Run:
         "9": {"class_type": "PreviewImage", "inputs": {"images": ["1", 3]}},
         "10": {"class_type": "PreviewAny", "inputs": {"source": ["3", 1]}},
     }
-    run = server.run(workflow)
-    assert run.status == "success", run.error
+    run = server.succeed(workflow)
     return run
 
 
@@ -167,7 +165,7 @@ def test_missing_weights_are_named_before_a_model_is_loaded(
 ) -> None:
     node = train(name="without files", preset="lcm-sdxl-24gb")  # small files stand in for its model's
     node["inputs"] |= connected
-    run = server.run({"1": node, "2": LOAD})
+    run = server.run({"1": node, "2": TOYBOX})
     assert run.status == "error"
     assert "weights of the reward pickscore are not on this machine" in run.error
     assert not run_dir(server, "without files").exists()
@@ -194,10 +192,9 @@ def test_it_trains_on_what_is_connected_and_leaves_it_as_it_was(server: ComfySer
     }
     connected = train(name="connected", objective="zigal_view", iterations=1)
     connected["inputs"] |= {"model": ["3", 0], "rewards": ["4", 0]}
-    common = {"2": LOAD, "3": lora}
+    common = {"2": TOYBOX, "3": lora}
     before = server.run({**common, "5": drawn(["3", 0]), "6": sheet(["5", 0])})
-    run = server.run({**common, "1": connected, "4": reward})
-    assert run.status == "success", run.error
+    server.succeed({**common, "1": connected, "4": reward})
     # Another seed makes ComfyUI sample once more, the first one again a third time.
     assert server.run({**common, "5": drawn(["3", 0], seed=2), "6": sheet(["5", 0])}).status == "success"
     after = server.run({**common, "5": drawn(["3", 0]), "6": sheet(["5", 0])})
@@ -226,8 +223,7 @@ def test_cancel_keeps_the_state_and_the_next_queue_goes_on(server: ComfyServer) 
     assert not (server.base_dir / "models/loras/t2mv/cancelled.safetensors").exists()
 
     total = iteration + 1
-    again = server.run({"1": train(name="cancelled", iterations=total)})
-    assert again.status == "success", again.error
+    server.succeed({"1": train(name="cancelled", iterations=total)})
     assert iterations(server, "cancelled") == list(range(1, total + 1))
     assert f"at iteration {iteration}." in server.log.read_text("utf-8")  # Resumed ... at iteration
 
@@ -254,13 +250,13 @@ def test_bad_values_are_refused_before_a_model_is_loaded(
     """By ComfyUI where it checks such inputs (0.3.64 checks no choices), else when the node is asked."""
     node = train(name="never", **{name: value})
     node["inputs"]["model"] = ["2", 0]
-    status, answer = server.post("/prompt", {"prompt": {"1": node, "2": LOAD}})
+    status, answer = server.post("/prompt", {"prompt": {"1": node, "2": TOYBOX}})
     if status == 400:
         (error,) = answer["node_errors"]["1"]["errors"]
         assert words in error["message"] or error["type"] == "value_not_in_list"
         assert name in error["details"]
         return
-    run = server.run({"1": node, "2": LOAD})
+    run = server.run({"1": node, "2": TOYBOX})
     assert run.status == "error"
     assert words in run.error
     assert not run_dir(server, "never").exists()
@@ -302,7 +298,7 @@ def test_a_run_that_cannot_go_on_says_why(server: ComfyServer, trained: Run) -> 
     assert "was trained on other prompts" in other_prompts.error
     assert (run_dir(server, "ü test") / "config.yaml").read_text("utf-8") == config
     assert prompts.read_bytes() == before
-    assert server.run({"2": LOAD, "4": drawn(["2", 0], seed=3), "6": sheet(["4", 0])}).status == "success"
+    assert server.run({"2": TOYBOX, "4": drawn(["2", 0], seed=3), "6": sheet(["4", 0])}).status == "success"
 
 
 @pytest.mark.slow
@@ -318,8 +314,7 @@ def test_a_killed_comfyui_goes_on_where_it_was(
         os.kill(comfy.process_id, signal.SIGKILL)
     with start_server(tmp_path) as comfy:
         total = torch.load(run_dir(comfy, "killed") / "last.pt", weights_only=True)["iteration"] + 1
-        run = comfy.run({"1": train(name="killed", iterations=total)})
-        assert run.status == "success", run.error
+        comfy.succeed({"1": train(name="killed", iterations=total)})
         assert iterations(comfy, "killed") == list(range(1, total + 1))
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
+from tests.comfyui.workflows import node
+
 if TYPE_CHECKING:
     from conftest import ComfyServer, Run
 
@@ -18,10 +20,6 @@ Workflow = dict[str, dict[str, Any]]
 # A colour per picture; ComfyUI's EmptyImage makes plain ones.
 COLOURS = [0xFF0000, 0x00FF00, 0x0000FF, 0xFFFF00, 0x00FFFF, 0xFF00FF]
 NAMES = ("front", "front_right", "right", "back", "left", "front_left")
-
-
-def node(kind: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": kind, "inputs": inputs}
 
 
 def rig(**inputs: Any) -> dict[str, Any]:
@@ -40,12 +38,6 @@ def coloured(colours: list[int]) -> Workflow:
     return made
 
 
-def succeed(server: ComfyServer, workflow: Workflow) -> Run:
-    run = server.run(workflow)
-    assert run.status == "success", run.error
-    return run
-
-
 def text(run: Run, name: str) -> str:
     return run.outputs[name]["text"][0]
 
@@ -58,8 +50,7 @@ def colour_of(server: ComfyServer, run: Run, name: str) -> int:
 
 
 def test_a_rig_says_which_angles_are_new(server: ComfyServer) -> None:
-    run = succeed(
-        server,
+    run = server.succeed(
         {
             "1": rig(),  # as workflows were before there were presets
             "2": rig(preset="twelve turntable", views="2, front, 5"),
@@ -84,7 +75,7 @@ def test_views_are_split_by_name_set_by_set(server: ComfyServer) -> None:
     for slot, name in enumerate(NAMES):
         workflow[f"first {name}"] = node("PreviewImage", images=["first", slot])
         workflow[f"second {name}"] = node("PreviewImage", images=["second", slot])
-    run = succeed(server, workflow)
+    run = server.succeed(workflow)
     assert [colour_of(server, run, f"first {name}") for name in NAMES] == COLOURS
     # The second set's colours run backwards, and so does its rig.
     assert [colour_of(server, run, f"second {name}") for name in NAMES] == COLOURS
@@ -97,7 +88,7 @@ def test_a_missing_view_stops_only_what_asks_for_it(server: ComfyServer) -> None
         "front": node("PreviewImage", images=["split", 0]),
         "back": node("PreviewImage", images=["split", 3]),
     }
-    run = succeed(server, workflow)
+    run = server.succeed(workflow)
     assert [colour_of(server, run, name) for name in ("front", "back")] == COLOURS[:2]
     server.forget()
     run = server.run({**workflow, "right": node("PreviewImage", images=["split", 2])})
@@ -135,14 +126,13 @@ def test_a_turntable_goes_around_in_order_and_is_numbered(server: ComfyServer) -
         "table": node("T2MVCreateTurntable", **table),
         "frames": node("PreviewImage", images=["table", 0]),
     }
-    run = succeed(server, workflow)
+    run = server.succeed(workflow)
     shown = run.outputs["table"]
     assert shown["animated"] == [True]
     assert shown["images"] == [{"filename": "turn_00001_.webp", "subfolder": "mugs ü", "type": "output"}]
     order = [COLOURS[i] for i in (1, 3, 5, 0, 2, 4)]  # 0, 45, 90, 180, 270, 315
     assert _frames(out / "turn_00001_.webp") == order
-    assert [Image.open(io.BytesIO(server.picture(picture))).getpixel((5, 5))[:3]
-            for picture in run.outputs["frames"]["images"]] == [
+    assert [picture.getpixel((5, 5))[:3] for picture in server.pictures(run, "frames")] == [
         (colour >> 16, colour >> 8 & 255, colour & 255) for colour in order
     ]  # fmt: skip
     carried = Image.open(out / "turn_00001_.webp").getexif()[0x0110]
@@ -150,7 +140,7 @@ def test_a_turntable_goes_around_in_order_and_is_numbered(server: ComfyServer) -
 
     table["filename_prefix"] = "mugs ü\\turn"  # as a workflow from Windows has it
     faster = node("T2MVCreateTurntable", **table, frames_per_second=10.0, ping_pong=True)
-    succeed(server, {**workflow, "table": faster})
+    server.succeed({**workflow, "table": faster})
     assert _frames(out / "turn_00002_.webp") == order + order[-2:0:-1]
     assert Image.open(out / "turn_00002_.webp").n_frames == 10
     assert sorted(path.name for path in out.iterdir()) == ["turn_00001_.webp", "turn_00002_.webp"]
@@ -158,7 +148,7 @@ def test_a_turntable_goes_around_in_order_and_is_numbered(server: ComfyServer) -
 
 def test_a_turntable_can_be_shown_without_being_kept(server: ComfyServer) -> None:
     table = node("T2MVCreateTurntable", images=["images", 0], folder="temp", filename_prefix="only_shown")
-    run = succeed(server, coloured(COLOURS) | {"table": table})
+    run = server.succeed(coloured(COLOURS) | {"table": table})
     (shown,) = run.outputs["table"]["images"]
     assert shown["type"] == "temp"
     assert Image.open(io.BytesIO(server.picture(shown))).n_frames == 6
@@ -166,8 +156,7 @@ def test_a_turntable_can_be_shown_without_being_kept(server: ComfyServer) -> Non
 
 
 def test_camera_data_are_json_and_comfyuis_own_camera(server: ComfyServer) -> None:
-    run = succeed(
-        server,
+    run = server.succeed(
         {
             "rig": rig(azimuths="0, 90", elevations="0"),
             "data": node("T2MVCreateCameraData", rig=["rig", 0], view=2),

@@ -62,8 +62,7 @@ def test_a_branch_without_zigzags_is_comfyuis_and_one_with_is_another(server: Co
 
 
 def test_progress_counts_every_evaluation(server: ComfyServer) -> None:
-    run = server.run(graph(zigzagged("progress", SMALL, steps=3, zigzag_steps=2, zigzag_repeats=3)))
-    assert run.status == "success", run.error
+    run = server.succeed(graph(zigzagged("progress", SMALL, steps=3, zigzag_steps=2, zigzag_repeats=3)))
     seen = [(value, total) for node, value, total in run.progress if node == "progress"]
     # 3 steps, and 2 more evaluations for each of 3 repeats of 2 steps; ComfyUI may repeat the last message,
     # and newer versions leave out what follows within 0.1 s.

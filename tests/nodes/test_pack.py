@@ -7,9 +7,9 @@ import json
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import t2mv_pack
 
 PACK_DIR = Path(__file__).parents[2]
 NODE_IDS = sorted(
@@ -19,17 +19,17 @@ NODE_IDS = sorted(
 )
 
 
-def test_entry_point_is_v3_only(pack: ModuleType) -> None:
-    assert inspect.iscoroutinefunction(pack.comfy_entrypoint)
-    assert not hasattr(pack, "NODE_CLASS_MAPPINGS")  # ComfyUI would then ignore the entry point
-    assert (PACK_DIR / pack.WEB_DIRECTORY).is_dir()
+def test_entry_point_is_v3_only() -> None:
+    assert inspect.iscoroutinefunction(t2mv_pack.comfy_entrypoint)
+    assert not hasattr(t2mv_pack, "NODE_CLASS_MAPPINGS")  # ComfyUI would then ignore the entry point
+    assert (PACK_DIR / t2mv_pack.WEB_DIRECTORY).is_dir()
 
 
-def test_without_comfyui_only_the_entry_point_fails(pack: ModuleType) -> None:
+def test_without_comfyui_only_the_entry_point_fails() -> None:
     if "comfy_api" in sys.modules:
         pytest.skip("ComfyUI is loaded in this process")
     with pytest.raises(ModuleNotFoundError, match="comfy_api"):
-        pack.comfy_entrypoint().send(None)  # no event loop: Playwright's may be running in this process
+        t2mv_pack.comfy_entrypoint().send(None)  # no event loop: Playwright's may be running in this process
 
 
 def test_every_node_has_a_prefix_a_help_page_and_a_translation_and_none_is_left_over() -> None:

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-from types import ModuleType
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-
-@pytest.fixture(scope="module")
-def rigs(pack: ModuleType) -> ModuleType:
-    return importlib.import_module(f"{pack.__name__}.nodes.cameras.rig")
-
-
-@pytest.fixture(scope="module")
-def cameras(pack: ModuleType) -> ModuleType:
-    return importlib.import_module(f"{pack.__name__}.t2mv_core.cameras")
+from t2mv_pack.nodes.cameras import rig as rigs
+from t2mv_pack.t2mv_core import cameras
 
 
 @pytest.mark.parametrize(
@@ -31,19 +21,19 @@ def cameras(pack: ModuleType) -> ModuleType:
         ("twelve turntable", tuple(range(0, 360, 30))),
     ],
 )
-def test_presets_ignore_the_angle_boxes(rigs: ModuleType, preset: str, azimuths: tuple[float, ...]) -> None:
+def test_presets_ignore_the_angle_boxes(preset: str, azimuths: tuple[float, ...]) -> None:
     rig = rigs.choose_rig("no angles", "20", preset)
     assert rig.azimuths_deg == azimuths
     assert set(rig.elevations_deg) == {0.0}
 
 
-def test_custom_angles_are_as_before_presets_existed(rigs: ModuleType, cameras: ModuleType) -> None:
+def test_custom_angles_are_as_before_presets_existed() -> None:
     expected = cameras.CameraRig((0.0, 30.0), (10.0, 10.0))
     assert rigs.choose_rig("0, 30", "10") == expected
     assert rigs.choose_rig("0, 30", "10", "custom", "") == expected
 
 
-def test_linked_inputs_are_unknown_before_the_run(rigs: ModuleType) -> None:
+def test_linked_inputs_are_unknown_before_the_run() -> None:
     assert rigs.choose_rig(None, "0") is None
     assert rigs.choose_rig("0", "0", None, "9") is None
     assert rigs.choose_rig("0", "0", "custom", None) is None
@@ -63,21 +53,19 @@ def test_linked_inputs_are_unknown_before_the_run(rigs: ModuleType) -> None:
         (("0, 90", "0", "custom", "x" * 100_000), "'x{40}' is neither"),
     ],
 )
-def test_impossible_choices_are_refused_in_words(
-    rigs: ModuleType, arguments: tuple[str, ...], words: str
-) -> None:
+def test_impossible_choices_are_refused_in_words(arguments: tuple[str, ...], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         rigs.choose_rig(*arguments)
 
 
-def test_a_name_means_every_view_at_that_azimuth(rigs: ModuleType, cameras: ModuleType) -> None:
+def test_a_name_means_every_view_at_that_azimuth() -> None:
     rig = cameras.CameraRig((0, 90, 360, 90), (0, 0, 20, -20))
     assert rigs.read_views("Right, FRONT", rig) == [1, 3, 0, 2]
 
 
 @given(data=st.data())
 @settings(max_examples=100, deadline=None)
-def test_numbers_names_and_separators_choose_what_was_written(rigs: ModuleType, data: Any) -> None:
+def test_numbers_names_and_separators_choose_what_was_written(data: Any) -> None:
     sides = [("front", 0), ("front-right", 45), ("right", 90), ("back-right", 135),
              ("back", 180), ("back-left", 225), ("left", 270), ("front-left", 315)]  # fmt: skip
     shuffled = data.draw(st.permutations(sides))
@@ -96,7 +84,7 @@ def words_of(*words: str) -> st.SearchStrategy[str]:
 
 @given(st.text(max_size=60) | words_of("1", "2", "6", "7", "front", "Right", "back-right", "", "²", "nan"))
 @settings(max_examples=200, deadline=None)
-def test_any_text_is_views_of_the_rig_or_a_sentence(rigs: ModuleType, text: str) -> None:
+def test_any_text_is_views_of_the_rig_or_a_sentence(text: str) -> None:
     try:
         rig = rigs.choose_rig("", "", "six views (default)", text)
     except ValueError as refusal:
@@ -109,7 +97,7 @@ def test_any_text_is_views_of_the_rig_or_a_sentence(rigs: ModuleType, text: str)
 
 @given(st.lists(st.floats(-360, 360), min_size=1, max_size=24), st.sampled_from([",", ";", " ", ", "]))
 @settings(max_examples=100, deadline=None)
-def test_written_angles_are_read_back(rigs: ModuleType, angles: list[float], separator: str) -> None:
+def test_written_angles_are_read_back(angles: list[float], separator: str) -> None:
     rig = rigs.choose_rig(separator.join(map(repr, angles)), "0")
     assert rig.azimuths_deg == tuple(angles)
 
@@ -119,9 +107,7 @@ ANGLES = words_of("0", "-0", "30.5", "-90", "360", "+45", "1e2", "91", "361", "1
 
 @given(st.text(max_size=60) | ANGLES, st.text(max_size=20) | ANGLES | st.just("0"))
 @settings(max_examples=200, deadline=None)
-def test_any_angle_text_is_a_possible_rig_or_a_sentence(
-    rigs: ModuleType, azimuths: str, elevations: str
-) -> None:
+def test_any_angle_text_is_a_possible_rig_or_a_sentence(azimuths: str, elevations: str) -> None:
     try:
         rig = rigs.choose_rig(azimuths, elevations)
     except ValueError:
@@ -131,7 +117,7 @@ def test_any_angle_text_is_a_possible_rig_or_a_sentence(
     assert all(-90 <= angle <= 90 for angle in rig.elevations_deg)
 
 
-def test_one_elevation_serves_all_views(rigs: ModuleType) -> None:
+def test_one_elevation_serves_all_views() -> None:
     assert rigs.read_rig_angles("0, 90;180 -45", "10") == ((0.0, 90.0, 180.0, -45.0), (10.0,) * 4)
 
 
@@ -147,32 +133,30 @@ def test_one_elevation_serves_all_views(rigs: ModuleType) -> None:
         ("0, 90, 180", "0, 0", "3 azimuths but 2 elevations"),
     ],
 )
-def test_impossible_rigs_are_refused(rigs: ModuleType, azimuths: str, elevations: str, words: str) -> None:
+def test_impossible_rigs_are_refused(azimuths: str, elevations: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         rigs.read_rig_angles(azimuths, elevations)
 
 
-def test_trained_views_give_no_warning(rigs: ModuleType, cameras: ModuleType) -> None:
+def test_trained_views_give_no_warning() -> None:
     assert rigs.warnings(cameras.DEFAULT_RIG) == []
     assert rigs.warnings(cameras.CameraRig((-45, 360, -90), (0, 0, 0))) == []  # 315, 0, 270
     assert rigs.to_text(cameras.CameraRig((0, 180), (0, 0))) == "2 views: 1 front 0°, 2 back 180°"
 
 
-def test_new_angles_are_named_once(rigs: ModuleType, cameras: ModuleType) -> None:
+def test_new_angles_are_named_once() -> None:
     azimuths, elevations = rigs.warnings(cameras.CameraRig((0, 30, 30, 135), (0, 10, 10, -5.5)))
     assert "azimuths 30, 135 are new" in azimuths
     assert "0, 45, 90, 180, 270, 315 at elevation 0" in azimuths
     assert "elevations 10, -5.5 are new" in elevations
 
 
-def test_more_views_than_trained_are_said(rigs: ModuleType, cameras: ModuleType) -> None:
+def test_more_views_than_trained_are_said() -> None:
     _, many = rigs.warnings(cameras.CameraRig(tuple(30.0 * i for i in range(12)), (0.0,) * 12))
     assert "12 views at once" in many
 
 
-def test_json_holds_every_view_and_projects_as_the_convention_says(
-    rigs: ModuleType, cameras: ModuleType
-) -> None:
+def test_json_holds_every_view_and_projects_as_the_convention_says() -> None:
     rig = cameras.CameraRig((0, 90, 30), (0, 0, 40))
     told = json.loads(rigs.to_json(rig))
     assert "z up" in told["convention"]

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-from types import ModuleType
 
 import pytest
-
-
-@pytest.fixture(scope="module")
-def viewer(pack: ModuleType) -> ModuleType:
-    """`nodes/cameras/viewer.py` of the loaded pack."""
-    return importlib.import_module(f"{pack.__name__}.nodes.cameras.viewer")
-
-
-@pytest.fixture(scope="module")
-def cameras(pack: ModuleType) -> ModuleType:
-    """`t2mv_core/cameras.py` of the loaded pack."""
-    return importlib.import_module(f"{pack.__name__}.t2mv_core.cameras")
+from t2mv_pack.nodes.cameras import viewer
+from t2mv_pack.t2mv_core import cameras
 
 
 @pytest.mark.parametrize(
@@ -27,8 +15,6 @@ def cameras(pack: ModuleType) -> ModuleType:
     [(0, 0, (0, 0, 1)), (90, 0, (1, 0, 0)), (180, 0, (0, 0, -1)), (270, 0, (-1, 0, 0)), (0, 90, (0, 1, 0))],
 )
 def test_viewer_camera_stands_on_the_pictures_side(
-    viewer: ModuleType,
-    cameras: ModuleType,
     azimuth: float,
     elevation: float,
     direction: tuple[float, ...],
@@ -42,9 +28,7 @@ def test_viewer_camera_stands_on_the_pictures_side(
 
 
 @pytest.mark.parametrize(("azimuth", "elevation"), [(0, 0), (90, 0), (315, 0), (200, 35), (30, -60), (0, 90)])
-def test_camera_agrees_with_the_matrix(
-    viewer: ModuleType, cameras: ModuleType, azimuth: float, elevation: float
-) -> None:
+def test_camera_agrees_with_the_matrix(azimuth: float, elevation: float) -> None:
     rig = cameras.CameraRig((45, azimuth), (0, elevation))
     camera = viewer.to_camera(rig, 1, mesh_size=2.0)
     right, up, backwards = (

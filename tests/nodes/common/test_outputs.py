@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from pathlib import PurePosixPath, PureWindowsPath
-from types import ModuleType
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-
-@pytest.fixture(scope="module")
-def outputs(pack: ModuleType) -> ModuleType:
-    return importlib.import_module(f"{pack.__name__}.nodes.common.outputs")
+from t2mv_pack.nodes.common import outputs
 
 
 def assert_stays_in_the_folder(prefix: str) -> None:
@@ -29,12 +23,12 @@ def assert_stays_in_the_folder(prefix: str) -> None:
 @pytest.mark.parametrize(
     "prefix", ["turntable", "T2MV/turntable", "a b/ü 转台", "%year%-%month%/x", "v1..2/x", ".x", "a\\b"]
 )
-def test_ordinary_names_pass_and_stay_in_the_folder(outputs: ModuleType, prefix: str) -> None:
+def test_ordinary_names_pass_and_stay_in_the_folder(prefix: str) -> None:
     outputs.check_prefix("filename_prefix", prefix)
     assert_stays_in_the_folder(prefix)
 
 
-def test_a_linked_name_passes_before_the_run(outputs: ModuleType) -> None:
+def test_a_linked_name_passes_before_the_run() -> None:
     assert outputs.check_prefix("filename_prefix", None) is None
 
 
@@ -65,16 +59,14 @@ def test_a_linked_name_passes_before_the_run(outputs: ModuleType) -> None:
         ("a/" * 500 + "x", "too long"),
     ],
 )
-def test_names_that_leave_or_cannot_be_written_are_refused(
-    outputs: ModuleType, prefix: str, words: str
-) -> None:
+def test_names_that_leave_or_cannot_be_written_are_refused(prefix: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         outputs.check_prefix("filename_prefix", prefix)
 
 
 @given(st.text(alphabet=st.sampled_from("ab./\\:~ %ü\x00*"), max_size=20))
 @settings(max_examples=500, deadline=None)
-def test_no_accepted_name_leaves_the_folder(outputs: ModuleType, prefix: str) -> None:
+def test_no_accepted_name_leaves_the_folder(prefix: str) -> None:
     try:
         outputs.check_prefix("filename_prefix", prefix)
     except ValueError:

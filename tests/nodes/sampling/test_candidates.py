@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
 import pytest
+from t2mv_pack.nodes.sampling import candidates as ranking
+from t2mv_pack.nodes.scoring import report
 
 
 @pytest.fixture
-def sets(ranking: ModuleType, report: ModuleType) -> list[Any]:
+def sets() -> list[Any]:
     """Three sets with seeds 0, 1, 2; every way to rank puts another first."""
     scores = [([0.5, 0.5], 3.0), ([0.1, 1.1], 2.0), ([0.2, 0.3], 4.0)]
     scored = [report.ScoredSet("a mug", {"clip": views}, {"hyper": joint}) for views, joint in scores]
@@ -25,14 +26,14 @@ def sets(ranking: ModuleType, report: ModuleType) -> list[Any]:
     ],
 )
 def test_sets_are_ordered_by_what_was_chosen(
-    ranking: ModuleType, sets: list[Any], rank_by: str, order: list[int], scores: list[float]
+    sets: list[Any], rank_by: str, order: list[int], scores: list[float]
 ) -> None:
     ranked = ranking.rank(sets, rank_by)
     assert [candidate.seed for candidate, _ in ranked] == order
     assert [score for _, score in ranked] == pytest.approx(scores)
 
 
-def test_normalised_rewards_weigh_the_same_whatever_their_range(ranking: ModuleType, sets: list[Any]) -> None:
+def test_normalised_rewards_weigh_the_same_whatever_their_range(sets: list[Any]) -> None:
     # clip means 0.5, 0.6, 0.25: mean 0.45, standard deviation sqrt((0.05² + 0.15² + 0.2²) / 3) = 0.147196
     # hyper 3, 2, 4: mean 3, standard deviation sqrt(2 / 3) = 0.816497
     expected = {0: 0.05 / 0.147196, 1: 0.15 / 0.147196 - 1 / 0.816497, 2: -0.2 / 0.147196 + 1 / 0.816497}
@@ -41,7 +42,7 @@ def test_normalised_rewards_weigh_the_same_whatever_their_range(ranking: ModuleT
     assert {c.seed: score for c, score in ranked} == pytest.approx(expected, abs=1e-4)
 
 
-def test_equal_sets_keep_their_order(ranking: ModuleType, report: ModuleType) -> None:
+def test_equal_sets_keep_their_order() -> None:
     scored = report.ScoredSet("a mug", {"clip": [0.5]}, {"hyper": 1.0})
     same = [ranking.Candidate(seed, None, None, scored) for seed in range(3)]
     for rank_by in ranking.RANK_BY:
@@ -49,9 +50,7 @@ def test_equal_sets_keep_their_order(ranking: ModuleType, report: ModuleType) ->
     assert ranking.rank(same, "sum of normalised rewards")[0][1] == 0.0  # no spread, no division by it
 
 
-def test_a_reward_that_differs_by_rounding_does_not_count_and_is_named(
-    ranking: ModuleType, report: ModuleType
-) -> None:
+def test_a_reward_that_differs_by_rounding_does_not_count_and_is_named() -> None:
     scores = [([0.95], 3.0), ([0.95001], 2.0), ([0.94999], 4.0)]
     sets = [
         ranking.Candidate(seed, None, None, report.ScoredSet("a mug", {"clip": views}, {"hyper": joint}))
@@ -73,9 +72,7 @@ def test_a_reward_that_differs_by_rounding_does_not_count_and_is_named(
         ("sum of normalised rewards", [], "No reward is loaded"),
     ],
 )
-def test_a_reward_that_is_missing_is_named(
-    ranking: ModuleType, rank_by: str, kinds: list[str], words: str
-) -> None:
+def test_a_reward_that_is_missing_is_named(rank_by: str, kinds: list[str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         ranking.check_ranking(rank_by, kinds)
 
@@ -91,7 +88,7 @@ def test_a_reward_that_is_missing_is_named(
     ],
 )
 def test_rewards_that_pass_are_enough_to_rank_by(
-    ranking: ModuleType, sets: list[Any], rank_by: str, kinds: list[str], order: list[int]
+    sets: list[Any], rank_by: str, kinds: list[str], order: list[int]
 ) -> None:
     ranking.check_ranking(rank_by, kinds)
     for candidate in sets:
@@ -102,7 +99,7 @@ def test_rewards_that_pass_are_enough_to_rank_by(
     assert [candidate.seed for candidate, _ in ranking.rank(sets, rank_by)] == order
 
 
-def test_a_ranking_names_place_seed_scores_and_who_is_kept(ranking: ModuleType, sets: list[Any]) -> None:
+def test_a_ranking_names_place_seed_scores_and_who_is_kept(sets: list[Any]) -> None:
     ranked = [(sets[2], 2.0), (sets[0], -2.0)]
     head, *lines = ranking.ranking_text(ranked, "joint reward", 1).splitlines()
     assert head == "“a mug”: 2 sets by joint reward, 1 kept"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from t2mv_pack.nodes.sampling import own
 
 from t2mv_core.defaults import DEFAULTS, FEW_STEP, OF_PICTURE
 
@@ -27,12 +26,6 @@ CHINESE_OTHERS = "使用其他求解器的少步模型"
 CHINESE = {"toybox": "toybox", "toybox-teacher": "教师模型", "lcm-sdxl": "LCM-SDXL", "sdxl": "SDXL"}
 
 
-@pytest.fixture(scope="module")
-def own(pack: ModuleType) -> ModuleType:
-    """`nodes/sampling/own.py` of the loaded pack."""
-    return importlib.import_module(f"{pack.__name__}.nodes.sampling.own")
-
-
 def chinese_words(setting: str) -> str:
     """The same sentence as `own_words` in Chinese, with a blank between letters and signs."""
     records = [(DEFAULTS[name], words) for name, words in CHINESE.items()]
@@ -48,11 +41,11 @@ def chinese_words(setting: str) -> str:
     return re.sub(r"(?<=[A-Za-z0-9])(?=[一-鿿])|(?<=[一-鿿])(?=[A-Za-z0-9])", " ", text)
 
 
-def test_every_model_of_the_table_has_words(own: ModuleType) -> None:
+def test_every_model_of_the_table_has_words() -> None:
     assert list(own.MODELS) == list(DEFAULTS)
 
 
-def test_models_with_one_number_are_named_together(own: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_with_one_number_are_named_together(monkeypatch: pytest.MonkeyPatch) -> None:
     table = {name: replace(FEW_STEP, num_steps=8) for name in own.MODELS}
     monkeypatch.setattr(own, "DEFAULTS", table | {"toybox": replace(FEW_STEP, num_steps=4)})
     monkeypatch.setattr(own, "OF_PICTURE", replace(FEW_STEP, num_steps=8))
@@ -66,7 +59,7 @@ def test_models_with_one_number_are_named_together(own: ModuleType, monkeypatch:
 
 
 @pytest.mark.parametrize("node_id", PAGES)
-def test_help_pages_say_the_numbers(own: ModuleType, node_id: str) -> None:
+def test_help_pages_say_the_numbers(node_id: str) -> None:
     text = (PACK_DIR / "web/docs" / f"{node_id}.md").read_text("utf-8")
     items = {item.split("**")[1]: " ".join(item.split()) for item in text.split("\n* ")[1:]}
     for name in PAGES[node_id]:

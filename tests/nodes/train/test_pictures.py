@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from types import SimpleNamespace
 
 import pytest
 import torch
+from t2mv_pack.nodes.train import pictures, settings
 
 from training.data.references import read_references
-
-
-@pytest.fixture(scope="module")
-def pictures(pack):
-    return importlib.import_module(f"{pack.__name__}.nodes.train.pictures")
 
 
 @pytest.fixture
@@ -26,7 +21,7 @@ def listed(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_what_is_written_is_what_was_connected(pictures, reference, tmp_path):
+def test_what_is_written_is_what_was_connected(reference, tmp_path):
     import numpy as np
     from PIL import Image
 
@@ -43,13 +38,12 @@ def test_what_is_written_is_what_was_connected(pictures, reference, tmp_path):
     [([], [None, None]), (["a mug"], ["a mug", "a mug"]), (["a mug", "a car"], ["a mug", "a car"])],
     ids=["none", "one", "each"],
 )
-def test_each_of_two_pictures_gets_its_prompt(pictures, reference, tmp_path, prompts, written):
+def test_each_of_two_pictures_gets_its_prompt(reference, tmp_path, prompts, written):
     lines = listed(pictures.write_references(reference, prompts, tmp_path))
     assert [line.get("prompt") for line in lines] == written
 
 
-def test_equal_lines_each_belong_to_their_picture(pack, pictures, tmp_path):
-    settings = importlib.import_module(f"{pack.__name__}.nodes.train.settings")
+def test_equal_lines_each_belong_to_their_picture(tmp_path):
     prompts = settings.read_training_prompts("a mug\na mug\na chair", has_pictures=True)
     assert prompts == ["a mug", "a mug", "a chair"]
     three = torch.rand(3, 8, 8, 3, generator=torch.Generator().manual_seed(0))
@@ -57,14 +51,14 @@ def test_equal_lines_each_belong_to_their_picture(pack, pictures, tmp_path):
     assert [line["prompt"] for line in lines] == prompts
 
 
-def test_another_list_leaves_that_of_a_run_alone(pictures, reference, tmp_path):
+def test_another_list_leaves_that_of_a_run_alone(reference, tmp_path):
     first = pictures.write_references(reference, ["a mug", "a car"], tmp_path)
     before = first.read_text()
     assert pictures.write_references(reference, ["a cup", "a car"], tmp_path) != first
     assert first.read_text() == before
 
 
-def test_names_tell_pictures_and_prompts_apart(pictures, reference, tmp_path):
+def test_names_tell_pictures_and_prompts_apart(reference, tmp_path):
     def names(pictures_of, prompts):
         return [line["picture"] for line in listed(pictures.write_references(pictures_of, prompts, tmp_path))]
 
@@ -75,7 +69,7 @@ def test_names_tell_pictures_and_prompts_apart(pictures, reference, tmp_path):
     assert len(names(reference[:1].expand(3, -1, -1, -1), [])) == 1  # the same picture three times
 
 
-def test_counts_that_do_not_fit_get_a_sentence(pictures, reference):
+def test_counts_that_do_not_fit_get_a_sentence(reference):
     for num_prompts in (0, 1, 2):
         pictures.check_references(reference, num_prompts, "pictures")
     pictures.check_references(None, 5, "demo")
@@ -89,7 +83,7 @@ def handle(**values):
     return SimpleNamespace(**values)
 
 
-def test_model_and_rewards_must_do_what_there_is_to_do(pictures, reference):
+def test_model_and_rewards_must_do_what_there_is_to_do(reference):
     with pytest.raises(ValueError, match="preset pictures trains on pictures, and none is connected"):
         pictures.check_references(None, 2, "pictures")
     with pytest.raises(ValueError, match="preset demo draws views of a text and cannot see a picture"):

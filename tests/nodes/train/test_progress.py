@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from types import ModuleType
 
-import pytest
 from PIL import Image
-
-
-@pytest.fixture(scope="module")
-def progress(pack: ModuleType) -> ModuleType:
-    """`nodes/train/progress.py` of the loaded pack."""
-    return importlib.import_module(f"{pack.__name__}.nodes.train.progress")
+from t2mv_pack.nodes.train import progress
 
 
 def write_sheet(run_dir: Path, epoch: int, size: int = 8) -> Path:
@@ -24,14 +16,14 @@ def write_sheet(run_dir: Path, epoch: int, size: int = 8) -> Path:
     return path
 
 
-def test_the_newest_sheet_is_the_last_epochs(progress: ModuleType, tmp_path: Path) -> None:
+def test_the_newest_sheet_is_the_last_epochs(tmp_path: Path) -> None:
     assert progress.newest_sheet(tmp_path) is None
     write_sheet(tmp_path, 9999)
     last = write_sheet(tmp_path, 10000)
     assert progress.newest_sheet(tmp_path) == last
 
 
-def test_a_damaged_picture_is_no_picture(progress: ModuleType, tmp_path: Path) -> None:
+def test_a_damaged_picture_is_no_picture(tmp_path: Path) -> None:
     path = write_sheet(tmp_path, 1, 64)
     whole = path.read_bytes()
     assert progress.read_picture(path).size == (64, 64)
@@ -40,7 +32,7 @@ def test_a_damaged_picture_is_no_picture(progress: ModuleType, tmp_path: Path) -
     assert progress.read_picture(tmp_path / "missing.png") is None
 
 
-def test_the_line_on_the_node(progress: ModuleType) -> None:
+def test_the_line_on_the_node() -> None:
     record = {"iteration": 3, "view_reward_standard": 0.87654, "lambda": 0.25}
     record |= {"rollout_seconds": 20.0, "update_seconds": 1.2}
     assert progress.status_text(record, 5) == (
@@ -50,7 +42,7 @@ def test_the_line_on_the_node(progress: ModuleType) -> None:
     assert "left" not in progress.status_text(record, 3)
 
 
-def test_rewards_are_compared_between_both_ends(progress: ModuleType) -> None:
+def test_rewards_are_compared_between_both_ends() -> None:
     records = [{"iteration": i, "view_reward_standard": float(i)} for i in range(1, 21)]
     # means of 1..5 and of 16..20
     assert progress.reward_lines(records) == [

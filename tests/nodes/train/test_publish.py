@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-
-
-@pytest.fixture(scope="module")
-def publishing(pack: ModuleType) -> ModuleType:
-    """`nodes/train/publish.py` of the loaded pack."""
-    return importlib.import_module(f"{pack.__name__}.nodes.train.publish")
+from t2mv_pack.nodes.train import publish as publishing
 
 
 @pytest.fixture
@@ -33,7 +26,7 @@ def loras(tmp_path: Path) -> Path:
     return tmp_path / "loras"
 
 
-def test_a_run_replaces_its_own_file(publishing: ModuleType, run_dir: Path, loras: Path) -> None:
+def test_a_run_replaces_its_own_file(run_dir: Path, loras: Path) -> None:
     place = publishing.find_place("mine", run_dir, [loras])
     assert place == loras / publishing.listed_name("mine") == loras / "t2mv" / "mine.safetensors"
     assert publishing.publish(run_dir, place).name == "epoch_0010.safetensors"
@@ -46,7 +39,7 @@ def test_a_run_replaces_its_own_file(publishing: ModuleType, run_dir: Path, lora
 
 
 def test_a_record_that_cannot_be_written_whole_stays_as_it_was(
-    publishing: ModuleType, run_dir: Path, loras: Path, monkeypatch: pytest.MonkeyPatch
+    run_dir: Path, loras: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = publishing.find_place("mine", run_dir, [loras])
     publishing.publish(run_dir, place)
@@ -63,14 +56,14 @@ def test_a_record_that_cannot_be_written_whole_stays_as_it_was(
     assert publishing.find_place("mine", run_dir, [loras]) == place  # its own file still
 
 
-def test_the_best_comes_before_the_last(publishing: ModuleType, run_dir: Path) -> None:
+def test_the_best_comes_before_the_last(run_dir: Path) -> None:
     (run_dir / "lora" / "best.safetensors").write_bytes(b"best")
     assert publishing.newest_lora(run_dir).name == "best.safetensors"
 
 
 @pytest.mark.parametrize("shadows", [False, True], ids=["same folder", "earlier folder"])
 def test_a_file_of_somebody_else_is_refused(
-    publishing: ModuleType, run_dir: Path, loras: Path, tmp_path: Path, shadows: bool
+    run_dir: Path, loras: Path, tmp_path: Path, shadows: bool
 ) -> None:
     other = (tmp_path / "first" if shadows else loras) / "t2mv" / "mine.safetensors"
     other.parent.mkdir(parents=True)
@@ -79,9 +72,7 @@ def test_a_file_of_somebody_else_is_refused(
         publishing.find_place("mine", run_dir, [tmp_path / "first", loras])
 
 
-def test_a_file_that_appears_while_training_is_kept(
-    publishing: ModuleType, run_dir: Path, loras: Path
-) -> None:
+def test_a_file_that_appears_while_training_is_kept(run_dir: Path, loras: Path) -> None:
     place = publishing.find_place("mine", run_dir, [loras])
     place.write_bytes(b"precious")
     with pytest.raises(FileExistsError, match="by another program"):
@@ -89,9 +80,7 @@ def test_a_file_that_appears_while_training_is_kept(
     assert place.read_bytes() == b"precious"
 
 
-def test_an_own_file_that_was_changed_counts_as_somebody_elses(
-    publishing: ModuleType, run_dir: Path, loras: Path
-) -> None:
+def test_an_own_file_that_was_changed_counts_as_somebody_elses(run_dir: Path, loras: Path) -> None:
     place = publishing.find_place("mine", run_dir, [loras])
     publishing.publish(run_dir, place)
     place.write_bytes(b"merged with another")
@@ -99,9 +88,7 @@ def test_an_own_file_that_was_changed_counts_as_somebody_elses(
         publishing.find_place("mine", run_dir, [loras])
 
 
-def test_the_first_writable_folder_is_taken(
-    publishing: ModuleType, run_dir: Path, loras: Path, tmp_path: Path
-) -> None:
+def test_the_first_writable_folder_is_taken(run_dir: Path, loras: Path, tmp_path: Path) -> None:
     closed = tmp_path / "closed"  # for root too: its t2mv is no folder
     closed.mkdir()
     (closed / "t2mv").write_bytes(b"")
@@ -111,15 +98,13 @@ def test_the_first_writable_folder_is_taken(
         publishing.find_place("mine", run_dir, [closed])
 
 
-def test_a_missing_folder_is_made_when_there_is_no_other(
-    publishing: ModuleType, run_dir: Path, tmp_path: Path
-) -> None:
+def test_a_missing_folder_is_made_when_there_is_no_other(run_dir: Path, tmp_path: Path) -> None:
     place = publishing.find_place("mine", run_dir, [tmp_path / "models" / "loras"])
     publishing.publish(run_dir, place)
     assert place.is_file()
 
 
-def test_a_lora_that_was_removed_is_missed(publishing: ModuleType, run_dir: Path, loras: Path) -> None:
+def test_a_lora_that_was_removed_is_missed(run_dir: Path, loras: Path) -> None:
     assert not publishing.is_lost("mine", run_dir, [loras])  # never published
     place = publishing.find_place("mine", run_dir, [loras])
     publishing.publish(run_dir, place)
@@ -130,7 +115,7 @@ def test_a_lora_that_was_removed_is_missed(publishing: ModuleType, run_dir: Path
     assert not publishing.is_lost("mine", run_dir, [loras])
 
 
-def test_a_deleted_run_is_missed_with_its_lora(publishing: ModuleType, run_dir: Path, loras: Path) -> None:
+def test_a_deleted_run_is_missed_with_its_lora(run_dir: Path, loras: Path) -> None:
     place = publishing.find_place("mine", run_dir, [loras])
     publishing.publish(run_dir, place)
     assert publishing.name_loss("mine", run_dir, [loras]) == ""
@@ -149,6 +134,6 @@ def test_a_deleted_run_is_missed_with_its_lora(publishing: ModuleType, run_dir: 
     assert publishing.name_loss("mine", run_dir, [loras]) not in ("", first_loss)
 
 
-def test_a_run_without_a_lora_says_so(publishing: ModuleType, tmp_path: Path) -> None:
+def test_a_run_without_a_lora_says_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="left no LoRA"):
         publishing.newest_lora(tmp_path)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from t2mv_pack.nodes.train import settings
+from t2mv_pack.t2mv_core import bundle
+from t2mv_pack.t2mv_core.formats import sources
 
 from t2mv_core.defaults import FEW_STEP
 from training.data.prompts import read_prompt_file
@@ -32,13 +34,7 @@ HOSTILE = st.one_of(
 )
 
 
-@pytest.fixture(scope="module")
-def settings(pack: ModuleType) -> ModuleType:
-    """`nodes/train/settings.py` of the loaded pack."""
-    return importlib.import_module(f"{pack.__name__}.nodes.train.settings")
-
-
-def places(settings: ModuleType, run_dir: Path, prompts: Path | None = None, on_cpu: bool = True) -> Any:
+def places(run_dir: Path, prompts: Path | None = None, on_cpu: bool = True) -> Any:
     """A run folder and the others beside it."""
     return settings.Places(run_dir, run_dir.parent / "rewards", prompts, on_cpu)
 
@@ -62,7 +58,7 @@ POSSIBLE = {name: st.just(value) for name, value in GOOD.items()} | {
     folder=ANY_TEXT,
 )
 def test_hostile_values_are_refused_or_stay_values(
-    settings: ModuleType, possible: dict[str, Any], hostile: dict[str, Any], folder: str
+    possible: dict[str, Any], hostile: dict[str, Any], folder: str
 ) -> None:
     inputs = {**possible, **hostile}
     try:
@@ -70,7 +66,7 @@ def test_hostile_values_are_refused_or_stay_values(
     except ValueError:
         return
     run_dir = Path("/runs") / folder.replace("\0", "").strip("/") / inputs["name"]
-    config = settings.build_config(inputs, places(settings, run_dir, run_dir / "prompts.jsonl"))
+    config = settings.build_config(inputs, places(run_dir, run_dir / "prompts.jsonl"))
     assert config.preset == inputs["preset"]
     assert config.run.out_dir == str(run_dir)
     assert config.run.seed == inputs["seed"]
@@ -90,7 +86,7 @@ def assert_is_a_plain_file_name(name: str) -> None:
 
 
 @given(name=st.one_of(ANY_TEXT, st.from_regex(r"[\w .-]{1,52}", fullmatch=True)))
-def test_accepted_names_are_plain_file_names(settings: ModuleType, name: str) -> None:
+def test_accepted_names_are_plain_file_names(name: str) -> None:
     try:
         settings.check_name(name)
     except ValueError:
@@ -99,7 +95,7 @@ def test_accepted_names_are_plain_file_names(settings: ModuleType, name: str) ->
 
 
 @pytest.mark.parametrize("name", ["lora", "Zauberwürfel 2", "小象", "a", "v1.2-final_x", "象" * 50])
-def test_ordinary_names_are_accepted_and_plain_file_names(settings: ModuleType, name: str) -> None:
+def test_ordinary_names_are_accepted_and_plain_file_names(name: str) -> None:
     settings.check_name(name)
     assert_is_a_plain_file_name(name)
 
@@ -107,7 +103,7 @@ def test_ordinary_names_are_accepted_and_plain_file_names(settings: ModuleType, 
 @pytest.mark.parametrize(
     "name", ["", " a", "a ", "a.", ".a", "-a", "_a", "nul", "COM1.x", "a/b", "a\\b", "..", 3]
 )
-def test_other_names_are_refused(settings: ModuleType, name: Any) -> None:
+def test_other_names_are_refused(name: Any) -> None:
     with pytest.raises(ValueError, match="cannot name a LoRA"):
         settings.check_name(name)
 
@@ -130,12 +126,12 @@ def test_other_names_are_refused(settings: ModuleType, name: Any) -> None:
         ("prompts", "\n".join(map(str, range(5001))), "5001 prompts"),
     ],
 )
-def test_bad_values_are_refused_in_words(settings: ModuleType, name: str, value: Any, words: str) -> None:
+def test_bad_values_are_refused_in_words(name: str, value: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         settings.check_inputs({**GOOD, name: value})
 
 
-def test_linked_values_pass_before_the_run_and_the_others_are_checked(settings: ModuleType) -> None:
+def test_linked_values_pass_before_the_run_and_the_others_are_checked() -> None:
     assert GOOD.keys() == {field.name for field in settings.FIELDS}
     linked = dict.fromkeys(GOOD)
     settings.check_inputs(linked)
@@ -147,7 +143,7 @@ def test_linked_values_pass_before_the_run_and_the_others_are_checked(settings: 
 
 @given(prompts=st.lists(st.text(max_size=30), max_size=5))
 def test_prompts_come_out_of_the_file_as_they_were_typed(
-    settings: ModuleType, tmp_path_factory: pytest.TempPathFactory, prompts: list[str]
+    tmp_path_factory: pytest.TempPathFactory, prompts: list[str]
 ) -> None:
     read = settings.read_training_prompts("\n".join(["# not a comment", *prompts]))
     path = tmp_path_factory.mktemp("prompts") / settings.prompts_file_name(read)
@@ -157,10 +153,10 @@ def test_prompts_come_out_of_the_file_as_they_were_typed(
     assert settings.prompts_file_name([*read, "one more"]) != path.name
 
 
-def test_zero_means_the_presets_value(settings: ModuleType) -> None:
+def test_zero_means_the_presets_value() -> None:
     zeros = {**GOOD, "prompts": "", "objective": settings.PRESETS_OWN}
     zeros |= dict.fromkeys(("iterations", "learning_rate", "rank", "prompts_per_iteration"), 0)
-    config = settings.build_config(zeros, places(settings, Path("/r/x"), on_cpu=False))
+    config = settings.build_config(zeros, places(Path("/r/x"), on_cpu=False))
     preset = settings.load_config("demo")
     assert (config.model, config.sampling, config.optim) == (preset.model, preset.sampling, preset.optim)
     assert config.objective == preset.objective
@@ -168,8 +164,8 @@ def test_zero_means_the_presets_value(settings: ModuleType) -> None:
     assert (config.run.epochs, config.run.iterations_per_epoch) == (30, 1)  # demo: 6 epochs of 5
 
 
-def test_inputs_do_what_their_names_say(settings: ModuleType) -> None:
-    config = settings.build_config(GOOD, places(settings, Path("/r/x"), Path("/r/p.jsonl")))
+def test_inputs_do_what_their_names_say() -> None:
+    config = settings.build_config(GOOD, places(Path("/r/x"), Path("/r/p.jsonl")))
     assert config.run.epochs == 7
     assert config.optim.lr == 1e-5
     assert (config.model.lora_rank, config.model.lora_alpha) == (4, 4.0)  # demo's scale is 8 / 8
@@ -179,10 +175,8 @@ def test_inputs_do_what_their_names_say(settings: ModuleType) -> None:
     assert config.model.device == "cpu"
 
 
-def model_handle(pack: ModuleType, dtype: torch.dtype = torch.float32, path: Path | None = None) -> Any:
+def model_handle(dtype: torch.dtype = torch.float32, path: Path | None = None) -> Any:
     """What Load Model and Load LoRA give, as far as a configuration speaks of it."""
-    bundle = importlib.import_module(f"{pack.__name__}.t2mv_core.bundle")
-    sources = importlib.import_module(f"{pack.__name__}.t2mv_core.formats.sources")
     unet = torch.nn.Linear(1, 1).to(dtype)
     unet.dtype = dtype
     lora = bundle.LoraHandle("style", 0.5, path=path)
@@ -200,12 +194,10 @@ def reward_handle(name: str, kind: str) -> Any:
     return SimpleNamespace(reward=SimpleNamespace(name=name, kind=kind))
 
 
-def test_what_is_connected_stands_in_the_configuration(settings: ModuleType, pack: ModuleType) -> None:
-    model = model_handle(pack, torch.bfloat16, Path("/l/style.safetensors"))
+def test_what_is_connected_stands_in_the_configuration() -> None:
+    model = model_handle(torch.bfloat16, Path("/l/style.safetensors"))
     rewards = [reward_handle("pickscore", "view"), reward_handle("pickscore.min", "joint")]
-    config = settings.build_config(
-        GOOD | {"preset": "lcm-sdxl"}, places(settings, Path("/r/x")), model, rewards
-    )
+    config = settings.build_config(GOOD | {"preset": "lcm-sdxl"}, places(Path("/r/x")), model, rewards)
     assert (config.model.name, config.model.adapter) == ("/m/x.safetensors", "/m/mv.safetensors")
     assert config.model.vae == "/m/vae.safetensors"
     assert config.model.dtype == "bf16"
@@ -216,21 +208,15 @@ def test_what_is_connected_stands_in_the_configuration(settings: ModuleType, pac
     assert (config.sampling.num_steps, config.sampling.guidance_scale) == (4, 1.0)
 
 
-def test_a_connected_model_keeps_what_the_preset_states(
-    settings: ModuleType, pack: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_connected_model_keeps_what_the_preset_states(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings, "read_preset", lambda preset: {"sampling": {"num_steps": "8"}})
-    model = model_handle(pack, path=Path("/l/style.safetensors"))
-    sampling = settings.build_config(
-        GOOD | {"preset": "lcm-sdxl"}, places(settings, Path("/r/x")), model
-    ).sampling
+    model = model_handle(path=Path("/l/style.safetensors"))
+    sampling = settings.build_config(GOOD | {"preset": "lcm-sdxl"}, places(Path("/r/x")), model).sampling
     assert (sampling.num_steps, sampling.guidance_scale) == (8, 1.0)
 
 
-def test_the_toyboxs_rewards_do_not_judge_other_models_unasked(
-    settings: ModuleType, pack: ModuleType
-) -> None:
-    model, place = model_handle(pack, path=Path("/l/style.safetensors")), places(settings, Path("/r/x"))
+def test_the_toyboxs_rewards_do_not_judge_other_models_unasked() -> None:
+    model, place = model_handle(path=Path("/l/style.safetensors")), places(Path("/r/x"))
     with pytest.raises(
         ValueError, match="toybox_clip knows only the toybox's objects, and the model is /m/x"
     ):
@@ -241,19 +227,19 @@ def test_the_toyboxs_rewards_do_not_judge_other_models_unasked(
     assert settings.build_config(GOOD, place, model).reward.view == {"toybox_clip": 1.0}
 
 
-def test_what_cannot_be_trained_on_is_refused(settings: ModuleType, pack: ModuleType) -> None:
+def test_what_cannot_be_trained_on_is_refused() -> None:
     def build(*connected: Any) -> Any:
-        return settings.build_config(GOOD, places(settings, Path("/r/x")), *connected)
+        return settings.build_config(GOOD, places(Path("/r/x")), *connected)
 
     with pytest.raises(ValueError, match="float8 cannot be trained on"):
-        build(model_handle(pack, torch.float8_e4m3fn, Path("/l/style.safetensors")))
+        build(model_handle(torch.float8_e4m3fn, Path("/l/style.safetensors")))
     with pytest.raises(ValueError, match="a LoRA without a file"):
-        build(model_handle(pack))
+        build(model_handle())
     with pytest.raises(ValueError, match="view names no reward"):
         build(None, [reward_handle("hyperscore", "joint")])
 
 
-def test_all_of_a_few_pictures_are_trained_on(settings: ModuleType, tmp_path: Path) -> None:
+def test_all_of_a_few_pictures_are_trained_on(tmp_path: Path) -> None:
     """The presets of SDXL hold a fifth out, which of one picture is nothing or all."""
     there = settings.Places(tmp_path / "run", tmp_path, None, True, tmp_path / "pictures.jsonl")
     config = settings.build_config({**GOOD, "preset": "lcm-sdxl-24gb", "objective": "preset's"}, there)

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
-
 import numpy as np
 import pytest
 from PIL import Image
-
-
-@pytest.fixture(scope="module")
-def caption(pack: ModuleType) -> ModuleType:
-    """`nodes/views/caption.py` of the loaded pack."""
-    return importlib.import_module(f"{pack.__name__}.nodes.views.caption")
+from t2mv_pack.nodes.views import caption
 
 
 def sheet(width: int) -> Image.Image:
@@ -21,11 +13,11 @@ def sheet(width: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("text", ["", " \n "])
-def test_without_a_text_the_sheet_stays(caption: ModuleType, text: str) -> None:
+def test_without_a_text_the_sheet_stays(text: str) -> None:
     assert np.array_equal(caption.with_caption(sheet(100), text), sheet(100))
 
 
-def test_every_line_is_drawn_below_the_sheet(caption: ModuleType) -> None:
+def test_every_line_is_drawn_below_the_sheet() -> None:
     drawn = np.asarray(caption.with_caption(sheet(400), "seed 0 · 4 steps\nseed 1 · 4 steps"))
     assert drawn.shape == (40 + 2 * 16, 400, 3)
     assert np.array_equal(drawn[:40], np.asarray(sheet(400)))
@@ -36,13 +28,13 @@ def test_every_line_is_drawn_below_the_sheet(caption: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("text", ["seed 0 · 4 steps · guidance 2 (the model's own)", "红" * 40, "W" * 300])
-def test_a_line_is_broken_where_it_would_leave_the_sheet(caption: ModuleType, text: str) -> None:
+def test_a_line_is_broken_where_it_would_leave_the_sheet(text: str) -> None:
     drawn = np.asarray(caption.with_caption(sheet(96), text))
     assert drawn.shape[0] > 40 + 16
     assert (drawn[40:, -2:] == 255).all()  # nothing runs out at the right
     assert drawn[-16:].min() < 200  # and the last line holds something
 
 
-def test_a_very_long_text_ends(caption: ModuleType) -> None:
+def test_a_very_long_text_ends() -> None:
     drawn = caption.with_caption(sheet(32), "W" * 20_000)
     assert drawn.height == 40 + 16 * caption.MAX_LINES

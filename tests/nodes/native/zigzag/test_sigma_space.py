@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from t2mv_pack.nodes.native.zigzag import sigma_space as zigzag
 from torch import Tensor
 
 from t2mv_core.policy import invert_step
@@ -20,13 +19,7 @@ FAMILIES = ["noise", "velocity", "flow"]
 
 
 @pytest.fixture(scope="module")
-def zigzag(pack: ModuleType) -> ModuleType:
-    """`nodes/native/zigzag/sigma_space.py` of the loaded pack."""
-    return importlib.import_module(f"{pack.__name__}.nodes.native.zigzag.sigma_space")
-
-
-@pytest.fixture(scope="module")
-def level(zigzag: ModuleType) -> Callable[..., Any]:
+def level() -> Callable[..., Any]:
     """A noise level of a kind of model, by that kind's definition of its clean latents."""
 
     def make(family: str, sigma: float, boundaries: tuple[float, float] = (0.0, 1.0)) -> Any:
@@ -53,7 +46,7 @@ def predict(x_vp: Tensor, timestep: int) -> Tensor:
 @pytest.mark.parametrize("solver", ["lcm", "ddim"])
 @pytest.mark.parametrize(("timestep", "next_timestep"), STEPS)
 def test_the_zag_is_the_methods(
-    zigzag: ModuleType, level: Callable[..., Any], solver: str, timestep: int, next_timestep: int
+    level: Callable[..., Any], solver: str, timestep: int, next_timestep: int
 ) -> None:
     alpha_bar = shift_snr(scaled_linear_alpha_bar(0.00085, 0.012, 1000))
     schedule = NoiseSchedule(alpha_bar, solver, 1.0)
@@ -78,7 +71,7 @@ def test_the_zag_is_the_methods(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_true_output_leads_to_the_same_clean_latents_and_noise_at_the_other_level(
-    zigzag: ModuleType, level: Callable[..., Any], family: str
+    level: Callable[..., Any], family: str
 ) -> None:
     x_0, noise = draw(1), draw(2)
     own, back_to = (level(family, sigma) for sigma in (0.3, 0.9))
@@ -98,40 +91,32 @@ def test_a_true_output_leads_to_the_same_clean_latents_and_noise_at_the_other_le
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_output_is_found_again_in_the_clean_latents(
-    zigzag: ModuleType, level: Callable[..., Any], family: str
-) -> None:
+def test_the_output_is_found_again_in_the_clean_latents(level: Callable[..., Any], family: str) -> None:
     asked, shown, output = level(family, 0.7, (0.1, 0.8)), draw(3), draw(4)
     denoised = asked.keep * shown + asked.take * output
     torch.testing.assert_close(zigzag.network_output(denoised, shown, asked), output)
 
 
-def test_with_flows_the_zag_is_eulers_step_backwards(zigzag: ModuleType, level: Callable[..., Any]) -> None:
+def test_with_flows_the_zag_is_eulers_step_backwards(level: Callable[..., Any]) -> None:
     own, back_to, x_next, velocity = level("flow", 0.6), level("flow", 1.0), draw(5), draw(6)
     x, _ = zigzag.invert("flow", velocity, x_next, own, back_to)
     torch.testing.assert_close(x, x_next + (1.0 - 0.6) * velocity)
 
 
-def test_the_network_is_shown_the_later_latents_unchanged(
-    zigzag: ModuleType, level: Callable[..., Any]
-) -> None:
+def test_the_network_is_shown_the_later_latents_unchanged(level: Callable[..., Any]) -> None:
     own, back_to, x_next = level("noise", 2.0), level("noise", 14.6), draw(7)
     shown = zigzag.shown_latents(x_next, own, back_to)
     torch.testing.assert_close(back_to.input_scale * shown, own.input_scale * x_next)
 
 
-def test_without_any_signal_left_a_v_prediction_still_matters(
-    zigzag: ModuleType, level: Callable[..., Any]
-) -> None:
+def test_without_any_signal_left_a_v_prediction_still_matters(level: Callable[..., Any]) -> None:
     own, back_to, x_next = level("velocity", 2.0), level("velocity", 4518.0), draw(8)
     one, other = (zigzag.invert("velocity", draw(seed), x_next, own, back_to)[0] for seed in (9, 10))
     assert (back_to.input_scale * (one - other)).std() > 0.1
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_going_back_from_clean_latents_gives_numbers(
-    zigzag: ModuleType, level: Callable[..., Any], family: str
-) -> None:
+def test_going_back_from_clean_latents_gives_numbers(level: Callable[..., Any], family: str) -> None:
     x, clean = zigzag.invert(family, draw(11), draw(12), level(family, 0.0), level(family, 0.5))
     assert bool(x.isfinite().all())
     torch.testing.assert_close(clean, draw(12))
