@@ -66,6 +66,13 @@ def tasks_of(arguments: argparse.Namespace) -> list[Task]:
     if arguments.quick:
         overrides, count, seeds = [*QUICK, *overrides], min(count, QUICK_PROMPTS), seeds[:1]
     config = load_config(arguments.preset, overrides)
+    if config.sampling.references is not None:
+        raise ValueError("sampling.references is set; the comparison asks for views of prompts only.")
+    if config.evaluation.view or config.evaluation.joint:
+        raise ValueError(
+            "evaluation.view or evaluation.joint is set; the comparison measures the rewards that are "
+            "learned from. Leave it out."
+        )
     check_base_loras(config.model.base_loras)
     split = load_split(config.sampling.prompts, config.sampling.held_out_share)
     prompts = spread(load_held_out(arguments.prompts, split.train), count)

@@ -99,7 +99,7 @@ def run(out_dir: Path, config: TrainConfig, num_prompts: int) -> Path | None:
     split = load_split(config.sampling.prompts, config.sampling.held_out_share)
     prompts = spread(load_held_out("heldout", split.train), num_prompts)
     refuse_watched(prompts, config, split)
-    questions = make_questions(config.sampling, prompts, SEEDS)
+    questions = replace(make_questions(config.sampling, prompts, SEEDS), num_kept=SHEET_PROMPTS)
     bundle = load_base_model(config.model)
     instruments = load_both(config, bundle.device)
     settings = sampling_settings(config.sampling)

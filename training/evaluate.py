@@ -27,6 +27,7 @@ from .evaluation.loras import examine_loras
 from .evaluation.measure import (
     HULL_LEFT_OUT,
     Instruments,
+    Measurement,
     Questions,
     Variant,
     is_judged,
@@ -35,7 +36,7 @@ from .evaluation.measure import (
     measure,
     spread,
 )
-from .evaluation.report import write_report
+from .evaluation.report import SHEET_PROMPTS, write_report
 from .models.base_loras import load_base_model
 from .models.policy import sampling_settings
 from .models.rewards import check_reward_models
@@ -185,9 +186,9 @@ def choose_questions(
 ) -> Questions:
     """Return what to ask: some of the prompts, or of the subjects' pictures of these names."""
     names, seeds = spread(prompts, arguments.num_prompts), dict.fromkeys(arguments.seeds)
-    if subjects is None:
-        return make_questions(config, names, list(seeds))
-    return make_questions(config, subjects.prompts(names), list(seeds), subjects.pictures(names))
+    pictures = None if subjects is None else subjects.pictures(names)
+    asked = names if subjects is None else subjects.prompts(names)
+    return replace(make_questions(config, asked, list(seeds), pictures), num_kept=SHEET_PROMPTS)
 
 
 def remark_on_prompts(
@@ -219,7 +220,7 @@ def remark_on_prompts(
 
 
 def run(arguments: argparse.Namespace, config: TrainConfig) -> Path:
-    """Measure what the command line asks for and write the report; return its path."""
+    """Measure what the command line asks for and write the report, after every variant; return its path."""
     reward, evaluation = config.reward, config.evaluation
     settings, is_of_text = sampling_settings(config.sampling), config.sampling.references is None
     prompts = find_prompts(arguments, config) if is_of_text else ()
@@ -237,6 +238,7 @@ def run(arguments: argparse.Namespace, config: TrainConfig) -> Path:
                 f"There is no LoRA at {path}; a run writes lora/epoch_*.safetensors, and best.safetensors"
                 " where evaluation.stop_measure is set and the base model was beaten."
             )
+    arguments.out.mkdir(parents=True, exist_ok=True)
     bundle = load_base_model(config.model)
     check_task(bundle, config.sampling)
     subjects, prompts = (None, prompts) if is_of_text else find_pictures(arguments, config, bundle)
@@ -265,9 +267,12 @@ def run(arguments: argparse.Namespace, config: TrainConfig) -> Path:
     for remark in remarks:
         logging.warning("%s", remark)
     remarks += [*bundle.notices, *bundle.schedule.notices]  # logged when they were loaded
-    measurements = [measure(bundle, instruments, variant, questions) for variant in variants]
     command = "python -m training.evaluate " + shlex.join(sys.argv[1:])
-    return write_report(measurements, questions, arguments.out, command, remarks, loras)
+    measurements: list[Measurement] = []
+    for variant in variants:  # a later variant may fail after hours
+        measurements.append(measure(bundle, instruments, variant, questions))
+        path = write_report(measurements, questions, arguments.out, command, remarks, loras)
+    return path
 
 
 def main(words: Sequence[str] | None = None) -> int:

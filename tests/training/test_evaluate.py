@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,15 @@ def test_a_variant_measured_twice_differs_by_nothing(tiny_bundle, instruments, q
     assert report["variants"][1]["settings"]["num_steps"] == 2
     assert report["variants"][1]["measures"]["view_reward"]["count"] == 3
     assert (tmp_path / "out" / "sheet.png").exists()
+
+
+@pytest.mark.parametrize("num_kept", [1, 2, 3])
+def test_only_the_first_prompts_pictures_are_kept(tiny_bundle, instruments, questions, num_kept):
+    whole = measure(tiny_bundle, instruments, STANDARD, questions)
+    found = measure(tiny_bundle, instruments, STANDARD, replace(questions, num_kept=num_kept))
+    assert torch.equal(found.images, whole.images[:num_kept])
+    assert found.images.untyped_storage().nbytes() == found.images.nbytes
+    assert torch.equal(found.values["view_reward"], whole.values["view_reward"])
 
 
 def test_variants_of_different_questions_are_not_compared(tiny_bundle, plain_rewards, questions):
@@ -159,6 +169,30 @@ def test_the_reports_command_can_be_typed_again(tiny_model_dir, tmp_path, monkey
     assert shlex.split(report["command"])[-1] == str(tmp_path / "my report")
     assert "standard, 1 steps, base" in capsys.readouterr().out
     assert "**Few prompts**" in (tmp_path / "my report" / "report.md").read_text("utf-8")
+
+
+def test_a_failure_keeps_the_report_of_the_variants_before_it(
+    tiny_model_dir, tmp_path, monkeypatch, capsys, instruments
+):
+    def look(bundle, instruments, variant, questions):
+        if variant.sampler == "zmv":
+            raise FloatingPointError("not a number")
+        return measure(bundle, instruments, variant, questions)
+
+    monkeypatch.setattr(evaluate, "load_instruments", lambda *_: instruments)
+    monkeypatch.setattr(evaluate, "measure", look)
+    words = [f"model.name={tiny_model_dir}", "--num-prompts", "2", "--seeds", "3", "--steps", "1"]
+    assert evaluate.main([*words, "--out", str(tmp_path / "out")]) == 1
+    assert "not a number" in capsys.readouterr().err
+    (variant,) = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))["variants"]
+    assert variant["sampler"] == "standard"
+
+
+def test_a_folder_that_cannot_be_written_is_noticed_before_the_model_is_loaded(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate, "load_base_model", lambda *_: pytest.fail("loaded"))
+    (tmp_path / "file").touch()
+    assert evaluate.main(["--out", str(tmp_path / "file")]) == 1
+    assert "File exists" in capsys.readouterr().err
 
 
 def test_a_report_on_prompts_that_are_trained_on_says_so(

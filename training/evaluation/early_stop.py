@@ -93,12 +93,12 @@ class EarlyStop:
         Raises:
             ValueError: it is of another measure or other prompts: not comparable; nothing has changed.
         """
-        before = state.get("fingerprint", "")  # of a run that evaluated, since it is saved
+        before = state["fingerprint"]
         if before and self.fingerprint and before != self.fingerprint:
             raise ValueError(
                 "The saved run was measured on other held-out prompts or pictures, so its best value cannot "
                 "be compared; resume with the same ones (evaluation.prompts, evaluation.num_prompts), or "
-                "train into another run.out_dir."
+                "train under another name (run.out_dir)."
             )
         self.fingerprint = self.fingerprint or before
         if self.measure is not None and state["measure"] is None:
@@ -107,14 +107,14 @@ class EarlyStop:
                 "which may be no better than the base model.", self.measure,
             )  # fmt: skip
         if self.measure is None or state["measure"] is None:
-            self.last_iteration = state.get("last_iteration")
+            self.last_iteration = state["last_iteration"]
             return
         if state["measure"] != self.measure:
             raise ValueError(
                 f"The saved best value is of {state['measure']!r}, but {self.measure!r} is watched now; "
-                f"resume with {state['measure']!r}, or train into another run.out_dir."
+                f"resume with {state['measure']!r}, or train under another name (run.out_dir)."
             )
-        self.last_iteration = state.get("last_iteration")  # of a run that saves it
+        self.last_iteration = state["last_iteration"]
         self.best_iteration = state["best_iteration"]
         self.best_value = state["best_value"]
         self._num_without_best = state["num_without_best"]

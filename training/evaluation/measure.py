@@ -23,7 +23,7 @@ from t2mv_core.toybox.judge import JUDGE_PX, Judge, load_judge
 from t2mv_core.toybox.prompt_lists import PromptSpec, asymmetric_families, find_specs
 from t2mv_core.toybox.silhouettes import view_consistency
 
-from ..algorithm.rollout import Batch, Policy, ScoredSets, paired_noise, sample_and_score
+from ..algorithm.rollout import Batch, Policy, paired_noise, sample_and_score
 from ..algorithm.scoring import Rewards, Scores
 from ..config import RewardConfig, SamplingConfig
 from ..data.text_cache import ConditionCache
@@ -86,6 +86,7 @@ class Questions:
         negative_prompt: for classifier-free guidance.
         azimuths_deg: the cameras, degrees.
         pictures: for image to multiview, framed, [P, 3, H, W] in [0, 1]; none for text.
+        num_kept: of how many prompts a measurement keeps the pictures; None: of all.
     """
 
     prompts: tuple[str, ...]
@@ -95,6 +96,7 @@ class Questions:
     negative_prompt: str | None = None
     azimuths_deg: tuple[float, ...] = DEFAULT_RIG.azimuths_deg
     pictures: Tensor | None = None
+    num_kept: int | None = None
 
     @property
     def num_batches(self) -> int:
@@ -109,7 +111,7 @@ class Measurement:
     Attributes:
         variant: which.
         values: measure -> [P, S]; NaN where a measure does not apply (azimuth of a symmetric family).
-        images: pictures of the first seed, [P, V, 3, H, W], uint8.
+        images: pictures of the first seed, [P, V, 3, H, W], uint8; of the first `num_kept` prompts.
         seconds_per_set: wall time of sampling, decoding, scoring and judging, by the number of sets.
         evaluations_per_set: UNet evaluations of all its views; guidance without an embedding takes two.
     """
@@ -213,22 +215,25 @@ def measure_policy(
     """
     started = time.monotonic()
     columns: list[dict[str, Tensor]] = []
-    pictures: list[Tensor] = []
+    kept: list[Tensor] = []
+    num_kept = len(questions.prompts) if questions.num_kept is None else questions.num_kept
     with counted_rows(policy.bundle.unet) as rows:
         for seed in questions.seeds:
-            batches = [
-                _measure_batch(policy, instruments, variant, questions, conditions, (seed, start), on_step)
-                for start in range(0, len(questions.prompts), questions.batch_size)
-            ]
-            names = batches[0][1]
-            columns.append({name: torch.cat([values[name] for _, values in batches]) for name in names})
-            if seed == questions.seeds[0]:
-                pictures = [scored.images for scored, _ in batches]
+            batches = []
+            for start in range(0, len(questions.prompts), questions.batch_size):
+                place = (seed, start)
+                images, values = _measure_batch(
+                    policy, instruments, variant, questions, conditions, place, on_step
+                )
+                batches.append(values)
+                if seed == questions.seeds[0] and start < num_kept:
+                    kept.append(images[: num_kept - start])
+            columns.append({name: torch.cat([values[name] for values in batches]) for name in batches[0]})
     num_sets = len(questions.prompts) * len(questions.seeds)
     return Measurement(
         variant,
         {name: torch.stack([column[name] for column in columns], dim=1) for name in columns[0]},
-        torch.cat(pictures),
+        torch.cat(kept),
         (time.monotonic() - started) / num_sets,
         round(sum(rows) / (num_sets * policy.cameras.num_views), 2),
     )
@@ -257,8 +262,8 @@ def _measure_batch(
     conditions: ConditionCache,
     place: tuple[int, int],
     on_step: OnStep | None,
-) -> tuple[ScoredSets, dict[str, Tensor]]:
-    """Return one batch of prompts with one seed: the sets, and measure -> [b]."""
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return one batch of prompts with one seed: the pictures, and measure -> [b]."""
     seed, start = place
     rows = range(start, min(start + questions.batch_size, len(questions.prompts)))
     prompts = tuple(questions.prompts[row] for row in rows)
@@ -273,7 +278,7 @@ def _measure_batch(
         values |= judge_sets(instruments.judge, pictures, specs)
         if len(questions.azimuths_deg) > 1 and not instruments.learns_geometry:
             values["hull_consistency"] = view_consistency(pictures, questions.azimuths_deg)
-    return scored, values
+    return scored.images, values
 
 
 def reward_values(scores: Scores, only_measuring: frozenset[str] = frozenset()) -> dict[str, Tensor]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -13,8 +14,8 @@ from t2mv_core.toybox.judge import Judge, load_judge
 
 from ..algorithm.rollout import Policy
 from ..algorithm.scoring import Rewards
-from ..config import TrainConfig
-from ..data.prompts import load_held_out
+from ..config import EvaluationConfig, TrainConfig
+from ..data.prompts import PromptSplit, load_held_out
 from ..data.text_cache import warn_of_unread
 from ..models.policy import sampling_settings
 from ..models.rewards import measure_names
@@ -48,6 +49,23 @@ def check_stop_measure(config: TrainConfig) -> None:
         )
 
 
+def choose_held_out(config: EvaluationConfig, split: PromptSplit) -> Sequence[str]:
+    """Return the prompts of held-out evaluations: those of the configuration, or those the split holds out.
+
+    Raises:
+        ValueError: there are none, and evaluations are asked for.
+        FileNotFoundError: neither a set nor a file.
+    """
+    if not config.every:
+        return ()
+    prompts = split.held_out if config.prompts is None else load_held_out(config.prompts, split.train)
+    if not prompts:
+        raise ValueError(
+            "There are no held-out prompts to evaluate on; set evaluation.prompts or sampling.held_out_share."
+        )
+    return prompts
+
+
 class Monitor:
     """Measures standard sampling on held-out prompts every `evaluation.every` iterations.
 
@@ -73,22 +91,22 @@ class Monitor:
         self.variant = Variant("training", "standard", sampling_settings(config.sampling))
         asked: tuple[str, ...] = ()
         if self.config.every:
-            source = self.config.prompts
-            split = subjects.split
-            prompts = split.held_out if source is None else load_held_out(source, split.train)
-            if not prompts:
-                raise ValueError(
-                    "There are no held-out prompts to evaluate on; set evaluation.prompts or "
-                    "sampling.held_out_share."
-                )
-            if source is not None:
+            prompts = choose_held_out(self.config, subjects.split)
+            if (source := self.config.prompts) is not None:
                 warn_of_unread(policy.bundle, source, prompts, rewards.scorers)
             asked = spread(prompts, self.config.num_prompts)
             asked_prompts, pictures = subjects.prompts(asked), subjects.pictures(asked)
-            self.questions = make_questions(config.sampling, asked_prompts, (SEED,), pictures)
+            questions = make_questions(config.sampling, asked_prompts, (SEED,), pictures)
+            self.questions = replace(questions, num_kept=1)
             learned = {*config.reward.view, *config.reward.joint}
             only_measuring = frozenset({*rewards.view, *rewards.joint} - learned)
             self.instruments = Instruments(rewards, self._judge(), only_measuring=only_measuring)
+            watched = self.config.stop_measure or ""
+            if watched.startswith("judge_") and self.instruments.judge is None:
+                raise ValueError(
+                    f"evaluation.stop_measure={watched} is of the judge, who knows the toybox's objects from "
+                    "the default cameras only; watch a reward."
+                )
         identities = subjects.identities(asked)  # not names: a picture may be replaced under its name
         self.early_stop = EarlyStop(self.config.stop_measure, self.config.patience, identities)
 

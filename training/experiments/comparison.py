@@ -185,6 +185,7 @@ def run_task(task: Task) -> bool:
     questions = replace(
         make_questions(config.sampling, task.prompts, candidate_seeds(noise_seed, method.candidates)),
         batch_size=BATCH_SIZE,
+        num_kept=NUM_PICTURES,
     )
     variant = Variant(task.name, method.sampler, settings, lora)
     measurement = keep_best(measure(bundle, instruments, variant, questions))
@@ -262,7 +263,7 @@ def write_result(task: Task, found: Measurement, training: dict[str, Any] | None
         },
     }
     task.work_dir.mkdir(parents=True, exist_ok=True)
-    torch.save(found.images[:NUM_PICTURES].clone(), task.pictures_path)
+    torch.save(found.images, task.pictures_path)
     with replaced(task.result_path) as temporary:
         temporary.write_text(json.dumps(result), encoding="utf-8")
 
