@@ -77,12 +77,13 @@ def make_trainer(config: TrainConfig, resume: bool) -> Trainer:
     from accelerate.utils import InitProcessGroupKwargs
 
     from .data.prompts import load_split
-    from .evaluation.validation import check_stop_measure
+    from .evaluation.validation import check_stop_measure, choose_held_out
     from .models.base_loras import check_base_loras, load_base_model
     from .models.policy import available_trackers
     from .models.rewards import check_reward_models, load_rewards
     from .run.checkpoint import refuse_another_run
     from .run.folder import RunFolder
+    from .run.processes import process_slots
     from .run.trainer import Trainer
 
     model, reward, evaluation = config.model, config.reward, config.evaluation
@@ -94,10 +95,14 @@ def make_trainer(config: TrainConfig, resume: bool) -> Trainer:
     check_stop_measure(config)
     check_base_loras(model.base_loras)
     if not has_pictures:
-        load_split(config.sampling.prompts, config.sampling.held_out_share)
+        split = load_split(config.sampling.prompts, config.sampling.held_out_share)
+        choose_held_out(evaluation, split)
     folder = RunFolder(Path(config.run.out_dir))
-    if resume and folder.state_path.is_file():
+    if not resume:
+        folder.refuse_run()
+    elif folder.state_path.is_file():
         refuse_another_run(folder.config_path, config)
+    folder.root.mkdir(parents=True, exist_ok=True)
     if model.device.startswith("cuda:"):
         import torch
 
@@ -110,6 +115,7 @@ def make_trainer(config: TrainConfig, resume: bool) -> Trainer:
         # The others wait while the main process evaluates; NCCL's ten minutes can be too few for that.
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],
     )
+    process_slots(accelerator, config.sampling.prompts_per_iteration)
     device = accelerator.device if model.device == "auto" else model.device
     bundle = load_base_model(model, device)
     if not accelerator.is_main_process:  # the others do not evaluate

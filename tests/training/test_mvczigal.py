@@ -60,8 +60,7 @@ def test_sigint_saves_and_the_run_goes_on(words, tmp_path, monkeypatch, plain_re
     assert main([*words, "reward.view=interrupting", "--resume", "auto"]) == 0
 
 
-def test_missing_reward_weights_are_said_before_the_model_is_loaded(words, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("t2mv_core.loading.load_bundle", lambda *_: pytest.fail("the model was loaded"))
+def test_missing_reward_weights_are_said_before_the_model_is_loaded(words, tmp_path, capsys, unloadable):
     extra = ["reward.view={redness: 1, pickscore: 1}", f"reward.folder={tmp_path}", "reward.joint=hyperscore"]
     assert main([*words, *extra]) == 1
     error = capsys.readouterr().err
@@ -98,13 +97,34 @@ def test_rewards_that_only_measure_are_measured_and_not_trained_on(words, tmp_pa
     assert not any("greenness" in name for name in metrics[0])
 
 
-def test_a_measure_that_nobody_measures_is_refused_before_the_model_is_loaded(words, capsys, monkeypatch):
-    monkeypatch.setattr("t2mv_core.loading.load_bundle", lambda *_: pytest.fail("the model was loaded"))
-    asked = ["evaluation.every=1", "evaluation.prompts=dev", "evaluation.stop_measure=view_reward/hpsv2"]
+@pytest.fixture
+def unloadable(monkeypatch):
+    """No model can be loaded."""
+    monkeypatch.setattr("training.models.base_loras.load_bundle", lambda *_: pytest.fail("it was loaded"))
+
+
+@pytest.mark.parametrize(
+    ("extra", "sentence"),
+    [
+        (["stop_measure=view_reward/hpsv2"], "the rewards' measures are view_reward, joint_reward"),
+        (["prompts=nowhere.txt"], "There is no prompt set or file 'nowhere.txt'"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_before_the_model_is_loaded(
+    words, extra, sentence, capsys, unloadable
+):
+    asked = ["evaluation.every=1", "evaluation.prompts=dev", *(f"evaluation.{word}" for word in extra)]
     assert main([*words, *asked]) == 1
-    assert (
-        "will not be measured; the rewards' measures are view_reward, joint_reward" in capsys.readouterr().err
-    )
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_folder_is_refused_before_the_model_is_loaded(words, tmp_path, capsys, unloadable):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").touch()
+    assert main(words) == 1
+    assert "run holds a run; continue it with resume (--resume auto)" in capsys.readouterr().err
+    assert main([*words, f"run.out_dir={tmp_path / 'run' / 'metrics.jsonl'}"]) == 1
+    assert "File exists" in capsys.readouterr().err
 
 
 def test_rewards_go_to_their_own_device(words, monkeypatch):
@@ -132,6 +152,10 @@ def test_rewards_go_to_their_own_device(words, monkeypatch):
         (["sampling.prompts=nowhere.txt"], "There is no prompt set or file 'nowhere.txt'"),
         (["run.trackers=[abacus]"], "run.trackers names 'abacus', which accelerate does not know"),
         (["evaluation.every=1"], "needs prompts: set evaluation.prompts"),
+        (
+            ["evaluation.every=1", "evaluation.prompts=dev", "evaluation.stop_measure=judge_colour"],
+            "evaluation.stop_measure=judge_colour is of the judge",
+        ),
     ],
 )
 def test_bad_input_gets_one_sentence(words, extra, sentence, capsys):

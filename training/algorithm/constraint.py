@@ -125,9 +125,9 @@ class DualVariable:
         return {"lambda": self.lambda_, "threshold": self.threshold, "variance": self._variance}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned; states before s existed leave it to the next iteration."""
+        """Restore what `state_dict` returned."""
         self.lambda_ = float(state["lambda"])
-        self.threshold, self._variance = state["threshold"], state.get("variance")
+        self.threshold, self._variance = state["threshold"], state["variance"]
 
 
 def _follow(mean: float | None, value: float, decay: float) -> float:

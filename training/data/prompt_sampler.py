@@ -54,8 +54,8 @@ class PromptSampler:
         if state["fingerprint"] != self._fingerprint():
             raise ValueError(
                 f"The saved run was trained on other prompts or pictures than these {len(self.prompts)}; "
-                "resume with the same sampling.prompts or sampling.references and run.seed, or start a new "
-                "run.out_dir."
+                "resume with the same sampling.prompts or sampling.references and run.seed, or use another "
+                "name (run.out_dir)."
             )
         self.num_drawn = int(state["num_drawn"])
 

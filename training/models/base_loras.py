@@ -111,7 +111,7 @@ def refuse_other_base_loras(run_dir: Path, saved: Mapping[str, str], now: Mappin
     if _identities(before) != _identities(after):
         raise ValueError(
             f"The run in {run_dir} was started on base LoRAs {_words(before)}, now they are {_words(after)}; "
-            "use the old ones (model.base_loras), or another run.out_dir."
+            "use the old ones (model.base_loras), or another name (run.out_dir)."
         )
 
 

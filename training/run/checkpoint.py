@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,15 +85,15 @@ def load_checkpoint(path: Path) -> Checkpoint | None:
         if (path.parent / "last").is_dir():
             raise ValueError(
                 f"{path.parent} holds a run of an earlier version, which cannot be resumed; choose another "
-                "run.out_dir."
+                "name (run.out_dir)."
             )
         return None
     try:
         return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # a damaged file raises nearly anything
         raise ValueError(
-            f"The saved state {path} cannot be read ({error}); restore it from a backup, or train into "
-            "another run.out_dir."
+            f"The saved state {path} cannot be read ({error}); restore it from a backup, or train under "
+            "another name (run.out_dir)."
         ) from error
 
 
@@ -145,16 +144,6 @@ class RunState:
             self.early_stop.load_state_dict(checkpoint.early_stop)
 
 
-def saved_every(config_path: Path, default: int) -> int:
-    """Return the `run.save_every` with which the run of this config.yaml was last started."""
-    from ..config.yaml_text import read_yaml
-
-    with suppress(FileNotFoundError, ValueError):
-        values = read_yaml(config_path.read_text(encoding="utf-8"), config_path.name)
-        return config_from_dict(values).run.save_every
-    return default
-
-
 def refuse_another_run(config_path: Path, config: TrainConfig) -> None:
     """Compare a run's saved configuration with the one it is to go on with.
 
@@ -174,12 +163,12 @@ def refuse_another_run(config_path: Path, config: TrainConfig) -> None:
         before = flat_settings(config_from_dict(values))
     except ValueError as error:
         raise ValueError(
-            f"{config_path} cannot be read ({error}); train into another run.out_dir."
+            f"{config_path} cannot be read ({error}); train under another name (run.out_dir)."
         ) from error
     for key, value in flat_settings(config).items():
         is_free = key in FREE or (key.partition(".")[0] in FREE_SECTIONS and key not in BOUND)
         if not is_free and before[key] != value:
             raise ValueError(
                 f"The run in {config_path.parent} was started with {key}={before[key]}, now it is {value}; "
-                "use the old value, or another run.out_dir."
+                "use the old value, or another name (run.out_dir)."
             )

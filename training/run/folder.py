@@ -73,7 +73,8 @@ class RunFolder:
             lock.acquire()
         except Timeout as error:
             raise FileExistsError(
-                f"Another process is training in {self.root}; wait for it, or choose another run.out_dir."
+                f"Another process is training in {self.root}; wait for it, or choose another name "
+                "(run.out_dir)."
             ) from error
         except (OSError, NotImplementedError) as error:  # some network drives know no locks
             logger.info("%s cannot be locked (%s); start no second process there.", self.root, error)
@@ -81,6 +82,26 @@ class RunFolder:
             yield
         finally:
             lock.release()
+
+    def refuse_run(self) -> None:
+        """Refuse a folder that holds a run.
+
+        Raises:
+            FileExistsError: it does.
+        """
+        if self.state_path.is_file() or self.metrics_path.is_file():
+            raise FileExistsError(
+                f"{self.root} holds a run; continue it with resume (--resume auto), or choose another name "
+                "(run.out_dir)."
+            )
+
+    def write_config(self, config: TrainConfig) -> None:
+        """Write config.yaml."""
+        import yaml
+
+        with replaced(self.config_path) as temporary:
+            text = yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True)
+            temporary.write_text(text, encoding="utf-8")
 
     def sweep(self) -> None:
         """Delete what a kill left half-written; nobody else may be writing."""
@@ -127,14 +148,9 @@ class Recorder:
         iteration: int,
         save_lora: Callable[[Path, Mapping[str, str]], None],
     ) -> None:
-        import yaml
-
         self.config, self.folder, self.accelerator, self.save_lora = config, folder, accelerator, save_lora
         folder.sweep()
         folder.drop_loras_after(iteration, config.run.iterations_per_epoch)
-        with replaced(folder.config_path) as temporary:
-            text = yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True)
-            temporary.write_text(text, encoding="utf-8")
         write_environment(folder.root / "environment.json")
         for path in (folder.metrics_path, folder.evaluations_path):
             drop_records(path, iteration)

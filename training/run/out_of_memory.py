@@ -16,7 +16,7 @@ def explained_out_of_memory(advice: str) -> Iterator[None]:
     Raises:
         MemoryError: the device is out of memory.
     """
-    from torch import OutOfMemoryError
+    from torch.cuda import OutOfMemoryError  # torch.OutOfMemoryError is newer
 
     try:
         yield

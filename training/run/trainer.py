@@ -46,7 +46,7 @@ from ..models.policy import (
     sampling_settings,
 )
 from ..models.subjects import Subjects
-from .checkpoint import RunState, load_checkpoint, refuse_another_run, save_checkpoint, saved_every
+from .checkpoint import RunState, load_checkpoint, refuse_another_run, save_checkpoint
 from .console import Display, RunDisplay
 from .folder import Recorder, RunFolder
 from .metrics import read_metrics
@@ -142,6 +142,8 @@ class Trainer:
             OSError: the run folder cannot be written.
         """
         with self._locked_folder(), self.display.shown():
+            if not self.is_saved:
+                self._save()  # before the first record: records without a state are a lost run's
             with suppress(SamplingCancelled):
                 self._evaluate()  # the baseline, or what a stop left out
                 while not self._is_over() and not self._agree_to_stop():
@@ -319,26 +321,24 @@ class Trainer:
         """Resume or refuse a folder with a run in it; begin the record otherwise."""
         folder = self.folder
         checkpoint = load_checkpoint(folder.state_path)
-        # Killed before its first save, a run has at most save_every records; one with more had a state.
-        limit = saved_every(folder.config_path, self.config.run.save_every)
-        if checkpoint is None and len(read_metrics(folder.metrics_path)) > limit:
+        if checkpoint is None and read_metrics(folder.metrics_path):
             raise FileExistsError(
                 f"{folder.root} holds a run whose saved state {folder.state_path.name} is gone; put it back, "
-                "or choose another run.out_dir."
+                "or choose another name (run.out_dir)."
             )
-        if not resume and (checkpoint is not None or folder.metrics_path.is_file()):
-            raise FileExistsError(
-                f"{folder.root} holds a run at iteration {checkpoint.iteration if checkpoint else 0}; "
-                "continue it with --resume auto, or choose another run.out_dir."
-            )
+        if not resume:
+            folder.refuse_run()
         if checkpoint is not None:
             refuse_another_run(folder.config_path, self.config)
             refuse_other_base_loras(folder.root, checkpoint.base_loras, self.base_loras)
             self.state.restore(checkpoint, self.config.optim)
             self.iteration, self.is_saved = checkpoint.iteration, True
-            logger.info("Resumed %s at iteration %d.", folder.root, self.iteration)
+            is_over = " It is finished; more run.epochs make it go on." if self._is_over() else ""
+            logger.info("Resumed %s at iteration %d.%s", folder.root, self.iteration, is_over)
         self.accelerator.wait_for_everyone()  # all have compared the old config.yaml before it is replaced
         if self.accelerator.is_main_process:
+            if not self._is_over():  # a finished run keeps the settings that it was trained with
+                folder.write_config(self.config)
             self.recorder = Recorder(self.config, folder, self.accelerator, self.iteration, self._save_lora)
 
     def _is_over(self) -> bool:

@@ -143,14 +143,6 @@ def test_state_survives_json(sequence, unit, data):
     assert second.state_dict() == whole.state_dict()
 
 
-def test_a_state_from_before_there_was_a_spread_takes_the_next_iterations():
-    dual = DualVariable()
-    dual.load_state_dict({"lambda": 0.5, "threshold": 2.0})
-    assert dual.spread is None
-    dual.step([1.0, 2.0])  # J = 1.5, b = 1.995, s = 0.5: lambda + 0.1·0.495/0.5
-    assert dual.lambda_ == pytest.approx(0.599)
-
-
 @pytest.mark.parametrize("reward", [math.nan, math.inf])
 def test_a_reward_that_is_no_number_changes_nothing(reward):
     dual = DualVariable()

@@ -1,6 +1,5 @@
 """The training loop on a tiny random model: what it leaves behind, how it stops, what it refuses."""
 
-import itertools
 import json
 import math
 from dataclasses import replace
@@ -203,7 +202,7 @@ def test_a_reward_that_is_no_number_stops_before_the_update(tiny_bundle, plain_r
 def test_a_folder_with_a_run_is_refused_without_resume(tiny_model_dir, plain_rewards, tiny_config, tmp_path):
     config = tiny_config(run={"epochs": 1, "iterations_per_epoch": 1, "sheet_prompts": 0})
     Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards).run()
-    with pytest.raises(FileExistsError, match="holds a run at iteration 1; continue it with --resume auto"):
+    with pytest.raises(FileExistsError, match="holds a run; continue it with resume"):
         Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards)
     changes = (
         (
@@ -232,10 +231,9 @@ def test_a_run_without_its_saved_state_keeps_what_it_has(tiny_model_dir, plain_r
     folder = Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards).folder
     Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards).run()
     folder.state_path.unlink()
-    rarely = tiny_config(run={"epochs": 2, "iterations_per_epoch": 1, "sheet_prompts": 0, "save_every": 9})
-    for again, resume in itertools.product((config, rarely), (False, True)):
+    for resume in (False, True):
         with pytest.raises(FileExistsError, match=r"holds a run whose saved state last.pt is gone"):
-            Trainer(again, load_bundle(str(tiny_model_dir)), plain_rewards, resume=resume)
+            Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards, resume=resume)
     assert len(folder.epoch_loras()) == 2
 
 
