@@ -47,6 +47,23 @@ def test_what_does_not_fit_is_said(lab):
     assert "does not fit" in table({"sampling": {OURS: figures, PUBLISHED: Figures(2.0, 1.0)}})
 
 
+def test_an_item_that_fails_costs_no_other(lab, monkeypatch):
+    def fails(_):
+        raise RuntimeError("cuBLAS: no handle\nmore")
+
+    works = lambda _: {OURS: Figures(1.0, 2.0)}  # noqa: E731
+    monkeypatch.setattr(gpu_check, "items", lambda _: {"a": fails, "b": works})
+    found = dict(run(lab, seconds=60.0))
+    assert found["a"][OURS].failure == "failed: cuBLAS: no handle"
+    assert found["b"][OURS] == Figures(1.0, 2.0)
+
+
+def test_every_way_is_timed_over_as_many_repeats(lab, monkeypatch):
+    times = iter((3.0, 2.0, 1.0))
+    monkeypatch.setattr(gpu_check, "timed", lambda work, device: (next(times), 0.0, None))
+    assert attempt(lambda: None, lab, 3).seconds == 2.0
+
+
 def test_ratios_are_ours_by_theirs():
     text = table({"sampling": {OURS: Figures(1.0, 3.0), PUBLISHED: Figures(2.0, 4.0)}})
     assert "| sampling | published | 2.00 | 0.50 | 4.00 | 0.75 |" in text
