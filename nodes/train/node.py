@@ -152,7 +152,7 @@ def _prepare(
     reference: Tensor | None,
 ) -> TrainConfig:
     """Build the configuration, and write the prompts of a run that may begin or go on."""
-    from .session import check_prompts, check_resumption, share_core
+    from .session import check_resumption, share_core
 
     share_core()  # the configuration reads the models' own numbers there
     reward_dirs = reward_folders()
@@ -166,7 +166,6 @@ def _prepare(
         check_resumption(config)
     if prompts_path is not None:
         write_prompts(prompts, prompts_path)
-    check_prompts(config)
     return config
 
 
@@ -187,11 +186,15 @@ def _train(
     display = TrainingDisplay(run_dir, total, node_id)
     model = model or load_preset_model(config.model)
     scorers = load_run_rewards(config, rewards)
+    num_before = len(_read_records(run_dir))
     train(config, inputs["resume"], model, scorers, display)
-    display.finish(_read_records(run_dir))
+    display.finish(records := _read_records(run_dir))
     prompts = read_training_prompts(inputs["prompts"])
     unread = describe_unread((handle.reward for handle in scorers), prompts)
-    return [*describe_reading(model.bundle, prompts), *unread]
+    notes = [*describe_reading(model.bundle, prompts), *unread]
+    if len(records) == num_before:
+        notes.append("Nothing was trained, as this run was finished. Other settings need another name.")
+    return notes
 
 
 def _report(inputs: dict[str, Any], run_dir: Path, source: Path, notes: Sequence[str]) -> str:

@@ -60,7 +60,7 @@ def write_references(reference: Tensor, prompts: list[str], folder: Path) -> Pat
     lines = []
     pairs = max(len(reference), len(prompts))
     for number in range(pairs):
-        pixels = (255 * reference[number % len(reference)].float().cpu()).round().byte().numpy()
+        pixels = (255 * reference[number % len(reference)].float().clamp(0, 1).cpu()).round().byte().numpy()
         prompt = {"prompt": prompts[number % len(prompts)]} if prompts else {}
         digest = hashlib.sha256(pixels.tobytes() + json.dumps(prompt).encode()).hexdigest()[:16]
         with replaced(folder / f"{digest}.png") as temporary:

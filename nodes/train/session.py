@@ -72,20 +72,6 @@ def check_resumption(config: TrainConfig) -> None:
         refuse_another_run(folder.config_path, config)
 
 
-def check_prompts(config: TrainConfig) -> None:
-    """Refuse a list of prompts that is not there, or that the preset's share of held-out ones empties.
-
-    Raises:
-        FileNotFoundError: neither a set nor a file.
-        ValueError: nothing to train on, or nothing to hold out.
-    """
-    share_core()
-    from ...training.data.prompts import load_split
-
-    if config.sampling.references is None:
-        load_split(config.sampling.prompts, config.sampling.held_out_share)
-
-
 def load_preset_model(config: ModelConfig) -> ModelHandle:
     """Load the model that a preset names, as Load Model does: shared with the graph, if that has it too.
 
@@ -97,10 +83,10 @@ def load_preset_model(config: ModelConfig) -> ModelHandle:
 
 
 def load_run_rewards(config: TrainConfig, connected: Sequence[RewardHandle] | None) -> Sequence[RewardHandle]:
-    """Return the rewards that a run learns from and those that it only measures.
+    """Return the rewards that a run learns from: the connected ones, or else loaded as Load Reward does.
 
-    They are the connected ones, or else loaded as Load Reward does. Rewards that stay on the processor are
-    loaded in its precision, even where half-precision ones are connected.
+    Those that stay on the processor are loaded in its precision, even where half-precision ones are
+    connected.
 
     Raises:
         ValueError: weights are missing, with what to fetch.
@@ -118,8 +104,7 @@ def _preset_choice(name: str, download: bool) -> ModelChoice:
 
 
 def _preset_rewards(config: TrainConfig) -> list[str]:
-    measured = (*config.evaluation.view, *config.evaluation.joint) if config.evaluation.every else ()
-    return list(dict.fromkeys((*config.reward.view, *config.reward.joint, *measured)))
+    return list(dict.fromkeys((*config.reward.view, *config.reward.joint)))
 
 
 def train(
@@ -152,13 +137,12 @@ def train(
 
     unload_everything()
     on_device = [] if config.reward.device == "cpu" else rewards
-    measures = _select(config, rewards)
-    learned = measures.select(config.reward.view, config.reward.joint)
+    learned = _select(config, rewards)
     try:
         load_together([model.residency, *(handle.residency for handle in on_device)])
         # ComfyUI runs nodes in inference mode, in which nothing can be trained.
         with torch.inference_mode(False), torch.enable_grad():
-            Trainer(config, model.bundle, learned, resume=resume, measures=measures, display=display).run()
+            Trainer(config, model.bundle, learned, resume=resume, display=display).run()
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -201,14 +185,10 @@ def _select(config: TrainConfig, rewards: Sequence[RewardHandle]) -> Rewards:
     from ...training.models.policy import camera_rig
 
     rig = camera_rig(config.sampling.used_azimuths_deg)
-    view = dict.fromkeys((*config.reward.view, *config.evaluation.view))
-    joint = dict.fromkeys((*config.reward.joint, *config.evaluation.joint))
+    view, joint = config.reward.view, config.reward.joint
     named = [handle.reward for handle in rewards if handle.reward.name in {**view, **joint}]
     scorers = {reward.name: _cancellable(with_cameras(reward, rig)) for reward in named}
-    return Rewards(
-        {name: scorers[name] for name in view if name in scorers},
-        {name: scorers[name] for name in joint if name in scorers},
-    )
+    return Rewards({name: scorers[name] for name in view}, {name: scorers[name] for name in joint})
 
 
 def _cancellable(scorer: Callable[..., Any]) -> Scorer:

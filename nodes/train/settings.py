@@ -223,7 +223,8 @@ def build_config(
         "reward": {"allow_download": inputs["download"], "folder": str(places.reward_dir)},
         "sampling": _sources(places),
         "optim": {"lr": float(inputs["learning_rate"])} if inputs["learning_rate"] else {},
-        "evaluation": {},
+        # Nobody sees them here; `training.evaluate` measures a finished run.
+        "evaluation": {"every": 0, "stop_measure": None, "patience": 0},
     }
     if rank := inputs["rank"]:
         # alpha / rank scales the LoRA; another rank is not to be another strength
@@ -243,10 +244,11 @@ def build_config(
             kind: {handle.reward.name: 1.0 for handle in rewards if handle.reward.kind == kind}
             for kind in ("view", "joint")
         }
-        sections["evaluation"] = {"view": [], "joint": []}  # what is connected is measured, and nothing more
-    if places.references_path is not None:  # a few pictures, that nobody can divide here: all are trained on
+        sections["evaluation"] |= {"view": [], "joint": []}  # what is connected is measured, and nothing more
+    if _sources(places):  # the user's own, often a few, which nobody can divide here: all are trained on
         sections["sampling"]["held_out_share"] = 0.0
-        sections["evaluation"] |= {"every": 0, "stop_measure": None, "patience": 0}
+        if places.prompts_path is not None and preset.sampling.held_out_share:
+            sections["evaluation"]["prompts"] = preset.evaluation.prompts or preset.sampling.prompts
     values = config_to_dict(preset)
     for name, section in sections.items():
         values[name] |= section

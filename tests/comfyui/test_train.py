@@ -287,10 +287,13 @@ def test_a_run_that_cannot_go_on_says_why(server: ComfyServer, trained: Run) -> 
     other_seed = server.run({"1": train(seed=2)})
     assert other_seed.status == "error"
     assert "was started with run.seed=1, now it is 2" in other_seed.error
+    finished = server.succeed({"1": train(learning_rate=1e-3)})
+    assert "Nothing was trained, as this run was finished" in finished.outputs["1"]["text"][0]
     fresh_only = server.run({"1": train(resume=False)})
     assert fresh_only.status == "error"
-    assert "holds a run at iteration 2" in fresh_only.error
+    assert "holds a run; continue it with resume" in fresh_only.error
     config = (run_dir(server, "ü test") / "config.yaml").read_text("utf-8")
+    assert yaml.safe_load(config)["optim"]["lr"] == SETTINGS["learning_rate"]
     prompts = Path(yaml.safe_load(config)["sampling"]["prompts"])
     before = prompts.read_bytes()
     other_prompts = server.run({"1": train(prompts="a green boat")})

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from t2mv_pack.nodes.train import pictures, settings
 
 from training.data.references import read_references
@@ -22,15 +24,21 @@ def listed(path):
 
 
 def test_what_is_written_is_what_was_connected(reference, tmp_path):
-    import numpy as np
-    from PIL import Image
-
     path = pictures.write_references(reference, ["a mug", "a car"], tmp_path)
     found = read_references(path)
     assert [one.prompt for one in found.values()] == ["a mug", "a car"]
     assert all(one.is_framed for one in found.values())
     read = torch.stack([torch.from_numpy(np.array(Image.open(one.path))) for one in found.values()])
     assert torch.equal(read, (255 * reference).round().byte())
+
+
+def test_a_picture_beyond_0_and_1_does_not_wrap_around(tmp_path):
+    """Bicubic resizing leaves such pictures."""
+    reference = torch.tensor([-0.01, 1.01]).repeat(8, 4)[None, ..., None].expand(1, 8, 8, 3)
+    (one,) = read_references(pictures.write_references(reference, [], tmp_path)).values()
+    with Image.open(one.path) as written:
+        assert np.unique(np.asarray(written)[:, ::2]) == 0
+        assert np.unique(np.asarray(written)[:, 1::2]) == 255
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from t2mv_pack.t2mv_core import bundle
 from t2mv_pack.t2mv_core.formats import sources
 
 from t2mv_core.defaults import FEW_STEP
-from training.data.prompts import read_prompt_file
+from training.data.prompts import load_split, read_prompt_file
 
 GOOD: dict[str, Any] = {
     "name": "my lora", "preset": "demo", "prompts": "a red mug", "iterations": 7, "learning_rate": 1e-5,
@@ -237,6 +237,18 @@ def test_what_cannot_be_trained_on_is_refused() -> None:
         build(model_handle())
     with pytest.raises(ValueError, match="view names no reward"):
         build(None, [reward_handle("hyperscore", "joint")])
+
+
+def test_all_of_ones_own_prompts_are_trained_on(tmp_path: Path) -> None:
+    """Of a few prompts a preset that holds a fifth out may leave none."""
+    inputs, path = {**GOOD, "preset": "lcm-sdxl-24gb", "objective": "preset's"}, tmp_path / "prompts.jsonl"
+    settings.write_prompts(["a red mug"], path)
+    own = settings.build_config(inputs, places(tmp_path / "run", path))
+    assert load_split(own.sampling.prompts, own.sampling.held_out_share).train == ("a red mug",)
+    assert own.evaluation.prompts == "animals"  # the preset's, for `training.evaluate`
+    preset = settings.build_config(inputs, places(tmp_path / "run"))
+    assert (preset.sampling.held_out_share, preset.evaluation.prompts) == (0.2, None)
+    assert own.evaluation.every == preset.evaluation.every == 0
 
 
 def test_all_of_a_few_pictures_are_trained_on(tmp_path: Path) -> None:
