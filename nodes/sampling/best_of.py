@@ -10,6 +10,7 @@ from comfy_api.latest import io, ui
 
 from ..common.checks import MAX_SEED, Field, check_fields, first_problem, read_prompts, widgets
 from ..common.progress import show_result, show_text
+from ..scoring.score import check_cameras
 from ..sockets import RewardHandle, Rewards, make_schema, output
 from .candidates import RANK_BY, Ranking, check_ranking, rank, ranking_sheet, ranking_text, sample_candidates
 from .inputs import (
@@ -102,6 +103,7 @@ class T2MVSampleBest(io.ComfyNode):
         check_pictures(reference, len(lines))
         check_ranking(rank_by, [handle.reward.kind for handle in rewards])
         check_compared(rewards, reference, len(lines))
+        check_cameras(rewards, others.get("rig"))
         return ["model"]
 
     @classmethod

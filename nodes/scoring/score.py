@@ -96,7 +96,7 @@ class T2MVScoreViews(io.ComfyNode):
         return io.NodeOutput(
             sum(view_scores) / len(view_scores) if view_scores else math.nan,
             sum(joint_scores) / len(joint_scores),
-            view_scores,
+            view_scores or [math.nan],  # an empty list would leave the next node without an input
             to_json(sets),
             report,
             sheet,
@@ -202,6 +202,15 @@ def score_set(
         _score_one(handle, pictures, scored, rig, reference)
         on_reward()
     return scored
+
+
+def check_cameras(rewards: tuple[RewardHandle, ...], rig: CameraRig | None) -> None:
+    """Raise ValueError unless every reward can score views of a rig's cameras; None is the default rig."""
+    from ...t2mv_core.cameras import DEFAULT_RIG
+    from ...t2mv_core.rewards.geometry import with_cameras
+
+    for handle in rewards:
+        with_cameras(handle.reward, rig or DEFAULT_RIG)
 
 
 def _score_one(

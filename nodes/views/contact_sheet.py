@@ -29,7 +29,7 @@ CELL_PX = Field(
 MAX_CAPTION_CHARACTERS = 20_000
 SET = Field(
     "set", 1, "Which set, when several prompts or seeds are in the batch; counted from 1.", 1,
-    MAX_SHEET_PICTURES, is_optional=True,
+    1536, is_optional=True,
 )  # fmt: skip
 
 
@@ -76,6 +76,10 @@ class T2MVCreateContactSheet(io.ComfyNode):
 
         CELL_PX.check(cell_px)
         check_text("caption", caption, MAX_CAPTION_CHARACTERS)
+        if len(images) > MAX_SHEET_PICTURES:
+            raise ValueError(
+                f"{len(images)} pictures are too many for one sheet; at most {MAX_SHEET_PICTURES} fit."
+            )
         rig = rig or DEFAULT_RIG
         views = split_sets(from_comfy(images), rig.num_views)
         lines = split_lines(row_labels)
@@ -121,15 +125,11 @@ def split_sets(images: Tensor, num_views: int) -> Tensor:
     """Group pictures [n, 3, H, W] into sets of views, [n/V, V, 3, H, W].
 
     Raises:
-        ValueError: the number of pictures is not a multiple of V, or too large for one sheet.
+        ValueError: the number of pictures is not a multiple of V.
     """
     if len(images) % num_views:
         raise ValueError(
             f"{len(images)} pictures do not divide into sets of {num_views} views; connect the sampler's rig."
-        )
-    if len(images) > MAX_SHEET_PICTURES:
-        raise ValueError(
-            f"{len(images)} pictures are too many for one sheet; at most {MAX_SHEET_PICTURES} fit."
         )
     return images.unflatten(0, (-1, num_views))
 

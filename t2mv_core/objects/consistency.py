@@ -73,7 +73,7 @@ def score_consistency(images: Tensor, rig: CameraRig, alpha: Tensor | None = Non
             f"images have shape {list(images.shape)} for {rig.num_views} cameras; pass sets of views "
             "[B, V, 3, H, H], one view per camera."
         )
-    _check_overlap(rig)
+    check_overlap(rig)
     masks = object_masks(images, alpha)
     parts = [_score_set(Views(*pair, rig)) for pair in zip(images.float(), masks, strict=True)]
     silhouettes, colours = images.new_tensor(parts, dtype=torch.float32).reshape(-1, 2).unbind(dim=1)
@@ -120,8 +120,8 @@ def _reduced(views: Views) -> Views:
     return Views(images, resize_masks(views.masks, PICTURE_PX), views.rig)
 
 
-def _check_overlap(rig: CameraRig) -> None:
-    """Raise unless some surface exists that two cameras see well enough."""
+def check_overlap(rig: CameraRig) -> None:
+    """Raise ValueError unless some surface exists that two cameras see well enough."""
     # Both views see a surface that faces halfway between them at half their angle.
     largest = 2 * math.acos(MIN_FACING)
     backward = camera_axes(rig, torch.zeros(()))[:, 2]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..cameras import DEFAULT_RIG, CameraRig
 from .base import Reward, RewardKind, RewardResult, check_request
 from .composite import PartOfReward
+from .hyperscore import HyperScoreReward
 from .registry import GEOMETRY
 
 if TYPE_CHECKING:
@@ -33,12 +34,15 @@ class GeometryReward:
     kind: RewardKind = "joint"
 
     def __init__(self, rig: CameraRig = DEFAULT_RIG) -> None:
-        """Score views of this rig's cameras, which must be at least two, or ValueError."""
+        """Score views of this rig's cameras; ValueError unless two of them see a surface in common."""
+        from ..objects.consistency import check_overlap
+
         if rig.num_views < 2:
             raise ValueError(
                 f"The reward {GEOMETRY} compares views, and the rig has {rig.num_views}; use a rig of "
                 "several views, or another reward."
             )
+        check_overlap(rig)
         self.rig = rig
         self.model = nn.Module()  # nothing is learned
 
@@ -76,10 +80,12 @@ def with_cameras(reward: Reward, rig: CameraRig) -> Reward:
     """Return the reward for views of a rig; one that does not look at cameras is returned as it is.
 
     Raises:
-        ValueError: the rig has a single camera, and the reward compares views.
+        ValueError: the reward cannot score views of these cameras.
     """
-    if isinstance(reward, GeometryReward):
-        return GeometryReward(rig)
-    if isinstance(reward, PartOfReward) and isinstance(reward.reward, GeometryReward):
-        return PartOfReward(GeometryReward(rig), reward.part)
-    return reward
+    scorer = reward.reward if isinstance(reward, PartOfReward) else reward
+    if isinstance(scorer, HyperScoreReward):
+        scorer.check_views(rig.num_views)
+    if not isinstance(scorer, GeometryReward):
+        return reward
+    scorer = GeometryReward(rig)
+    return PartOfReward(scorer, reward.part) if isinstance(reward, PartOfReward) else scorer

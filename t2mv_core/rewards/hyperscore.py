@@ -52,18 +52,23 @@ class HyperScoreReward:
         self._conditions = None
         return self
 
+    def check_views(self, num_views: int) -> None:
+        """Raise ValueError unless the model scores sets of so many views."""
+        expected = self.model.size.num_views
+        if expected and num_views != expected:
+            raise ValueError(
+                f"{num_views} views per prompt; {self.name} scores sets of exactly {expected} views: "
+                "use that camera rig or another joint reward."
+            )
+
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> RewardResult:
         """Score B sets of views: pictures [B·V, 3, H, W] in [0, 1], B prompts.
 
         Raises:
             ValueError: pictures or prompts are not what a joint reward takes, or V is not the model's.
         """
-        num_views, expected = check_request(images, prompts, self.kind), self.model.size.num_views
-        if expected and num_views != expected:
-            raise ValueError(
-                f"{num_views} views per prompt; {self.name} scores sets of exactly {expected} views: "
-                "use that camera rig or another joint reward."
-            )
+        num_views = check_request(images, prompts, self.kind)
+        self.check_views(num_views)
         weight, start, parts = self.model.clip_model.visual.conv1.weight, 0, []
         with torch.inference_mode():
             # Whoever moved the model without `to` (ComfyUI does) left these where they were.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.comfyui.workflows import TOYBOX
+from tests.comfyui.workflows import TOYBOX, node
 
 if TYPE_CHECKING:
     from conftest import ComfyServer
@@ -105,8 +105,8 @@ def test_the_ranking_and_the_scores_are_drawn(server: ComfyServer) -> None:
         "6": {"class_type": "T2MVScoreViews", "inputs": score},
         "7": preview(["6", 5]),
     })  # fmt: skip
-    for node, output, rows in (("4", "5", 3), ("6", "7", 2)):
-        (sheet,), (given,) = server.pictures(run, node), server.pictures(run, output)
+    for ranked, output, rows in (("4", "5", 3), ("6", "7", 2)):
+        (sheet,), (given,) = server.pictures(run, ranked), server.pictures(run, output)
         assert np.array_equal(sheet, given)
         # A row: 18 px of title, 16 px of scores, six views of 128 px.
         assert sheet.height == rows * (18 + 16 + 128)
@@ -118,6 +118,17 @@ def test_the_ranking_and_the_scores_are_drawn(server: ComfyServer) -> None:
             for view in range(6):
                 label = pixels[top + 18 : top + 34, view * 128 : (view + 1) * 128]
                 assert label.min() < 128
+
+
+def test_cameras_that_a_reward_cannot_score_are_refused_at_once(
+    server: ComfyServer,
+) -> None:
+    workflow = {
+        "1": TOYBOX, "3": BOTH_REWARDS | {"inputs": {"reward": "geometry"}},
+        "rig": node("T2MVCreateCameraRig", azimuths="0", elevations="0", preset="front and back"),
+        "4": best(rig=["rig", 0]),
+    }  # fmt: skip
+    assert "see no surface in common" in server.refusal_or_error(workflow)
 
 
 def test_cancel_while_scoring(server: ComfyServer) -> None:

@@ -81,6 +81,17 @@ def test_views_are_split_by_name_set_by_set(server: ComfyServer) -> None:
     assert [colour_of(server, run, f"second {name}") for name in NAMES] == COLOURS
 
 
+def test_a_batch_that_no_sheet_can_show_is_still_split(server: ComfyServer) -> None:
+    workflow = {
+        "images": node("EmptyImage", width=8, height=8, batch_size=396, color=0),
+        "split": node("T2MVSplitViews", images=["images", 0], set=66),
+        "front": node("PreviewImage", images=["split", 0]),
+    }
+    server.succeed(workflow)
+    sheet = {"images": workflow["images"], "sheet": node("T2MVCreateContactSheet", images=["images", 0])}
+    assert "396 pictures are too many for one sheet" in server.run(sheet).error
+
+
 def test_a_missing_view_stops_only_what_asks_for_it(server: ComfyServer) -> None:
     workflow = coloured(COLOURS[:2]) | {
         "rig": rig(preset="front and back"),

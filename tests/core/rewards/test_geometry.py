@@ -48,6 +48,14 @@ def test_other_rewards_do_not_look_at_cameras() -> None:
     assert with_cameras(clip, DEFAULT_RIG) is clip
 
 
+def test_cameras_that_cannot_be_scored_are_refused_before_there_are_views() -> None:
+    for name in ("toybox_hyperscore", "toybox_hyperscore.geometry"):
+        with pytest.raises(ValueError, match="4 views per prompt; .* sets of exactly 6 views"):
+            with_cameras(load_reward(name), DEFAULT_RIG.subset([0, 1, 2, 3]))
+    with pytest.raises(ValueError, match="front 0°, back 180° see no surface in common"):
+        with_cameras(load_reward("geometry"), DEFAULT_RIG.subset([0, 3]))
+
+
 def test_views_of_another_rig_are_refused(views: Tensor) -> None:
     with pytest.raises(ValueError, match="got 4 views for the 6 cameras at azimuths 0, 45, 90"):
         GeometryReward()(views[:, :4].flatten(0, 1), PROMPTS)
