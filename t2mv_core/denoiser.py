@@ -47,13 +47,9 @@ def compute_camera_features(
 
 
 @torch.no_grad()
-def encode_cameras(
-    bundle: ModelBundle, rig: CameraRig, height_px: int | None = None, width_px: int | None = None
-) -> CameraFeatures:
-    """Camera features of a rig for pictures of the bundle's (or the given) size, in pixels."""
-    return compute_camera_features(
-        bundle.camera_encoder, rig, height_px or bundle.image_px, width_px or bundle.image_px
-    )
+def encode_cameras(bundle: ModelBundle, rig: CameraRig) -> CameraFeatures:
+    """Camera features of a rig for pictures of the bundle's size."""
+    return compute_camera_features(bundle.camera_encoder, rig, bundle.image_px, bundle.image_px)
 
 
 def guidance_embedding(guidance_scale: Tensor, dim: int) -> Tensor:

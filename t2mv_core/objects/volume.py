@@ -38,10 +38,6 @@ class Volume:
         """Return whether no voxel is solid."""
         return not bool((self.occupancy > INSIDE).any())
 
-    def solid_volume(self) -> float:
-        """Return the solid's volume by the voxels inside, cubic world units."""
-        return float((self.occupancy > INSIDE).sum()) * self.voxel_size**3
-
     def sample(self, points: Tensor) -> Tensor:
         """Return the occupancy at points [..., 3] by trilinear interpolation, [...]; 0 outside the cube."""
         # grid_sample counts the last axis of its input, here z, first.

@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from t2mv_core.cameras import CameraRig
-from t2mv_core.denoiser import CameraFeatures, call_unet, encode_cameras, guidance_embedding, predict_noise
+from t2mv_core.denoiser import (
+    CameraFeatures,
+    call_unet,
+    compute_camera_features,
+    encode_cameras,
+    guidance_embedding,
+    predict_noise,
+)
 from t2mv_core.text import TextCondition, encode_text
 
 
@@ -85,11 +92,12 @@ def test_batch_of_prompts_is_the_prompts_one_by_one(bundle, x, condition, camera
 @pytest.mark.parametrize(("height", "width"), [(8, 12), (10, 6)])
 def test_pictures_need_not_be_square(bundle, condition, rig, height, width):
     x = torch.randn(2, 3, 4, height, width, generator=torch.Generator().manual_seed(4))
-    cameras = encode_cameras(bundle, rig, height_px=2 * height, width_px=2 * width)
+    size_px = (2 * height, 2 * width)
+    cameras = compute_camera_features(bundle.camera_encoder, rig, *size_px)
     straight = predict_noise(bundle, x, 500, condition, cameras, 4.0)
     assert straight.shape == x.shape
     order = [1, 2, 0]
-    cameras = encode_cameras(bundle, rig.subset(order), height_px=2 * height, width_px=2 * width)
+    cameras = compute_camera_features(bundle.camera_encoder, rig.subset(order), *size_px)
     permuted = predict_noise(bundle, x[:, order], 500, condition, cameras, 4.0)
     torch.testing.assert_close(permuted, straight[:, order], atol=1e-5, rtol=1e-4)
 

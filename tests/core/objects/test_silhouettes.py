@@ -7,8 +7,6 @@ import torch
 
 from t2mv_core.objects.silhouettes import border_colour, object_masks
 
-GREY = torch.tensor([0.5, 0.5, 0.5])
-
 
 def painted(mask, colour, background):
     colour, background = (torch.tensor(c)[:, None, None] for c in (colour, background))
@@ -60,13 +58,12 @@ def test_a_hole_stays_a_hole():
     assert found.sum() == 10 * 10 - 4 * 4
 
 
-def test_given_alpha_and_given_background_win():
+def test_given_alpha_wins():
     picture = torch.rand((2, 3, 8, 8), generator=torch.Generator().manual_seed(0))
     alpha = torch.full((2, 8, 8), 0.3)
     assert torch.equal(object_masks(picture, alpha=alpha), alpha)
     plain = torch.full((1, 3, 8, 8), 0.8)
     assert object_masks(plain).sum() == 0
-    assert object_masks(plain, background=GREY).sum() == 64
 
 
 @pytest.mark.parametrize(
@@ -79,4 +76,4 @@ def test_given_alpha_and_given_background_win():
 )
 def test_bad_pictures_are_refused(images, alpha, message):
     with pytest.raises(ValueError, match=message):
-        object_masks(images, alpha=alpha, background=None if alpha is not None else GREY)
+        object_masks(images, alpha)

@@ -22,10 +22,8 @@ def test_beyond_the_cube_is_nothing():
     assert Volume(torch.ones(4, 4, 4), 0.4).sample(torch.tensor([[0.6, 0.0, 0.0]])).item() == 0
 
 
-def test_size_of_what_is_inside():
+def test_a_voxel_over_half_full_is_inside():
     values = torch.zeros(4, 4, 4)
     assert Volume(values, 0.4).is_empty()
     values[1, 2, 3] = 0.6
-    volume = Volume(values, 0.4)
-    assert not volume.is_empty()
-    assert volume.solid_volume() == pytest.approx(0.2**3)
+    assert not Volume(values, 0.4).is_empty()
