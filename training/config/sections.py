@@ -83,7 +83,7 @@ class ModelConfig:
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the frozen base weights. The LoRA is always fp32."""
     device: str = "auto"
-    """"auto" takes a GPU when there is one; otherwise "cpu", "cuda", "cuda:1", ..."""
+    """"auto" takes a GPU when there is one; otherwise "cpu", "mps", "cuda", "cuda:1", ..."""
     lora_rank: Count = 16
     """Rank of every LoRA pair."""
     lora_alpha: Positive = 16.0
@@ -270,8 +270,9 @@ class OptimConfig:
     prompts_per_update: Count | None = None
     """Prompts of one optimizer step over all processes; null: all of the iteration."""
     micro_batch: Count = 1
-    """Prompts (two trajectories each) in one forward and backward pass, per process: a matter of memory, and
-    of rounding: in bfloat16, log ratios of a batch of another size than the rollout's are not quite 0.
+    """Prompts (two trajectories each) in one forward and backward pass, per process: it affects
+    memory only, except in bfloat16: there, in a batch of another size than sampling.batch_size, the first log
+    ratios are not quite 0.
     Gradients accumulate over prompts_per_update / (processes x micro_batch) of them."""
     steps_per_update: Count | None = None
     """Denoising steps of each prompt in one optimizer step, in random order; null: all."""

@@ -44,6 +44,7 @@ def test_a_difference_is_there_when_zero_lies_outside():
     assert Interval(0.2, 0.1, 0.3, 9).excludes_zero
     assert Interval(-0.2, -0.3, -0.1, 9).excludes_zero
     assert not Interval(0.1, -0.1, 0.3, 9).excludes_zero
+    assert not Interval(0.04, 1.5e-18, 0.09, 71).excludes_zero  # a zero, but for rounding
 
 
 def test_a_flat_list_is_refused():

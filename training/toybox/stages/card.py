@@ -76,7 +76,7 @@ Intervals of this and the next table: `report.json`.
 
 {kinds}
 
-### Settings, on {num_dev} development prompts
+### Settings, on {num_dev} development prompts (the teacher's: 40, one seed)
 
 {dev}
 
