@@ -219,6 +219,17 @@ def remark_on_prompts(
     return remarks
 
 
+def remark_on_measures(
+    config: TrainConfig, bundle: ModelBundle, instruments: Instruments, questions: Questions, has_loras: bool
+) -> list[str]:
+    """Return sentences for the report on what the measures prove, and on words that nobody reads."""
+    learned = ", ".join([*config.reward.view, *config.reward.joint])
+    remarks = [f"With these settings a LoRA learns from {learned}: no proof by themselves."] * has_loras
+    remarks += [HULL_LEFT_OUT] * instruments.learns_geometry
+    remarks += describe_reading(bundle, [*questions.prompts, questions.negative_prompt or ""])
+    return remarks + describe_unread(instruments.rewards.scorers, questions.prompts)
+
+
 def run(arguments: argparse.Namespace, config: TrainConfig) -> Path:
     """Measure what the command line asks for and write the report, after every variant; return its path."""
     reward, evaluation = config.reward, config.evaluation
@@ -246,24 +257,13 @@ def run(arguments: argparse.Namespace, config: TrainConfig) -> Path:
     names_asked = spread(prompts, arguments.num_prompts)
     lora_names = {path: name for path, name in name_variants(arguments.lora).items() if path is not None}
     loras = examine_loras(bundle, lora_names, settings, steps)
-    loaded = load_instruments(
-        *names,
-        bundle.device,
-        questions.specs is not None and is_judged(bundle),
-        reward,
-        questions.azimuths_deg,
-    )
-    learned = [*reward.view, *reward.joint]
-    only_measuring = frozenset({*evaluation.view, *evaluation.joint}.difference(learned))
+    has_judge = questions.specs is not None and is_judged(bundle)
+    loaded = load_instruments(*names, bundle.device, has_judge, reward, questions.azimuths_deg)
+    learned = {*reward.view, *reward.joint}
+    only_measuring = frozenset({*evaluation.view, *evaluation.joint} - learned)
     instruments: Instruments = replace(loaded, only_measuring=only_measuring)
     remarks = remark_on_prompts(names_asked, config, subjects) + remark_on_choice(lora_names, config)
-    if arguments.lora:
-        remarks.append(
-            f"With these settings a LoRA learns from {', '.join(learned)}: no proof by themselves."
-        )
-    remarks += [HULL_LEFT_OUT] * instruments.learns_geometry
-    remarks += describe_reading(bundle, [*questions.prompts, questions.negative_prompt or ""])
-    remarks += describe_unread(instruments.rewards.scorers, questions.prompts)
+    remarks += remark_on_measures(config, bundle, instruments, questions, bool(arguments.lora))
     for remark in remarks:
         logging.warning("%s", remark)
     remarks += [*bundle.notices, *bundle.schedule.notices]  # logged when they were loaded

@@ -71,38 +71,50 @@ def train(config: TrainConfig, resume: bool) -> bool:
     return is_done
 
 
-def make_trainer(config: TrainConfig, resume: bool) -> Trainer:
-    """Check the whole configuration, then load model and rewards; see `train` for what raises."""
-    from accelerate import Accelerator
-    from accelerate.utils import InitProcessGroupKwargs
-
+def check(config: TrainConfig, resume: bool) -> None:
+    """Refuse what needs no model to be refused, before gigabytes are read for nothing; see `train`."""
     from .data.prompts import load_split
     from .evaluation.validation import check_stop_measure, choose_held_out
-    from .models.base_loras import check_base_loras, load_base_model
-    from .models.policy import available_trackers
-    from .models.rewards import check_reward_models, load_rewards
+    from .models.base_loras import check_base_loras
+    from .models.rewards import check_reward_models
     from .run.checkpoint import refuse_another_run
     from .run.folder import RunFolder
-    from .run.processes import process_slots
-    from .run.trainer import Trainer
 
-    model, reward, evaluation = config.model, config.reward, config.evaluation
-    trackers = available_trackers(config.run.trackers)
-    measuring = evaluation if evaluation.every else EvaluationConfig()
-    view, joint = [*reward.view, *measuring.view], [*reward.joint, *measuring.joint]
     has_pictures = config.sampling.references is not None
-    check_reward_models(view, joint, reward, has_pictures)  # before gigabytes are read for nothing
+    check_reward_models(*measured_rewards(config), config.reward, has_pictures)
     check_stop_measure(config)
-    check_base_loras(model.base_loras)
+    check_base_loras(config.model.base_loras)
     if not has_pictures:
         split = load_split(config.sampling.prompts, config.sampling.held_out_share)
-        choose_held_out(evaluation, split)
+        choose_held_out(config.evaluation, split)
     folder = RunFolder(Path(config.run.out_dir))
     if not resume:
         folder.refuse_run()
     elif folder.state_path.is_file():
         refuse_another_run(folder.config_path, config)
     folder.root.mkdir(parents=True, exist_ok=True)
+
+
+def measured_rewards(config: TrainConfig) -> tuple[list[str], list[str]]:
+    """Return the view and joint rewards that a run learns from, or measures in its evaluations."""
+    measuring = config.evaluation if config.evaluation.every else EvaluationConfig()
+    return [*config.reward.view, *measuring.view], [*config.reward.joint, *measuring.joint]
+
+
+def make_trainer(config: TrainConfig, resume: bool) -> Trainer:
+    """Check the whole configuration, then load model and rewards; see `train` for what raises."""
+    from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
+
+    from .models.base_loras import load_base_model
+    from .models.policy import available_trackers
+    from .models.rewards import load_rewards
+    from .run.processes import process_slots
+    from .run.trainer import Trainer
+
+    model, reward = config.model, config.reward
+    trackers = available_trackers(config.run.trackers)
+    check(config, resume)
     if model.device.startswith("cuda:"):
         import torch
 
@@ -118,6 +130,7 @@ def make_trainer(config: TrainConfig, resume: bool) -> Trainer:
     process_slots(accelerator, config.sampling.prompts_per_iteration)
     device = accelerator.device if model.device == "auto" else model.device
     bundle = load_base_model(model, device)
+    view, joint = measured_rewards(config)
     if not accelerator.is_main_process:  # the others do not evaluate
         view, joint = list(reward.view), list(reward.joint)
     reward_device = device if reward.device == "auto" else reward.device

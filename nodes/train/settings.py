@@ -208,24 +208,7 @@ def build_config(
             the preset's rewards know the toybox only, and another model is connected.
     """
     preset = load_config(inputs["preset"])
-    sections: dict[str, dict[str, Any]] = {
-        "run": {
-            "out_dir": str(places.run_dir),
-            "epochs": inputs["iterations"] or preset.run.epochs * preset.run.iterations_per_epoch,
-            "iterations_per_epoch": 1,
-            "save_every": 1,
-            "keep_loras": 3,
-            "sheet_prompts": max(preset.run.sheet_prompts, 1),
-            "trackers": [],
-            "seed": inputs["seed"],
-        },
-        "model": {"allow_download": inputs["download"]} | ({"device": "cpu"} if places.on_cpu else {}),
-        "reward": {"allow_download": inputs["download"], "folder": str(places.reward_dir)},
-        "sampling": _sources(places),
-        "optim": {"lr": float(inputs["learning_rate"])} if inputs["learning_rate"] else {},
-        # Nobody sees them here; `training.evaluate` measures a finished run.
-        "evaluation": {"every": 0, "stop_measure": None, "patience": 0},
-    }
+    sections = _own_sections(inputs, places, preset)
     if rank := inputs["rank"]:
         # alpha / rank scales the LoRA; another rank is not to be another strength
         scale = preset.model.lora_alpha / preset.model.lora_rank
@@ -255,6 +238,30 @@ def build_config(
     if inputs["objective"] != PRESETS_OWN:
         values["objective"] = inputs["objective"]
     return config_from_dict(values)
+
+
+def _own_sections(
+    inputs: Mapping[str, Any], places: Places, preset: TrainConfig
+) -> dict[str, dict[str, Any]]:
+    """Return what the node states whatever is connected."""
+    return {
+        "run": {
+            "out_dir": str(places.run_dir),
+            "epochs": inputs["iterations"] or preset.run.epochs * preset.run.iterations_per_epoch,
+            "iterations_per_epoch": 1,
+            "save_every": 1,
+            "keep_loras": 3,
+            "sheet_prompts": max(preset.run.sheet_prompts, 1),
+            "trackers": [],
+            "seed": inputs["seed"],
+        },
+        "model": {"allow_download": inputs["download"]} | ({"device": "cpu"} if places.on_cpu else {}),
+        "reward": {"allow_download": inputs["download"], "folder": str(places.reward_dir)},
+        "sampling": _sources(places),
+        "optim": {"lr": float(inputs["learning_rate"])} if inputs["learning_rate"] else {},
+        # Nobody sees evaluations here; `training.evaluate` measures a finished run.
+        "evaluation": {"every": 0, "stop_measure": None, "patience": 0},
+    }
 
 
 def _sources(places: Places) -> dict[str, Any]:
