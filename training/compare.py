@@ -71,7 +71,7 @@ def tasks_of(arguments: argparse.Namespace) -> list[Task]:
     if config.evaluation.view or config.evaluation.joint:
         raise ValueError(
             "evaluation.view or evaluation.joint is set; the comparison measures the rewards that are "
-            "learned from. Leave it out."
+            "learned from. Set 'evaluation.view=[]' and 'evaluation.joint=[]'."
         )
     check_base_loras(config.model.base_loras)
     split = load_split(config.sampling.prompts, config.sampling.held_out_share)

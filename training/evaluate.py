@@ -271,7 +271,9 @@ def run(arguments: argparse.Namespace, config: TrainConfig) -> Path:
     measurements: list[Measurement] = []
     for variant in variants:  # a later variant may fail after hours
         measurements.append(measure(bundle, instruments, variant, questions))
-        path = write_report(measurements, questions, arguments.out, command, remarks, loras)
+        count = f"{len(measurements)} of {len(variants)} variants"
+        unfinished = [f"**Not finished**: {count}."] * (len(measurements) < len(variants))
+        path = write_report(measurements, questions, arguments.out, command, [*unfinished, *remarks], loras)
     return path
 
 

@@ -88,9 +88,8 @@ def check(config: TrainConfig, resume: bool) -> None:
         split = load_split(config.sampling.prompts, config.sampling.held_out_share)
         choose_held_out(config.evaluation, split)
     folder = RunFolder(Path(config.run.out_dir))
-    if not resume:
-        folder.refuse_run()
-    elif folder.state_path.is_file():
+    folder.check(resume)
+    if folder.has_records():
         refuse_another_run(folder.config_path, config)
     folder.root.mkdir(parents=True, exist_ok=True)
 

@@ -109,7 +109,8 @@ def _outputs() -> list[io.Output]:
         output(io.Float, "view_score", "Mean of the first per-view reward; nan without one.", "view score"),
         output(io.Float, "joint_score", "Mean of the first joint reward; nan without one.", "joint score"),
         output(
-            io.Float, "view_scores", "The first per-view reward, view by view, as a list.", "view scores",
+            io.Float, "view_scores", "The first per-view reward, view by view, as a list; nan without one.",
+            "view scores",
             is_output_list=True,
         ),
         output(io.String, "json", "All scores, with the parts of joint scores."),

@@ -166,6 +166,10 @@ def _prepare(
         check_resumption(config)
     if prompts_path is not None:
         write_prompts(prompts, prompts_path)
+    if pictures is None:
+        from ...training.data.prompts import load_split
+
+        load_split(config.sampling.prompts, config.sampling.held_out_share)  # a preset's file may be missing
     return config
 
 
@@ -186,14 +190,16 @@ def _train(
     display = TrainingDisplay(run_dir, total, node_id)
     model = model or load_preset_model(config.model)
     scorers = load_run_rewards(config, rewards)
-    num_before = len(_read_records(run_dir))
-    train(config, inputs["resume"], model, scorers, display)
-    display.finish(records := _read_records(run_dir))
+    has_trained = train(config, inputs["resume"], model, scorers, display)
+    display.finish(_read_records(run_dir))
     prompts = read_training_prompts(inputs["prompts"])
     unread = describe_unread((handle.reward for handle in scorers), prompts)
     notes = [*describe_reading(model.bundle, prompts), *unread]
-    if len(records) == num_before:
-        notes.append("Nothing was trained, as this run was finished. Other settings need another name.")
+    if not has_trained:
+        notes.append(
+            "Nothing was trained, as this run was finished. More iterations go on; other settings need "
+            "another name."
+        )
     return notes
 
 
@@ -207,7 +213,8 @@ def _report(inputs: dict[str, Any], run_dir: Path, source: Path, notes: Sequence
         f"preset: {inputs['preset']}",
         *reward_lines(records),
         *notes,
-        "Every iteration draws other prompts: compare pictures with and without the LoRA, or measure:",
+        "Every iteration draws other prompts: compare pictures with and without the LoRA, or measure on "
+        "prompts that were not trained on (--prompts names others):",
         f'"{sys.executable}" -c "{START_EVALUATION}" --run "{run_dir}" --lora "{source}" '
         f'--out "{run_dir / "evaluation"}"',
         f"run folder: {run_dir}",

@@ -28,6 +28,7 @@ from ..loaders.model_files import BUNDLED, PUBLISHED, ModelChoice, check_model_c
 if TYPE_CHECKING:
     from ...training.algorithm.scoring import Rewards, Scorer
     from ...training.config import ModelConfig, TrainConfig
+    from ...training.run.trainer import Trainer
     from ..sockets import ModelHandle, RewardHandle
     from .progress import TrainingDisplay
 
@@ -68,7 +69,7 @@ def check_resumption(config: TrainConfig) -> None:
     from ...training.run.folder import RunFolder
 
     folder = RunFolder(Path(config.run.out_dir))
-    if folder.state_path.is_file():
+    if folder.has_records():
         refuse_another_run(folder.config_path, config)
 
 
@@ -113,7 +114,7 @@ def train(
     model: ModelHandle,
     rewards: Sequence[RewardHandle],
     display: TrainingDisplay,
-) -> None:
+) -> bool:
     """Train to the end, or go on to it from the saved state; the model is afterwards as it was.
 
     Args:
@@ -122,6 +123,9 @@ def train(
         model: what to train on; its weights and those of its LoRAs stay frozen.
         rewards: those that the configuration names, and perhaps more.
         display: shows the run; raises when the user cancels.
+
+    Returns:
+        Whether anything was trained: a finished run has nothing left to do.
 
     Raises:
         InterruptProcessingException: cancelled; the state of the last whole iteration is on the disk.
@@ -142,7 +146,7 @@ def train(
         load_together([model.residency, *(handle.residency for handle in on_device)])
         # ComfyUI runs nodes in inference mode, in which nothing can be trained.
         with torch.inference_mode(False), torch.enable_grad():
-            Trainer(config, model.bundle, learned, resume=resume, display=display).run()
+            return _run(Trainer(config, model.bundle, learned, resume=resume, display=display))
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -161,6 +165,13 @@ def train(
         gc.collect()
         # The trainer moved text encoders without ComfyUI: with nothing loaded its books are right again.
         unload_everything()
+
+
+def _run(trainer: Trainer) -> bool:
+    """Run a trainer that nobody else holds, so that it is gone afterwards."""
+    start = trainer.iteration
+    trainer.run()
+    return trainer.iteration > start
 
 
 def share_core() -> None:

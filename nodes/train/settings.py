@@ -227,11 +227,10 @@ def build_config(
             kind: {handle.reward.name: 1.0 for handle in rewards if handle.reward.kind == kind}
             for kind in ("view", "joint")
         }
-        sections["evaluation"] |= {"view": [], "joint": []}  # what is connected is measured, and nothing more
     if _sources(places):  # the user's own, often a few, which nobody can divide here: all are trained on
         sections["sampling"]["held_out_share"] = 0.0
         if places.prompts_path is not None and preset.sampling.held_out_share:
-            sections["evaluation"]["prompts"] = preset.evaluation.prompts or preset.sampling.prompts
+            sections["evaluation"]["prompts"] = "objects"  # the others do not know the toybox's words only
     values = config_to_dict(preset)
     for name, section in sections.items():
         values[name] |= section
@@ -260,7 +259,7 @@ def _own_sections(
         "sampling": _sources(places),
         "optim": {"lr": float(inputs["learning_rate"])} if inputs["learning_rate"] else {},
         # Nobody sees evaluations here; `training.evaluate` measures a finished run.
-        "evaluation": {"every": 0, "stop_measure": None, "patience": 0},
+        "evaluation": {"every": 0, "stop_measure": None, "patience": 0, "view": [], "joint": []},
     }
 
 

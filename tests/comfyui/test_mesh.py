@@ -235,12 +235,14 @@ def test_views_are_scored_by_their_common_solid(server: ComfyServer) -> None:
         "part": node("T2MVLoadReward", reward="geometry.silhouettes", rewards=["reward", 0], download=False),
         "score": node("T2MVScoreViews", rewards=["part", 0], images=["views", 0], prompts=PROMPT),
         "json": node("PreviewAny", source=["score", 3]),
+        "views' scores": node("PreviewAny", source=["score", 2]),
     }
     del workflow["mesh"]
     workflow["views"]["inputs"]["rig"] = workflow["score"]["inputs"]["rig"] = ["rig", 0]
     run = server.succeed(workflow)
     joint = json.loads(run.outputs["json"]["text"][0])[0]["joint_scores"]
     assert 0 < joint["geometry"] < joint["geometry.silhouettes"] <= 1
+    assert run.outputs["views' scores"]["text"] == ["nan"]  # an empty list would stop the next node
     del workflow["score"]["inputs"]["rig"]
     run = server.run(workflow)
     assert "got 4 views for the 6 cameras" in str(run.error)

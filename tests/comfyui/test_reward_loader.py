@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.comfyui.tiny_pickscore import write_tiny_pickscore
 from tests.comfyui.workflows import load
 
 if TYPE_CHECKING:
@@ -28,17 +29,6 @@ def workflow(*names: str) -> dict[str, Any]:
     nodes["3"] = {"class_type": "T2MVScoreViews", "inputs": score}
     nodes["4"] = {"class_type": "PreviewAny", "inputs": {"source": ["3", 3]}}
     return nodes
-
-
-def write_tiny_pickscore(folder: Path) -> None:
-    """A PickScore of small size as transformers saves it."""
-    import torch
-    from transformers import CLIPConfig, CLIPModel
-
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    vision = {**sizes, "image_size": 32, "patch_size": 16}
-    CLIPModel(CLIPConfig(text_config=sizes, vision_config=vision, projection_dim=8)).save_pretrained(folder)
 
 
 def test_missing_weights_are_said_before_the_run_and_found_once_they_are_there(

@@ -313,7 +313,10 @@ def test_a_killed_comfyui_goes_on_where_it_was(
     with start_server(tmp_path) as comfy:
         status, _ = comfy.post("/prompt", {"prompt": {"1": train(name="killed", iterations=ENDLESS)}})
         assert status == 200
-        assert wait_until(lambda: (run_dir(comfy, "killed") / "last.pt").is_file(), 120)
+        assert wait_until(
+            lambda: (run_dir(comfy, "killed") / "metrics.jsonl").is_file() and iterations(comfy, "killed"),
+            120,
+        )
         os.kill(comfy.process_id, signal.SIGKILL)
     with start_server(tmp_path) as comfy:
         total = torch.load(run_dir(comfy, "killed") / "last.pt", weights_only=True)["iteration"] + 1

@@ -40,7 +40,7 @@ def facts_of(comfy_install: ComfyInstall, tmp_path: Path) -> Any:
 
 REWARD_DTYPES = """
 sys.path.append(sys.argv[1] + "/tests/comfyui")
-from test_reward_loader import write_tiny_pickscore
+from tiny_pickscore import write_tiny_pickscore
 
 write_tiny_pickscore(folder / "PickScore_v1")
 load_reward.reward_folders = lambda: (folder,)

@@ -184,8 +184,10 @@ def test_a_failure_keeps_the_report_of_the_variants_before_it(
     words = [f"model.name={tiny_model_dir}", "--num-prompts", "2", "--seeds", "3", "--steps", "1"]
     assert evaluate.main([*words, "--out", str(tmp_path / "out")]) == 1
     assert "not a number" in capsys.readouterr().err
-    (variant,) = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))["variants"]
+    report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    (variant,) = report["variants"]
     assert variant["sampler"] == "standard"
+    assert report["remarks"][0] == "**Not finished**: 1 of 2 variants."
 
 
 def test_a_folder_that_cannot_be_written_is_noticed_before_the_model_is_loaded(tmp_path, monkeypatch, capsys):

@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+import torch
 
 import t2mv_core.rewards.registry
 import training.models.rewards
@@ -56,7 +57,7 @@ def test_sigint_saves_and_the_run_goes_on(words, tmp_path, monkeypatch, plain_re
     monkeypatch.setitem(t2mv_core.rewards.registry.REWARDS, "interrupting", spec)
     assert main([*words, "reward.view=interrupting"]) == 130
     assert signal.getsignal(signal.SIGINT) is handler
-    assert (tmp_path / "run" / "last.pt").exists()
+    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["iteration"] == 1
     assert main([*words, "reward.view=interrupting", "--resume", "auto"]) == 0
 
 
@@ -120,7 +121,10 @@ def test_what_cannot_be_evaluated_is_refused_before_the_model_is_loaded(
 
 def test_a_folder_is_refused_before_the_model_is_loaded(words, tmp_path, capsys, unloadable):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "metrics.jsonl").touch()
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"iteration": 1}\n')
+    assert main([*words, "--resume", "auto"]) == 1
+    assert "run holds a run whose saved state last.pt is gone" in capsys.readouterr().err
+    (tmp_path / "run" / "last.pt").touch()
     assert main(words) == 1
     assert "run holds a run; continue it with resume (--resume auto)" in capsys.readouterr().err
     assert main([*words, f"run.out_dir={tmp_path / 'run' / 'metrics.jsonl'}"]) == 1

@@ -144,6 +144,33 @@ class RunState:
             self.early_stop.load_state_dict(checkpoint.early_stop)
 
 
+def saved_config(config_path: Path) -> TrainConfig | None:
+    """Read a run's config.yaml; None where there is none.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    from ..config.yaml_text import read_yaml
+
+    if not config_path.is_file():
+        return None
+    try:
+        return config_from_dict(read_yaml(config_path.read_text(encoding="utf-8"), config_path.name))
+    except ValueError as error:
+        raise ValueError(
+            f"{config_path} cannot be read ({error}); train under another name (run.out_dir)."
+        ) from error
+
+
+def fits(config_path: Path, config: TrainConfig) -> bool:
+    """Return whether a run may go on with a configuration, see `refuse_another_run`."""
+    try:
+        refuse_another_run(config_path, config)
+    except ValueError:
+        return False
+    return True
+
+
 def refuse_another_run(config_path: Path, config: TrainConfig) -> None:
     """Compare a run's saved configuration with the one it is to go on with.
 
@@ -154,17 +181,10 @@ def refuse_another_run(config_path: Path, config: TrainConfig) -> None:
     Raises:
         ValueError: a setting differs that must not, or the file is damaged.
     """
-    from ..config.yaml_text import read_yaml
-
-    if not config_path.is_file():
+    saved = saved_config(config_path)
+    if saved is None:
         return
-    try:
-        values = read_yaml(config_path.read_text(encoding="utf-8"), config_path.name)
-        before = flat_settings(config_from_dict(values))
-    except ValueError as error:
-        raise ValueError(
-            f"{config_path} cannot be read ({error}); train under another name (run.out_dir)."
-        ) from error
+    before = flat_settings(saved)
     for key, value in flat_settings(config).items():
         is_free = key in FREE or (key.partition(".")[0] in FREE_SECTIONS and key not in BOUND)
         if not is_free and before[key] != value:

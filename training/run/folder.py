@@ -83,13 +83,24 @@ class RunFolder:
         finally:
             lock.release()
 
-    def refuse_run(self) -> None:
-        """Refuse a folder that holds a run.
+    def has_records(self) -> bool:
+        """Return whether an iteration was done; until then a run may begin anew with other settings."""
+        return bool(read_metrics(self.metrics_path))
+
+    def check(self, resume: bool, has_records: bool | None = None) -> None:
+        """Refuse a folder with a run that is not to go on, or cannot.
 
         Raises:
-            FileExistsError: it does.
+            FileExistsError: it holds such a run.
         """
-        if self.state_path.is_file() or self.metrics_path.is_file():
+        if not (self.has_records() if has_records is None else has_records):
+            return
+        if not self.state_path.is_file():
+            raise FileExistsError(
+                f"{self.root} holds a run whose saved state {self.state_path.name} is gone; put it back, or "
+                "choose another name (run.out_dir)."
+            )
+        if not resume:
             raise FileExistsError(
                 f"{self.root} holds a run; continue it with resume (--resume auto), or choose another name "
                 "(run.out_dir)."

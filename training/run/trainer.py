@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -46,10 +47,9 @@ from ..models.policy import (
     sampling_settings,
 )
 from ..models.subjects import Subjects
-from .checkpoint import RunState, load_checkpoint, refuse_another_run, save_checkpoint
+from .checkpoint import RunState, fits, load_checkpoint, refuse_another_run, save_checkpoint, saved_config
 from .console import Display, RunDisplay
 from .folder import Recorder, RunFolder
-from .metrics import read_metrics
 from .processes import process_slots
 from .records import iteration_record
 from .untrained import measure_untrained
@@ -321,25 +321,29 @@ class Trainer:
         """Resume or refuse a folder with a run in it; begin the record otherwise."""
         folder = self.folder
         checkpoint = load_checkpoint(folder.state_path)
-        if checkpoint is None and read_metrics(folder.metrics_path):
-            raise FileExistsError(
-                f"{folder.root} holds a run whose saved state {folder.state_path.name} is gone; put it back, "
-                "or choose another name (run.out_dir)."
-            )
-        if not resume:
-            folder.refuse_run()
-        if checkpoint is not None:
+        has_begun = folder.has_records() or (checkpoint is not None and checkpoint.iteration > 0)
+        folder.check(resume, has_begun)
+        # Where nothing was trained, because memory was short or a setting wrong, a run may begin anew.
+        goes_on = has_begun or (resume and fits(folder.config_path, self.config))
+        if checkpoint is not None and goes_on:
             refuse_another_run(folder.config_path, self.config)
             refuse_other_base_loras(folder.root, checkpoint.base_loras, self.base_loras)
             self.state.restore(checkpoint, self.config.optim)
             self.iteration, self.is_saved = checkpoint.iteration, True
-            is_over = " It is finished; more run.epochs make it go on." if self._is_over() else ""
-            logger.info("Resumed %s at iteration %d.%s", folder.root, self.iteration, is_over)
+            logger.info("Resumed %s at iteration %d.%s", folder.root, self.iteration, self._why_over())
         self.accelerator.wait_for_everyone()  # all have compared the old config.yaml before it is replaced
         if self.accelerator.is_main_process:
-            if not self._is_over():  # a finished run keeps the settings that it was trained with
-                folder.write_config(self.config)
+            trained = saved_config(folder.config_path) if self._is_over() else None
+            # what a finished run learned with stays; files may have moved, and evaluations may be new
+            config = self.config if trained is None else replace(self.config, optim=trained.optim)
+            folder.write_config(config)
             self.recorder = Recorder(self.config, folder, self.accelerator, self.iteration, self._save_lora)
+
+    def _why_over(self) -> str:
+        """Return what makes a finished run go on, as a sentence behind another; "" for a run that goes on."""
+        if self.monitor.early_stop.is_due:
+            return " Evaluation has ended it; a larger evaluation.patience, or 0, makes it go on."
+        return " It is finished; more run.epochs make it go on." if self._is_over() else ""
 
     def _is_over(self) -> bool:
         return self.iteration >= self.num_iterations or self.monitor.early_stop.is_due

@@ -18,7 +18,7 @@ from benchmarks.sdxl_files import (
     unet_settings,
     vae_settings,
 )
-from t2mv_core.denoiser import encode_cameras, predict_noise
+from t2mv_core.denoiser import compute_camera_features, predict_noise
 from t2mv_core.formats.infer_config import text_config, unet_config, vae_config
 from t2mv_core.formats.single_file import part_of_file
 from t2mv_core.formats.sources import ModelSources
@@ -91,7 +91,8 @@ def outputs(bundle, rig):
     with torch.no_grad():
         condition = encode_text(bundle, ["a red mug", "a blue chair"], "blurry")
         x = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-        noise = predict_noise(bundle, x, 500, condition, encode_cameras(bundle, rig, 16, 16), 4.0)
+        cameras = compute_camera_features(bundle.camera_encoder, rig, 16, 16)
+        noise = predict_noise(bundle, x, 500, condition, cameras, 4.0)
         pixels = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
         return {
             "unet": noise,

@@ -245,7 +245,7 @@ def test_all_of_ones_own_prompts_are_trained_on(tmp_path: Path) -> None:
     settings.write_prompts(["a red mug"], path)
     own = settings.build_config(inputs, places(tmp_path / "run", path))
     assert load_split(own.sampling.prompts, own.sampling.held_out_share).train == ("a red mug",)
-    assert own.evaluation.prompts == "animals"  # the preset's, for `training.evaluate`
+    assert own.evaluation.prompts == "objects"  # for `training.evaluate`
     preset = settings.build_config(inputs, places(tmp_path / "run"))
     assert (preset.sampling.held_out_share, preset.evaluation.prompts) == (0.2, None)
     assert own.evaluation.every == preset.evaluation.every == 0

@@ -192,7 +192,7 @@ def test_the_start_counts_once_though_a_stop_before_the_first_iteration_repeats_
     ("save_every", "killed_in", "kept"), [(3, 5, [0, 1, 2, 3]), (2, 4, [0, 1, 2, 3]), (9, 2, [])]
 )
 def test_evaluations_after_the_saved_state_are_made_again(make_trainer, save_every, killed_in, kept):
-    """Killed with an evaluation more than the saved state; in an evaluation; before anything was saved."""
+    """Killed with an evaluation more than the saved state; in an evaluation; with no iteration saved."""
     run, evaluation = {"save_every": save_every, "epochs": killed_in}, {"stop_measure": None}
     trainer = make_trainer(run=run, evaluation=evaluation)
     script(trainer, [0.1] * killed_in)  # the last of the run raises StopIteration

@@ -237,6 +237,24 @@ def test_a_run_without_its_saved_state_keeps_what_it_has(tiny_model_dir, plain_r
     assert len(folder.epoch_loras()) == 2
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_trained_nothing_may_begin_anew_with_other_settings(
+    tiny_model_dir, plain_rewards, tiny_config, monkeypatch, resume
+):
+    """Memory was short in the first rollout, and the error advises other settings."""
+    run = {"epochs": 1, "iterations_per_epoch": 1, "sheet_prompts": 0}
+    failing = Trainer(tiny_config(run=run), load_bundle(str(tiny_model_dir)), plain_rewards)
+    monkeypatch.setattr("training.run.trainer.collect", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        failing.run()
+    monkeypatch.undo()
+    assert failing.folder.state_path.is_file()
+    config = tiny_config(run=run, model={"lora_rank": 4})
+    again = Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards, resume=resume)
+    assert again.run()
+    assert again.iteration == 1
+
+
 def test_a_folder_in_use_is_refused_before_anything_in_it_changes(tiny_model_dir, plain_rewards, tiny_config):
     config = tiny_config(run={"epochs": 1, "iterations_per_epoch": 1, "sheet_prompts": 0})
     trainer = Trainer(config, load_bundle(str(tiny_model_dir)), plain_rewards)
