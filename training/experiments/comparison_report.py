@@ -20,7 +20,7 @@ from ..run.curves import draw_panels
 from .chance import largest_lambdas_by_chance
 from .claims import CLAIMS, MIN_TRAININGS, claim_records, claim_text
 from .comparison import Task
-from .methods import METHODS
+from .methods import ABLATIONS, METHODS
 from .pictures import Point, draw_points
 from .results import COLUMNS, Results, load_results, paired_difference
 
@@ -162,11 +162,16 @@ def _chance_text(by_chance: tuple[float, float] | None) -> list[str]:
 
 
 def _draw_curves(results: Results, path: Path) -> None:
-    """Draw the median over the seeds of the first trajectories' training rewards, as a moving mean."""
+    """Draw the median over the seeds of the first trajectories' training rewards, as a moving mean.
+
+    Ablations are left out: their curves lie on that of the method itself.
+    """
     panels = {}
     for kind in ("view", "joint"):
         curves = {}
         for method, found in results.items():
+            if method in ABLATIONS:
+                continue
             name = f"{kind}_reward_{OBJECTIVES[METHODS[method].objective or 'mvc_zigal'].samplers[0]}"
             if series := [t["curves"][name] for t in found.trainings if name in t["curves"]]:
                 shortest = min(map(len, series))  # early stopping ends trainings at different iterations
@@ -179,8 +184,9 @@ def _draw_curves(results: Results, path: Path) -> None:
 
 
 def _draw_tradeoff(methods: Mapping[str, Any], path: Path) -> None:
-    """Draw what each method gains on no RL: consistency and the judge's shares over the view reward."""
-    gains = {entry["summary"]: entry["difference_to_none"] for entry in methods.values()}
+    """Draw what each method, but the ablations, gains: consistency and the judge's shares over the view reward."""
+    entries = [entry for name, entry in methods.items() if name not in ABLATIONS]
+    gains = {entry["summary"]: entry["difference_to_none"] for entry in entries}
     gains = {name: gain for name, gain in gains.items() if "view_reward" in gain}
     panels = {
         f"gain in {COLUMNS[measure]}": {

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 PANEL_PX = (520, 300)
 MARGIN_PX = (64, 34, 16, 30)  # left, top, right, bottom
-MAX_LABELS_IN_TITLE = 3  # more are stacked inside the diagram, lower right
+MAX_LABELS_IN_TITLE = 3  # more are stacked beside the diagram
 SCALE = 2  # drawn larger and reduced: Pillow's lines have no antialiasing
-COLOURS = (  # curves beyond the eighth take them again, in thinner lines
+COLOURS = (  # curves beyond the tenth take them again, in thinner lines
     "#1f5fbf",
     "#d9652b",
     "#6b6b6b",
@@ -24,6 +24,8 @@ COLOURS = (  # curves beyond the eighth take them again, in thinner lines
     "#c9a20c",
     "#17a2b8",
     "#8b1a1a",
+    "#111111",
+    "#9b8cff",
 )
 PANELS: dict[str, dict[str, str]] = {
     "single-view reward": {
@@ -99,6 +101,8 @@ def draw_panel(title: str, first: float, curves: Curves) -> Image.Image:
     panel = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(panel)
     font = ImageFont.load_default(size=SCALE * 12)
+    if is_stacked := len(curves) > MAX_LABELS_IN_TITLE:
+        right += round(max(draw.textlength(label, font=font) for label in curves)) + 8 * SCALE
     low, high = _limits([y for ys in curves.values() for y in ys])
     last = first + max(len(ys) for ys in curves.values()) - 1
     span = max(last - first, 1)
@@ -115,15 +119,15 @@ def draw_panel(title: str, first: float, curves: Curves) -> Image.Image:
         across = place(x, low)[0]
         draw.text((across, height - bottom + 4 * SCALE), f"{x:.0f}", fill="black", font=font, anchor="mt")
     draw.text((left, 10 * SCALE), title, fill="black", font=font)
-    legend, row = width - right, height - bottom
+    legend, row = width - MARGIN_PX[2] * SCALE, top + 15 * SCALE * len(curves)
     for number, (label, ys) in reversed(list(enumerate(curves.items()))):
         repeat, shade = divmod(number, len(COLOURS))
         colour = COLOURS[shade]
         points = [place(first + step, y) for step, y in enumerate(ys)]
         draw.line(points, fill=colour, width=SCALE * (1 if repeat else 2), joint="curve")
-        if len(curves) > MAX_LABELS_IN_TITLE:
+        if is_stacked:
             row -= 15 * SCALE
-            draw.text((legend - 8 * SCALE, row), label, fill=colour, font=font, anchor="ra")
+            draw.text((width - right + 8 * SCALE, row), label, fill=colour, font=font, anchor="la")
         elif len(curves) > 1:
             draw.text((legend, 10 * SCALE), label, fill=colour, font=font, anchor="ra")
             legend -= round(draw.textlength(label, font=font)) + 12 * SCALE
