@@ -184,7 +184,7 @@ def _draw_curves(results: Results, path: Path) -> None:
 
 
 def _draw_tradeoff(methods: Mapping[str, Any], path: Path) -> None:
-    """Draw what each method, but the ablations, gains: consistency and the judge's shares over the view reward."""
+    """Draw what methods gain, but for ablations: consistency and the judge's shares over the view reward."""
     entries = [entry for name, entry in methods.items() if name not in ABLATIONS]
     gains = {entry["summary"]: entry["difference_to_none"] for entry in entries}
     gains = {name: gain for name, gain in gains.items() if "view_reward" in gain}
