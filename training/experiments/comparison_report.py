@@ -21,7 +21,7 @@ from .chance import largest_lambdas_by_chance
 from .claims import CLAIMS, MIN_TRAININGS, claim_records, claim_text
 from .comparison import Task
 from .methods import ABLATIONS, METHODS
-from .pictures import Point, draw_points
+from .pictures import Point, draw_points, far_away
 from .results import COLUMNS, Results, load_results, paired_difference
 
 COSTS = {
@@ -164,7 +164,7 @@ def _chance_text(by_chance: tuple[float, float] | None) -> list[str]:
 def _draw_curves(results: Results, path: Path) -> None:
     """Draw the median over the seeds of the first trajectories' training rewards, as a moving mean.
 
-    Ablations are left out: their curves lie on that of the method itself.
+    Ablations are left out, because their curves lie on that of the method itself; so are broken trainings.
     """
     panels = {}
     for kind in ("view", "joint"):
@@ -178,7 +178,10 @@ def _draw_curves(results: Results, path: Path) -> None:
                 values = torch.tensor([one[:shortest] for one in series], dtype=torch.float64)
                 typical = values.quantile(0.5, dim=0)
                 curves[method] = typical.unfold(0, min(SMOOTHING, len(typical)), 1).mean(dim=1).tolist()
-        panels[f"{'single' if kind == 'view' else kind}-view reward in training"] = curves
+        far = far_away({method: Point(0.0, curve[-1]) for method, curve in curves.items()})
+        title = f"{'single' if kind == 'view' else kind}-view reward in training"
+        title += f" (not shown: {', '.join(far)})" * bool(far)
+        panels[title] = {method: curve for method, curve in curves.items() if method not in far}
     if any(panels.values()):
         draw_panels(panels, path)
 
