@@ -37,7 +37,7 @@ from training.models.policy import undo_policy
 
 from . import published_recipe as published
 from .full_size import create_bundle, draw_condition
-from .measuring import report, timed
+from .measuring import report, timed, write_figures
 from .rewards import SCORERS
 from .rewards import measure as measure_reward
 from .training_iteration import Way, case_of, our_way, published_way
@@ -280,11 +280,13 @@ def main() -> int:
         f"{name}. {size}; the training counts toy rewards. One picture at a time is the rewards' yardstick."
     )
     found: dict[str, dict[str, Figures]] = {}
+    figures: dict[str, Any] = {}
     for item, ways in run(make_lab(arguments.device, arguments.tiny), 60 * arguments.minutes):
         found[item] = ways
         figures = {item: {way: vars(one) for way, one in ways.items()} for item, ways in found.items()}
         # after every item: a limit of time may end the process
-        report(arguments.out / "report.json", "benchmarks.gpu_check", f"{text}\n\n{table(found)}", figures)
+        write_figures(arguments.out / "report.json", "benchmarks.gpu_check", figures)
+    report(arguments.out / "report.json", "benchmarks.gpu_check", f"{text}\n\n{table(found)}", figures)
     return 0
 
 

@@ -127,9 +127,14 @@ def status_bytes(field: str) -> int:
 
 
 def report(path: Path, module: str, text: str, figures: Any) -> None:
-    """Print a text, and write the figures as JSON with command, commit, device and versions."""
+    """Print a text, and write the figures, see `write_figures`."""
+    write_figures(path, module, figures)
+    print(f"{text}\n\nFigures: {path}")  # noqa: T201 - a command line
+
+
+def write_figures(path: Path, module: str, figures: Any) -> None:
+    """Write figures as JSON with command, commit, device and versions."""
     command = " ".join(["python -m", module, *sys.argv[1:]])
     record = {"command": command, "environment": describe_environment(), "figures": figures}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(f"{text}\n\nFigures: {path}")  # noqa: T201 - a command line

@@ -230,7 +230,7 @@ def build_config(
     if _sources(places):  # the user's own, often a few, which nobody can divide here: all are trained on
         sections["sampling"]["held_out_share"] = 0.0
         if places.prompts_path is not None and preset.sampling.held_out_share:
-            sections["evaluation"]["prompts"] = "objects"  # the others do not know the toybox's words only
+            sections["evaluation"]["prompts"] = "objects"  # SDXL's presets: the default set is the toybox's
     values = config_to_dict(preset)
     for name, section in sections.items():
         values[name] |= section

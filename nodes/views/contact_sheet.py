@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ...t2mv_core.cameras import CameraRig
 
 MAX_SHEET_PICTURES = 24 * 16
-MAX_SETS = 1536  # of one view, from as many samples as ComfyUI's batches have room for
+LAST_SET = 64 * 24  # Empty Multiview Latent makes at most 64 sets of 24 views; a rig of one view counts each
 ROW_LABELS = Field(
     "row_labels", "", "A label per row, one per line; may be left empty.", is_optional=True,
     more={"multiline": True},
@@ -30,7 +30,7 @@ CELL_PX = Field(
 MAX_CAPTION_CHARACTERS = 20_000
 SET = Field(
     "set", 1, "Which set, when several prompts or seeds are in the batch; counted from 1.", 1,
-    MAX_SETS, is_optional=True,
+    LAST_SET, is_optional=True,
 )  # fmt: skip
 
 

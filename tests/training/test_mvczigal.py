@@ -158,7 +158,7 @@ def test_rewards_go_to_their_own_device(words, monkeypatch):
         (["evaluation.every=1"], "needs prompts: set evaluation.prompts"),
         (
             ["evaluation.every=1", "evaluation.prompts=dev", "evaluation.stop_measure=judge_colour"],
-            "evaluation.stop_measure=judge_colour is of the judge",
+            "evaluation.stop_measure=judge_colour is measured by the judge",
         ),
     ],
 )

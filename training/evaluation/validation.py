@@ -104,8 +104,8 @@ class Monitor:
             watched = self.config.stop_measure or ""
             if watched.startswith("judge_") and self.instruments.judge is None:
                 raise ValueError(
-                    f"evaluation.stop_measure={watched} is of the judge, who knows the toybox's objects from "
-                    "the default cameras only; watch a reward."
+                    f"evaluation.stop_measure={watched} is measured by the judge, which knows only the "
+                    "toybox's objects from the default cameras; watch a reward."
                 )
         identities = subjects.identities(asked)  # not names: a picture may be replaced under its name
         self.early_stop = EarlyStop(self.config.stop_measure, self.config.patience, identities)

@@ -87,13 +87,17 @@ class RunFolder:
         """Return whether an iteration was done; until then a run may begin anew with other settings."""
         return bool(read_metrics(self.metrics_path))
 
-    def check(self, resume: bool, has_records: bool | None = None) -> None:
+    def check(self, resume: bool, has_begun: bool | None = None) -> None:
         """Refuse a folder with a run that is not to go on, or cannot.
+
+        Args:
+            resume: whether a run is to go on.
+            has_begun: whether the folder holds a run that trained; None: as its records say.
 
         Raises:
             FileExistsError: it holds such a run.
         """
-        if not (self.has_records() if has_records is None else has_records):
+        if not (self.has_records() if has_begun is None else has_begun):
             return
         if not self.state_path.is_file():
             raise FileExistsError(

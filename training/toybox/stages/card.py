@@ -76,7 +76,7 @@ Intervals of this and the next table: `report.json`.
 
 {kinds}
 
-### Settings, on {num_dev} development prompts (the teacher's: 40, one seed)
+### Settings, on {num_dev} development prompts (the teacher's: {num_teacher_dev}, one seed)
 
 {dev}
 
@@ -175,6 +175,7 @@ def write_card(config: StageConfig) -> None:
         judge=", ".join(f"{name} {judge[name]:.1%}" for name in JUDGED),
         psnr=vae["psnr_db"],
         num_dev=next(iter(on_dev.values()))["judge_family"]["count"],
+        num_teacher_dev=next(reversed(on_dev.values()))["judge_family"]["count"],
         dev=_table(
             "settings", {name.removeprefix("dev, "): x for name, x in on_dev.items()}, has_interval=False
         ),
